@@ -1,0 +1,1 @@
+"""Flower NumPyClients: one file for each role."""

@@ -1,0 +1,135 @@
+"""The ordinary client: trains on its writers' images and measures models on them."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from flwr.client import NumPyClient
+from flwr.common import Scalar
+from numpy.typing import NDArray
+
+from fedneg.attacks import poison
+from fedneg.data import Dataset, load_dataset
+from fedneg.errors import FedNegError
+from fedneg.model import build_mlp, get_parameters, set_parameters
+from fedneg.partition import ClientSplit, partition_by_writer
+from fedneg.seeding import torch_generator
+from fedneg.settings import Task
+from fedneg.training import choose_device, evaluate, train_epochs
+
+
+@lru_cache(maxsize=4)
+def _splits(
+    name: str, root: str | None, clients: int, seed: int, split_writers: bool
+) -> tuple[ClientSplit, ...]:
+    """Return the partition, made once per process."""
+    dataset = load_dataset(name, root=Path(root) if root else None, download=False)
+    return partition_by_writer(
+        dataset.writers, clients=clients, seed=seed, split_writers=split_writers
+    )
+
+
+class WriterClient(NumPyClient):
+    """A client that holds the images of its writers.
+
+    Parameters
+    ----------
+    client_id : int
+        0..K-1.
+    task : Task
+        The server's settings for the run.
+    server_round : int
+        Keys the random streams of this round.
+    """
+
+    def __init__(self, client_id: int, task: Task, server_round: int = 0) -> None:
+        if not 0 <= client_id < task.clients:
+            raise FedNegError(
+                f"client-id must be 0 to {task.clients - 1}, got {client_id}"
+            )
+        self.client_id, self.task, self.server_round = client_id, task, server_round
+        data = task.data
+        self.dataset: Dataset = load_dataset(
+            data.name, root=Path(data.root) if data.root else None, download=False
+        )
+        self.split = _splits(
+            data.name, data.root, task.clients, task.seed, data.split_writers
+        )[client_id]
+        self.model = build_mlp(
+            self.dataset.input_size, task.model.hidden, self.dataset.num_classes
+        ).to(choose_device(task.client.device))
+
+    def fit(
+        self, parameters: list[NDArray[np.float32]], config: dict[str, Scalar]
+    ) -> tuple[list[NDArray[np.float32]], int, dict[str, Scalar]]:
+        """Return the local parameters after training, the examples used, and metrics.
+
+        Metrics: ``running_loss`` (nats, running mean of the last epoch); with
+        `evaluate_after_fit` also what `evaluate` measures, of the local model.
+        """
+        set_parameters(self.model, parameters)
+        images, labels = self._training_data()
+        task = self.task
+        loss = train_epochs(
+            self.model,
+            images,
+            labels,
+            pixel_max=self.dataset.pixel_max,
+            settings=task.client,
+            generator=torch_generator(
+                task.seed, "shuffle", self.server_round, self.client_id
+            ),
+        )
+        metrics: dict[str, Scalar] = {"running_loss": loss}
+        if task.client.evaluate_after_fit:
+            metrics |= self._measure()
+        return get_parameters(self.model), len(labels), metrics
+
+    def evaluate(
+        self, parameters: list[NDArray[np.float32]], config: dict[str, Scalar]
+    ) -> tuple[float, int, dict[str, Scalar]]:
+        """Return test loss, test examples, and every metric of the model here.
+
+        For each of train, val and test: accuracy, loss and number of examples, on the
+        original labels; ``trained_accuracy`` is on what this client trained on, poison
+        included.
+        """
+        set_parameters(self.model, parameters)
+        metrics = self._measure()
+        return float(metrics["test_loss"]), int(metrics["num_test"]), metrics
+
+    def _training_data(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return the images and labels to train on, poisoned if this client attacks."""
+        train = self.split.train
+        return poison(
+            self.dataset.images[train],
+            self.dataset.labels[train],
+            attack=self.task.attack,
+            client_id=self.client_id,
+            seed=self.task.seed,
+            pixel_max=self.dataset.pixel_max,
+        )
+
+    def _measure(self) -> dict[str, Scalar]:
+        """Measure the model on this client's parts."""
+        data = self.dataset
+        metrics: dict[str, Scalar] = {"num_writers": len(self.split.writers)}
+        for name in ("train", "val", "test"):
+            index = getattr(self.split, name)
+            found = evaluate(
+                self.model,
+                data.images[index],
+                data.labels[index],
+                pixel_max=data.pixel_max,
+            )
+            metrics[f"{name}_accuracy"] = found.accuracy
+            metrics[f"{name}_loss"] = found.loss
+            metrics[f"num_{name}"] = found.num_examples
+        if self.client_id in (self.task.attack.clients or ()):
+            images, labels = self._training_data()
+            metrics["trained_accuracy"] = evaluate(
+                self.model, images, labels, pixel_max=data.pixel_max
+            ).accuracy
+        else:
+            metrics["trained_accuracy"] = metrics["train_accuracy"]
+        return metrics

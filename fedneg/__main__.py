@@ -1,0 +1,72 @@
+"""The command line: `fedneg [overrides]`, `python -m fedneg [overrides]`.
+
+Everything with an = is Hydra's; exit code 0 is success, 2 a user's mistake (one line on
+stderr), 1 a defect of fedneg (a traceback), 130 an interrupt.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from fedneg import __version__
+from fedneg.config import conf_dir, hydra_errors, load_config
+from fedneg.console import show_notice
+from fedneg.engine import simulate
+from fedneg.errors import FedNegError
+from fedneg.outputs import prepare_folder
+from fedneg.server_app import run
+
+
+def _fail(error: FedNegError) -> None:
+    print(f"fedneg: error: {error}", file=sys.stderr)
+    # Not an exception that Hydra would wrap: a sweep stops here too.
+    sys.exit(2)
+
+
+def _job(_: DictConfig) -> None:
+    """Do one run, in the folder that Hydra made for it."""
+    job = HydraConfig.get()
+    try:
+        config, notices = load_config(list(job.overrides.task))
+        out = prepare_folder(Path(job.runtime.output_dir))
+        for notice in notices:
+            show_notice(notice)
+        simulate(
+            lambda grid, context: run(grid, config, out, notices),
+            clients=config.clients,
+            engine=config.engine,
+        )
+    except FedNegError as error:
+        _fail(error)
+
+
+def main() -> None:
+    """Run the command line."""
+    if "--version" in sys.argv[1:]:
+        print(f"fedneg {__version__}")
+        return
+    # Hydra prints its errors and exits with 1 unless told to raise them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    entry = hydra.main(
+        version_base="1.3", config_path=str(conf_dir()), config_name="config"
+    )(_job)
+    try:
+        with hydra_errors():
+            entry()
+    except FedNegError as error:
+        _fail(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(FedNegError(f"cannot write {error.filename}: {error.strerror}"))
+    except KeyboardInterrupt:
+        print("fedneg: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Around a sweep: every job is checked before one starts, one table comes after.
+
+Hydra calls these by duck typing (conf/config.yaml, hydra.callbacks); nothing of Hydra
+is imported here.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from fedneg.config import check_sweep
+from fedneg.errors import FedNegError
+from fedneg.sweep import write_sweep
+
+
+class SweepCallback:
+    """Hydra's callback of a multirun."""
+
+    def on_multirun_start(self, config: Any, **_: Any) -> None:
+        """Refuse a sweep with a job that cannot work, before any work is done."""
+        try:
+            check_sweep(list(config.hydra.overrides.task))
+        except FedNegError as error:
+            # Hydra swallows exceptions of callbacks, but not a SystemExit.
+            print(f"fedneg: error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    def on_multirun_end(self, config: Any, **_: Any) -> None:
+        """Collect the jobs' results into sweep.csv and sweep.html."""
+        _csv, page = write_sweep(Path(config.hydra.sweep.dir))
+        print(f"sweep: {page.resolve()}")
+
+    def __getattr__(self, name: str) -> Any:
+        """Ignore every other event."""
+        if name.startswith("on_"):
+            return lambda **_: None
+        raise AttributeError(name)

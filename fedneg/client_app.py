@@ -1,0 +1,83 @@
+"""The seam to Flower, client side: messages in, `WriterClient` calls, messages out.
+
+The same app runs inline, on Ray and in a SuperNode. A client is known by its client id:
+`client-id` of the node config if given, else `partition-id`.
+"""
+
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.clientapp import ClientApp
+
+from clients.trainer import WriterClient
+from fedneg.errors import FedNegError
+from fedneg.settings import Task
+
+app = ClientApp()
+
+
+def client_id_of(context: Context) -> int:
+    """Return this node's client id; raises FedNegError if the node has none."""
+    config = context.node_config
+    value = config.get("client-id", config.get("partition-id"))
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise FedNegError(
+            "the node config needs client-id=N (or partition-id=N), a whole number, "
+            f"got {value!r}"
+        )
+    return value
+
+
+def _client(message: Message, context: Context) -> WriterClient:
+    config = message.content["config"]
+    assert isinstance(config, ConfigRecord)
+    task = Task.from_json(str(config["task"]))
+    return WriterClient(
+        client_id_of(context), task, int(str(config.get("server-round", 0)))
+    )
+
+
+def _arrays(message: Message) -> ArrayRecord:
+    arrays = message.content["arrays"]
+    assert isinstance(arrays, ArrayRecord)
+    return arrays
+
+
+@app.query()
+def identify(message: Message, context: Context) -> Message:
+    """Answer which client this is, and how many nodes a simulation has (else 0)."""
+    nodes = context.node_config.get("num-partitions", 0)
+    identity = ConfigRecord(
+        {"client-id": client_id_of(context), "num-partitions": int(str(nodes))}
+    )
+    return Message(RecordDict({"identity": identity}), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train on the message's parameters; answer with the local ones."""
+    client = _client(message, context)
+    parameters, num_examples, metrics = client.fit(
+        _arrays(message).to_numpy_ndarrays(), {}
+    )
+    record = MetricRecord({k: float(str(v)) for k, v in metrics.items()})
+    record["num-examples"], record["client-id"] = num_examples, client.client_id
+    return Message(
+        RecordDict({"arrays": ArrayRecord(parameters), "metrics": record}),
+        reply_to=message,
+    )
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure the message's parameters on this client's own data."""
+    client = _client(message, context)
+    _, num_examples, metrics = client.evaluate(_arrays(message).to_numpy_ndarrays(), {})
+    record = MetricRecord({k: float(str(v)) for k, v in metrics.items()})
+    record["num-examples"], record["client-id"] = num_examples, client.client_id
+    return Message(RecordDict({"metrics": record}), reply_to=message)

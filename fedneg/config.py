@@ -1,0 +1,126 @@
+"""From `conf/` and overrides to one checked `Config`; the only door to Hydra's tree.
+
+Part of the seam: this module may import Hydra, the mathematics may not. `fedneg a=b`
+and `flwr run . --run-config 'a=b'` come through here and give the same `Config`.
+"""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fedneg.data import resolve_auto
+from fedneg.errors import FedNegError
+from fedneg.settings import Config
+
+
+def conf_dir() -> Path:
+    """Return the folder of the configuration: in the wheel, or on top of a checkout."""
+    here = Path(__file__).resolve().parent
+    inside = here / "conf"
+    return inside if inside.is_dir() else here.parent / "conf"
+
+
+@contextmanager
+def hydra_errors() -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise for wrong input into one-line errors."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        if isinstance(error.__cause__, OmegaConfBaseException):
+            lines += [f"({str(error.__cause__).splitlines()[0]})"]
+        raise FedNegError("; ".join(lines).replace(".;", ";")) from error
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    """Compose the tree, inside hydra.main or outside of it."""
+    if GlobalHydra.instance().is_initialized():
+        return compose("config", overrides=list(overrides))
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        return compose("config", overrides=list(overrides))
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items() if key != "hydra"}
+
+
+def check(overrides: Sequence[str]) -> None:
+    """Raise FedNegError unless these overrides make a valid configuration."""
+    with hydra_errors():
+        Config.from_mapping(_plain(_composed(overrides)))
+
+
+def check_sweep(overrides: Sequence[str]) -> None:
+    """Raise FedNegError unless every job of a sweep has a valid configuration."""
+    with hydra_errors():
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None):
+            for job in batch:
+                check([part for part in job if not part.startswith("hydra")])
+
+
+def load_config(overrides: Sequence[str] = ()) -> tuple[Config, tuple[str, ...]]:
+    """Compose, check, and settle which data is used.
+
+    Parameters
+    ----------
+    overrides : sequence of str
+        Hydra overrides such as ``"forget=[1,4]"``.
+
+    Returns
+    -------
+    Config
+        `data.name` is ``mnist`` or ``digits``, never ``auto``.
+    tuple of str
+        Notices that the user must not miss, e.g. that digits stand in for MNIST.
+
+    Raises
+    ------
+    FedNegError
+        For any mistake in the overrides; before data is read.
+    """
+    with hydra_errors():
+        config = Config.from_mapping(_plain(_composed(overrides)))
+        if config.data.name != "auto":
+            return config, ()
+        root = Path(config.data.root) if config.data.root else None
+        name, notice = resolve_auto(root=root, download=config.data.download)
+        # Composed anew: digits brings its own training defaults, and what the user
+        # said on the command line still comes last.
+        kept = [o for o in overrides if not o.startswith("data=")]
+        config = Config.from_mapping(
+            _plain(_composed([f"data={name}", *kept, "data.requested=auto"]))
+        )
+    return config, (notice,) if notice else ()
+
+
+def overrides_of_run_config(run_config: Mapping[str, Any]) -> list[str]:
+    """Return the Hydra overrides in Flower's flat run config; "" keeps conf/'s value.
+
+    The key `overrides` holds further overrides separated by spaces, quoted where a
+    value contains one; `out` is no part of the configuration.
+    """
+    found = []
+    for key, value in run_config.items():
+        if key in ("out", "overrides") or value == "":
+            continue
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        found.append(f"{key}={text}")
+    try:
+        return found + shlex.split(str(run_config.get("overrides", "")))
+    except ValueError as error:
+        raise FedNegError(
+            f"overrides must be Hydra overrides separated by spaces: {error}"
+        ) from None

@@ -1,0 +1,171 @@
+"""What a person sees while a run works, and at its end.
+
+On a terminal: one live table with phase, round, accuracy and time left. Elsewhere:
+plain lines, one per round.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+
+
+def _seconds(value: float) -> str:
+    minutes, seconds = divmod(round(value), 60)
+    return f"{minutes}:{seconds:02d}"
+
+
+class Progress:
+    """Shows phases and rounds of one run as they happen; a context manager.
+
+    Parameters
+    ----------
+    title : str
+        What is being done, in a few words.
+    planned_rounds : int
+        Rounds of all phases together, for the time left.
+    """
+
+    def __init__(
+        self, title: str, planned_rounds: int, console: Console | None = None
+    ) -> None:
+        self.console = console or Console(stderr=True)
+        self.title, self.planned = title, planned_rounds
+        self.done = 0
+        self.start = time.monotonic()
+        self.rows: list[tuple[str, str, str, str, str]] = []
+        self._step = ""
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self._live = Live(self._table(), console=self.console, refresh_per_second=4)
+            self._live.start()
+        else:
+            self._line(self.title)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._step = "" if kind is None else "stopped"
+            self._live.update(self._table(), refresh=True)
+            self._live.stop()
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def step(self, text: str) -> None:
+        """Say what is going on between rounds."""
+        self._step = text
+        if self._live is not None:
+            self._live.update(self._table())
+        else:
+            self._line(f"  {text}")
+
+    def round(
+        self,
+        phase: str,
+        number: int,
+        of: int,
+        *,
+        accuracy: float,
+        loss: float,
+        failures: Sequence[str] = (),
+    ) -> None:
+        """Enter a finished round; `failures` are shown at once and stay visible."""
+        self.done += 1
+        left = self._left()
+        if self._live is None:
+            self._line(
+                f"  {phase} {number}/{of}  accuracy {accuracy:.4f}  loss {loss:.4f}"
+                + (f"  about {_seconds(left)} left" if self.done < self.planned else "")
+            )
+            for failure in failures:
+                self._line(f"    {failure}")
+            return
+        row = (phase, f"{number}/{of}", f"{accuracy:.4f}", f"{loss:.4f}", "")
+        if self.rows and self.rows[-1][0] == phase:
+            self.rows[-1] = row
+        else:
+            self.rows.append(row)
+        for failure in failures:
+            self._live.console.print(failure, style="yellow", markup=False)
+        self._live.update(self._table())
+
+    def _left(self) -> float:
+        """Return the seconds left, from the mean of the rounds so far."""
+        spent = time.monotonic() - self.start
+        return spent / self.done * max(self.planned - self.done, 0)
+
+    def _table(self) -> Table:
+        table = Table(title=self.title, title_justify="left", box=None, pad_edge=False)
+        for name in ("phase", "round", "accuracy", "loss"):
+            table.add_column(name, justify="left" if name == "phase" else "right")
+        for row in self.rows:
+            table.add_row(*row[:4])
+        elapsed = _seconds(time.monotonic() - self.start)
+        caption = f"{elapsed} so far"
+        if 0 < self.done < self.planned:
+            caption += f", about {_seconds(self._left())} left"
+        table.caption = f"{caption}  {self._step}".rstrip()
+        table.caption_justify = "left"
+        return table
+
+
+def show_notice(text: str, console: Console | None = None) -> None:
+    """Print a notice that nobody can miss."""
+    console = console or Console(stderr=True)
+    console.print(Panel(text, title="NOTICE", border_style="bold yellow"), markup=False)
+
+
+def _cell(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def show_summary(
+    results: Mapping[str, Any], report: str, console: Console | None = None
+) -> None:
+    """Print the table of the four models and where the report lies."""
+    console = console or Console()
+    table = Table(title=_asked(results), title_justify="left")
+    table.add_column("model")
+    columns = {
+        "test_accuracy": "test accuracy",
+        "forget_accuracy": "forget accuracy",
+        "retain_accuracy": "retain accuracy",
+    }
+    if any(m["attack_success_rate"] is not None for m in results["models"].values()):
+        columns["attack_success_rate"] = "attack success"
+    for heading in columns.values():
+        table.add_column(heading, justify="right")
+    table.add_column("seconds", justify="right")
+    seconds = {
+        "original": "train_seconds",
+        "unlearned": "unlearn_seconds",
+        "recovered": "recover_seconds",
+        "retrained": "retrain_seconds",
+    }
+    for name, model in results["models"].items():
+        spent = results["cost"][seconds[name]]
+        table.add_row(name, *(_cell(model[c]) for c in columns), f"{spent:.2f}")
+    console.print(table)
+    console.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _asked(results: Mapping[str, Any]) -> str:
+    forget = ", ".join(map(str, results["forget"])) or "nobody"
+    return (
+        f"{results['data']['name']}, {results['clients']} clients, "
+        f"{results['rounds']} rounds; forget {forget} "
+        f"({results['strategy']}), retrain {results['retrain']}"
+    )

@@ -1,0 +1,242 @@
+"""The data sets, each image with its label and the person who wrote it.
+
+``mnist`` is the original MNIST, keyed by original writer: QMNIST's extended labels
+(Yadav and Bottou, NeurIPS 2019, arXiv:1905.10498) name the writer of each of its 60,000
+training images. ``digits`` is scikit-learn's bundled 8x8 digits, which need no network.
+"""
+
+import gzip
+import hashlib
+import math
+import os
+import struct
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from fedneg import download as files
+from fedneg.errors import FedNegError
+
+# First sample of each writer, and the end: scikit-learn MOOC, "Sample grouping".
+DIGITS_BOUNDS = (
+    *(0, 130, 256, 386, 516, 646, 776, 915),
+    *(1029, 1157, 1287, 1415, 1545, 1667, 1797),
+)
+DIGITS_TEST_WRITER = 11  # writers 11, 12 and 13 are the test set
+
+_cache: dict[tuple[str, Path | None], "Dataset"] = {}
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images, labels and writers; the arrays of a loaded data set are read-only.
+
+    ``images`` is (N, height, width) with values 0..``pixel_max``, ``labels`` and
+    ``writers`` are (N,). The model's input is ``images / pixel_max``.
+    """
+
+    name: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    writers: NDArray[np.int64]
+    test_images: NDArray[np.uint8]
+    test_labels: NDArray[np.int64]
+    pixel_max: int
+
+    @property
+    def num_writers(self) -> int:
+        """Writers of the training images."""
+        return len(np.unique(self.writers))
+
+    @property
+    def input_size(self) -> int:
+        """Pixels of one image."""
+        return math.prod(self.images.shape[1:])
+
+    @property
+    def num_classes(self) -> int:
+        """Classes, also those that no label shows: 10 digits."""
+        return 10
+
+
+def default_root() -> Path:
+    """Return the data root: $FEDNEG_DATA, else ``data`` in the cache root.
+
+    The cache root is $FEDNEG_CACHE, else the user's cache folder for fedneg. An empty
+    variable counts as not set.
+    """
+    if root := os.environ.get("FEDNEG_DATA"):
+        return Path(root).expanduser()
+    if cache := os.environ.get("FEDNEG_CACHE"):
+        return Path(cache).expanduser() / "data"
+    return platformdirs.user_cache_path("fedneg") / "data"
+
+
+def load_dataset(
+    name: str, *, root: Path | None = None, download: bool = True
+) -> Dataset:
+    """Return a data set, one copy per process and root.
+
+    Parameters
+    ----------
+    name : str
+        ``"mnist"`` or ``"digits"``.
+    root : Path, optional
+        The folder that holds ``MNIST/raw`` and ``QMNIST/raw``; `default_root` if None.
+    download : bool
+        Whether files that are not there may be downloaded.
+
+    Raises
+    ------
+    FedNegError
+        If the name is unknown, or a file that is there is damaged.
+    DataUnavailableError
+        If a file is not there and is not to be had.
+    """
+    if name not in ("mnist", "digits"):
+        raise FedNegError(f"data must be one of mnist and digits, got {name}")
+    place = None
+    if name == "mnist":
+        place = (default_root() if root is None else root).expanduser().resolve()
+    with _lock:
+        if (name, place) not in _cache:
+            _cache[name, place] = (
+                _load_digits() if place is None else _load_mnist(place, download)
+            )
+        return _cache[name, place]
+
+
+def resolve_auto(
+    *, root: Path | None = None, download: bool = True
+) -> tuple[str, str | None]:
+    """Return the best data set that can be had, and a notice if it is not MNIST.
+
+    Raises
+    ------
+    FedNegError
+        If a file of MNIST is there but damaged: that is for the user to repair.
+    """
+    try:
+        load_dataset("mnist", root=root, download=download)
+    except files.DataUnavailableError as error:
+        return "digits", (
+            f"MNIST could not be had: {error.reason}. The embedded 8x8 digits are used "
+            "instead; set FEDNEG_DATA to a folder with torchvision's MNIST and QMNIST "
+            "to use MNIST."
+        )
+    return "mnist", None
+
+
+def _load_mnist(root: Path, download: bool) -> Dataset:
+    """Read MNIST and its writers, after downloading what is not there."""
+    # What is there is checked first: no download, and no fallback, hides damage.
+    arrays = {f: _read(f, root) for f in files.FILES if f.find(root)}
+    missing = [f for f in files.FILES if f not in arrays]
+    if missing and not download:
+        names = ", ".join(f.name for f in missing)
+        raise files.DataUnavailableError(
+            f"{names} not under {root} and data.download=false forbids the download"
+        )
+    for file in missing:
+        files.fetch(file, root)
+        arrays[file] = _read(file, root)
+    images, labels, test_images, test_labels, extended = (
+        arrays[f] for f in files.FILES
+    )
+    # Columns of QMNIST's labels: 0 is the class, 2 the writer.
+    unequal = int(np.count_nonzero(extended[:, 0] != labels))
+    if unequal or test_labels.max() > 9:
+        raise FedNegError(
+            f"labels under {root} are damaged: {unequal} of {len(labels)} classes in "
+            "QMNIST differ from MNIST's and all must be equal, and the greatest test "
+            f"label is {test_labels.max()} and must be at most 9; delete the label "
+            "files to have them downloaded again"
+        )
+    return Dataset(
+        name="mnist",
+        images=images,
+        labels=_frozen(labels, np.int64),
+        writers=_frozen(extended[:, 2], np.int64),
+        test_images=test_images,
+        test_labels=_frozen(test_labels, np.int64),
+        pixel_max=255,
+    )
+
+
+def _read(file: files.IdxFile, root: Path) -> NDArray[Any]:
+    """Return the array of a file that is there, after checking it."""
+    path = file.find(root)
+    assert path is not None
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = _unzip(file, content)
+        return _parse(file, content)
+    except OSError as error:
+        raise FedNegError(f"{path} cannot be read: {error.strerror}") from error
+    except _DamageError as error:
+        raise FedNegError(
+            f"{path} is damaged: {error}; delete it to have it downloaded again"
+        ) from error
+
+
+class _DamageError(Exception):
+    """What is wrong with the bytes of a file."""
+
+
+def _unzip(file: files.IdxFile, content: bytes) -> bytes:
+    """Return what a ``.gz`` file holds if its md5 is the known one."""
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    # The bytes may follow a newer table of torchvision's; importing it takes seconds.
+    if found != file.md5 and found != files.current_md5(file):
+        raise _DamageError(f"its md5 is {found}, not {file.md5}")
+    return gzip.decompress(content)
+
+
+def _parse(file: files.IdxFile, content: bytes) -> NDArray[Any]:
+    """Return the array in an idx file (read-only) if type, shape and size are right."""
+    dtype, ndim = np.dtype(file.dtype), len(file.shape)
+    # Two zeros, type (8 ubyte, 12 int), number of dimensions, then each as an int32.
+    code = 8 if dtype.itemsize == 1 else 12
+    header = struct.pack(f">4B{ndim}i", 0, 0, code, ndim, *file.shape)
+    if content[: len(header)] != header:
+        raise _DamageError(
+            f"it starts with {content[: len(header)].hex() or 'nothing'}, not with "
+            f"{header.hex()}, the header of shape {file.shape}"
+        )
+    size = len(header) + math.prod(file.shape) * dtype.itemsize
+    if len(content) != size:
+        raise _DamageError(f"it has {len(content)} bytes, not {size}")
+    return np.frombuffer(content, dtype, offset=len(header)).reshape(file.shape)
+
+
+def _load_digits() -> Dataset:
+    """Read scikit-learn's digits and number their writers."""
+    from sklearn.datasets import load_digits  # takes a second: only who needs it pays
+
+    digits = load_digits()
+    sizes = np.diff(DIGITS_BOUNDS)
+    writers = np.repeat(np.arange(len(sizes)), sizes)
+    train = writers < DIGITS_TEST_WRITER
+    return Dataset(
+        name="digits",
+        images=_frozen(digits.images[train], np.uint8),
+        labels=_frozen(digits.target[train], np.int64),
+        writers=_frozen(writers[train], np.int64),
+        test_images=_frozen(digits.images[~train], np.uint8),
+        test_labels=_frozen(digits.target[~train], np.int64),
+        pixel_max=16,
+    )
+
+
+def _frozen(values: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
+    """Return a read-only copy of another type."""
+    array = values.astype(dtype)
+    array.setflags(write=False)
+    return array

@@ -1,0 +1,112 @@
+"""What is measured of a model, from the server's test set and the clients' answers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedneg.attacks import attack_probe
+from fedneg.data import Dataset
+from fedneg.model import build_mlp, set_parameters
+from fedneg.parameters import Shapes, Vector, unflatten
+from fedneg.settings import AttackSettings, ModelSettings
+from fedneg.training import Metrics, evaluate
+
+MODELS = ("original", "unlearned", "recovered", "retrained")
+
+
+class ServerTest:
+    """The server's test set, ready to measure flat parameters.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    model : ModelSettings
+    attack : AttackSettings
+        Decides what attack success means here; None of it for attack=none.
+    shapes : Shapes
+        Of the model's arrays.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        model: ModelSettings,
+        attack: AttackSettings,
+        shapes: Shapes,
+    ) -> None:
+        self.dataset, self.shapes = dataset, shapes
+        self.model = build_mlp(dataset.input_size, model.hidden, dataset.num_classes)
+        self.probe = attack_probe(
+            dataset.test_images,
+            dataset.test_labels,
+            attack=attack,
+            pixel_max=dataset.pixel_max,
+        )
+
+    def measure(self, parameters: Vector) -> Metrics:
+        """Return accuracy and loss on the whole test set."""
+        set_parameters(self.model, unflatten(parameters, self.shapes))
+        return evaluate(
+            self.model,
+            self.dataset.test_images,
+            self.dataset.test_labels,
+            pixel_max=self.dataset.pixel_max,
+        )
+
+    def attack_success_rate(self, parameters: Vector) -> float | None:
+        """Return the share of the attacker's inputs answered as it hopes, or None."""
+        if self.probe is None:
+            return None
+        set_parameters(self.model, unflatten(parameters, self.shapes))
+        images, hoped = self.probe
+        return evaluate(
+            self.model, images, hoped, pixel_max=self.dataset.pixel_max
+        ).accuracy
+
+
+@dataclass(frozen=True)
+class ModelEvidence:
+    """All that one model was measured on; `per_client` as `WriterClient` answers."""
+
+    name: str
+    test: Metrics
+    attack_success_rate: float | None
+    per_client: Mapping[int, Mapping[str, float]]
+
+    def pooled(
+        self, client_ids: Sequence[int], metric: str, *, count: str = "num_train"
+    ) -> float | None:
+        """Return a per-example metric over several clients' examples, or None.
+
+        Each client counts by its number of examples; clients that did not answer are
+        left out, and without any answer there is no value.
+        """
+        answers = [self.per_client[k] for k in client_ids if k in self.per_client]
+        total = sum(a[count] for a in answers)
+        if not total:
+            return None
+        return sum(a[metric] * a[count] for a in answers) / total
+
+    def summary(self, *, forget: Sequence[int], clients: int) -> dict[str, Any]:
+        """Return the model's entry in results.json."""
+        remaining = [k for k in range(clients) if k not in forget]
+        values = {
+            "test_accuracy": self.test.accuracy,
+            "test_loss": self.test.loss,
+            "forget_accuracy": self.pooled(forget, "train_accuracy"),
+            "forget_loss": self.pooled(forget, "train_loss"),
+            "forget_accuracy_as_trained": self.pooled(forget, "trained_accuracy"),
+            "retain_accuracy": self.pooled(remaining, "train_accuracy"),
+            "retain_loss": self.pooled(remaining, "train_loss"),
+            "client_test_accuracy": [
+                self.per_client[k]["test_accuracy"] if k in self.per_client else None
+                for k in range(clients)
+            ],
+            "attack_success_rate": self.attack_success_rate,
+        }
+        # JSON has no NaN; a model that diverged has no loss worth a number.
+        return {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v
+            for k, v in values.items()
+        }

@@ -1,0 +1,181 @@
+"""What the server keeps so that it can forget: one contribution per client.
+
+A client's *contribution* is the sum over rounds of its aggregation weight times its
+update (local minus global), scaled by the server optimiser. Since FedAvg's server step
+is linear in the updates, at every round, up to rounding,
+
+    global = initial + sum of all contributions + correction,
+
+where *correction* collects what forgetting changed beyond zeroing rows. Memory is K x d
+numbers however many rounds are trained. This is the "historical parameter updates" of
+Wu, Zhu and Mitra (arXiv:2201.09441, section 3), summed as they arrive.
+
+Server momentum stays exact too: with one momentum row per client,
+``buffer_k <- beta * buffer_k + weight_k * update_k`` and ``contribution_k += rate *
+buffer_k``, for every client in every round in which anybody took part.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedneg.parameters import Vector, weights_of
+
+
+@dataclass(frozen=True)
+class Participation:
+    """Who took part in a round, with which aggregation weight (they sum to 1)."""
+
+    server_round: int
+    weights: Mapping[int, float]
+
+
+class Ledger:
+    """Contributions of K clients to a model of d parameters.
+
+    Parameters
+    ----------
+    initial : Vector, shape (d,)
+        The parameters before round 1.
+    clients : int
+        K; client ids are 0..K-1.
+    learning_rate, momentum : float
+        The server optimiser; 1 and 0 are plain FedAvg.
+
+    Attributes
+    ----------
+    contributions : float32 array, shape (K, d)
+    correction : Vector, shape (d,)
+    local : dict of client id to Vector
+        The last local model of each client.
+    participation : list of Participation
+        One entry per round in which somebody took part.
+    """
+
+    def __init__(
+        self,
+        initial: Vector,
+        *,
+        clients: int,
+        learning_rate: float = 1.0,
+        momentum: float = 0.0,
+    ) -> None:
+        self.initial = initial.astype(np.float32)
+        self.learning_rate, self.momentum = learning_rate, momentum
+        self.contributions = np.zeros((clients, initial.size), dtype=np.float32)
+        self.correction = np.zeros(initial.size, dtype=np.float32)
+        # Rows exist only where a momentum has to be remembered.
+        self.buffers = np.zeros_like(self.contributions) if momentum else None
+        self.local: dict[int, Vector] = {}
+        self.participation: list[Participation] = []
+
+    @property
+    def clients(self) -> int:
+        """K, the number of rows."""
+        return len(self.contributions)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes held so that clients can be forgotten."""
+        rows = self.contributions.nbytes + self.correction.nbytes
+        buffers = 0 if self.buffers is None else self.buffers.nbytes
+        return rows + buffers + sum(v.nbytes for v in self.local.values())
+
+    def record(
+        self,
+        server_round: int,
+        before: Vector,
+        local: Mapping[int, Vector],
+        num_examples: Mapping[int, int],
+    ) -> Vector:
+        """Enter a round and return the new global parameters.
+
+        Parameters
+        ----------
+        server_round : int
+            1-based.
+        before : Vector, shape (d,)
+            The global parameters that the clients started from.
+        local : mapping of client id to Vector
+            Local parameters after training. Summed in the order of client ids, so
+            that the result does not depend on who answered first.
+        num_examples : mapping of client id to int
+            Training examples of the same clients.
+
+        Returns
+        -------
+        Vector
+            Parameters after the server step. An empty round returns `before` as it is
+            and leaves every row, momentum included, untouched.
+        """
+        if not local:
+            return before
+        order = sorted(local)
+        weights = dict(
+            zip(order, weights_of([num_examples[k] for k in order]), strict=True)
+        )
+        step = np.zeros(before.size, dtype=np.float64)
+        if self.buffers is not None:
+            self.buffers *= np.float32(self.momentum)
+        for client_id in order:
+            change = (local[client_id] - before) * np.float32(weights[client_id])
+            if self.buffers is None:
+                change *= np.float32(self.learning_rate)
+                self.contributions[client_id] += change
+                step += change
+            else:
+                self.buffers[client_id] += change
+            self.local[client_id] = local[client_id]
+        if self.buffers is not None:
+            for client_id in range(self.clients):
+                change = self.buffers[client_id] * np.float32(self.learning_rate)
+                self.contributions[client_id] += change
+                step += change
+        self.participation.append(Participation(server_round, weights))
+        return (before + step).astype(np.float32)
+
+    def contribution(self, client_ids: Iterable[int]) -> NDArray[np.float64]:
+        """Return the summed contribution of several clients, shape (d,)."""
+        total = np.zeros(self.initial.size, dtype=np.float64)
+        for client_id in sorted(client_ids):
+            total += self.contributions[client_id]
+        return total
+
+    def forget(
+        self, client_ids: Iterable[int], *, before: Vector, after: Vector
+    ) -> None:
+        """Zero the rows of clients that a method has taken out of the model.
+
+        What the method changed beyond those rows (after - before + contribution) goes
+        into `correction`, so that the identity in the module docstring goes on to hold.
+        """
+        ids = sorted(client_ids)
+        beyond = after.astype(np.float64) - before + self.contribution(ids)
+        self.correction = (self.correction + beyond).astype(np.float32)
+        self.contributions[ids] = 0
+        if self.buffers is not None:
+            self.buffers[ids] = 0
+        for client_id in ids:
+            self.local.pop(client_id, None)
+
+    def last_weight(self, client_id: int) -> float:
+        """Return the weight of a client in the last round it took part in, else 0."""
+        for entry in reversed(self.participation):
+            if client_id in entry.weights:
+                return entry.weights[client_id]
+        return 0.0
+
+    def weight_per_round(self, client_ids: Iterable[int]) -> list[float]:
+        """Return the clients' joint weight in each round that anybody took part in."""
+        ids = set(client_ids)
+        return [
+            sum(w for k, w in entry.weights.items() if k in ids)
+            for entry in self.participation
+        ]
+
+    def rebuilt(self) -> Vector:
+        """Return initial + all contributions + correction: the global parameters."""
+        total = self.initial + self.contribution(range(self.clients)) + self.correction
+        return total.astype(np.float32)

@@ -1,0 +1,64 @@
+"""Files of a run: written under a temporary name, flushed, then renamed."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors.numpy import save
+
+from fedneg.errors import FedNegError
+from fedneg.parameters import NDArrays
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write a file so that a reader sees the old or the new one, never half of it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> Path:
+    """Write indented JSON; NaN is an error, since JSON has none."""
+    text = json.dumps(values, indent=2, allow_nan=False)
+    return write_bytes(path, (text + "\n").encode())
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> Path:
+    """Write a table without its index."""
+    return write_bytes(path, table.to_csv(index=False).encode())
+
+
+def write_model(path: Path, names: Sequence[str], arrays: NDArrays) -> Path:
+    """Write parameters by their state_dict names, in safetensors format.
+
+    The file holds names and numbers only: the same model gives the same bytes.
+    """
+    # safetensors ignores strides, so views are copied first.
+    tensors = {n: a.copy(order="C") for n, a in zip(names, arrays, strict=True)}
+    return write_bytes(path, save(tensors))
+
+
+def prepare_folder(path: Path) -> Path:
+    """Make the folder and prove that it can be written, or raise FedNegError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise FedNegError(
+            f"the output folder {path} cannot be written: {error.strerror}"
+        ) from None
+    return path

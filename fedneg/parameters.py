@@ -1,0 +1,86 @@
+"""Small named arithmetic on parameters; sums run in float64, in the order given.
+
+A model is `NDArrays` in state_dict order at the seam to Flower and torch, and one flat
+float32 `Vector` everywhere in between: the ledger's rows are vectors.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+NDArrays = list[NDArray[np.float32]]
+Vector = NDArray[np.float32]
+Shapes = tuple[tuple[int, ...], ...]
+
+
+def shapes_of(arrays: Sequence[NDArray[np.generic]]) -> Shapes:
+    """Return the shape of every array, in order."""
+    return tuple(tuple(a.shape) for a in arrays)
+
+
+def size_of(shapes: Shapes) -> int:
+    """Return d, the number of parameters in arrays of these shapes."""
+    return sum(prod(shape) for shape in shapes)
+
+
+def flatten(arrays: Sequence[NDArray[np.floating]]) -> Vector:
+    """Return the arrays as one new float32 vector, each in C order."""
+    if not arrays:
+        return np.empty(0, dtype=np.float32)
+    return np.concatenate([a.ravel() for a in arrays]).astype(np.float32, copy=False)
+
+
+def unflatten(vector: Vector, shapes: Shapes) -> NDArrays:
+    """Return views of `vector` with these shapes; the inverse of `flatten`.
+
+    Raises
+    ------
+    ValueError
+        If the vector has not exactly as many entries as the shapes.
+    """
+    if vector.size != size_of(shapes):
+        raise ValueError(f"{size_of(shapes)} parameters expected, got {vector.size}")
+    arrays, start = [], 0
+    for shape in shapes:
+        stop = start + prod(shape)
+        arrays.append(vector[start:stop].reshape(shape))
+        start = stop
+    return arrays
+
+
+def weights_of(num_examples: Sequence[int]) -> list[float]:
+    """Return each client's share of the examples, the aggregation weights of FedAvg.
+
+    Raises
+    ------
+    ValueError
+        If there is no client, a count is negative, or all counts are 0.
+
+    References
+    ----------
+    McMahan et al., AISTATS 2017, Algorithm 1, server step. arXiv:1602.05629
+    """
+    if not num_examples:
+        raise ValueError("at least one client is needed, got none")
+    if min(num_examples) < 0:
+        raise ValueError(f"num_examples must not be negative, got {min(num_examples)}")
+    total = sum(num_examples)
+    if total == 0:
+        raise ValueError("at least one client needs examples, all have 0")
+    return [n / total for n in num_examples]
+
+
+def add(vector: Vector, terms: Iterable[tuple[float, NDArray[np.floating]]]) -> Vector:
+    """Return vector + sum of scale * term, in float64, rounded to float32 once."""
+    total = vector.astype(np.float64)
+    for scale, term in terms:
+        total += scale * term.astype(np.float64)
+    return total.astype(np.float32)
+
+
+def digest(vector: NDArray[np.generic]) -> str:
+    """Return the SHA-256 of the vector's bytes, as 64 hex digits."""
+    return hashlib.sha256(np.ascontiguousarray(vector).tobytes()).hexdigest()

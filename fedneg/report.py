@@ -1,0 +1,463 @@
+"""Write a run's report: what was asked, what came out, and at what price.
+
+The one job: the results of a run in, one HTML page and its figures out. Every sentence
+that interprets is computed from the numbers beside it; whether a client was forgotten
+is not decided here, since accuracy alone cannot show it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fedneg.figures import (
+    MODELS,
+    accuracy_over_rounds,
+    attack_success,
+    client_accuracy,
+    number,
+)
+from fedneg.page import (
+    Card,
+    Page,
+    human_bytes,
+    human_seconds,
+    rate,
+    signed,
+    write_atomically,
+)
+
+SMALL = 0.005  # a change of a rate below this is called none
+LARGE = 0.05  # from here on a change is called a fall or a rise without 'slightly'
+METRICS = {
+    "test_accuracy": "test accuracy",
+    "test_loss": "test loss (nats)",
+    "forget_accuracy": "forget accuracy",
+    "forget_accuracy_as_trained": "forget accuracy as trained",
+    "retain_accuracy": "retain accuracy",
+    "attack_success_rate": "attack success rate",
+}
+EXPLAINED = {
+    "original": "Trained with every client; nothing is forgotten yet.",
+    "unlearned": "Right after forgetting, before any repair.",
+    "recovered": "After the repair that followed forgetting.",
+    "retrained": (
+        "From the same initial parameters without the forgotten clients: the gold "
+        "standard that the others should come close to."
+    ),
+}
+_HOW = {
+    "negative_gradient": "subtracting what the server had stored of {whom}",
+    "do_nothing": "changing nothing (a control)",
+    "fine_tune": "training on without {whom}",
+    "retrain": "retraining without {whom}",
+}
+_THEN = {
+    "remaining": "then {n} with the other clients",
+    "forgotten": "then {n} of training on the forgotten data again",
+    "scratch": "then training from scratch without the forgotten",
+}
+_ATTACK_MEASURED = {
+    "backdoor": "Share of triggered test inputs of other classes that the model puts "
+    "in the attacker's target class. Lower is better.",
+    "label_flip": "Share of test inputs that the model puts in the class which the "
+    "flipped labels taught. Lower is better.",
+}
+
+
+def write_report(
+    out: Path,
+    results: Mapping[str, Any],
+    history: pd.DataFrame,
+    clients: pd.DataFrame,
+) -> Path:
+    """Write ``report.html`` and ``figures/`` into `out` and return the page's path.
+
+    Parameters
+    ----------
+    out : Path
+        The run's folder; made if absent. Each file appears whole or not at all.
+    results : mapping
+        ``results.json``; any metric may be null, any model but original absent.
+    history : DataFrame
+        One row per round: ``server_round phase accuracy loss seconds bytes_up
+        bytes_down clients failures``.
+    clients : DataFrame
+        One row per client and model, as in ``clients.csv``.
+
+    Returns
+    -------
+    Path
+        The page. The same inputs give the same bytes.
+    """
+    models: Mapping[str, Mapping[str, Any]] = results["models"]
+    forget: list[int] = list(results["forget"])
+    page = Page(
+        "Federated unlearning report" if forget else "Federated training report",
+        describe_request(results),
+        footer=f"fedneg {results.get('fedneg_version', '')}, seed {results['seed']}. "
+        "Rates are fractions from 0 to 1. Every number comes from results.json, "
+        "history.csv and clients.csv beside this page.",
+    )
+    for notice in results.get("notices", []):
+        page.notice(notice)
+    page.cards(_cards(results))
+    rates = {name: model.get("attack_success_rate") for name, model in models.items()}
+    pictures = [
+        accuracy_over_rounds(history),
+        client_accuracy(clients, forget),
+        attack_success(rates),
+    ]
+    rounds, by_client, attack = pictures
+
+    page.section("What the numbers say").bullets(describe_findings(results))
+    page.section("The models side by side")
+    page.table(
+        _models_table(models),
+        caption="Server test set, and the forgotten and retained clients' own data",
+        formats=dict.fromkeys(METRICS, _cell),
+        headers={"model": "model", **METRICS},
+    )
+    page.facts({name: EXPLAINED[name] for name in MODELS if name in models})
+    if rounds is not None:
+        page.section("Accuracy over rounds").figure(
+            rounds,
+            "Each round's model on the server test set. Bands mark the phases; dashed "
+            "is the reference, which counts its own rounds from the same initial model."
+            if "retrained" in models
+            else "Each round's model on the server test set. Bands mark the phases.",
+        )
+    if by_client is not None:
+        page.section("Accuracy of each client").figure(
+            by_client, "Each client's own test examples, under each of the models."
+        )
+    if attack is not None:
+        page.section("The attack").text(*_describe_poison(results))
+        page.figure(
+            attack, _ATTACK_MEASURED.get(_attack_name(results), "Lower is better.")
+        )
+    _add_costs(page, results)
+    _add_failures(page, results)
+    _add_background(page, results, history, clients)
+    for picture in pictures:
+        for name, content in picture.files().items() if picture else ():
+            write_atomically(out / "figures" / name, content)
+    return page.write(out / "report.html")
+
+
+def describe_request(results: Mapping[str, Any]) -> str:
+    """Return in one sentence what was asked of the run."""
+    forget: list[int] = list(results["forget"])
+    total, rounds = results.get("clients"), results.get("rounds")
+    trained = f"{_count(rounds, 'round')} of training with {_count(total, 'client')}"
+    if not forget:
+        return f"Train only: {trained}, nothing is forgotten."
+    whom = "them" if len(forget) > 1 else "it"
+    how = _HOW.get(results["strategy"], f"the strategy {results['strategy']}")
+    attack = results.get("attack") or {}
+    poisoned = sorted(set(attack.get("clients") or []) & set(forget))
+    kind = _attack_name(results).replace("_", " ")
+    who = ""
+    if kind != "none" and poisoned:
+        who = f" ({'; '.join(map(str, poisoned))} poisoned by {kind})"
+        if poisoned == sorted(forget):
+            who = f", poisoned by {kind},"
+    verb = "by" if results["strategy"] in _HOW else "with"
+    sentence = (
+        f"Forget {_name_clients(forget)} of {total}{who} after {trained}, "
+        f"{verb} {how.format(whom=whom)}"
+    )
+    repair = _THEN.get(str(results.get("retrain", "none")))
+    if repair:
+        repair = repair.format(n=_count(results.get("retrain_rounds"), "round"))
+        return f"{sentence}; {repair}."
+    return f"{sentence}; no repair afterwards."
+
+
+def describe_findings(results: Mapping[str, Any]) -> list[str]:
+    """Return what the metrics say, one statement each, computed from the values."""
+    models = results["models"]
+    said = list(_describe_utility(models))
+    forgotten = _describe_forget_set(models)
+    if forgotten:
+        said.append(forgotten)
+    if any(number(m.get("attack_success_rate")) is not None for m in models.values()):
+        said.append(_describe_attack(results))
+    if "unlearned" in models and _same(models["original"], models["unlearned"]):
+        said.append(
+            "On every metric here the unlearned model equals the original to within "
+            f"{SMALL}: these numbers show no trace of forgetting."
+        )
+    return said or ["No metric was measured in this run."]
+
+
+def _describe_utility(models: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how test accuracy moved from model to model."""
+    value = {name: number(m.get("test_accuracy")) for name, m in models.items()}
+    original, unlearned = value.get("original"), value.get("unlearned")
+    recovered, retrained = value.get("recovered"), value.get("retrained")
+    if original is not None and unlearned is not None:
+        yield f"Forgetting: test accuracy {_moved(original, unlearned)}."
+    elif original is not None:
+        yield f"The original model's test accuracy is {rate(original)}."
+    if unlearned is not None and recovered is not None:
+        yield f"Repair: test accuracy {_moved(unlearned, recovered)}."
+    if retrained is not None:
+        last = "recovered" if recovered is not None else "unlearned"
+        final = value.get(last)
+        said = f"Retrained without the forgotten, the model reaches {rate(retrained)}"
+        if final is None:
+            yield f"{said}."
+        elif abs(final - retrained) < SMALL:
+            yield f"{said}; {last} is level with it (gap {signed(final - retrained)})."
+        else:
+            side = "above" if final > retrained else "below"
+            gap = signed(final - retrained)
+            yield f"{said}; {last} is {side} it (gap {gap})."
+
+
+def _describe_forget_set(models: Mapping[str, Any]) -> str:
+    """Return how accuracy on the forgotten clients' data moved, or ''."""
+    value = {name: number(m.get("forget_accuracy")) for name, m in models.items()}
+    original, unlearned = value.get("original"), value.get("unlearned")
+    if original is None or unlearned is None:
+        return ""
+    moved = _moved(original, unlearned)
+    said = f"On the forgotten clients' own data, accuracy {moved}"
+    retrained = value.get("retrained")
+    if retrained is None:
+        return f"{said}. There is no retrained model to compare with."
+    return (
+        f"{said}; a model that never saw them gets {rate(retrained)}, "
+        f"so the gap is {signed(unlearned - retrained)}."
+    )
+
+
+def _describe_attack(results: Mapping[str, Any]) -> str:
+    """Return how attack success moved, and whether a collapse explains it."""
+    models = results["models"]
+    value = {name: number(m.get("attack_success_rate")) for name, m in models.items()}
+    known = {name: found for name, found in value.items() if found is not None}
+    original, unlearned = known.get("original"), known.get("unlearned")
+    if original is None or unlearned is None:
+        every = ", ".join(f"{name} {rate(found)}" for name, found in known.items())
+        return f"Attack success rate: {every}."
+    said = f"Attack success {_moved(original, unlearned, good=False)}"
+    for name in ("recovered", "retrained"):
+        if name in known:
+            verb = "is" if name == "recovered" else "reaches"
+            said += f"; {name} {verb} {rate(known[name])}"
+    before = number(models["original"].get("test_accuracy"))
+    after = number(models["unlearned"].get("test_accuracy"))
+    fell = original - unlearned >= SMALL
+    if fell and before is not None and after is not None and _collapsed(before, after):
+        said += (
+            ". The unlearned model has collapsed: one that answers little correctly "
+            "fails the attack too, so this fall is no sign of forgetting"
+        )
+    return f"{said}."
+
+
+def _attack_name(results: Mapping[str, Any]) -> str:
+    """Return the attack's name, 'none' without one."""
+    return str((results.get("attack") or {}).get("name") or "none")
+
+
+def _describe_poison(results: Mapping[str, Any]) -> Iterator[str]:
+    """Yield who was poisoned, how, and how much of their data."""
+    attack, name = results.get("attack") or {}, _attack_name(results)
+    if name == "none" or not attack.get("clients"):
+        return
+    target = f", towards class {attack.get('target')}" if name == "backdoor" else ""
+    who = _name_clients(attack["clients"])
+    yield (
+        f"Poisoned: {who}, by {name.replace('_', ' ')}{target}, in a fraction of "
+        f"{attack.get('fraction')} of the training examples."
+    )
+
+
+def _collapsed(before: float, after: float) -> bool:
+    """Return whether an accuracy lost more than half of what it was."""
+    return after < before / 2
+
+
+def _moved(before: float, after: float, *, good: bool = True) -> str:
+    """Return the verb and both values of a change; only a good rate can collapse."""
+    change = after - before
+    values = f"from {rate(before)} to {rate(after)}"
+    if abs(change) < SMALL:
+        return f"hardly changed, {values}"
+    if good and _collapsed(before, after):
+        return f"collapsed {values}"
+    slightly = "slightly " if abs(change) < LARGE else ""
+    return f"{'rose' if change > 0 else 'fell'} {slightly}{values}"
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two models agree in every rate that both have, and have one."""
+    pairs = [
+        (number(one.get(name)), number(other.get(name)))
+        for name in METRICS
+        if name != "test_loss"
+    ]
+    gaps = [abs(a - b) for a, b in pairs if a is not None and b is not None]
+    return bool(gaps) and max(gaps) < SMALL
+
+
+def _cards(results: Mapping[str, Any]) -> Iterator[Card]:
+    """Yield the headline numbers, of the last model that forgetting led to."""
+    models, cost = results["models"], results.get("cost", {})
+    final = next(m for m in ("recovered", "unlearned", "original") if m in models)
+    wanted = ("test_accuracy", "forget_accuracy", "attack_success_rate")
+    for metric in wanted:
+        found = {name: number(models[name].get(metric)) for name in models}
+        if found[final] is None:
+            continue
+        others = [
+            f"{name} {rate(found[name])}"
+            for name in MODELS
+            if name != final and found.get(name) is not None
+        ]
+        label = METRICS[metric].removesuffix(" rate").capitalize()
+        yield Card(f"{label}, {final}", rate(found[final]), " · ".join(others))
+    if final == "original":
+        yield Card("Time to train", human_seconds(cost.get("train_seconds")))
+        return
+    note = ""
+    if "retrained" in models and number(cost.get("retrain_seconds")):
+        note = f"retraining took {human_seconds(cost['retrain_seconds'])}"
+    spent = [number(cost.get("unlearn_seconds"))]
+    if final == "recovered":
+        spent.append(number(cost.get("recover_seconds")))
+    total = sum(part for part in spent if part is not None)
+    label = "Time to forget" + (" and repair" if final == "recovered" else "")
+    yield Card(label, human_seconds(total), note)
+
+
+def _cell(value: object) -> str:
+    """Return a metric; the rows of gaps bring theirs already written."""
+    return value if isinstance(value, str) else rate(value)
+
+
+def _models_table(models: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Return a row per model, and per distance from the retrained one."""
+    rows: list[dict[str, object]] = [
+        {"model": name} | {metric: models[name].get(metric) for metric in METRICS}
+        for name in MODELS
+        if name in models
+    ]
+    for name in ("unlearned", "recovered"):
+        if name in models and "retrained" in models:
+            row: dict[str, object] = {"model": f"gap_to_retrain, {name}"}
+            for metric in METRICS:
+                a = number(models[name].get(metric))
+                b = number(models["retrained"].get(metric))
+                row[metric] = signed(None if a is None or b is None else a - b)
+            rows.append(row)
+    kept = [
+        metric
+        for metric in METRICS
+        if any(number(model.get(metric)) is not None for model in models.values())
+    ]
+    return pd.DataFrame(rows, dtype=object)[["model", *kept]]
+
+
+def _add_costs(page: Page, results: Mapping[str, Any]) -> None:
+    """Add what the run took in time, traffic and memory."""
+    cost: Mapping[str, Any] = results.get("cost", {})
+    names = {
+        "train": "training",
+        "unlearn": "forgetting",
+        "recover": "repair",
+        "retrain": "reference retraining",
+    }
+    facts: dict[str, object] = {
+        f"Time, {name}": human_seconds(cost.get(f"{phase}_seconds"))
+        for phase, name in names.items()
+    }
+    facts["Sent by clients"] = human_bytes(cost.get("bytes_up"))
+    facts["Sent to clients"] = human_bytes(cost.get("bytes_down"))
+    facts["Kept in the ledger"] = human_bytes(cost.get("ledger_bytes"))
+    page.section("What it cost").facts(facts)
+    if number(cost.get("reused_training")):
+        page.text(
+            "Training was not repeated: the federation was taken from an earlier run "
+            "with the same configuration."
+        )
+    if number(cost.get("resumed_from_round")):
+        page.text(f"The run was resumed after round {cost['resumed_from_round']}.")
+
+
+def _add_failures(page: Page, results: Mapping[str, Any]) -> None:
+    """Add the replies that failed, if any did."""
+    failures = list(results.get("failures") or [])
+    if failures:
+        page.section("Failures").text(
+            f"{_count(len(failures), 'reply', 'replies')} failed or "
+            f"{'was' if len(failures) == 1 else 'were'} refused."
+        )
+        page.table(
+            pd.DataFrame(failures)[["server_round", "phase", "client_id", "reason"]],
+            caption="Each failed reply and its reason",
+            headers={"server_round": "round", "client_id": "client"},
+        )
+
+
+def _add_background(
+    page: Page,
+    results: Mapping[str, Any],
+    history: pd.DataFrame,
+    clients: pd.DataFrame,
+) -> None:
+    """Add data, method, configuration and the full tables, closed at first."""
+    data: Mapping[str, Any] = results.get("data", {})
+    facts: dict[str, object] = {
+        "Data": data.get("name"),
+        "Data asked for": data.get("requested"),
+        "Writers": data.get("writers"),
+        "Test examples": data.get("test_examples"),
+        "Strategy": results["strategy"],
+    }
+    for key, value in (results.get("method") or {}).items():
+        facts[f"Method, {key}"] = value
+    attack = results.get("attack") or {}
+    if _attack_name(results) != "none":
+        facts["Attack"] = ", ".join(f"{key} {attack[key]}" for key in attack)
+    page.section("Background").facts(facts)
+    times = {"seconds": human_seconds}
+    sizes = {"bytes_up": human_bytes, "bytes_down": human_bytes}
+    scores = {name: rate for name in ("accuracy", "loss") if name in history}
+    page.details("Every round", history, formats={**scores, **times, **sizes})
+    scores = {str(c): rate for c in clients if str(c).endswith(("accuracy", "loss"))}
+    page.details("Every client under every model", clients, formats=scores)
+    lines = [f"{key}={value}" for key, value in _flatten(results.get("config", {}))]
+    page.details("Configuration", "\n".join(lines))
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield dotted key and value of a nested mapping, as an override is written."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield (
+                f"{prefix}{key}",
+                value
+                if isinstance(value, str)
+                else json.dumps(value, ensure_ascii=False),
+            )
+
+
+def _count(number_of: int | None, one: str, many: str = "") -> str:
+    """Return a count with its noun."""
+    return f"{number_of} {one if number_of == 1 else many or one + 's'}"
+
+
+def _name_clients(client_ids: Sequence[int]) -> str:
+    """Return 'client 4', 'clients 1 and 4', or their number where there are many."""
+    if len(client_ids) > 6:
+        return f"{len(client_ids)} clients"
+    *rest, last = map(str, client_ids)
+    return f"clients {', '.join(rest)} and {last}" if rest else f"client {last}"

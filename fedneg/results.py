@@ -1,0 +1,163 @@
+"""What results.json, history.csv and clients.csv hold; their keys are a contract."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import pandas as pd
+
+from fedneg import __version__
+from fedneg.data import Dataset
+from fedneg.evidence import ModelEvidence
+from fedneg.settings import Config
+from fedneg.training import Metrics
+
+SCHEMA = 1
+CLIENT_COLUMNS = (
+    "num_writers",
+    "num_train",
+    "num_val",
+    "num_test",
+    "train_accuracy",
+    "train_loss",
+    "trained_accuracy",
+    "val_accuracy",
+    "val_loss",
+    "test_accuracy",
+    "test_loss",
+)
+
+
+class Report(Protocol):
+    """What a strategy reports of a round."""
+
+    server_round: int
+    phase: str
+    clients: int
+    failures: Any
+    bytes_up: int
+    bytes_down: int
+
+
+class Strategy(Protocol):
+    """What results need of a strategy."""
+
+    reports: Any
+    method_report: dict[str, Any]
+
+
+def history_row(report: Report, found: Metrics, *, seconds: float) -> dict[str, object]:
+    """Return a round's row of history.csv; accuracy and loss on the server's test set.
+
+    `seconds` is the round without this measuring; bytes count parameters only.
+    """
+    return {
+        "server_round": report.server_round,
+        "phase": report.phase,
+        "accuracy": found.accuracy,
+        "loss": found.loss,
+        "seconds": seconds,
+        "bytes_up": report.bytes_up,
+        "bytes_down": report.bytes_down,
+        "clients": report.clients,
+        "failures": len(report.failures),
+        "failed": " ".join(str(f.client_id) for f in report.failures),
+    }
+
+
+def clients_table(
+    models: Mapping[str, ModelEvidence], forget: Sequence[int]
+) -> pd.DataFrame:
+    """Return clients.csv: one row per model and client that answered."""
+    rows = [
+        {
+            "model": name,
+            "client_id": client_id,
+            "role": "forget" if client_id in forget else "retain",
+            **{column: answer[column] for column in CLIENT_COLUMNS},
+        }
+        for name, model in models.items()
+        for client_id, answer in model.per_client.items()
+    ]
+    columns = ["model", "client_id", "role", *CLIENT_COLUMNS]
+    counts = [c for c in columns if c.startswith("num_")]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.astype(dict.fromkeys(counts, "int64"))
+
+
+def results_of(
+    config: Config,
+    *,
+    dataset: Dataset,
+    models: Mapping[str, ModelEvidence],
+    strategy: Strategy,
+    history: Sequence[Mapping[str, Any]],
+    seconds: Mapping[str, float],
+    ledger_bytes: int,
+    notices: Sequence[str],
+) -> dict[str, Any]:
+    """Return results.json. Rates are fractions in [0, 1], times seconds.
+
+    `cost` counts what the run itself needed (train, unlearn, recover); training the
+    reference is `retrain_seconds` and no part of the bytes.
+    """
+    answers = models["original"].per_client
+    own = [row for row in history if row["phase"] != "retrain"]
+    return {
+        "schema": SCHEMA,
+        "fedneg_version": __version__,
+        "seed": config.seed,
+        "clients": config.clients,
+        "rounds": config.rounds,
+        "strategy": config.strategy.name,
+        "method": strategy.method_report,
+        "forget": list(config.forget),
+        "retrain": config.retrain,
+        "retrain_rounds": config.retrain_rounds,
+        "attack": {
+            "name": config.attack.name,
+            "clients": list(config.attack.clients or ()),
+            "fraction": config.attack.fraction,
+            "target": config.attack.target,
+        },
+        "data": {
+            "name": dataset.name,
+            "requested": config.data.requested,
+            "writers": dataset.num_writers,
+            "test_examples": len(dataset.test_labels),
+            "clients": [
+                {"client_id": k}
+                | {
+                    c: int(answers[k][c])
+                    for c in ("num_writers", "num_train", "num_val", "num_test")
+                }
+                for k in answers
+            ],
+        },
+        "models": {
+            name: model.summary(forget=config.forget, clients=config.clients)
+            for name, model in models.items()
+        },
+        "cost": {
+            "train_seconds": seconds.get("train", 0.0),
+            "unlearn_seconds": seconds.get("unlearn", 0.0),
+            "recover_seconds": seconds.get("recover", 0.0),
+            "retrain_seconds": seconds.get("retrain", 0.0),
+            "bytes_up": sum(int(row["bytes_up"]) for row in own),
+            "bytes_down": sum(int(row["bytes_down"]) for row in own),
+            "ledger_bytes": ledger_bytes,
+            "reused_training": False,
+            "resumed_from_round": 0,
+        },
+        "failures": [
+            {
+                "server_round": f.server_round,
+                "phase": f.phase,
+                "client_id": f.client_id,
+                "reason": f.reason,
+            }
+            for report in strategy.reports
+            for f in report.failures
+        ],
+        "notices": list(notices),
+        "config": config.to_mapping(),
+    }

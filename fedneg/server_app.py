@@ -1,0 +1,297 @@
+"""The seam to Flower, server side: one run from initial parameters to results.
+
+`Federation` is the vocabulary of a run (train, unlearn, recover, retrain, evaluate)
+over whatever Grid it is given; `run` is the main job told in it, top to bottom. `app`
+is what `flwr run` starts.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedneg import outputs
+from fedneg.config import load_config, overrides_of_run_config
+from fedneg.console import Progress, show_notice, show_summary
+from fedneg.data import default_root, load_dataset
+from fedneg.errors import FedNegError
+from fedneg.evidence import ModelEvidence, ServerTest
+from fedneg.model import build_mlp, initial_parameters
+from fedneg.parameters import Vector, flatten, shapes_of, unflatten
+from fedneg.partition import partition_by_writer
+from fedneg.report import write_report
+from fedneg.results import clients_table, history_row, results_of
+from fedneg.settings import Config, Task
+from strategies import make_strategy
+from strategies.base import Phase, RoundReport
+
+app = ServerApp()
+AfterRound = Callable[[RoundReport, Vector], None]
+
+
+def is_deployed(grid: Grid) -> bool:
+    """Return whether the nodes are real ones, with files of their own."""
+    return type(grid).__name__ in ("HttpGrid", "GrpcGrid")
+
+
+class Federation:
+    """A Grid, a strategy and a test set: everything a run asks of a federation.
+
+    Parameters
+    ----------
+    grid : Grid
+    config : Config
+    progress : Progress
+        Told of every step and round.
+
+    Attributes
+    ----------
+    initial : Vector, shape (d,)
+        Parameters before round 1.
+    history : list of dict
+        One row per round, the columns of history.csv.
+    seconds : dict of str to float
+        Wall time of each phase.
+
+    Raises
+    ------
+    FedNegError
+        If data is missing or corrupt, or cannot be split among so many clients.
+    """
+
+    def __init__(self, grid: Grid, config: Config, progress: Progress) -> None:
+        self.grid, self.config, self.progress = grid, config, progress
+        data = config.data
+        root = Path(data.root).resolve() if data.root else None
+        self.dataset = load_dataset(data.name, root=root, download=data.download)
+        if is_deployed(grid):
+            shared_root = None
+        else:
+            # Simulated clients read the files that the server read; and what cannot
+            # be split among them should not be found out K times.
+            shared_root = str(root or default_root().resolve())
+            partition_by_writer(
+                self.dataset.writers,
+                clients=config.clients,
+                seed=config.seed,
+                split_writers=data.split_writers,
+            )
+        task = Task.of(config, root=shared_root)
+        self.strategy = make_strategy(config, task.to_json())
+        size, classes = self.dataset.input_size, self.dataset.num_classes
+        arrays = initial_parameters(
+            size, config.model.hidden, classes, seed=config.seed
+        )
+        self.shapes = shapes_of(arrays)
+        self.names = list(build_mlp(size, config.model.hidden, classes).state_dict())
+        self.initial = flatten(arrays)
+        self.test = ServerTest(self.dataset, config.model, config.attack, self.shapes)
+        self.history: list[dict[str, object]] = []
+        self.seconds: dict[str, float] = {}
+        self.strategy.reset(arrays)
+
+    def train(self, after_round: AfterRound | None = None) -> Vector:
+        """Return the original model: every client, from the initial parameters."""
+        everybody = tuple(range(self.config.clients))
+        first = self.test.measure(self.initial)
+        self.history.append(history_row(RoundReport(0, "train"), first, seconds=0.0))
+        phase = Phase("train", everybody, self.config.rounds)
+        return self._run(phase, self.initial, after_round=after_round)
+
+    def unlearn(self, parameters: Vector, forget: Sequence[int]) -> Vector:
+        """Return the model right after the unlearn round."""
+        phase = Phase("unlearn", (), 1, first_round=self.config.rounds + 1)
+        return self._run(phase, parameters, forget=forget)
+
+    def recover(
+        self, parameters: Vector, clients: Sequence[int], rounds: int
+    ) -> Vector:
+        """Return the model after further rounds of FedAvg among `clients`."""
+        first = self.config.rounds + 2
+        phase = Phase("recover", tuple(clients), rounds, first, first_stream=first)
+        return self._run(phase, parameters)
+
+    def retrain(self, clients: Sequence[int]) -> Vector:
+        """Return the gold standard: from the initial parameters, with `clients` only.
+
+        Starts a new lineage: the ledger of the model before is gone.
+        """
+        self.strategy.reset(unflatten(self.initial, self.shapes))
+        phase = Phase("retrain", tuple(clients), self.config.rounds)
+        return self._run(phase, self.initial)
+
+    def evaluate(self, name: str, parameters: Vector) -> ModelEvidence:
+        """Measure a model on the server's test set and on every client's data."""
+        self.progress.step(f"evaluating the {name} model")
+        return ModelEvidence(
+            name,
+            self.test.measure(parameters),
+            self.test.attack_success_rate(parameters),
+            self.strategy.evaluate_clients(self.grid, parameters),
+        )
+
+    def save(self, path: Path, parameters: Vector) -> None:
+        """Write a model's parameters as safetensors."""
+        outputs.write_model(path, self.names, unflatten(parameters, self.shapes))
+
+    def _run(
+        self,
+        phase: Phase,
+        parameters: Vector,
+        *,
+        forget: Sequence[int] = (),
+        after_round: AfterRound | None = None,
+    ) -> Vector:
+        """Run a phase; measure, show and time every round of it."""
+        started = round_started = time.perf_counter()
+        outside = 0.0
+
+        def on_round(report: RoundReport, after: Vector) -> dict[str, float]:
+            nonlocal round_started, outside
+            ended = time.perf_counter()
+            found = self.test.measure(after)
+            self.history.append(
+                history_row(report, found, seconds=ended - round_started)
+            )
+            self.progress.round(
+                phase.name,
+                report.server_round - phase.first_round + 1,
+                phase.rounds,
+                accuracy=found.accuracy,
+                loss=found.loss,
+                failures=[
+                    f"round {f.server_round}: client {f.client_id} left out: {f.reason}"
+                    for f in report.failures
+                ],
+            )
+            if after_round is not None:
+                after_round(report, after)
+            # Measuring is no part of what a phase costs.
+            round_started = time.perf_counter()
+            outside += round_started - ended
+            return {"accuracy": found.accuracy, "loss": found.loss}
+
+        after = self.strategy.run_phase(
+            self.grid, phase, parameters, forget=forget, after_round=on_round
+        )
+        spent = time.perf_counter() - started - outside
+        self.seconds[phase.name] = self.seconds.get(phase.name, 0.0) + spent
+        return after
+
+
+def run(grid: Grid, config: Config, out: Path, notices: Sequence[str] = ()) -> None:
+    """Train, forget, recover, retrain as configured; write everything into `out`."""
+    if config.experiment == "paper":
+        from fedneg.paper import run_paper
+
+        run_paper(grid, config, out, notices)
+        return
+    models: dict[str, ModelEvidence] = {}
+    with Progress(_title(config), _planned_rounds(config)) as progress:
+        federation = Federation(grid, config, progress)
+
+        def keep(name: str, parameters: Vector) -> None:
+            federation.save(out / f"model_{name}.safetensors", parameters)
+            models[name] = federation.evaluate(name, parameters)
+
+        original = federation.train()
+        keep("original", original)
+        ledger_bytes = federation.strategy.ledger.num_bytes
+        if config.forget:
+            unlearned = federation.unlearn(original, config.forget)
+            keep("unlearned", unlearned)
+            recovered = _recover(federation, unlearned)
+            if recovered is not None:
+                keep("recovered", recovered)
+            if config.reference:
+                if config.retrain == "scratch" and recovered is not None:
+                    models["retrained"] = models["recovered"]
+                    federation.save(out / "model_retrained.safetensors", recovered)
+                    federation.seconds["retrain"] = federation.seconds["recover"]
+                else:
+                    keep("retrained", federation.retrain(config.remaining))
+        progress.step("writing the report")
+        results = results_of(
+            config,
+            dataset=federation.dataset,
+            models=models,
+            strategy=federation.strategy,
+            history=federation.history,
+            seconds=federation.seconds,
+            ledger_bytes=ledger_bytes,
+            notices=notices,
+        )
+        history = pd.DataFrame(federation.history)
+        clients = clients_table(models, config.forget)
+        outputs.write_csv(out / "history.csv", history)
+        outputs.write_csv(out / "clients.csv", clients)
+        outputs.write_json(out / "results.json", results)
+        report = write_report(out, results, history, clients)
+    for notice in notices:
+        show_notice(notice)
+    show_summary(results, str(report))
+
+
+def _recover(federation: Federation, unlearned: Vector) -> Vector | None:
+    """Return the model after what `retrain` asks, or None for none."""
+    config = federation.config
+    if config.retrain == "none":
+        return None
+    if config.retrain == "scratch":
+        recovered = federation.retrain(config.remaining)
+        federation.seconds["recover"] = federation.seconds.pop("retrain")
+        return recovered
+    # The paper's section 4.2 retrains on the removed data itself, without FedAvg: a
+    # round with one client is local SGD. Several removed clients are averaged.
+    clients = config.remaining if config.retrain == "remaining" else config.forget
+    return federation.recover(unlearned, clients, config.retrain_rounds)
+
+
+def _planned_rounds(config: Config) -> int:
+    """Return how many rounds a run will have, for the time left."""
+    if not config.forget:
+        return config.rounds
+    after = {"none": 0, "scratch": config.rounds}.get(
+        config.retrain, config.retrain_rounds
+    )
+    reference = config.reference and config.retrain != "scratch"
+    return config.rounds + 1 + after + (config.rounds if reference else 0)
+
+
+def _title(config: Config) -> str:
+    forget = ", ".join(map(str, config.forget)) or "nobody"
+    return (
+        f"fedneg: {config.data.name}, {config.clients} clients, seed {config.seed}, "
+        f"forget {forget}"
+    )
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Compose the configuration from Flower's run config and do the run."""
+    # fedneg's own lines say what Flower's INFO would, in fewer words.
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    overrides = overrides_of_run_config(context.run_config)
+    config, notices = load_config(overrides)
+    for notice in notices:
+        show_notice(notice)
+    run(grid, config, _output_folder(str(context.run_config.get("out", ""))), notices)
+
+
+def _output_folder(given: str) -> Path:
+    """Return the folder for the results of a `flwr run`.
+
+    The app runs where the SuperLink was started, not where `flwr run` was typed, so a
+    relative folder would end up somewhere else and is refused.
+    """
+    if given and not Path(given).is_absolute():
+        raise FedNegError(f"out must be an absolute folder, got {given!r}")
+    now = datetime.now().strftime("%Y-%m-%d/%H-%M-%S-%f")
+    out = outputs.prepare_folder(Path(given) if given else Path.cwd() / "outputs" / now)
+    print(f"fedneg: results go to {out}", flush=True)
+    return out

@@ -1,0 +1,392 @@
+"""The configuration as frozen values, checked when they are made.
+
+Everything below the entry points takes these and nothing else. A wrong value raises
+`FedNegError` in one line that names the key, the value and the rule, before any data is
+read. No Hydra here: clients import this module and must start fast.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any, Self, TypeVar
+
+from fedneg.errors import FedNegError
+
+T = TypeVar("T")
+
+RETRAIN = ("none", "remaining", "forgotten", "scratch")
+ATTACKS = ("none", "label_flip", "backdoor")
+
+
+def whole(name: str, value: object, *, minimum: int) -> int:
+    """Return `value` if it is a whole number of at least `minimum`, else raise."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise FedNegError(f"{name} must be a whole number, got {value!r}")
+    if value < minimum:
+        raise FedNegError(f"{name} must be at least {minimum}, got {value}")
+    return value
+
+
+def number(
+    name: str,
+    value: object,
+    *,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> float:
+    """Return `value` as a finite float within the bounds, else raise."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise FedNegError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise FedNegError(f"{name} must be finite, got {value}")
+    for bad, rule in (
+        (value < minimum, f"at least {minimum:g}"),
+        (value > maximum, f"at most {maximum:g}"),
+        (value <= above, f"greater than {above:g}"),
+        (value >= below, f"less than {below:g}"),
+    ):
+        if bad:
+            raise FedNegError(f"{name} must be {rule}, got {value:g}")
+    return float(value)
+
+
+def flag(name: str, value: object) -> bool:
+    """Return `value` if it is true or false, else raise."""
+    if not isinstance(value, bool):
+        raise FedNegError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
+def choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
+    """Return `value` if it is one of `allowed`, else raise."""
+    if value not in allowed:
+        raise FedNegError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    return str(value)
+
+
+def client_ids(name: str, value: object, *, clients: int) -> tuple[int, ...]:
+    """Return sorted client ids from one id, a list of ids, or None (no id)."""
+    if value is None:
+        return ()
+    given = list(value) if isinstance(value, list | tuple) else [value]
+    ids: list[int] = []
+    for client_id in given:
+        if isinstance(client_id, bool) or not isinstance(client_id, int):
+            raise FedNegError(
+                f"{name} must be one client id, a list of them, or null, "
+                f"got {client_id!r}"
+            )
+        if not 0 <= client_id < clients:
+            raise FedNegError(
+                f"{name} must name client ids from 0 to {clients - 1} "
+                f"(clients={clients}), got {client_id}"
+            )
+        ids.append(client_id)
+    if len(set(ids)) != len(ids):
+        raise FedNegError(f"{name} must name each client once, got {given}")
+    return tuple(sorted(ids))
+
+
+def build(cls: type[T], name: str, values: object) -> T:
+    """Make the dataclass `cls` from a mapping, refusing unknown and missing keys."""
+    if not isinstance(values, Mapping):
+        raise FedNegError(f"{name} must be a group of values, got {values!r}")
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    unknown = [str(key) for key in values if key not in known]
+    if unknown:
+        raise FedNegError(
+            f"unknown key {name}.{unknown[0]}; {name} has {', '.join(known)}"
+        )
+    missing = [
+        key
+        for key, f in known.items()
+        if key not in values and f.default is MISSING and f.default_factory is MISSING
+    ]
+    if missing:
+        raise FedNegError(f"{name}.{missing[0]} is missing")
+    return cls(**values)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which data, and where it lies (`root` None: $FEDNEG_DATA, else the cache)."""
+
+    name: str
+    requested: str
+    root: str | None
+    download: bool
+    split_writers: bool
+
+    def __post_init__(self) -> None:
+        choice("data.name", self.name, ("mnist", "digits", "auto"))
+        flag("data.download", self.download)
+        flag("data.split_writers", self.split_writers)
+        if self.root is not None and (not isinstance(self.root, str) or not self.root):
+            raise FedNegError(f"data.root must be a folder or null, got {self.root!r}")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """A dense ReLU network; `hidden` are the widths between input and output."""
+
+    name: str
+    hidden: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        choice("model.name", self.name, ("mlp",))
+        if not isinstance(self.hidden, list | tuple):
+            raise FedNegError(
+                f"model.hidden must be a list of widths, got {self.hidden!r}"
+            )
+        for width in self.hidden:
+            whole("model.hidden", width, minimum=1)
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+
+
+@dataclass(frozen=True)
+class ClientSettings:
+    """The client optimiser: plain SGD with momentum."""
+
+    local_epochs: int
+    learning_rate: float
+    momentum: float
+    batch_size: int
+    device: str
+    evaluate_after_fit: bool
+
+    def __post_init__(self) -> None:
+        whole("client.local_epochs", self.local_epochs, minimum=1)
+        number("client.learning_rate", self.learning_rate, above=0)
+        number("client.momentum", self.momentum, minimum=0, below=1)
+        whole("client.batch_size", self.batch_size, minimum=1)
+        choice("client.device", self.device, ("auto", "cpu", "cuda"))
+        flag("client.evaluate_after_fit", self.evaluate_after_fit)
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """Who poisons its training data, and how (see `fedneg.attacks`)."""
+
+    name: str
+    clients: tuple[int, ...] | None
+    fraction: float
+    target: int
+    trigger_size: int
+
+    def __post_init__(self) -> None:
+        choice("attack.name", self.name, ATTACKS)
+        number("attack.fraction", self.fraction, above=0, maximum=1)
+        if whole("attack.target", self.target, minimum=0) > 9:
+            raise FedNegError(
+                f"attack.target must be a class from 0 to 9, got {self.target}"
+            )
+        whole("attack.trigger_size", self.trigger_size, minimum=1)
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What runs the clients of a simulation."""
+
+    name: str
+    cpus_per_client: int = 1
+    gpus_per_client: float = 0.0
+
+    def __post_init__(self) -> None:
+        choice("engine.name", self.name, ("inline", "ray"))
+        whole("engine.cpus_per_client", self.cpus_per_client, minimum=1)
+        number("engine.gpus_per_client", self.gpus_per_client, minimum=0)
+
+
+@dataclass(frozen=True)
+class StrategySettings:
+    """FedAvg's server side; `options` are the forgetting method's own, it checks them.
+
+    Attributes
+    ----------
+    server_learning_rate, server_momentum : float
+        The server optimiser of the paper's section 3.2; 1 and 0 are plain FedAvg.
+    round_timeout_s : float
+        How long a round waits for replies, seconds.
+    max_update_norm_ratio : float
+        An update is refused when its norm exceeds this many times the median norm of
+        the round's other updates.
+    max_num_examples : int
+        A reply is refused when it claims more training examples than this.
+    """
+
+    name: str
+    server_learning_rate: float
+    server_momentum: float
+    round_timeout_s: float
+    max_update_norm_ratio: float
+    max_num_examples: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.isidentifier():
+            raise FedNegError(f"strategy.name must name a method, got {self.name!r}")
+        number("strategy.server_learning_rate", self.server_learning_rate, above=0)
+        number("strategy.server_momentum", self.server_momentum, minimum=0, below=1)
+        number("strategy.round_timeout_s", self.round_timeout_s, above=0)
+        number("strategy.max_update_norm_ratio", self.max_update_norm_ratio, above=1)
+        whole("strategy.max_num_examples", self.max_num_examples, minimum=1)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Split the shared keys from the method's own."""
+        shared = {f.name for f in fields(cls)} - {"options"}
+        options = {key: value for key, value in values.items() if key not in shared}
+        return build(
+            cls,
+            "strategy",
+            {k: v for k, v in values.items() if k in shared} | {"options": options},
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, whole: what to train, whom to forget, what to do afterwards."""
+
+    seed: int
+    clients: int
+    rounds: int
+    forget: tuple[int, ...]
+    retrain: str
+    retrain_rounds: int
+    reference: bool
+    data: DataSettings
+    model: ModelSettings
+    client: ClientSettings
+    attack: AttackSettings
+    engine: EngineSettings
+    strategy: StrategySettings
+    experiment: str | None = None
+
+    def __post_init__(self) -> None:
+        whole("seed", self.seed, minimum=0)
+        whole("clients", self.clients, minimum=1)
+        whole("rounds", self.rounds, minimum=1)
+        whole("retrain_rounds", self.retrain_rounds, minimum=1)
+        choice("retrain", self.retrain, RETRAIN)
+        flag("reference", self.reference)
+        choice("experiment", self.experiment or "none", ("none", "paper"))
+        forget = client_ids("forget", self.forget, clients=self.clients)
+        object.__setattr__(self, "forget", forget)
+        if len(forget) == self.clients:
+            raise FedNegError(
+                f"forget must leave at least one of the {self.clients} clients, "
+                f"got {list(forget)}"
+            )
+        if self.retrain != "none" and not forget and not self.experiment:
+            raise FedNegError(
+                f"retrain={self.retrain} needs forget to name a client, got null"
+            )
+        self._settle_attackers()
+
+    def _settle_attackers(self) -> None:
+        """Fill in who attacks: by default the clients to forget."""
+        attackers = client_ids(
+            "attack.clients", self.attack.clients, clients=self.clients
+        )
+        if self.attack.name == "none":
+            if attackers:
+                raise FedNegError(
+                    "attack.clients needs attack=label_flip or attack=backdoor, "
+                    f"got {list(attackers)} with attack=none"
+                )
+        elif not attackers:
+            attackers = self.forget
+            if not attackers:
+                raise FedNegError(
+                    f"attack={self.attack.name} needs attack.clients when forget "
+                    "names nobody"
+                )
+        attack = AttackSettings(**{**asdict(self.attack), "clients": attackers})
+        object.__setattr__(self, "attack", attack)
+
+    @property
+    def remaining(self) -> tuple[int, ...]:
+        """Client ids that are not to be forgotten."""
+        return tuple(k for k in range(self.clients) if k not in self.forget)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Check and freeze a plain nested mapping (what YAML gives)."""
+        groups: dict[str, type[Any]] = {
+            "data": DataSettings,
+            "model": ModelSettings,
+            "client": ClientSettings,
+            "attack": AttackSettings,
+            "engine": EngineSettings,
+        }
+        made: dict[str, Any] = dict(values)
+        for name, group in groups.items():
+            if name in made:
+                made[name] = build(group, name, made[name])
+        if isinstance(made.get("strategy"), Mapping):
+            made["strategy"] = StrategySettings.from_mapping(made["strategy"])
+        return build(cls, "the configuration", made)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return plain nested values, as `from_mapping` takes them."""
+        values = asdict(self)
+        values["strategy"] |= values["strategy"].pop("options")
+        plain: dict[str, Any] = json.loads(json.dumps(values))
+        return plain
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a client must know to train: travels in the server's message as JSON.
+
+    `data.root` is meant for clients that share the server's file system (simulation);
+    it is None for real clients, who know where their own data lies.
+    """
+
+    seed: int
+    clients: int
+    data: DataSettings
+    model: ModelSettings
+    client: ClientSettings
+    attack: AttackSettings
+
+    @classmethod
+    def of(cls, config: Config, *, root: str | None) -> Self:
+        """Return the client's part of a configuration."""
+        data = DataSettings(**{**asdict(config.data), "root": root})
+        return cls(
+            config.seed,
+            config.clients,
+            data,
+            config.model,
+            config.client,
+            config.attack,
+        )
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote; raises FedNegError on anything else."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise FedNegError(f"the task in the message is not JSON: {error}") from None
+        groups: dict[str, type[Any]] = {
+            "data": DataSettings,
+            "model": ModelSettings,
+            "client": ClientSettings,
+            "attack": AttackSettings,
+        }
+        for name, group in groups.items():
+            values[name] = build(group, f"task.{name}", values.get(name))
+        attackers = values["attack"].clients or ()
+        attack = AttackSettings(
+            **{**asdict(values["attack"]), "clients": tuple(attackers)}
+        )
+        return build(cls, "task", values | {"attack": attack})

@@ -1,0 +1,327 @@
+"""Gather the runs of a sweep into one table, one figure and one page.
+
+The one job: a folder of run folders in, ``sweep.csv`` and ``sweep.html`` out. A run
+that left no readable ``results.json`` is named in the page, never silently dropped.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from fedneg.figures import MODELS, Picture, dot_style, draw_picture, number
+from fedneg.page import (
+    MISSING,
+    Page,
+    human_bytes,
+    human_seconds,
+    link,
+    rate,
+    write_atomically,
+)
+
+METRICS = (
+    "test_accuracy",
+    "test_loss",
+    "forget_accuracy",
+    "retain_accuracy",
+    "attack_success_rate",
+)
+SETTINGS = ("seed", "forget", "retrain", "strategy", "data", "attack")
+COSTS = (
+    "train_seconds",
+    "unlearn_seconds",
+    "recover_seconds",
+    "retrain_seconds",
+    "bytes_up",
+    "bytes_down",
+    "ledger_bytes",
+)
+_PANELS = {
+    "test_accuracy": "test accuracy",
+    "forget_accuracy": "forget accuracy",
+    "attack_success_rate": "attack success rate",
+}
+
+
+def collect_sweep(sweep_dir: Path) -> pd.DataFrame:
+    """Return one row per readable run below `sweep_dir`, in the order of the jobs.
+
+    Parameters
+    ----------
+    sweep_dir : Path
+        Searched in full depth for ``results.json``; hidden folders are left out.
+
+    Returns
+    -------
+    DataFrame
+        ``run`` (path below `sweep_dir`), ``seed forget retrain strategy data attack``,
+        then ``<model>_<metric>`` for each of the four models, then the costs (seconds
+        and bytes). `forget` is '1 4' for two clients and '' for none; null where a
+        run did not measure something.
+    """
+    return _scan(sweep_dir).frame
+
+
+def write_sweep(sweep_dir: Path) -> tuple[Path, Path]:
+    """Write ``sweep.csv`` and ``sweep.html`` into `sweep_dir` and return their paths.
+
+    Parameters
+    ----------
+    sweep_dir : Path
+        The folder of a multirun; the page links each run's ``report.html``.
+
+    Returns
+    -------
+    tuple of Path
+        The table and the page, each written in one step.
+    """
+    found = _scan(sweep_dir)
+    frame = found.frame
+    table = sweep_dir / "sweep.csv"
+    write_atomically(table, frame.to_csv(index=False).encode())
+    page = Page("Sweep", _summary(frame))
+    for text, runs in found.notices.items():
+        page.notice(f"{text} (In {_name_runs(runs, len(frame))}.)")
+    for run, reason in found.skipped.items():
+        page.notice(f"Run {run} is left out: {reason}.")
+    if len(frame):
+        page.section("Every run at a glance")
+        page.figure(
+            draw_runs(frame),
+            "One line per run, one mark per model. Hollow is the retrained reference: "
+            "the closer the others are to it, the better.",
+        )
+        _add_table(page, frame, sweep_dir)
+    return table, page.write(sweep_dir / "sweep.html")
+
+
+class SweepCallback:
+    """Write the sweep's page when a multirun ends.
+
+    Hydra calls callbacks by name and asks for no base class, so this module needs no
+    Hydra. Every other event is ignored.
+    """
+
+    def on_multirun_end(self, config: Mapping[str, Any], **_: object) -> None:
+        """Write ``sweep.csv`` and ``sweep.html`` into the multirun's folder."""
+        folder = Path(config["hydra"]["sweep"]["dir"])
+        if folder.is_dir():
+            write_sweep(folder)
+
+    def _ignore(self, *_: object, **__: object) -> None:
+        """Do nothing."""
+
+    on_run_start = on_run_end = on_multirun_start = _ignore
+    on_job_start = on_job_end = on_compose_config = _ignore
+
+
+def draw_runs(frame: pd.DataFrame) -> Picture:
+    """Return each run's models as dots: accuracy, forget accuracy, attack success."""
+    panels = [
+        metric
+        for metric in _PANELS
+        if any(
+            number(value) is not None
+            for model in MODELS
+            for value in frame[f"{model}_{metric}"]
+        )
+    ]
+
+    def draw(figure: Figure, narrow: bool) -> None:
+        shape = (len(panels) or 1, 1) if narrow else (1, len(panels) or 1)
+        grid = figure.subplots(*shape, squeeze=False, sharey=not narrow)
+        for axes, metric in zip(grid.flat, panels, strict=False):
+            axes.grid(axis="x", visible=False)
+            for model in MODELS:
+                found = [number(value) for value in frame[f"{model}_{metric}"]]
+                # Each model has its own height within a run's line, so that equal
+                # values stand above one another instead of hiding one another.
+                lift = (MODELS.index(model) - 1.5) * 0.17
+                points = [
+                    (value, row + lift)
+                    for row, value in enumerate(found)
+                    if value is not None
+                ]
+                axes.plot(
+                    [x for x, _ in points],
+                    [y for _, y in points],
+                    ms=4,
+                    clip_on=False,
+                    **dot_style(model),
+                )
+            labels = _labels(frame, 18 if narrow else 28)
+            axes.set_yticks(range(len(frame)), labels)
+            axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+            axes.tick_params(axis="y", length=0, pad=7)
+            axes.set(xlim=(0, 1), ylim=(len(frame) - 0.5, -0.5))
+            axes.set_xlabel(f"{_PANELS[metric]} (fraction)")
+        handles = [Line2D([], [], **dot_style(model)) for model in MODELS]
+        columns = 2 if narrow else 4
+        figure.legend(handles, MODELS, loc="outside upper left", ncols=columns)
+
+    tall = max(0.5, 0.3 * len(frame))
+    return draw_picture(
+        "runs",
+        draw,
+        alt=f"Dot plot of {len(frame)} runs: {', '.join(_PANELS[p] for p in panels)}.",
+        height_wide=1.1 + tall,
+        height_narrow=0.9 + max(1, len(panels)) * (0.65 + tall),
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The readable runs, why others were skipped, and the runs of each notice."""
+
+    frame: pd.DataFrame
+    skipped: Mapping[str, str]
+    notices: Mapping[str, Sequence[str]]
+
+
+def _scan(sweep_dir: Path) -> _Found:
+    """Return what lies below the folder, readable or not."""
+    rows: list[dict[str, object]] = []
+    skipped: dict[str, str] = {}
+    notices: dict[str, list[str]] = {}
+    for folder in _run_folders(sweep_dir):
+        name = folder.relative_to(sweep_dir).as_posix()
+        try:
+            results = json.loads((folder / "results.json").read_bytes())
+            rows.append({"run": name} | _row(results))
+            for text in results.get("notices") or ():
+                notices.setdefault(str(text), []).append(name)
+        except FileNotFoundError:
+            skipped[name] = "it has no results.json"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            skipped[name] = (
+                f"its results.json cannot be read ({type(error).__name__}: {error})"
+            )
+    names = ["run", *SETTINGS, *(f"{m}_{k}" for m in MODELS for k in METRICS), *COSTS]
+    return _Found(pd.DataFrame(rows, columns=names), skipped, notices)
+
+
+def _name_runs(runs: Sequence[str], total: int) -> str:
+    """Return 'every run', 'run 3', or 'runs 3, 4'."""
+    if len(runs) == total:
+        return "every run"
+    return f"run{'s' if len(runs) > 1 else ''} {', '.join(runs)}"
+
+
+def _run_folders(sweep_dir: Path) -> list[Path]:
+    """Return the folders that hold a run, or should, sorted by job number.
+
+    A folder straight below `sweep_dir` that has no run anywhere in it counts as a run
+    that left nothing; so does any folder with Hydra's ``.hydra`` in it.
+    """
+    found = {path.parent for path in sweep_dir.rglob("results.json")}
+    found |= {path.parent for path in sweep_dir.rglob(".hydra") if path.is_dir()}
+    for child in sweep_dir.iterdir():
+        if child.is_dir() and not any(child in (f, *f.parents) for f in found):
+            found.add(child)
+
+    def hidden(folder: Path) -> bool:
+        return any(p.startswith(".") for p in folder.relative_to(sweep_dir).parts)
+
+    return sorted(
+        (folder for folder in found - {sweep_dir} if not hidden(folder)),
+        key=lambda folder: _natural(folder.relative_to(sweep_dir).as_posix()),
+    )
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return a sort key under which '10' comes after '9'."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in parts if p]
+
+
+def _row(results: Mapping[str, Any]) -> dict[str, object]:
+    """Return the columns of one run; raises where the results are not a run's."""
+    models: Mapping[str, Mapping[str, Any]] = results["models"]
+    cost: Mapping[str, Any] = results["cost"]
+    row: dict[str, object] = {
+        "seed": results["seed"],
+        "forget": " ".join(map(str, results["forget"])),
+        "retrain": results["retrain"],
+        "strategy": results["strategy"],
+        "data": results["data"]["name"],
+        "attack": (results.get("attack") or {}).get("name", "none"),
+    }
+    for model in MODELS:
+        for metric in METRICS:
+            row[f"{model}_{metric}"] = number(models.get(model, {}).get(metric))
+    return row | {name: cost.get(name) for name in COSTS}
+
+
+def _varying(frame: pd.DataFrame) -> list[str]:
+    """Return the settings that differ between the runs."""
+    return [name for name in SETTINGS if frame[name].nunique(dropna=False) > 1]
+
+
+def _labels(frame: pd.DataFrame, longest: int) -> list[str]:
+    """Return a short name per run: its folder and what sets it apart."""
+    varying = _varying(frame)[:2]
+    labels = []
+    for row in frame.to_dict("records"):
+        apart = ", ".join(f"{name} {row[name]}" for name in varying)
+        label = f"{row['run']}: {apart}" if apart else str(row["run"])
+        labels.append(label if len(label) <= longest else f"{label[: longest - 1]}…")
+    return labels
+
+
+def _summary(frame: pd.DataFrame) -> str:
+    """Return in one or two sentences what was run and how far the models spread."""
+    if frame.empty:
+        return "No run left results that can be read."
+    varying = _varying(frame)
+    count = f"{len(frame)} run{'s' if len(frame) != 1 else ''}"
+    apart = f", differing in {' and '.join(varying)}" if varying else ""
+    spread = [
+        f"{model} {_spread(frame[f'{model}_test_accuracy'])}"
+        for model in MODELS
+        if frame[f"{model}_test_accuracy"].notna().any()
+    ]
+    said = f" Test accuracy: {'; '.join(spread)}." if spread else ""
+    return f"{count}{apart}.{said}"
+
+
+def _spread(values: Iterable[object]) -> str:
+    """Return the range of the known values."""
+    known = [v for v in map(number, values) if v is not None]
+    low, high = min(known), max(known)
+    return rate(low) if low == high else f"{rate(low)} to {rate(high)}"
+
+
+def _add_table(page: Page, frame: pd.DataFrame, sweep_dir: Path) -> None:
+    """Add the constant settings as a line, and the rest as a table with links."""
+    varying = _varying(frame)
+    fixed = {n: frame[n].iloc[0] or MISSING for n in SETTINGS if n not in varying}
+    page.section("The runs")
+    if fixed:
+        page.text("The same in every run:").facts(fixed)
+    metrics = [
+        f"{model}_{metric}"
+        for metric in METRICS
+        for model in MODELS
+        if frame[f"{model}_{metric}"].notna().any()
+    ]
+    shown = frame[["run", *varying, *metrics, *COSTS]].copy()
+    shown["run"] = [
+        link(run, f"{run}/report.html")
+        if (sweep_dir / run / "report.html").is_file()
+        else run
+        for run in frame["run"]
+    ]
+    sizes = {n: human_seconds if n.endswith("seconds") else human_bytes for n in COSTS}
+    page.table(
+        shown,
+        caption="Metrics of each model by run; a run's name opens its report",
+        formats={**dict.fromkeys(metrics, rate), **sizes},
+        headers={name: name.replace("_", " ") for name in (*metrics, *COSTS)},
+    )

@@ -1,0 +1,38 @@
+"""Flower strategies: FedAvg with a ledger, and one file for each forgetting method."""
+
+import importlib
+from importlib.util import find_spec
+
+from fedneg.errors import FedNegError
+from fedneg.settings import Config
+from strategies.base import LedgerFedAvg
+
+
+def strategy_class(name: str) -> type[LedgerFedAvg]:
+    """Return the strategy that the module strategies/<name>.py defines.
+
+    A new method is one file here with one subclass of `LedgerFedAvg`, and one YAML in
+    conf/strategy; nothing has to be registered.
+
+    Raises
+    ------
+    FedNegError
+        If there is no such module.
+    """
+    module_name = f"strategies.{name}"
+    if find_spec(module_name) is None or name == "base":
+        raise FedNegError(f"strategy must name a file in strategies/, got {name!r}")
+    module = importlib.import_module(module_name)
+    (found,) = (
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, LedgerFedAvg)
+        and value.__module__ == module_name
+    )
+    return found
+
+
+def make_strategy(config: Config, task: str) -> LedgerFedAvg:
+    """Return the configured strategy; `task` is what its messages tell the clients."""
+    return strategy_class(config.strategy.name)(config, task)

@@ -1,0 +1,138 @@
+"""The paper's method: subtract from the global model what a client put into it.
+
+Tahir, Tan and Babaagba, 'Can Federated Models be Rectified through Learning Negative
+Gradients?', section 3. Two forms, with w the global parameters, C_k the ledger's
+contribution of client k, w_k its last local model and p_k its weight there:
+
+* ``update``:      w' = w - scale * sum of C_k                    (scale 1)
+* ``parameters``:  w' = w - sum of scale_k * w_k                  (scale_k = p_k)
+
+`update` reads the paper's 'the gradients obtained from the model trained on the
+client's data locally are used to subtract from the main global model'; it is the first
+step of Wu, Zhu and Mitra (arXiv:2201.09441, section 3). `parameters` reads its
+'subtraction of the parameters of the local client model from the federated main model'.
+
+``renormalise`` spreads the remaining clients' weights over the whole again, p being the
+joint weight of the forgotten clients:
+
+* ``update``:      w' = w_0 + (w - w_0 - sum of C_k) / (1 - p)
+* ``parameters``:  w' = (w - sum of scale_k * w_k) / (1 - sum of scale_k)
+
+Differs from the paper: it states no scale and names no case of several clients; the
+default scales are ours. One round on the server; its cost is O(clients to forget * d)
+and does not depend on the amount of data ('efficiently deletable', section 2.3).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedneg.errors import FedNegError
+from fedneg.parameters import Vector, add
+from fedneg.settings import choice, flag, number
+from strategies.base import LedgerFedAvg
+
+
+class NegativeGradient(LedgerFedAvg):
+    """FedAvg whose unlearn round subtracts stored updates or parameters."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """`form`, `scale` (None: the form's default) and `renormalise`."""
+
+        form: str = "update"
+        scale: float | None = None
+        renormalise: bool = False
+
+        def __post_init__(self) -> None:
+            choice("strategy.form", self.form, ("update", "parameters"))
+            flag("strategy.renormalise", self.renormalise)
+            if self.scale is not None:
+                number("strategy.scale", self.scale, minimum=0)
+            if (
+                self.renormalise
+                and self.form == "update"
+                and self.scale
+                not in (
+                    None,
+                    1,
+                )
+            ):
+                raise FedNegError(
+                    "strategy.renormalise needs strategy.scale=1 with "
+                    f"strategy.form=update, got {self.scale:g}"
+                )
+
+    def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
+        """Return w' as in the module docstring."""
+        options: NegativeGradient.Options = self.options
+        if options.form == "update":
+            after, scales = self._subtract_updates(before, client_ids, options)
+        else:
+            after, scales = self._subtract_parameters(before, client_ids, options)
+        self.method_report = {
+            "form": options.form,
+            "scale": {str(k): s for k, s in zip(client_ids, scales, strict=True)},
+            "renormalise": options.renormalise,
+        }
+        return after
+
+    def _subtract_updates(
+        self, before: Vector, client_ids: tuple[int, ...], options: Options
+    ) -> tuple[Vector, list[float]]:
+        scale = 1.0 if options.scale is None else float(options.scale)
+        scales = [scale] * len(client_ids)
+        if not options.renormalise:
+            rows = self.ledger.contributions
+            terms = [(-scale, rows[k]) for k in client_ids if rows[k].any()]
+            # No row, no change: a client that never took part leaves the very bytes.
+            return (add(before, terms) if terms else before), scales
+        share = self._constant_share(client_ids)
+        initial = self.ledger.initial.astype(np.float64)
+        kept = before - initial - self.ledger.contribution(client_ids)
+        return (initial + kept / (1 - share)).astype(np.float32), scales
+
+    def _subtract_parameters(
+        self, before: Vector, client_ids: tuple[int, ...], options: Options
+    ) -> tuple[Vector, list[float]]:
+        ledger = self.ledger
+        scales = [
+            0.0
+            if k not in ledger.local
+            else ledger.last_weight(k)
+            if options.scale is None
+            else float(options.scale)
+            for k in client_ids
+        ]
+        terms = [
+            (-s, ledger.local[k]) for k, s in zip(client_ids, scales, strict=True) if s
+        ]
+        if not terms:
+            return before, scales
+        after = add(before, terms)
+        if not options.renormalise:
+            return after, scales
+        rest = 1 - sum(scales)
+        if rest <= 0:
+            raise FedNegError(
+                "strategy.renormalise needs scales that sum to less than 1, "
+                f"got {sum(scales):g}"
+            )
+        return (after.astype(np.float64) / rest).astype(np.float32), scales
+
+    def _constant_share(self, client_ids: tuple[int, ...]) -> float:
+        """Return the forgotten clients' joint weight; it must not have varied.
+
+        One division can undo the weights only if they were the same in every round.
+        """
+        shares = self.ledger.weight_per_round(client_ids)
+        if not shares:
+            return 0.0
+        if not all(math.isclose(s, shares[0], rel_tol=1e-9) for s in shares):
+            raise FedNegError(
+                "strategy.renormalise needs constant aggregation weights, but the "
+                f"joint weight of clients {list(client_ids)} varied from "
+                f"{min(shares):.4g} to {max(shares):.4g}; use renormalise=false"
+            )
+        return shares[0]

@@ -1,0 +1,488 @@
+"""The run report, on hand-made results: what it says, and what it must never do."""
+
+import html
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from fedneg import page as page_module
+from fedneg.figures import (
+    LIGHT,
+    Picture,
+    accuracy_over_rounds,
+    client_accuracy,
+    draw_picture,
+    number,
+)
+from fedneg.page import (
+    Card,
+    Page,
+    human_bytes,
+    human_seconds,
+    link,
+    plain,
+    rate,
+    signed,
+    write_atomically,
+)
+from fedneg.report import describe_findings, describe_request, write_report
+
+Run = tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]
+TEST = {"original": 0.9412, "unlearned": 0.9021, "recovered": 0.9297}
+TEST |= {"retrained": 0.9380}
+SUCCESS = {"original": 0.8731, "unlearned": 0.0612, "recovered": 0.0634}
+SUCCESS |= {"retrained": 0.0101}
+NOTICE = "MNIST was not found: this run used the embedded digits."
+
+
+def make_run(
+    *,
+    total: int = 5,
+    forget: tuple[int, ...] = (4,),
+    models: tuple[str, ...] = ("original", "unlearned", "recovered", "retrained"),
+    attack: str = "backdoor",
+) -> Run:
+    """Return results, history and clients of a run that never took place."""
+    metrics: dict[str, dict[str, Any]] = {}
+    clients = []
+    for model in models:
+        by_client = [TEST[model] - 0.001 * k for k in range(total)]
+        metrics[model] = {
+            "test_accuracy": TEST[model],
+            "test_loss": 0.31,
+            "forget_accuracy": TEST[model] - 0.02,
+            "forget_accuracy_as_trained": 0.5,
+            "retain_accuracy": TEST[model] + 0.01,
+            "retain_loss": 0.3,
+            "forget_loss": 0.4,
+            "client_test_accuracy": by_client,
+            "attack_success_rate": None if attack == "none" else SUCCESS[model],
+        }
+        for k, accuracy in enumerate(by_client):
+            row = {"model": model, "client_id": k, "num_writers": 8, "num_train": 100}
+            row |= {"role": "forget" if k in forget else "retain", "num_val": 10}
+            row |= {"num_test": 10, "train_accuracy": accuracy, "train_loss": 0.2}
+            row |= {"val_accuracy": accuracy, "test_accuracy": accuracy}
+            clients.append(row | {"test_loss": 0.2})
+    rounds = [("train", 0, 0.1), ("train", 1, 0.8), ("train", 2, TEST["original"])]
+    for phase, at, model in (
+        ("unlearn", 3, "unlearned"),
+        ("recover", 4, "recovered"),
+        ("retrain", 2, "retrained"),
+    ):
+        if model in models:
+            rounds.append((phase, at, TEST[model]))
+    history = pd.DataFrame(
+        [
+            {"server_round": at, "phase": phase, "accuracy": accuracy, "loss": 0.3}
+            | {"seconds": 1.5, "bytes_up": 2048, "bytes_down": 2048}
+            | {"clients": total, "failures": 0}
+            for phase, at, accuracy in rounds
+        ]
+    )
+    results: dict[str, Any] = {
+        "schema": 1,
+        "seed": 7,
+        "strategy": "negative_gradient",
+        "forget": list(forget),
+        "retrain": "remaining" if "recovered" in models else "none",
+        "retrain_rounds": 2,
+        "rounds": 10,
+        "clients": total,
+        "fedneg_version": "0.1.0",
+        "notices": [NOTICE],
+        "method": {"form": "update", "scale": [1.0], "renormalise": False},
+        "attack": {"name": attack, "clients": [4], "fraction": 0.5, "target": 3},
+        "config": {"seed": 7, "client": {"learning_rate": 0.05}},
+        "failures": [],
+        "data": {"name": "digits", "requested": "auto", "writers": 43}
+        | {"test_examples": 360, "clients": []},
+        "models": metrics,
+        "cost": {"train_seconds": 75.0, "unlearn_seconds": 0.25}
+        | {"recover_seconds": 4.0, "retrain_seconds": 17.9, "bytes_up": 3 * 1024**2}
+        | {"bytes_down": 5 * 1024**2, "ledger_bytes": 4096}
+        | {"reused_training": False, "resumed_from_round": 0},
+    }
+    return results, history, pd.DataFrame(clients)
+
+
+def render(out: Path, run: Run) -> str:
+    """Return the text of the run's page."""
+    return write_report(out, *run).read_text()
+
+
+def said(out: Path, run: Run) -> str:
+    """Return what a reader sees of the page: no markup, no figures, no styles."""
+    text = re.sub(r"<(style|svg)\b.*?</\1>", "", render(out, run), flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
+
+
+def test_page_shows_every_model_its_metrics_and_its_gap(tmp_path: Path) -> None:
+    """0.9021 - 0.9380 = -0.0359 and 0.9297 - 0.9380 = -0.0083."""
+    text = said(tmp_path, make_run())
+    assert "unlearned 0.9021 0.3100 0.8821 0.5000 0.9121 0.0612" in text
+    assert "gap_to_retrain, unlearned \N{MINUS SIGN}0.0359" in text
+    assert "gap_to_retrain, recovered \N{MINUS SIGN}0.0083" in text
+    for model in TEST:
+        assert f"{model} {page_sentence(model)}" in text
+
+
+def page_sentence(model: str) -> str:
+    """Return the start of the sentence that explains a model."""
+    starts = {"original": "Trained with every", "unlearned": "Right after"}
+    starts |= {"recovered": "After the repair", "retrained": "From the same initial"}
+    return starts[model]
+
+
+def test_page_shows_costs_with_units(tmp_path: Path) -> None:
+    text = said(tmp_path, make_run())
+    for part in ("1 min 15 s", "250 ms", "3.0 MiB", "5.0 MiB", "4.0 KiB"):
+        assert part in text
+    assert "Time to forget and repair 4.2 s retraining took 17.9 s" in text
+    assert "resumed" not in text
+    assert "not repeated" not in text
+
+
+def test_time_to_forget_leaves_out_a_repair_that_never_was(tmp_path: Path) -> None:
+    run = make_run(models=("original", "unlearned"))
+    run[0]["cost"]["recover_seconds"] = 99.0
+    assert "Time to forget 250 ms" in said(tmp_path, run)
+
+
+def test_page_tells_of_reused_and_resumed_training(tmp_path: Path) -> None:
+    run = make_run()
+    run[0]["cost"] |= {"reused_training": True, "resumed_from_round": 6}
+    text = said(tmp_path, run)
+    assert "taken from an earlier run" in text
+    assert "resumed after round 6" in text
+
+
+def test_notice_stands_before_every_number(tmp_path: Path) -> None:
+    text = render(tmp_path, make_run())
+    assert text.index(NOTICE) < text.index('class="cards"')
+    assert 'class="notice" role="note"' in text
+
+
+def test_failures_are_listed_only_when_there_are_any(tmp_path: Path) -> None:
+    run = make_run()
+    assert "Failures" not in said(tmp_path, run)
+    failure = {"server_round": 3, "phase": "train", "client_id": 2}
+    run[0]["failures"] = [failure | {"reason": "timed out after 60 s"}]
+    assert "3 train 2 timed out after 60 s" in said(tmp_path, run)
+
+
+def test_configuration_is_written_as_overrides(tmp_path: Path) -> None:
+    text = render(tmp_path, make_run())
+    assert "client.learning_rate=0.05" in text
+    assert text.index("<details><summary>Configuration") < text.index("client.learn")
+
+
+@pytest.mark.parametrize(
+    ("change", "claim"),
+    [
+        (
+            {},
+            "Forget client 4 of 5, poisoned by backdoor, after 10 rounds of training ",
+        ),
+        ({}, "subtracting what the server had stored of it; then 2 rounds with the "),
+        ({"forget": [1, 4]}, "Forget clients 1 and 4 of 5 (4 poisoned by backdoor)"),
+        ({"retrain": "none"}, "; no repair afterwards."),
+        ({"retrain": "scratch"}, "; then training from scratch without"),
+        ({"retrain_rounds": 1}, "; then 1 round with the other clients."),
+        ({"strategy": "do_nothing"}, "by changing nothing (a control)"),
+        ({"strategy": "brand_new"}, "with the strategy brand_new"),
+        ({"forget": []}, "Train only: 10 rounds of training with 5 clients, nothing"),
+        ({"attack": {"name": "none", "clients": [4]}}, "Forget client 4 of 5 after"),
+    ],
+)
+def test_request_is_told_in_plain_words(change: dict[str, Any], claim: str) -> None:
+    assert claim in describe_request(make_run()[0] | change)
+
+
+def test_findings_follow_the_numbers() -> None:
+    """The same template must not say the same of a fall, a rise and a collapse."""
+    results = make_run()[0]
+    found = " ".join(describe_findings(results))
+    assert "test accuracy fell slightly from 0.9412 to 0.9021" in found
+    assert "recovered is below it (gap \N{MINUS SIGN}0.0083)" in found
+    assert "Attack success fell from 0.8731 to 0.0612; recovered is 0.0634" in found
+    assert "retrained reaches 0.0101" in found
+    assert "collapsed" not in found
+    results["models"]["unlearned"]["test_accuracy"] = 0.11
+    found = " ".join(describe_findings(results))
+    assert "test accuracy collapsed from 0.9412 to 0.1100" in found
+    assert "test accuracy rose from 0.1100 to 0.9297" in found
+    assert "this fall is no sign of forgetting" in found
+    results["models"]["unlearned"]["attack_success_rate"] = 0.95
+    found = " ".join(describe_findings(results))
+    assert "Attack success rose from 0.8731 to 0.9500" in found
+    assert "no sign of forgetting" not in found
+
+
+def test_findings_say_when_unlearned_equals_original() -> None:
+    results = make_run()[0]
+    assert "no trace" not in " ".join(describe_findings(results))
+    results["models"]["unlearned"] = dict(results["models"]["original"])
+    found = " ".join(describe_findings(results))
+    assert "these numbers show no trace of forgetting" in found
+    assert "hardly changed, from 0.9412 to 0.9412" in found
+
+
+def test_findings_say_when_recovered_is_level_with_retrained() -> None:
+    results = make_run()[0]
+    results["models"]["recovered"]["test_accuracy"] = 0.9381
+    assert "recovered is level with it" in " ".join(describe_findings(results))
+
+
+def test_hostile_strings_stay_text(tmp_path: Path) -> None:
+    bad = "</p><script>alert(1)</script>"
+    results, history, clients = make_run()
+    results |= {"strategy": bad, "notices": [bad], "config": {bad: bad}}
+    results["attack"]["name"] = bad
+    results["method"] = {bad: bad}
+    failure = {"server_round": 1, "phase": bad, "client_id": 0, "reason": bad}
+    results["failures"] = [failure]
+    clients["role"] = bad
+    history.loc[0, "phase"] = bad
+    text = render(tmp_path, (results, history, clients))
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;") > 6
+
+
+@pytest.mark.parametrize("models", [("original", "unlearned"), ("original",)])
+def test_absent_models_are_not_mentioned(
+    tmp_path: Path, models: tuple[str, ...]
+) -> None:
+    run = make_run(models=models, forget=(4,) if len(models) > 1 else ())
+    text = said(tmp_path, run)
+    assert "recovered" not in text
+    assert "gap_to_retrain" not in text
+    assert text.count("There is no retrained model") == len(models) - 1
+
+
+def test_run_that_forgets_nothing_reports_training(tmp_path: Path) -> None:
+    text = said(tmp_path, make_run(forget=(), models=("original",), attack="none"))
+    assert text.startswith("Federated training report Federated training report Train")
+    assert "The original model's test accuracy is 0.9412." in text
+    assert "unlearned" not in text
+
+
+@pytest.mark.parametrize("null", [None, float("nan")])
+def test_null_metrics_become_dashes(tmp_path: Path, null: float | None) -> None:
+    results, history, clients = make_run()
+    for model in results["models"].values():
+        for name in model:
+            model[name] = null
+    results["models"]["original"]["retain_accuracy"] = 0.25
+    results["cost"] = dict.fromkeys(results["cost"], null)
+    history["accuracy"] = null
+    clients["test_accuracy"] = null
+    text = said(tmp_path, (results, history, clients))
+    assert "No metric was measured in this run." in text
+    assert "original 0.2500" in text
+    assert "unlearned \N{EN DASH}" in text
+    assert "nan" not in text.lower()
+    assert "None" not in text
+    assert not (tmp_path / "figures").exists()
+
+
+def test_hundred_clients_are_dots_and_twenty_are_bars() -> None:
+    """A bar is a closed path; 21 clients have far fewer paths than 20 x 4 bars."""
+    bars = client_accuracy(make_run(total=20)[2], [4])
+    dots = client_accuracy(make_run(total=100)[2], [4])
+    assert bars is not None
+    assert dots is not None
+    assert b"median" not in bars.svg["wide"]
+    assert dots.svg["wide"].count(b"median") == 4
+    assert b"100 clients" in dots.alt.encode()
+
+
+@pytest.mark.parametrize("total", [1, 2, 20, 21])
+def test_figures_fit_any_number_of_clients(tmp_path: Path, total: int) -> None:
+    """A layout that does not fit warns, and warnings are errors here."""
+    write_report(tmp_path, *make_run(total=total, forget=(), models=("original",)))
+    assert (tmp_path / "figures" / "client_accuracy.svg").is_file()
+
+
+def test_forgotten_clients_are_marked() -> None:
+    clients = make_run()[2]
+    marked, plain_ = client_accuracy(clients, [4]), client_accuracy(clients, [])
+    assert marked is not None
+    assert plain_ is not None
+    for width in ("wide", "narrow"):
+        assert b"forgotten client" in marked.svg[width]
+        assert b"forgotten client" not in plain_.svg[width]
+
+
+def test_phases_are_named_and_the_reference_is_dashed() -> None:
+    picture = accuracy_over_rounds(make_run()[1])
+    assert picture is not None
+    svg = picture.svg["wide"].decode()
+    for word in (">train<", ">unlearn<", ">recover<", "retrained 0.938"):
+        assert word in svg
+    assert "stroke-dasharray" in svg
+    without = accuracy_over_rounds(make_run(models=("original",))[1])
+    assert without is not None
+    assert "stroke-dasharray" not in without.svg["wide"].decode()
+
+
+def test_same_inputs_give_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_report(tmp_path / name, *make_run())
+    first = {p.name: p.read_bytes() for p in (tmp_path / "one").rglob("*.*")}
+    second = {p.name: p.read_bytes() for p in (tmp_path / "two").rglob("*.*")}
+    assert len(first) == 1 + 3 * 4
+    assert first == second
+
+
+def test_figures_keep_text_as_text_and_hold_no_date() -> None:
+    picture = accuracy_over_rounds(make_run()[1])
+    assert picture is not None
+    for svg in picture.svg.values():
+        words = [e.text for e in ET.fromstring(svg).iter() if e.tag.endswith("text")]
+        assert "server round (0 is the initial model)" in words
+        assert b"dc:date" not in svg
+    for png in picture.png.values():
+        assert png.startswith(b"\x89PNG")
+
+
+def test_page_refers_to_nothing_outside_and_runs_nothing(tmp_path: Path) -> None:
+    text = render(tmp_path, make_run())
+    targets = re.findall(r'(?:src|href|srcset|action)\s*=\s*"([^"]*)"', text)
+    assert targets
+    assert all(t.startswith(("#", "data:,")) for t in targets)
+    assert "http" not in text
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+    assert not re.search(r"<script|\son\w+=", text)
+
+
+def test_ids_are_unique_and_every_reference_has_one(tmp_path: Path) -> None:
+    text = render(tmp_path, make_run())
+    ids = re.findall(r'\bid="([^"]*)"', text)
+    assert len(ids) == len(set(ids))
+    references = re.findall(r'(?:href="#|url\(#)([^")]*)', text)
+    assert references
+    assert set(references) <= set(ids)
+
+
+def test_figure_colours_follow_the_theme(tmp_path: Path) -> None:
+    text = render(tmp_path, make_run())
+    drawings = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert len(drawings) == 2 * 3
+    for drawing in drawings:
+        assert "var(--ink)" in drawing
+        assert not re.search(r"(fill|stroke): #", drawing)
+
+
+def test_every_figure_has_a_description_with_numbers(tmp_path: Path) -> None:
+    text = render(tmp_path, make_run())
+    described = re.findall(r'role="img" aria-label="([^"]*)"', text)
+    assert len(described) == 6
+    assert all(re.search(r"0\.\d{3}", line) for line in described)
+    assert text.count("<figcaption>") == 3
+
+
+def test_writing_leaves_the_old_file_when_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.html"
+    write_atomically(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(page_module.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_report_leaves_no_temporary_file(tmp_path: Path) -> None:
+    write_report(tmp_path, *make_run())
+    names = sorted(p.name for p in tmp_path.rglob("*") if p.is_file())
+    assert len(names) == 13
+    assert not [name for name in names if name.endswith(".tmp")]
+
+
+def test_inputs_are_left_as_they_were(tmp_path: Path) -> None:
+    given, again = make_run(), make_run()
+    write_report(tmp_path, *given)
+    assert given[0] == again[0]
+    pd.testing.assert_frame_equal(given[1], again[1])
+    pd.testing.assert_frame_equal(given[2], again[2])
+
+
+@pytest.mark.parametrize(
+    ("form", "value", "text"),
+    [
+        (rate, 0.5, "0.5000"),
+        (rate, None, "\N{EN DASH}"),
+        (rate, float("nan"), "\N{EN DASH}"),
+        (signed, 0.25, "+0.2500"),
+        (signed, -0.25, "\N{MINUS SIGN}0.2500"),
+        (human_seconds, 0.0126, "13 ms"),
+        (human_seconds, 59.94, "59.9 s"),
+        (human_seconds, 59.96, "1 min 00 s"),
+        (human_seconds, 119.6, "2 min 00 s"),
+        (human_seconds, 3599.7, "1 h 00 min"),
+        (human_bytes, 1023, "1023 B"),
+        (human_bytes, 1536, "1.5 KiB"),
+        (human_bytes, 2.0**41, "2.0 TiB"),
+        (plain, float("nan"), "\N{EN DASH}"),
+        (plain, 3.0, "3"),
+        (plain, 0.123456, "0.1235"),
+        (plain, [1.0], "[1.0]"),
+        (number, True, 1.0),
+        (number, "x", None),
+        (number, float("inf"), None),
+    ],
+)
+def test_values_are_written_for_people(
+    form: Callable[[object], object], value: object, text: object
+) -> None:
+    assert form(value) == text
+
+
+def test_link_quotes_its_path_and_escapes_its_text() -> None:
+    assert link("<a>", 'javascript:x"/y') == Markup(
+        '<a href="javascript%3Ax%22/y">&lt;a&gt;</a>'
+    )
+
+
+def test_page_puts_its_pieces_in_the_order_given() -> None:
+    """What the second report relies on: pieces chain, notices rise to the top."""
+
+    def draw(figure: Figure, narrow: bool) -> None:
+        figure.subplots().plot([0, 1], color=LIGHT["ink"])
+
+    picture = draw_picture("line", draw, alt="A line.")
+    assert isinstance(picture, Picture)
+    frame = pd.DataFrame({"run": ["a"], "accuracy": [0.5]})
+    text = (
+        Page("Title", "Subtitle", footer="Footer")
+        .cards([Card("Card", "1", "note")])
+        .section("First")
+        .text("Paragraph")
+        .table(frame, caption="Caption", formats={"accuracy": rate})
+        .section("Second")
+        .figure(picture, "Below")
+        .bullets(["Bullet"])
+        .details("Closed", {"key": "of the key"})
+        .notice("Notice")
+        .render()
+    )
+    body = text[text.index("<body>") :]
+    order = ["Title", "Subtitle", "Notice", "Card", "First", "Paragraph", "Caption"]
+    order += ["0.5000", "Second", "A line.", "Below", "Bullet", "Closed", "of the key"]
+    places = [body.index(word) for word in [*order, "Footer"]]
+    assert places == sorted(places)
+    assert '<td class="number">0.5000</td>' in text

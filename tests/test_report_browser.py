@@ -1,0 +1,167 @@
+"""The report in a real browser: quiet, readable and within the window."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from test_report import make_run
+
+from fedneg.report import write_report
+from fedneg.sweep import write_sweep
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.browser
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+# Text on the page, in CSS pixels: the smallest outside figures; in the figures that are
+# shown, the smallest as drawn, and any that leaves its drawing.
+MEASURE = """() => {
+  const body = [], drawn = [], outside = [];
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const element = walk.currentNode.parentElement;
+    if (!walk.currentNode.data.trim() || !element.getClientRects().length) continue;
+    const size = parseFloat(getComputedStyle(element).fontSize);
+    const svg = element.closest('svg');
+    if (!svg) { body.push(size); continue; }
+    drawn.push(size * svg.getScreenCTM().a);
+    const text = element.getBoundingClientRect(), box = svg.getBoundingClientRect();
+    if (text.left < box.left - 1 || text.right > box.right + 1
+        || text.top < box.top - 1 || text.bottom > box.bottom + 1)
+      outside.push(element.textContent);
+  }
+  const figures = [...document.querySelectorAll('figure')].map(f =>
+    [...f.querySelectorAll('svg')].map(s => s.getBoundingClientRect())
+      .filter(r => r.width > 200 && r.height > 60).length);
+  return {body: Math.min(...body), drawn: Math.min(...drawn), outside, figures,
+          wide: document.documentElement.scrollWidth, window: innerWidth};
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """Yield headless Chromium, or skip and say what is missing."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.skip("playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip(f"no browser on PATH: looked for {', '.join(names)}")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return a page of each kind, by name."""
+    root = tmp_path_factory.mktemp("pages")
+    runs = {
+        "all": make_run(),
+        "many": make_run(total=100, forget=(3, 17)),
+        "twenty": make_run(total=20, models=("original", "unlearned")),
+        "train": make_run(forget=(), models=("original",), attack="none"),
+    }
+    runs["all"][0]["failures"] = [
+        {"server_round": 1, "phase": "train", "client_id": 2, "reason": "late " * 40}
+    ]
+    pages = {name: write_report(root / name, *run) for name, run in runs.items()}
+    for name, run in runs.items():
+        folder = root / "sweep" / f"a/rather/long/{name}"
+        write_report(folder, *run)
+        (folder / "results.json").write_text(json.dumps(run[0]))
+    return pages | {"sweep": write_sweep(root / "sweep")[1]}
+
+
+NAMES = ("all", "many", "twenty", "train", "sweep")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("width", [1280, 721, 400])
+def test_page_is_quiet_and_readable(
+    browser: "Browser", pages: dict[str, Path], name: str, width: int
+) -> None:
+    """No error, no request but the page; text large enough, nothing cut off."""
+    trouble: list[str] = []
+    requests: list[str] = []
+    view = browser.new_page(viewport={"width": width, "height": 800})
+    try:
+        view.on(
+            "console",
+            lambda m: trouble.append(m.text) if m.type == "error" else None,
+        )
+        view.on("pageerror", lambda error: trouble.append(str(error)))
+        view.on("requestfailed", lambda request: trouble.append(request.url))
+        view.on("request", lambda request: requests.append(request.url))
+        view.goto(pages[name].as_uri())
+        for _ in range(2):  # closed parts, then the same with every part open
+            seen = view.evaluate(MEASURE)
+            assert seen["wide"] <= seen["window"] == width
+            assert seen["body"] >= 12
+            assert seen["drawn"] >= 9
+            assert seen["outside"] == []
+            assert seen["figures"]
+            assert set(seen["figures"]) == {1}, "one drawing of each figure shows"
+            view.evaluate("document.querySelectorAll('details').forEach(d=>d.open=1)")
+    finally:
+        view.close()
+    assert trouble == []
+    assert [url for url in requests if not url.startswith("data:")] == [
+        pages[name].as_uri()
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_what_is_behind_it(
+    browser: "Browser", pages: dict[str, Path], scheme: str
+) -> None:
+    """WCAG contrast of at least 4.5 for body, small and figure text in both schemes."""
+    view = browser.new_page(color_scheme=scheme)
+    try:
+        view.goto(pages["all"].as_uri())
+        shades = view.evaluate(
+            """() => {
+              const of = (q, p) => getComputedStyle(document.querySelector(q))[p];
+              return {page: of('body', 'backgroundColor'),
+                      card: of('section:not(.bare)', 'backgroundColor'),
+                      notice: of('.notice', 'backgroundColor'),
+                      ink: of('body', 'color'), small: of('figcaption', 'color'),
+                      figure: of('figure svg text', 'fill')};
+            }"""
+        )
+    finally:
+        view.close()
+    assert (luminance(shades["page"]) < 0.2) == (scheme == "dark")
+    for behind in ("page", "card", "notice"):
+        assert contrast(shades["ink"], shades[behind]) >= 4.5
+    for front in ("small", "figure"):
+        assert contrast(shades[front], shades["card"]) >= 4.5
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of a CSS 'rgb(r, g, b)' (WCAG 2.2)."""
+    channels = [int(c) / 255 for c in colour[4:-1].split(",")]
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels
+    ]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast ratio of two colours, from 1 to 21 (WCAG 2.2)."""
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)

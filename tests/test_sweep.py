@@ -1,0 +1,159 @@
+"""The sweep's table and page, on made-up run folders."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_report import NOTICE, make_run
+
+from fedneg.sweep import SweepCallback, collect_sweep, write_sweep
+
+
+def add_run(folder: Path, **changes: object) -> None:
+    """Leave behind what a run leaves: results.json and a report."""
+    folder.mkdir(parents=True)
+    results = make_run()[0] | changes
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "report.html").write_text("<p>report</p>")
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Return a folder of three good runs, named so that text order is wrong."""
+    for job, forget in ((10, [2]), (9, [1, 4]), (0, [])):
+        add_run(tmp_path / str(job), forget=forget)
+    return tmp_path
+
+
+def test_runs_come_in_the_order_of_their_job_numbers(sweep: Path) -> None:
+    frame = collect_sweep(sweep)
+    assert frame["run"].tolist() == ["0", "9", "10"]
+    assert frame["forget"].tolist() == ["", "1 4", "2"]
+
+
+def test_columns_hold_settings_metrics_of_each_model_and_costs(sweep: Path) -> None:
+    row = collect_sweep(sweep).iloc[0]
+    assert row[["seed", "retrain", "strategy", "data", "attack"]].tolist() == [
+        *(7, "remaining", "negative_gradient", "digits", "backdoor")
+    ]
+    assert row["original_test_accuracy"] == 0.9412
+    assert row["unlearned_forget_accuracy"] == pytest.approx(0.8821)
+    assert row["recovered_attack_success_rate"] == 0.0634
+    assert row["retrained_test_loss"] == 0.31
+    assert row["unlearn_seconds"] == 0.25
+    assert row["ledger_bytes"] == 4096
+
+
+def test_absent_model_and_null_metric_are_empty_cells(tmp_path: Path) -> None:
+    models = make_run(models=("original",), attack="none")[0]["models"]
+    add_run(tmp_path / "0", models=models)
+    row = collect_sweep(tmp_path).iloc[0]
+    assert pd.isna(row["recovered_test_accuracy"])
+    assert pd.isna(row["original_attack_success_rate"])
+    text = write_sweep(tmp_path)[1].read_text()
+    assert "recovered test accuracy" not in text
+    assert "original test accuracy" in text
+
+
+def test_runs_are_found_at_any_depth(tmp_path: Path) -> None:
+    add_run(tmp_path / "a" / "b" / "3")
+    assert collect_sweep(tmp_path)["run"].tolist() == ["a/b/3"]
+
+
+def test_hidden_folders_hold_no_runs(sweep: Path) -> None:
+    add_run(sweep / ".cache" / "1")
+    assert len(collect_sweep(sweep)) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "it has no results.json"),
+        ("{", "JSONDecodeError"),
+        ("[]", "TypeError"),
+        ('{"models": {}}', "KeyError"),
+        ('{"models": null, "cost": {}}', "KeyError"),
+        (b"\xff\xfe\xfa", "UnicodeDecodeError"),
+    ],
+)
+def test_run_without_usable_results_is_named_and_skipped(
+    sweep: Path, content: str | bytes | None, reason: str
+) -> None:
+    (sweep / "11" / ".hydra").mkdir(parents=True)
+    if content is not None:
+        raw = content if isinstance(content, bytes) else content.encode()
+        (sweep / "11" / "results.json").write_bytes(raw)
+    table, page = write_sweep(sweep)
+    text = page.read_text()
+    assert "Run 11 is left out" in text
+    assert reason in text
+    assert len(pd.read_csv(table)) == 3
+
+
+def test_run_that_left_nothing_at_all_is_named(sweep: Path) -> None:
+    (sweep / "12").mkdir()
+    assert "Run 12 is left out" in write_sweep(sweep)[1].read_text()
+
+
+def test_folder_above_a_run_is_not_called_a_failed_run(tmp_path: Path) -> None:
+    add_run(tmp_path / "group" / "0")
+    assert "left out" not in write_sweep(tmp_path)[1].read_text()
+
+
+def test_page_links_the_reports_that_exist(sweep: Path) -> None:
+    (sweep / "9" / "report.html").unlink()
+    text = write_sweep(sweep)[1].read_text()
+    assert '<a href="0/report.html">0</a>' in text
+    assert '<a href="10/report.html">10</a>' in text
+    assert "9/report.html" not in text
+
+
+def test_page_tells_constant_settings_from_those_swept(sweep: Path) -> None:
+    text = write_sweep(sweep)[1].read_text()
+    assert "3 runs, differing in forget." in text
+    assert "<dt>seed</dt><dd>7</dd>" in text
+    assert "<dt>forget</dt>" not in text
+
+
+def test_page_shows_the_notices_of_its_runs(sweep: Path) -> None:
+    assert f"{NOTICE} (In every run.)" in write_sweep(sweep)[1].read_text()
+    add_run(sweep / "11", notices=[])
+    assert f"{NOTICE} (In runs 0, 9, 10.)" in write_sweep(sweep)[1].read_text()
+
+
+def test_figure_has_a_panel_for_each_metric_that_was_measured(sweep: Path) -> None:
+    text = write_sweep(sweep)[1].read_text()
+    assert "test accuracy, forget accuracy, attack success rate." in text
+    assert ">attack success rate (fraction)<" in text
+
+
+def test_hostile_folder_name_stays_text(tmp_path: Path) -> None:
+    add_run(tmp_path / "$<script>$&amp;")
+    text = write_sweep(tmp_path)[1].read_text()
+    assert "<script" not in text
+    assert 'href="%24%3Cscript%3E%24%26amp%3B/report.html"' in text
+
+
+def test_empty_sweep_says_so(tmp_path: Path) -> None:
+    table, page = write_sweep(tmp_path)
+    assert "No run left results that can be read." in page.read_text()
+    assert table.read_text().startswith("run,seed,forget,")
+
+
+def test_second_writing_gives_the_same_bytes(sweep: Path) -> None:
+    first = [path.read_bytes() for path in write_sweep(sweep)]
+    assert [path.read_bytes() for path in write_sweep(sweep)] == first
+
+
+def test_callback_answers_every_event_and_writes_at_the_end(sweep: Path) -> None:
+    """Hydra calls these by name; a missing one would be a warning in every job."""
+    callback = SweepCallback()
+    events = ("run_start", "run_end", "multirun_start", "job_start", "job_end")
+    for event in (*events, "compose_config"):
+        getattr(callback, f"on_{event}")(config=None, config_name="c", overrides=[])
+    assert not (sweep / "sweep.html").exists()
+    callback.on_multirun_end(config={"hydra": {"sweep": {"dir": str(sweep)}}})
+    assert (sweep / "sweep.html").is_file()
+    callback.on_multirun_end(config={"hydra": {"sweep": {"dir": str(sweep / "none")}}})
+    assert not (sweep / "none").exists()
