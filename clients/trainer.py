@@ -1,5 +1,6 @@
 """The ordinary client: trains on its writers' images and measures models on them."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -74,7 +75,7 @@ class WriterClient(NumPyClient):
             self.model,
             images,
             labels,
-            pixel_max=self.dataset.pixel_max,
+            scaling=self.dataset.scaling,
             settings=task.client,
             generator=torch_generator(
                 task.seed, "shuffle", self.server_round, self.client_id
@@ -82,7 +83,7 @@ class WriterClient(NumPyClient):
         )
         metrics: dict[str, Scalar] = {"running_loss": loss}
         if task.client.evaluate_after_fit:
-            metrics |= self._measure()
+            metrics |= self._measure(("train", "val", "test"))
         return get_parameters(self.model), len(labels), metrics
 
     def evaluate(
@@ -90,13 +91,16 @@ class WriterClient(NumPyClient):
     ) -> tuple[float, int, dict[str, Scalar]]:
         """Return test loss, test examples, and every metric of the model here.
 
-        For each of train, val and test: accuracy, loss and number of examples, on the
-        original labels; ``trained_accuracy`` is on what this client trained on, poison
+        For each part in ``config["parts"]`` (train, val, test, separated by spaces; by
+        default all): accuracy, loss and number of examples, on the original labels.
+        With train, ``trained_accuracy`` is on what this client trained on, poison
         included.
         """
         set_parameters(self.model, parameters)
-        metrics = self._measure()
-        return float(metrics["test_loss"]), int(metrics["num_test"]), metrics
+        parts = str(config.get("parts", "train val test")).split()
+        metrics = self._measure(parts)
+        last = parts[-1]
+        return float(metrics[f"{last}_loss"]), int(metrics[f"num_{last}"]), metrics
 
     def _training_data(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return the images and labels to train on, poisoned if this client attacks."""
@@ -110,25 +114,27 @@ class WriterClient(NumPyClient):
             pixel_max=self.dataset.pixel_max,
         )
 
-    def _measure(self) -> dict[str, Scalar]:
-        """Measure the model on this client's parts."""
+    def _measure(self, parts: Sequence[str]) -> dict[str, Scalar]:
+        """Measure the model on parts of this client's data."""
         data = self.dataset
         metrics: dict[str, Scalar] = {"num_writers": len(self.split.writers)}
-        for name in ("train", "val", "test"):
+        for name in parts:
             index = getattr(self.split, name)
             found = evaluate(
                 self.model,
                 data.images[index],
                 data.labels[index],
-                pixel_max=data.pixel_max,
+                scaling=data.scaling,
             )
             metrics[f"{name}_accuracy"] = found.accuracy
             metrics[f"{name}_loss"] = found.loss
             metrics[f"num_{name}"] = found.num_examples
+        if "train" not in parts:
+            return metrics
         if self.client_id in (self.task.attack.clients or ()):
             images, labels = self._training_data()
             metrics["trained_accuracy"] = evaluate(
-                self.model, images, labels, pixel_max=data.pixel_max
+                self.model, images, labels, scaling=data.scaling
             ).accuracy
         else:
             metrics["trained_accuracy"] = metrics["train_accuracy"]

@@ -77,7 +77,11 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the message's parameters on this client's own data."""
     client = _client(message, context)
-    _, num_examples, metrics = client.evaluate(_arrays(message).to_numpy_ndarrays(), {})
+    config = message.content["config"]
+    assert isinstance(config, ConfigRecord)
+    _, num_examples, metrics = client.evaluate(
+        _arrays(message).to_numpy_ndarrays(), {"parts": str(config["parts"])}
+    )
     record = MetricRecord({k: float(str(v)) for k, v in metrics.items()})
     record["num-examples"], record["client-id"] = num_examples, client.client_id
     return Message(RecordDict({"metrics": record}), reply_to=message)

@@ -33,12 +33,26 @@ _cache: dict[tuple[str, Path | None], "Dataset"] = {}
 _lock = threading.Lock()
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """How uint8 pixels become the model's input: (pixel - mean) / std, in raw units."""
+
+    mean: float
+    std: float
+
+
+# torchvision's usual 0.1307 and 0.3081 of the full range, and the same of the digits'
+# training writers. The paper does not say how it scales.
+MNIST_SCALING = Scaling(mean=0.1307 * 255, std=0.3081 * 255)
+DIGITS_SCALING = Scaling(mean=4.89, std=6.01)
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Images, labels and writers; the arrays of a loaded data set are read-only.
 
     ``images`` is (N, height, width) with values 0..``pixel_max``, ``labels`` and
-    ``writers`` are (N,). The model's input is ``images / pixel_max``.
+    ``writers`` are (N,). ``scaling`` makes them input.
     """
 
     name: str
@@ -48,6 +62,7 @@ class Dataset:
     test_images: NDArray[np.uint8]
     test_labels: NDArray[np.int64]
     pixel_max: int
+    scaling: Scaling
 
     @property
     def num_writers(self) -> int:
@@ -166,6 +181,7 @@ def _load_mnist(root: Path, download: bool) -> Dataset:
         test_images=test_images,
         test_labels=_frozen(test_labels, np.int64),
         pixel_max=255,
+        scaling=MNIST_SCALING,
     )
 
 
@@ -232,6 +248,7 @@ def _load_digits() -> Dataset:
         test_images=_frozen(digits.images[~train], np.uint8),
         test_labels=_frozen(digits.target[~train], np.int64),
         pixel_max=16,
+        scaling=DIGITS_SCALING,
     )
 
 

@@ -51,7 +51,7 @@ class ServerTest:
             self.model,
             self.dataset.test_images,
             self.dataset.test_labels,
-            pixel_max=self.dataset.pixel_max,
+            scaling=self.dataset.scaling,
         )
 
     def attack_success_rate(self, parameters: Vector) -> float | None:
@@ -61,7 +61,7 @@ class ServerTest:
         set_parameters(self.model, unflatten(parameters, self.shapes))
         images, hoped = self.probe
         return evaluate(
-            self.model, images, hoped, pixel_max=self.dataset.pixel_max
+            self.model, images, hoped, scaling=self.dataset.scaling
         ).accuracy
 
 

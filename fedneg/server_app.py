@@ -7,7 +7,7 @@ is what `flwr run` starts.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from fedneg.data import default_root, load_dataset
 from fedneg.errors import FedNegError
 from fedneg.evidence import ModelEvidence, ServerTest
 from fedneg.model import build_mlp, initial_parameters
+from fedneg.paper import measure, planned_rounds
+from fedneg.paper_report import show_paper_summary, write_paper_report
 from fedneg.parameters import Vector, flatten, shapes_of, unflatten
 from fedneg.partition import partition_by_writer
 from fedneg.report import write_report
@@ -125,6 +127,10 @@ class Federation:
         phase = Phase("retrain", tuple(clients), self.config.rounds)
         return self._run(phase, self.initial)
 
+    def on_client_tests(self, parameters: Vector) -> dict[int, Mapping[str, float]]:
+        """Return each client's metrics of a model on its own test part."""
+        return dict(self.strategy.evaluate_clients(self.grid, parameters, ("test",)))
+
     def evaluate(self, name: str, parameters: Vector) -> ModelEvidence:
         """Measure a model on the server's test set and on every client's data."""
         self.progress.step(f"evaluating the {name} model")
@@ -187,9 +193,7 @@ class Federation:
 def run(grid: Grid, config: Config, out: Path, notices: Sequence[str] = ()) -> None:
     """Train, forget, recover, retrain as configured; write everything into `out`."""
     if config.experiment == "paper":
-        from fedneg.paper import run_paper
-
-        run_paper(grid, config, out, notices)
+        _run_paper(grid, config, out, notices)
         return
     models: dict[str, ModelEvidence] = {}
     with Progress(_title(config), _planned_rounds(config)) as progress:
@@ -235,6 +239,19 @@ def run(grid: Grid, config: Config, out: Path, notices: Sequence[str] = ()) -> N
     for notice in notices:
         show_notice(notice)
     show_summary(results, str(report))
+
+
+def _run_paper(grid: Grid, config: Config, out: Path, notices: Sequence[str]) -> None:
+    """Reproduce the paper's tables and figures; write them into `out`."""
+    with Progress("fedneg: the paper", planned_rounds(config)) as progress:
+        measured = measure(
+            config, lambda variant: Federation(grid, variant, progress), progress
+        )
+        progress.step("writing the report")
+        report = write_paper_report(out, config, measured, notices)
+    for notice in notices:
+        show_notice(notice)
+    show_paper_summary(measured, str(report))
 
 
 def _recover(federation: Federation, unlearned: Vector) -> Vector | None:

@@ -97,8 +97,10 @@ def build(cls: type[T], name: str, values: object) -> T:
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     unknown = [str(key) for key in values if key not in known]
     if unknown:
+        prefix = f"{name}." if name else ""
         raise FedNegError(
-            f"unknown key {name}.{unknown[0]}; {name} has {', '.join(known)}"
+            f"unknown key {prefix}{unknown[0]}; known are "
+            + ", ".join(prefix + key for key in known)
         )
     missing = [
         key
@@ -106,7 +108,7 @@ def build(cls: type[T], name: str, values: object) -> T:
         if key not in values and f.default is MISSING and f.default_factory is MISSING
     ]
     if missing:
-        raise FedNegError(f"{name}.{missing[0]} is missing")
+        raise FedNegError(f"{name}.{missing[0]} is missing".lstrip("."))
     return cls(**values)
 
 
@@ -328,7 +330,7 @@ class Config:
                 made[name] = build(group, name, made[name])
         if isinstance(made.get("strategy"), Mapping):
             made["strategy"] = StrategySettings.from_mapping(made["strategy"])
-        return build(cls, "the configuration", made)
+        return build(cls, "", made)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain nested values, as `from_mapping` takes them."""

@@ -124,34 +124,33 @@ class SweepCallback:
 
 def draw_runs(frame: pd.DataFrame) -> Picture:
     """Return each run's models as dots: accuracy, forget accuracy, attack success."""
-    panels = [
-        metric
+    known = {
+        (model, metric): [
+            (value, row)
+            for row, value in enumerate(map(number, frame[f"{model}_{metric}"]))
+            if value is not None
+        ]
         for metric in _PANELS
-        if any(
-            number(value) is not None
-            for model in MODELS
-            for value in frame[f"{model}_{metric}"]
-        )
-    ]
+        for model in MODELS
+    }
+    panels = [m for m in _PANELS if any(known[model, m] for model in MODELS)]
+    models = [m for m in MODELS if any(known[m, metric] for metric in panels)]
 
     def draw(figure: Figure, narrow: bool) -> None:
         shape = (len(panels) or 1, 1) if narrow else (1, len(panels) or 1)
         grid = figure.subplots(*shape, squeeze=False, sharey=not narrow)
         for axes, metric in zip(grid.flat, panels, strict=False):
             axes.grid(axis="x", visible=False)
-            for model in MODELS:
-                found = [number(value) for value in frame[f"{model}_{metric}"]]
+            for model in models:
                 # Each model has its own height within a run's line, so that equal
                 # values stand above one another instead of hiding one another.
                 lift = (MODELS.index(model) - 1.5) * 0.17
-                points = [
-                    (value, row + lift)
-                    for row, value in enumerate(found)
-                    if value is not None
-                ]
+                points = known[model, metric]
+                if not points:  # an empty line would upset the layout
+                    continue
                 axes.plot(
                     [x for x, _ in points],
-                    [y for _, y in points],
+                    [row + lift for _, row in points],
                     ms=4,
                     clip_on=False,
                     **dot_style(model),
@@ -162,9 +161,9 @@ def draw_runs(frame: pd.DataFrame) -> Picture:
             axes.tick_params(axis="y", length=0, pad=7)
             axes.set(xlim=(0, 1), ylim=(len(frame) - 0.5, -0.5))
             axes.set_xlabel(f"{_PANELS[metric]} (fraction)")
-        handles = [Line2D([], [], **dot_style(model)) for model in MODELS]
+        handles = [Line2D([], [], **dot_style(model)) for model in models]
         columns = 2 if narrow else 4
-        figure.legend(handles, MODELS, loc="outside upper left", ncols=columns)
+        figure.legend(handles, models, loc="outside upper left", ncols=columns)
 
     tall = max(0.5, 0.3 * len(frame))
     return draw_picture(

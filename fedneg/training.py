@@ -1,5 +1,6 @@
 """Local SGD and evaluation on images that stay uint8 until a batch is used."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from fedneg.data import Scaling
 from fedneg.settings import ClientSettings
 
 EVALUATION_BATCH = 2000
@@ -36,9 +38,10 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
-def as_input(images: torch.Tensor, pixel_max: int) -> torch.Tensor:
-    """Return uint8 images (N, ...) as float32 rows (N, height * width) in [0, 1]."""
-    return images.flatten(1).to(torch.float32).div_(pixel_max).sub_(0.305).div_(0.376)
+def as_input(images: torch.Tensor, scaling: Scaling) -> torch.Tensor:
+    """Return uint8 images (N, ...) as scaled float32 rows (N, pixels)."""
+    pixels = images.flatten(1).to(torch.float32)
+    return pixels.sub_(scaling.mean).div_(scaling.std)
 
 
 def train_epochs(
@@ -46,24 +49,27 @@ def train_epochs(
     images: NDArray[np.uint8],
     labels: NDArray[np.int64],
     *,
-    pixel_max: int,
+    scaling: Scaling,
     settings: ClientSettings,
     generator: torch.Generator,
+    after_epoch: Callable[[int], None] | None = None,
 ) -> float:
     """Train `model` in place and return the mean training loss of the last epoch.
 
     Parameters
     ----------
     model : nn.Module
-        Takes rows of float32 pixels in [0, 1], gives one logit per class.
+        Takes rows of scaled float32 pixels, gives one logit per class.
     images, labels : writable arrays, shapes (N, height, width) and (N,)
         N is at least 1. The last batch of an epoch may be smaller.
-    pixel_max : int
-        The value of a white pixel.
+    scaling : Scaling
+        How pixels become input.
     settings : ClientSettings
         SGD with momentum, started with zero momentum.
     generator : torch.Generator
         The order of the examples; one permutation per epoch is drawn from it.
+    after_epoch : callable, optional
+        Called with the number of each epoch, from 1, when it is over.
 
     References
     ----------
@@ -80,18 +86,20 @@ def train_epochs(
         momentum=settings.momentum,
         fused=True,
     )
-    model.train()
     total = torch.zeros((), device=device)
-    for _ in range(settings.local_epochs):
+    for epoch in range(1, settings.local_epochs + 1):
+        model.train()
         order = torch.randperm(len(labels), generator=generator)
         total.zero_()
         for batch in torch.split(order, settings.batch_size):
             optimiser.zero_grad()
-            logits = model(as_input(x[batch].to(device), pixel_max))
+            logits = model(as_input(x[batch].to(device), scaling))
             loss = functional.cross_entropy(logits, y[batch].to(device))
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             total += loss.detach() * len(batch)
+        if after_epoch is not None:
+            after_epoch(epoch)
     return float(total) / len(labels)
 
 
@@ -101,12 +109,12 @@ def evaluate(
     images: NDArray[np.uint8],
     labels: NDArray[np.int64],
     *,
-    pixel_max: int,
+    scaling: Scaling,
 ) -> Metrics:
     """Return accuracy and mean cross-entropy on N images; N = 0 gives zeros."""
     if len(labels) == 0:
         return Metrics(0.0, 0.0, 0)
-    logits = predict(model, images, pixel_max=pixel_max)
+    logits = predict(model, images, scaling=scaling)
     y = torch.from_numpy(labels.copy())
     loss = functional.cross_entropy(logits, y, reduction="sum")
     correct = int((logits.argmax(1) == y).sum())
@@ -115,7 +123,7 @@ def evaluate(
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, images: NDArray[np.uint8], *, pixel_max: int
+    model: nn.Module, images: NDArray[np.uint8], *, scaling: Scaling
 ) -> torch.Tensor:
     """Return the logits of N images on the CPU, shape (N, classes)."""
     torch.set_num_threads(1)
@@ -125,5 +133,5 @@ def predict(
     for start in range(0, len(images), EVALUATION_BATCH):
         # A copy: torch takes no read-only array, and the data set is one.
         batch = torch.from_numpy(images[start : start + EVALUATION_BATCH].copy())
-        parts.append(model(as_input(batch.to(device), pixel_max)).cpu())
+        parts.append(model(as_input(batch.to(device), scaling)).cpu())
     return torch.cat(parts)

@@ -37,6 +37,7 @@ from fedneg.parameters import NDArrays, Shapes, Vector, flatten, shapes_of, unfl
 from fedneg.settings import Config, build
 
 DISCOVERY_TIMEOUT_S = 120.0
+PARTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -401,9 +402,9 @@ class LedgerFedAvg(FedAvg):
         return []
 
     def evaluate_clients(
-        self, grid: Grid, parameters: Vector
+        self, grid: Grid, parameters: Vector, parts: Sequence[str] = PARTS
     ) -> dict[int, dict[str, float]]:
-        """Return what each client measures of a model on its own data.
+        """Return what each client measures of a model on parts of its own data.
 
         Clients that do not answer are missing from the result.
         """
@@ -411,7 +412,9 @@ class LedgerFedAvg(FedAvg):
         record = RecordDict(
             {
                 self.arrayrecord_key: ArrayRecord(unflatten(parameters, self._shapes)),
-                self.configrecord_key: ConfigRecord({"task": self.task}),
+                self.configrecord_key: ConfigRecord(
+                    {"task": self.task, "parts": " ".join(parts)}
+                ),
             }
         )
         messages = self._to_clients(

@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -121,13 +122,13 @@ def mirror(mnist: SmallMnist, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirro
         def log_message(self, *args: object) -> None:
             """Say nothing."""
 
+    known = vision.datasets()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     url = f"http://127.0.0.1:{server.server_port}"
     served = Mirror(url, {f"{n}.gz": c for n, c in mnist.packed.items()})
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     monkeypatch.setenv("no_proxy", "*")
-    known = vision.datasets()
     entries = [(n, md5_of(c)) for n, c in served.files.items()]
     monkeypatch.setattr(known.MNIST, "mirrors", [f"{url}/bad/", f"{url}/good/"])
     monkeypatch.setattr(known.MNIST, "resources", entries[:4])
@@ -339,7 +340,9 @@ def test_only_missing_files_are_downloaded(
         f"downloading {mirror.url}{path}" for path in mirror.asked
     ]
     for name in (LABELS, EXTENDED):
-        assert mnist.path(name, ".gz").read_bytes() == mnist.packed[name]
+        path = mnist.path(name, ".gz")
+        assert path.read_bytes() == mnist.packed[name]
+        assert path.stat().st_mode & 0o777 == 0o644
     # No temporary file stays behind; a second run finds everything.
     assert len([p for p in mnist.root.rglob("*") if p.is_file()]) == 5
 
@@ -407,8 +410,11 @@ def test_a_mirror_that_stalls_or_drips_is_given_up(
 ):
     mirror.mode = mode
     monkeypatch.setattr(download, limit, 0.2)
+    start = time.monotonic()
     with pytest.raises(DataUnavailableError, match=message):
         load_dataset("mnist", root=mnist.root)
+    # Dripping one whole file takes more than three seconds, from each of two mirrors.
+    assert time.monotonic() - start < 4
 
 
 def test_a_root_that_cannot_be_written_is_named(
@@ -469,8 +475,10 @@ def test_torchvision_that_fails_for_another_reason_is_an_import_error(
     for name in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(vision, "_library", None)
     with pytest.raises(ImportError, match="does not load: built for another machine"):
         vision.datasets()
+    assert vision._library is None
 
 
 def test_torchvision_loads_in_a_fresh_process_and_only_when_asked():

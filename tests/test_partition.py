@@ -136,6 +136,18 @@ def test_the_largest_writer_is_not_always_in_the_same_client():
 
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=40), seeds, st.data())
+def test_greedy_deals_the_largest_first_to_the_smallest_load(
+    sizes: list[int], seed: int, data: st.DataObject
+):
+    clients = data.draw(st.integers(1, len(sizes)))
+    loads = [0] * clients
+    for size in sorted(sizes, reverse=True):
+        loads[loads.index(min(loads))] += size
+    client_of = _deal(np.array(sizes), clients, rng(seed, "test"))
+    assert sorted(np.bincount(client_of, sizes, clients)) == sorted(loads)
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=40), seeds, st.data())
 def test_exchanges_are_no_worse_than_greedy(
     sizes: list[int], seed: int, data: st.DataObject
 ):
@@ -185,6 +197,13 @@ def test_greedy_alone_falls_short_where_one_swap_evens_out():
     sizes = np.array([3, 3, 2, 2, 2])
     assert spread(sizes, _deal(sizes, 2, rng(0, "test")), 2) == 2
     assert spread(sizes, balance(sizes, 2, rng(0, "test")), 2) == 0
+
+
+def test_a_piece_moves_where_swaps_alone_fall_short():
+    """Swaps end at 222 | 217; moving the piece of size 1 gives 221 | 218."""
+    sizes = np.array([121, 64, 100, 1, 49, 4, 100])
+    for seed in range(10):
+        assert spread(sizes, balance(sizes, 2, rng(seed, "test")), 2) == 3
 
 
 @given(seeds)

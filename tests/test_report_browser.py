@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 from test_report import make_run
@@ -127,7 +127,7 @@ def test_page_is_quiet_and_readable(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_what_is_behind_it(
-    browser: "Browser", pages: dict[str, Path], scheme: str
+    browser: "Browser", pages: dict[str, Path], scheme: Literal["light", "dark"]
 ) -> None:
     """WCAG contrast of at least 4.5 for body, small and figure text in both schemes."""
     view = browser.new_page(color_scheme=scheme)
