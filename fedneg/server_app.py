@@ -22,15 +22,15 @@ from fedneg.data import default_root, load_dataset
 from fedneg.errors import FedNegError
 from fedneg.evidence import ModelEvidence, ServerTest
 from fedneg.model import build_mlp, initial_parameters
-from fedneg.paper import measure, planned_rounds
-from fedneg.paper_report import show_paper_summary, write_paper_report
+from fedneg.paper.measure import measure, planned_rounds
+from fedneg.paper.report import show_paper_summary, write_paper_report
 from fedneg.parameters import Vector, flatten, shapes_of, unflatten
 from fedneg.partition import partition_by_writer
 from fedneg.report import write_report
 from fedneg.results import clients_table, history_row, results_of
 from fedneg.settings import Config, Task
 from strategies import make_strategy
-from strategies.base import Phase, RoundReport
+from strategies.phases import Phase, RoundReport
 
 app = ServerApp()
 AfterRound = Callable[[RoundReport, Vector], None]

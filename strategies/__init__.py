@@ -20,17 +20,18 @@ def strategy_class(name: str) -> type[LedgerFedAvg]:
         If there is no such module.
     """
     module_name = f"strategies.{name}"
-    if find_spec(module_name) is None or name == "base":
-        raise FedNegError(f"strategy must name a file in strategies/, got {name!r}")
-    module = importlib.import_module(module_name)
-    (found,) = (
-        value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, LedgerFedAvg)
-        and value.__module__ == module_name
-    )
-    return found
+    found = []
+    if name != "base" and find_spec(module_name) is not None:
+        found = [
+            value
+            for value in vars(importlib.import_module(module_name)).values()
+            if isinstance(value, type)
+            and issubclass(value, LedgerFedAvg)
+            and value.__module__ == module_name
+        ]
+    if len(found) != 1:
+        raise FedNegError(f"strategy must name a method in strategies/, got {name!r}")
+    return found[0]
 
 
 def make_strategy(config: Config, task: str) -> LedgerFedAvg:

@@ -12,9 +12,8 @@ in the order of client ids, so that every engine gives the same bytes; a server 
 rate and momentum form the server optimiser of the paper's section 3.2.
 """
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from logging import WARNING
 from typing import Any
 
@@ -35,66 +34,11 @@ from fedneg.errors import FedNegError
 from fedneg.ledger import Ledger
 from fedneg.parameters import NDArrays, Shapes, Vector, flatten, shapes_of, unflatten
 from fedneg.settings import Config, build
+from strategies.phases import Failure, Phase, RoundReport
+from strategies.replies import Reply, absurd, numbers_of, read_reply
+from strategies.roster import Roster
 
-DISCOVERY_TIMEOUT_S = 120.0
 PARTS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of rounds with the same clients.
-
-    Attributes
-    ----------
-    name : str
-        train, unlearn, recover or retrain.
-    clients : tuple of int
-        Client ids that train in it.
-    rounds : int
-    first_round : int
-        Number of its first round in the history.
-    first_stream : int
-        Server round that the first round tells the clients: their random streams hang
-        on it, so a retraining draws what the training drew.
-    """
-
-    name: str
-    clients: tuple[int, ...]
-    rounds: int
-    first_round: int = 1
-    first_stream: int = 1
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A client that was left out of a round, and why."""
-
-    server_round: int
-    phase: str
-    client_id: int
-    reason: str
-
-
-@dataclass
-class RoundReport:
-    """What happened in one round; `metrics` are the replies' own, per client."""
-
-    server_round: int
-    phase: str
-    clients: int = 0
-    failures: list[Failure] = field(default_factory=list)
-    metrics: dict[int, dict[str, float]] = field(default_factory=dict)
-    bytes_up: int = 0
-    bytes_down: int = 0
-
-
-@dataclass(frozen=True)
-class _Reply:
-    """A validated answer to a training message."""
-
-    local: Vector
-    num_examples: int
-    metrics: dict[str, float]
 
 
 class LedgerFedAvg(FedAvg):
@@ -118,7 +62,7 @@ class LedgerFedAvg(FedAvg):
         self.fraction_evaluate = 0.0
         self.config, self.settings, self.task = config, config.strategy, task
         self.options = self.parse_options(config)
-        self.node_of: dict[int, int] = {}
+        self.roster = Roster(config.clients)
         self.forgotten: set[int] = set()
         self.forgetting: tuple[int, ...] = ()
         self.phase = Phase("train", tuple(range(config.clients)), config.rounds)
@@ -169,63 +113,6 @@ class LedgerFedAvg(FedAvg):
         """Return the history's number for round 1.. of the current phase."""
         return self.phase.first_round + current_round - 1
 
-    # -- who is who --------------------------------------------------------------------
-
-    def discover(self, grid: Grid, timeout_s: float = DISCOVERY_TIMEOUT_S) -> None:
-        """Learn which node is which client by asking; wait until all K are there.
-
-        Flower's node ids are random and change when a node restarts; client ids do not.
-
-        Raises
-        ------
-        FedNegError
-            If the federation has another number of nodes than `clients`, two nodes
-            claim one client id, or not all are online within `timeout_s`.
-        """
-        deadline = time.monotonic() + timeout_s
-        wanted = set(range(self.config.clients))
-        while True:
-            nodes = set(grid.get_node_ids())
-            self.node_of = {c: n for c, n in self.node_of.items() if n in nodes}
-            self._ask(grid, sorted(nodes - set(self.node_of.values())))
-            missing = sorted(wanted - set(self.node_of))
-            if not missing:
-                return
-            if time.monotonic() > deadline:
-                raise FedNegError(
-                    f"waited {timeout_s:g} s for all {len(wanted)} clients; "
-                    f"client {missing[0]} is not online"
-                )
-            time.sleep(0.1)
-
-    def _ask(self, grid: Grid, nodes: list[int]) -> None:
-        """Ask nodes for their client ids and enter the answers in `node_of`."""
-        if not nodes:
-            return
-        questions = [
-            Message(RecordDict(), message_type=MessageType.QUERY, dst_node_id=node)
-            for node in nodes
-        ]
-        for reply in grid.send_and_receive(questions, timeout=DISCOVERY_TIMEOUT_S):
-            if reply.has_error():
-                continue
-            answer = reply.content.config_records["identity"]
-            node, client_id = reply.metadata.src_node_id, int(str(answer["client-id"]))
-            simulated = int(str(answer["num-partitions"]))
-            if simulated not in (0, self.config.clients):
-                raise FedNegError(
-                    f"clients={self.config.clients} but the federation has {simulated} "
-                    "nodes; make them equal, e.g. flwr run . --federation-config "
-                    f"'num-supernodes={self.config.clients}'"
-                )
-            if client_id not in range(self.config.clients):
-                raise FedNegError(
-                    f"a node calls itself client {client_id}; client ids are 0 to "
-                    f"{self.config.clients - 1} (clients={self.config.clients})"
-                )
-            if self.node_of.setdefault(client_id, node) != node:
-                raise FedNegError(f"two nodes call themselves client {client_id}")
-
     # -- a round -----------------------------------------------------------------------
 
     def configure_train(
@@ -236,7 +123,7 @@ class LedgerFedAvg(FedAvg):
         self.reports.append(RoundReport(self._number(server_round), self.phase.name))
         if self.phase.name == "unlearn":
             return []
-        self.discover(grid)
+        self.roster.discover(grid)
         content = ConfigRecord(
             {
                 "server-round": self.phase.first_stream + server_round - 1,
@@ -255,10 +142,10 @@ class LedgerFedAvg(FedAvg):
     ) -> list[Message]:
         """Address one record to clients, by the nodes that they are at now."""
         ids = sorted(clients)
-        self._asked = {self.node_of[k]: k for k in ids}
+        self._asked = {self.roster.node_of[k]: k for k in ids}
         return list(
             self._construct_messages(
-                record, [self.node_of[k] for k in ids], message_type
+                record, [self.roster.node_of[k] for k in ids], message_type
             )
         )
 
@@ -299,84 +186,34 @@ class LedgerFedAvg(FedAvg):
 
     # -- what is believed of a reply ---------------------------------------------------
 
-    def _validated(self, replies: Iterable[Message]) -> dict[int, _Reply]:
+    def _validated(self, messages: Iterable[Message]) -> dict[int, Reply]:
         """Return the usable replies by client id, in order; the rest are failures."""
-        good: dict[int, _Reply] = {}
+        good: dict[int, Reply] = {}
         answered: set[int] = set()
-        repeated: set[int] = set()
-        for message in replies:
-            if message.has_error():
-                # An error may come from the SuperLink and name no client: whoever is
-                # missing below is found by difference. Its reason is kept if it fits.
-                client_id = self._asked.get(message.metadata.src_node_id)
-                if client_id is not None and client_id not in answered:
-                    answered.add(client_id)
-                    self._fail(client_id, f"error: {message.error.reason}")
-                continue
+        for message in messages:
             client_id = self._asked.get(message.metadata.src_node_id)
             if client_id is None:
+                # An error may come from the SuperLink and name no client: whoever is
+                # missing below is found by difference.
                 log(WARNING, "a reply from a node that was not asked is dropped")
-                continue
-            if client_id in answered:
-                repeated.add(client_id)
-            answered.add(client_id)
-            try:
-                good[client_id] = self._read(message, client_id)
-            except (ValueError, KeyError, TypeError, OverflowError) as error:
-                self._fail(client_id, str(error).strip("'\""))
-        for client_id in sorted(repeated & set(good)):
-            del good[client_id]
-            self._fail(client_id, "answered more than once")
+            elif client_id in answered:
+                if good.pop(client_id, None) is not None:
+                    self._fail(client_id, "answered more than once")
+            else:
+                answered.add(client_id)
+                try:
+                    good[client_id] = read_reply(
+                        message, client_id, self._shapes, self.settings
+                    )
+                except (ValueError, KeyError, TypeError) as error:
+                    self._fail(client_id, str(error))
         for client_id in sorted(set(self._asked.values()) - answered):
             self._fail(client_id, "no reply")
-        self._drop_absurd(good)
+        limit = self.settings.max_update_norm_ratio
+        for client_id, reason in absurd(good, self._global, limit).items():
+            del good[client_id]
+            self._fail(client_id, reason)
         return dict(sorted(good.items()))
-
-    def _read(self, message: Message, client_id: int) -> _Reply:
-        """Return the reply's content; raises what names the fault."""
-        arrays = message.content.array_records[self.arrayrecord_key].to_numpy_ndarrays()
-        metrics = _numbers(message.content)
-        claimed = int(metrics.pop("client-id"))
-        if claimed != client_id:
-            raise ValueError(f"claims to be client {claimed}")
-        num_examples = metrics.pop(self.weighted_by_key)
-        if int(num_examples) != num_examples or not (
-            0 < num_examples <= self.settings.max_num_examples
-        ):
-            raise ValueError(
-                f"num-examples must be 1 to {self.settings.max_num_examples}, "
-                f"got {num_examples}"
-            )
-        if shapes_of(arrays) != self._shapes:
-            raise ValueError(
-                f"arrays of shapes {self._shapes} expected, got {shapes_of(arrays)}"
-            )
-        if any(a.dtype.kind != "f" for a in arrays):
-            raise ValueError("arrays must be floating point")
-        local = flatten(arrays)
-        if not np.isfinite(local).all():
-            raise ValueError("parameters are not finite")
-        return _Reply(local, int(num_examples), metrics)
-
-    def _drop_absurd(self, good: dict[int, _Reply]) -> None:
-        """Drop updates whose norm is far above the round's others."""
-        if len(good) < 2:
-            return
-        norms = {
-            k: float(np.linalg.norm((r.local - self._global).astype(np.float64)))
-            for k, r in good.items()
-        }
-        for client_id, norm in norms.items():
-            others = float(np.median([n for k, n in norms.items() if k != client_id]))
-            limit = self.settings.max_update_norm_ratio * others
-            if others > 0 and norm > limit:
-                del good[client_id]
-                self._fail(
-                    client_id,
-                    f"update norm {norm:.3g} exceeds max_update_norm_ratio="
-                    f"{self.settings.max_update_norm_ratio:g} times the others' "
-                    f"median {others:.3g}",
-                )
 
     def _fail(self, client_id: int, reason: str) -> None:
         """Enter a failure in the round's report and log it by client id."""
@@ -408,7 +245,7 @@ class LedgerFedAvg(FedAvg):
 
         Clients that do not answer are missing from the result.
         """
-        self.discover(grid)
+        self.roster.discover(grid)
         record = RecordDict(
             {
                 self.arrayrecord_key: ArrayRecord(unflatten(parameters, self._shapes)),
@@ -427,7 +264,7 @@ class LedgerFedAvg(FedAvg):
             client_id = self._asked.get(reply.metadata.src_node_id)
             if client_id is None or reply.has_error():
                 continue
-            metrics = _numbers(reply.content)
+            metrics = numbers_of(reply.content)
             if metrics.pop("client-id") == client_id:
                 found[client_id] = metrics
         for client_id in sorted(set(self._asked.values()) - set(found)):
@@ -471,9 +308,3 @@ class LedgerFedAvg(FedAvg):
             evaluate_fn=evaluate_fn,
         )
         return self._global
-
-
-def _numbers(content: RecordDict) -> dict[str, float]:
-    """Return the plain numbers of a reply's metrics."""
-    record = content.metric_records["metrics"]
-    return {k: v for k, v in record.items() if isinstance(v, int | float)}

@@ -300,6 +300,7 @@ def test_null_metrics_become_dashes(tmp_path: Path, null: float | None) -> None:
     assert "unlearned \N{EN DASH}" in text
     assert "nan" not in text.lower()
     assert "None" not in text
+    assert "not repeated" not in text
     assert not (tmp_path / "figures").exists()
 
 
@@ -327,6 +328,9 @@ def test_forgotten_clients_are_marked() -> None:
     assert marked is not None
     assert plain_ is not None
     for width in ("wide", "narrow"):
+        # Once behind the client's bars and once in the legend.
+        assert marked.svg[width].count(LIGHT["mark"].encode()) == 2
+        assert LIGHT["mark"].encode() not in plain_.svg[width]
         assert b"forgotten client" in marked.svg[width]
         assert b"forgotten client" not in plain_.svg[width]
 
@@ -440,6 +444,8 @@ def test_inputs_are_left_as_they_were(tmp_path: Path) -> None:
         (signed, 0.25, "+0.2500"),
         (signed, -0.25, "\N{MINUS SIGN}0.2500"),
         (human_seconds, 0.0126, "13 ms"),
+        (human_seconds, 0.9996, "1.0 s"),
+        (human_seconds, 1.1, "1.1 s"),
         (human_seconds, 59.94, "59.9 s"),
         (human_seconds, 59.96, "1 min 00 s"),
         (human_seconds, 119.6, "2 min 00 s"),

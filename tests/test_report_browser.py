@@ -79,6 +79,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     runs["all"][0]["failures"] = [
         {"server_round": 1, "phase": "train", "client_id": 2, "reason": "late " * 40}
     ]
+    runs["all"][0]["notices"].append("a/path/" + "without_any_space" * 12)
     pages = {name: write_report(root / name, *run) for name, run in runs.items()}
     for name, run in runs.items():
         folder = root / "sweep" / f"a/rather/long/{name}"

@@ -130,7 +130,9 @@ def test_figure_has_a_panel_for_each_metric_that_was_measured(sweep: Path) -> No
 
 def test_hostile_folder_name_stays_text(tmp_path: Path) -> None:
     add_run(tmp_path / "$<script>$&amp;")
+    add_run(tmp_path / "$x_1$")
     text = write_sweep(tmp_path)[1].read_text()
+    assert text.count(">$x_1$<") >= 2, "once or more in the figure, once in the table"
     assert "<script" not in text
     assert 'href="%24%3Cscript%3E%24%26amp%3B/report.html"' in text
 

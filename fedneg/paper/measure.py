@@ -10,9 +10,8 @@ states (its figures are multiples of 1/1800); the hidden sizes and the scale of 
 subtraction, which it does not state, are ours and a scan.
 """
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,106 +20,21 @@ from numpy.typing import NDArray
 
 from fedneg.console import Progress
 from fedneg.evidence import ServerTest
-from fedneg.model import build_mlp, get_parameters, set_parameters
-from fedneg.parameters import Vector, add, flatten, unflatten
-from fedneg.partition import partition_by_writer
-from fedneg.seeding import torch_generator
+from fedneg.paper.central import train_centrally
+from fedneg.paper.numbers import (
+    FORMS,
+    PAPER_FEDERATED,
+    PAPER_LOCAL,
+    PAPER_REMOVED,
+    RETRAINED_CLIENTS,
+    SCALES,
+)
+from fedneg.paper.state import PaperMeasurements, Snapshot, remove
+from fedneg.parameters import Vector
 from fedneg.settings import AttackSettings, Config
-from fedneg.training import evaluate, train_epochs
 
 if TYPE_CHECKING:
     from fedneg.server_app import Federation
-
-FORMS = ("update", "parameters", "parameters_nearest")
-SCALES = tuple(round(0.05 * step, 2) for step in range(21))
-RETRAINED_CLIENTS = 4  # Figs 6 and 7 show clients 1 to 4 of the paper, ids 0 to 3
-
-# The paper's numbers. Table 1: one entry per partition 1 to 5, our clients 0 to 4.
-PAPER_CENTRAL_TRAIN, PAPER_CENTRAL_TEST, PAPER_FEDERATED_TEST = 0.9954, 0.9804, 0.9801
-PAPER_LOCAL = (0.9428, 0.9539, 0.9444, 0.9483, 0.9604)
-PAPER_FEDERATED = (0.9567, 0.9617, 0.9572, 0.9589, 0.9665)
-PAPER_REMOVED = (
-    (0.9183, 0.9261, 0.9089, 0.9167, 0.9180),
-    (0.9306, 0.9444, 0.9200, 0.9239, 0.9291),
-    (0.9067, 0.9156, 0.8900, 0.9117, 0.9090),
-    (0.8639, 0.8717, 0.8500, 0.8678, 0.8638),
-    (0.7183, 0.7267, 0.7228, 0.7167, 0.7166),
-)
-PAPER_RETRAINED = (
-    (0.9344, 0.9606),
-    (0.9461, 0.9633),
-    (0.9250, 0.9594),
-    (0.9283, 0.9550),
-)  # before and after ten epochs on the removed data
-
-
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """What the server holds after a round: enough to remove any client.
-
-    Attributes
-    ----------
-    parameters : Vector, shape (d,)
-    contributions : float32 array, shape (K, d)
-    local : tuple of K Vector
-        Each client's model after this round's training.
-    weights : tuple of K float
-        Aggregation weights of the round.
-    """
-
-    parameters: Vector
-    contributions: NDArray[np.float32]
-    local: tuple[Vector, ...]
-    weights: tuple[float, ...]
-
-    def without_update(self, client_id: int, scale: float = 1.0) -> Vector:
-        """Return the update form: parameters - scale * contribution."""
-        return add(self.parameters, [(-scale, self.contributions[client_id])])
-
-    def without_parameters(self, client_id: int, scale: float) -> Vector:
-        """Return the parameters form: parameters - scale * local model."""
-        return add(self.parameters, [(-scale, self.local[client_id])])
-
-
-@dataclass(frozen=True, eq=False)
-class PaperMeasurements:
-    """Everything the report shows; rates are fractions, losses nats per example.
-
-    Attributes
-    ----------
-    central, federated : DataFrame
-        epoch, train_accuracy, train_loss (central), accuracy, loss (server test set).
-    local : DataFrame
-        epoch, client_id, and what each local model scores on its own data.
-    table1 : DataFrame
-        form, partition, local_model, federated_model, removed_0.. (accuracy).
-    nearest : DataFrame
-        client_id, scale, gap: the scale whose column comes nearest to the paper's.
-    scan : DataFrame
-        federation (honest or backdoor), form, client_id, scale, accuracy,
-        attack_success_rate.
-    removal : DataFrame
-        form, epoch, client_id, accuracy: removal after each epoch (Fig 5).
-    retraining : DataFrame
-        form, client_id, epoch, accuracy, loss (Figs 6, 7); epoch 0 is the removal.
-    retrained_attack_success : float or None
-        Of a federation that never had the attacker, where a reference was asked for.
-    history : DataFrame
-        Rounds of the honest federation, as in history.csv.
-    seconds : dict of str to float
-    """
-
-    central: pd.DataFrame
-    federated: pd.DataFrame
-    local: pd.DataFrame
-    table1: pd.DataFrame
-    nearest: pd.DataFrame
-    scan: pd.DataFrame
-    removal: pd.DataFrame
-    retraining: pd.DataFrame
-    retrained_attack_success: float | None
-    history: pd.DataFrame
-    seconds: dict[str, float]
 
 
 def planned_rounds(config: Config) -> int:
@@ -161,7 +75,7 @@ def measure(
     removal = _removal_per_epoch(federation, snapshots, scales)
     retraining = _retraining(federation, last, scales)
     seconds = {"federated": federation.seconds["train"]}
-    central = _central(federation)
+    central = train_centrally(federation)
     seconds["central"] = float(central.attrs["seconds"])
     attacked, retrained = _backdoor(config, make_federation, progress)
     return PaperMeasurements(
@@ -281,17 +195,6 @@ def _nearest_scales(
     return pd.DataFrame(rows)
 
 
-def remove(
-    state: Snapshot, form: str, client_id: int, scales: dict[int, float]
-) -> Vector:
-    """Return the model without a client, in one of `FORMS`."""
-    if form == "update":
-        return state.without_update(client_id)
-    if form == "parameters":
-        return state.without_parameters(client_id, state.weights[client_id])
-    return state.without_parameters(client_id, scales[client_id])
-
-
 def _table1(
     federation: "Federation",
     last: Snapshot,
@@ -377,58 +280,6 @@ def _retraining(
 
 def _scores(row: dict[str, Any]) -> dict[str, float]:
     return {"accuracy": row["accuracy"], "loss": row["loss"]}
-
-
-def _central(federation: "Federation") -> pd.DataFrame:
-    """Train one model on all clients' training images together (Fig 2)."""
-    config, data = federation.config, federation.dataset
-    splits = partition_by_writer(
-        data.writers,
-        clients=config.clients,
-        seed=config.seed,
-        split_writers=config.data.split_writers,
-    )
-    index = np.concatenate([split.train for split in splits])
-    images, labels = data.images[index], data.labels[index]
-    model = build_mlp(data.input_size, config.model.hidden, data.num_classes)
-    set_parameters(model, unflatten(federation.initial, federation.shapes))
-    rows: list[dict[str, float]] = []
-    epochs = config.rounds * config.client.local_epochs
-
-    def after_epoch(epoch: int) -> None:
-        # As many epochs as the federation trains; one row for each of its rounds.
-        if epoch % config.client.local_epochs:
-            return
-        train = evaluate(model, images, labels, scaling=data.scaling)
-        test = federation.test.measure(flatten(get_parameters(model)))
-        number = epoch // config.client.local_epochs
-        rows.append(
-            {
-                "epoch": number,
-                "train_accuracy": train.accuracy,
-                "train_loss": train.loss,
-                "accuracy": test.accuracy,
-                "loss": test.loss,
-            }
-        )
-        federation.progress.round(
-            "central", number, config.rounds, accuracy=test.accuracy, loss=test.loss
-        )
-
-    started = time.perf_counter()
-    train_epochs(
-        model,
-        images,
-        labels,
-        scaling=data.scaling,
-        settings=replace(config.client, local_epochs=epochs),
-        generator=torch_generator(config.seed, "central"),
-        after_epoch=after_epoch,
-    )
-    spent = time.perf_counter() - started
-    table = pd.DataFrame(rows)
-    table.attrs["seconds"] = spent
-    return table
 
 
 def _backdoor(

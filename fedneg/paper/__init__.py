@@ -1,0 +1,1 @@
+"""The paper, whole: `experiment=paper` measures it, answers it and shows it."""
