@@ -49,6 +49,10 @@ def main() -> None:
     if "--version" in sys.argv[1:]:
         print(f"fedneg {__version__}")
         return
+    # argparse takes overrides in one place only; `fedneg a=b -m c=1,2` has two.
+    sys.argv[1:] = sorted(
+        sys.argv[1:], key=lambda part: "=" in part and not part.startswith("-")
+    )
     # Hydra prints its errors and exits with 1 unless told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     entry = hydra.main(

@@ -5,6 +5,7 @@ and `flwr run . --run-config 'a=b'` come through here and give the same `Config`
 """
 
 import shlex
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +15,14 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedneg.data import resolve_auto
 from fedneg.errors import FedNegError
 from fedneg.settings import Config
+from strategies import strategy_class
 
 
 def conf_dir() -> Path:
@@ -39,7 +41,15 @@ def hydra_errors() -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         if isinstance(error.__cause__, OmegaConfBaseException):
             lines += [f"({str(error.__cause__).splitlines()[0]})"]
+        if isinstance(error, OverrideParseException):
+            lines.insert(0, f"{error.override} cannot be read")
         raise FedNegError("; ".join(lines).replace(".;", ";")) from error
+    except ValueError as error:
+        # Hydra raises plain ValueErrors too (data=7); anybody else's is a defect.
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not str(frame.f_globals.get("__name__")).startswith("hydra."):
+            raise
+        raise FedNegError(" ".join(str(error).split())) from error
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
@@ -56,10 +66,17 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items() if key != "hydra"}
 
 
+def _checked(overrides: Sequence[str]) -> Config:
+    """Compose and check everything, the forgetting method's own options included."""
+    config = Config.from_mapping(_plain(_composed(overrides)))
+    strategy_class(config.strategy.name).parse_options(config)
+    return config
+
+
 def check(overrides: Sequence[str]) -> None:
     """Raise FedNegError unless these overrides make a valid configuration."""
     with hydra_errors():
-        Config.from_mapping(_plain(_composed(overrides)))
+        _checked(overrides)
 
 
 def check_sweep(overrides: Sequence[str]) -> None:
@@ -92,7 +109,7 @@ def load_config(overrides: Sequence[str] = ()) -> tuple[Config, tuple[str, ...]]
         For any mistake in the overrides; before data is read.
     """
     with hydra_errors():
-        config = Config.from_mapping(_plain(_composed(overrides)))
+        config = _checked(overrides)
         if config.data.name != "auto":
             return config, ()
         root = Path(config.data.root) if config.data.root else None
@@ -100,9 +117,7 @@ def load_config(overrides: Sequence[str] = ()) -> tuple[Config, tuple[str, ...]]
         # Composed anew: digits brings its own training defaults, and what the user
         # said on the command line still comes last.
         kept = [o for o in overrides if not o.startswith("data=")]
-        config = Config.from_mapping(
-            _plain(_composed([f"data={name}", *kept, "data.requested=auto"]))
-        )
+        config = _checked([f"data={name}", *kept, "data.requested=auto"])
     return config, (notice,) if notice else ()
 
 

@@ -41,14 +41,21 @@ class Progress:
         self.rows: list[tuple[str, str, str, str, str]] = []
         self._step = ""
         self._live: Live | None = None
+        self._begun = False
 
     def __enter__(self) -> Self:
+        return self
+
+    def _begin(self) -> None:
+        """Show the title with the first news: a mistake before it stays one line."""
+        if self._begun:
+            return
+        self._begun = True
         if self.console.is_terminal:
             self._live = Live(self._table(), console=self.console, refresh_per_second=4)
             self._live.start()
         else:
             self._line(self.title)
-        return self
 
     def __exit__(
         self,
@@ -66,6 +73,7 @@ class Progress:
 
     def step(self, text: str) -> None:
         """Say what is going on between rounds."""
+        self._begin()
         self._step = text
         if self._live is not None:
             self._live.update(self._table())
@@ -83,6 +91,7 @@ class Progress:
         failures: Sequence[str] = (),
     ) -> None:
         """Enter a finished round; `failures` are shown at once and stay visible."""
+        self._begin()
         self.done += 1
         left = self._left()
         if self._live is None:

@@ -100,6 +100,7 @@ class Federation:
     def train(self, after_round: AfterRound | None = None) -> Vector:
         """Return the original model: every client, from the initial parameters."""
         everybody = tuple(range(self.config.clients))
+        self.progress.step(f"training with {len(everybody)} clients")
         first = self.test.measure(self.initial)
         self.history.append(history_row(RoundReport(0, "train"), first, seconds=0.0))
         phase = Phase("train", everybody, self.config.rounds)
@@ -196,8 +197,10 @@ def run(grid: Grid, config: Config, out: Path, notices: Sequence[str] = ()) -> N
         _run_paper(grid, config, out, notices)
         return
     models: dict[str, ModelEvidence] = {}
-    with Progress(_title(config), _planned_rounds(config)) as progress:
-        federation = Federation(grid, config, progress)
+    progress = Progress(_title(config), _planned_rounds(config))
+    # Before anything is shown: missing data should be the only thing said.
+    federation = Federation(grid, config, progress)
+    with progress:
 
         def keep(name: str, parameters: Vector) -> None:
             federation.save(out / f"model_{name}.safetensors", parameters)

@@ -379,6 +379,8 @@ class Task:
             values = json.loads(text)
         except ValueError as error:
             raise FedNegError(f"the task in the message is not JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise FedNegError(f"the task in the message is no mapping: {values!r}")
         groups: dict[str, type[Any]] = {
             "data": DataSettings,
             "model": ModelSettings,

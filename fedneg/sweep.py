@@ -169,7 +169,7 @@ def draw_runs(frame: pd.DataFrame) -> Picture:
     return draw_picture(
         "runs",
         draw,
-        alt=f"Dot plot of {len(frame)} runs: {', '.join(_PANELS[p] for p in panels)}.",
+        alt=f"Dot plot by run: {', '.join(_PANELS[p] for p in panels)}.",
         height_wide=1.1 + tall,
         height_narrow=0.9 + max(1, len(panels)) * (0.65 + tall),
     )

@@ -35,7 +35,7 @@ from fedneg.ledger import Ledger
 from fedneg.parameters import NDArrays, Shapes, Vector, flatten, shapes_of, unflatten
 from fedneg.settings import Config, build
 from strategies.phases import Failure, Phase, RoundReport
-from strategies.replies import Reply, absurd, numbers_of, read_reply
+from strategies.replies import Reply, absurd, read_evaluation, read_reply
 from strategies.roster import Roster
 
 PARTS = ("train", "val", "test")
@@ -262,11 +262,12 @@ class LedgerFedAvg(FedAvg):
             messages, timeout=self.settings.round_timeout_s
         ):
             client_id = self._asked.get(reply.metadata.src_node_id)
-            if client_id is None or reply.has_error():
+            if client_id is None:
                 continue
-            metrics = numbers_of(reply.content)
-            if metrics.pop("client-id") == client_id:
-                found[client_id] = metrics
+            try:
+                found[client_id] = read_evaluation(reply, client_id, parts)
+            except (ValueError, KeyError) as error:
+                log(WARNING, "client %d: no evaluation: %s", client_id, error)
         for client_id in sorted(set(self._asked.values()) - set(found)):
             log(WARNING, "client %d did not evaluate the model", client_id)
         return dict(sorted(found.items()))

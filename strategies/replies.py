@@ -1,6 +1,7 @@
 """What the server believes of a client's answer, before it touches the ledger."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,15 +62,51 @@ def read_reply(
             f"num-examples must be a whole number from 1 to "
             f"{settings.max_num_examples}, got {count:g}"
         )
-    arrays = message.content.array_records["arrays"].to_numpy_ndarrays()
-    if shapes_of(arrays) != shapes:
-        raise ValueError(f"arrays of shapes {shapes} expected, got {shapes_of(arrays)}")
+    record = message.content.array_records["arrays"]
+    try:
+        arrays = record.to_numpy_ndarrays()
+        found = shapes_of(arrays)
+    except Exception as error:
+        # NumPy's reader raises EOFError, MemoryError and more on bytes of its
+        # sender's choice; none of them is the server's failure.
+        raise ValueError(f"arrays cannot be read: {error}") from error
+    if found != shapes:
+        raise ValueError(f"arrays of shapes {shapes} expected, got {found}")
     if any(array.dtype.kind != "f" for array in arrays):
         raise ValueError("arrays must be floating point")
-    local = flatten(arrays)
+    with np.errstate(over="ignore"):  # what overflows is not finite, and refused
+        local = flatten(arrays)
     if not np.isfinite(local).all():
         raise ValueError("parameters are not finite")
     return Reply(local, int(count), metrics)
+
+
+def read_evaluation(
+    message: Message, client_id: int, parts: Sequence[str]
+) -> dict[str, float]:
+    """Return what a client measured of a model on `parts` of its data, checked.
+
+    Raises
+    ------
+    ValueError
+        If it is an error reply, another client's, or lacks a number.
+    KeyError
+        If the record is missing.
+    """
+    if message.has_error():
+        raise ValueError(f"error: {message.error.reason}")
+    metrics = numbers_of(message.content)
+    if metrics.pop("client-id", None) != client_id:
+        raise ValueError("claims to be another client")
+    counts = ["num_writers", *(f"num_{part}" for part in parts)]
+    rates = [f"{part}_{what}" for part in parts for what in ("accuracy", "loss")]
+    for name in (*counts, *rates):
+        if name not in metrics:
+            raise ValueError(f"the reply has no {name}")
+    for name in counts:
+        if not 0 <= metrics[name] < math.inf:
+            raise ValueError(f"{name} must be a count, got {metrics[name]:g}")
+    return metrics
 
 
 def absurd(
@@ -80,8 +117,10 @@ def absurd(
     An update is absurd when its norm exceeds `max_ratio` times the median norm of the
     others; alone in a round, nothing is.
     """
+    # In float64: a long float32 update has an infinite norm, and so would hide others.
+    start = before.astype(np.float64)
     norms = {
-        k: float(np.linalg.norm(reply.local - before)) for k, reply in replies.items()
+        k: float(np.linalg.norm(reply.local - start)) for k, reply in replies.items()
     }
     found = {}
     for client_id, norm in norms.items():

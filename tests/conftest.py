@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,20 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from flwr.app import RecordDict as Records
 from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
+from hypothesis import settings
 
 from fedneg.client_app import app as real_clients
 from fedneg.config import load_config
 from fedneg.engine import FIRST_NODE_ID, RUN_ID, SERVER_NODE_ID, InlineGrid
-from fedneg.parameters import NDArrays, Vector
+from fedneg.parameters import NDArrays, Vector, shapes_of
 from fedneg.settings import Config
 from strategies import make_strategy
-from strategies.base import LedgerFedAvg, Phase
+from strategies.base import LedgerFedAvg
+from strategies.phases import Phase
+
+# A busy machine is no failure.
+settings.register_profile("fedneg", deadline=None)
+settings.load_profile("fedneg")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMALL = ("data=digits", "rounds=2", "client.local_epochs=1", "model.hidden=[16]")
@@ -28,6 +35,7 @@ Answer = tuple[Sequence[np.ndarray], float] | Records
 Behaviour = Callable[[NDArrays, int], Answer]
 
 
+@lru_cache
 def small_config(*overrides: str) -> Config:
     """Return a shrunken run on the digits; later overrides win."""
     return load_config([*SMALL, *overrides])[0]
@@ -132,6 +140,7 @@ class Bench:
         self.grid = RecordingGrid(clients, config.clients)
         self.strategy: LedgerFedAvg = make_strategy(config, task)
         self.strategy.reset(initial)
+        self.shapes = shapes_of(initial)
         self.model: Vector = self.strategy.ledger.initial
         self.after: list[Vector] = []
 
@@ -151,8 +160,9 @@ class Bench:
         return self._run(Phase("train", ids, rounds))
 
     def unlearn(self, *forget: int) -> Vector:
-        """Forget and return the global parameters."""
-        return self._run(Phase("unlearn", (), 1, first_round=9), forget)
+        """Forget and return the global parameters; naming clients asks none."""
+        everybody = tuple(range(self.config.clients))
+        return self._run(Phase("unlearn", everybody, 1, first_round=9), forget)
 
     def failures(self) -> list[tuple[int, int, str]]:
         """Return (round, client id, reason) of every client that was left out."""
@@ -164,7 +174,7 @@ class Bench:
         ]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterable[None]:
     """Keep fedneg's cache out of the user's home."""
     with pytest.MonkeyPatch.context() as patch:

@@ -152,14 +152,16 @@ def test_global_is_initial_plus_contributions_plus_correction(
 
 @given(st.permutations(range(5)), st.sampled_from([0.0, 0.9]))
 def test_mean_does_not_depend_on_who_answers_first(order: list[int], momentum: float):
-    rng = np.random.default_rng(1)
-    local = {k: rng.normal(size=50).astype(np.float32) for k in range(5)}
-    counts = {k: 7 * k + 1 for k in range(5)}
+    """Numbers that cancel: (1e20 + 1) - 1e20 is 0 in float64, (1e20 - 1e20) + 1 is 1.
+
+    Random ones would not do: rounding to float32 hides the order of a float64 sum.
+    """
+    local = {k: vector(v) for k, v in enumerate((1e20, 1, -1e20, 7, 3e10))}
     found = []
     for ids in (range(5), order):
-        ledger = Ledger(np.zeros(50, np.float32), clients=5, momentum=momentum)
+        ledger = Ledger(vector(0), clients=5, momentum=momentum)
         after = ledger.record(
-            1, ledger.initial, {k: local[k] for k in ids}, {k: counts[k] for k in ids}
+            1, ledger.initial, {k: local[k] for k in ids}, dict.fromkeys(ids, 2)
         )
         found.append((after.tobytes(), ledger.contributions.tobytes()))
     assert found[0] == found[1]

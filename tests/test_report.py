@@ -324,15 +324,16 @@ def test_figures_fit_any_number_of_clients(tmp_path: Path, total: int) -> None:
 
 def test_forgotten_clients_are_marked() -> None:
     clients = make_run()[2]
-    marked, plain_ = client_accuracy(clients, [4]), client_accuracy(clients, [])
-    assert marked is not None
-    assert plain_ is not None
+    none, one, two = (client_accuracy(clients, f) for f in ([], [4], [3, 4]))
+    assert none is not None
+    assert one is not None
+    assert two is not None
+    band = LIGHT["mark"].encode()
     for width in ("wide", "narrow"):
-        # Once behind the client's bars and once in the legend.
-        assert marked.svg[width].count(LIGHT["mark"].encode()) == 2
-        assert LIGHT["mark"].encode() not in plain_.svg[width]
-        assert b"forgotten client" in marked.svg[width]
-        assert b"forgotten client" not in plain_.svg[width]
+        assert b"forgotten client" in one.svg[width]
+        assert b"forgotten client" not in none.svg[width]
+        assert none.svg[width].count(band) == 0
+        assert two.svg[width].count(band) == one.svg[width].count(band) + 1
 
 
 def test_phases_are_named_and_the_reference_is_dashed() -> None:

@@ -159,3 +159,13 @@ def test_callback_answers_every_event_and_writes_at_the_end(sweep: Path) -> None
     assert (sweep / "sweep.html").is_file()
     callback.on_multirun_end(config={"hydra": {"sweep": {"dir": str(sweep / "none")}}})
     assert not (sweep / "none").exists()
+
+
+def test_figure_fits_when_a_model_lacks_one_metric(tmp_path: Path) -> None:
+    """An empty line would squeeze the axes away: a warning, hence an error here."""
+    models = make_run(attack="none")[0]["models"]
+    for name in ("unlearned", "recovered"):
+        models[name]["test_accuracy"] = None
+    add_run(tmp_path / "0", models=models)
+    text = write_sweep(tmp_path)[1].read_text()
+    assert "Dot plot by run: test accuracy, forget accuracy." in text

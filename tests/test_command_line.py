@@ -1,0 +1,223 @@
+"""The command line as its users meet it: files, exit codes, one line per mistake."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import SMALL, command
+
+from fedneg import __version__
+from fedneg.__main__ import main
+
+QUICK = (*SMALL, "clients=2", "forget=1", "rounds=1")
+MODELS = ("original", "unlearned", "recovered", "retrained")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command line gave back."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def fedneg(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Iterator[Callable[..., Said]]:
+    """Return a function that runs the command line in this process, in a new folder.
+
+    Hydra configures logging; the log files that it opens are closed at the end.
+    """
+    import logging
+
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # main sets it; this puts it back
+
+    def call(*arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["fedneg", *arguments])
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        out, err = capfd.readouterr()
+        return Said(code, out, err)
+
+    yield call
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.slow
+def test_a_run_in_a_fresh_process_leaves_everything_behind(tmp_path: Path):
+    """By default in outputs/<date>/<time>; the summary goes to standard output."""
+    found = command(*QUICK, "retrain=remaining", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    (out,) = (tmp_path / "outputs").glob("*/*")
+    names = {p.name for p in out.iterdir()}
+    assert {
+        *("results.json", "history.csv", "clients.csv", "report.html", "figures"),
+        *(f"model_{model}.safetensors" for model in MODELS),
+    } <= names
+    assert json.loads((out / "results.json").read_text())["forget"] == [1]
+    assert "report:" in found.stdout
+    assert "retrained" in found.stdout
+    assert "Traceback" not in found.stderr
+    assert "train 1/1" in found.stderr
+
+
+@pytest.mark.slow
+def test_a_mistake_in_a_fresh_process_is_one_line_and_exit_code_2(tmp_path: Path):
+    found = command(*SMALL, "forget=9", cwd=tmp_path)
+    assert found.returncode == 2
+    assert found.stdout == ""
+    assert found.stderr == (
+        "fedneg: error: forget must name client ids from 0 to 4 (clients=5), got 9\n"
+    )
+
+
+MISTAKES = [
+    (["forget=9"], "got 9"),
+    (["round=1"], "'round'"),
+    (["client.lr=1"], "client.lr"),
+    (["+client.lr=1"], "unknown key client.lr"),
+    (["attack=poison"], "'attack/poison'"),
+    (["data=7"], "must be a string"),
+    (["forget=[1"], "forget=[1 cannot be read"),
+    (["rounds"], "rounds"),
+    (["strategy.form=foo"], "strategy.form must be one of"),
+    (["hydra.run.dir=file/below"], "file"),
+    (["clients=12"], "data.split_writers=true"),
+    (["data=mnist", "data.download=false"], "data.download=false"),
+    (["data=mnist", "data.root=damaged", "data.download=false"], "damaged"),
+    (["-m", "forget=0,9"], "got 9"),
+    (["-m", "forget=0,1", "rounds=0"], "rounds must be at least 1"),
+    (["-m", "strategy.form=update,foo"], "strategy.form must be one of"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"), MISTAKES, ids=[" ".join(m[0]) for m in MISTAKES]
+)
+def test_a_mistake_is_one_line_exit_code_2_and_no_results(
+    fedneg: Callable[..., Said],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    part: str,
+):
+    monkeypatch.setenv("FEDNEG_DATA", str(tmp_path / "no data here"))
+    (tmp_path / "file").write_text("")
+    raw = tmp_path / "damaged" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01nonsense")
+    found = fedneg(*SMALL, "forget=0", *arguments)
+    assert found.code == 2
+    assert part in found.err
+    (line,) = found.err.splitlines()
+    assert line.startswith("fedneg: error: ")
+    assert found.out == ""
+    assert not [p for p in tmp_path.rglob("*") if p.name.startswith("model_")]
+
+
+def test_unknown_flag_is_exit_code_2(fedneg: Callable[..., Said]):
+    found = fedneg("--no-such-flag")
+    assert found.code == 2
+    assert found.err.splitlines()[-1].endswith("unrecognized arguments: --no-such-flag")
+
+
+def test_version_is_the_packages(fedneg: Callable[..., Said]):
+    assert fedneg("--version") == Said(0, f"fedneg {__version__}\n", "")
+
+
+def test_help_names_groups_values_and_folders(fedneg: Callable[..., Said]):
+    found = fedneg("--help")
+    assert found.code == 0
+    for word in (
+        *("attack: backdoor, label_flip, none", "strategy:", "engine:", "data:"),
+        *("FEDNEG_DATA", "FEDNEG_CACHE", "retrain=none|remaining|forgotten|scratch"),
+        *("forget=[1,4]", "experiment=paper"),
+    ):
+        assert word in found.out
+
+
+def test_cfg_shows_the_configuration_and_runs_nothing(
+    fedneg: Callable[..., Said], tmp_path: Path
+):
+    found = fedneg("--cfg", "job", "data=digits", "seed=7")
+    assert found.code == 0
+    assert "seed: 7" in found.out
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_sweep_leaves_one_table_with_a_row_per_job(
+    fedneg: Callable[..., Said], tmp_path: Path
+):
+    found = fedneg("-m", *QUICK, "forget=0,1", "hydra.sweep.dir=sweep")
+    assert found.code == 0
+    table = pd.read_csv(tmp_path / "sweep" / "sweep.csv")
+    assert table["forget"].tolist() == [0, 1]
+    assert (tmp_path / "sweep" / "sweep.html").exists()
+    for job in (0, 1):
+        out = tmp_path / "sweep" / str(job)
+        found_results = json.loads((out / "results.json").read_text())
+        assert found_results["forget"] == [job]
+        row = table.iloc[job]
+        assert row["unlearned_test_accuracy"] == pytest.approx(
+            found_results["models"]["unlearned"]["test_accuracy"]
+        )
+
+
+def test_digits_stand_in_for_mnist_with_a_notice(
+    fedneg: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FEDNEG_DATA", str(tmp_path / "none"))
+    rest = [o for o in QUICK if o != "data=digits"]
+    found = fedneg(*rest, "data.download=false", "reference=false", "hydra.run.dir=run")
+    assert found.code == 0
+    assert "NOTICE" in found.err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["data"]["name"] == "digits"
+    assert "MNIST could not be had" in results["notices"][0]
+    assert "MNIST could not be had" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_gives_the_bytes_of_inline(fedneg: Callable[..., Said], tmp_path: Path):
+    """All four models, in separate processes and caches: neither reuses the other."""
+    arguments = (*QUICK, "rounds=2", "retrain=remaining", "attack=backdoor")
+    assert fedneg(*arguments, "hydra.run.dir=inline").code == 0
+    ray = command(*arguments, "engine=ray", "hydra.run.dir=ray", cwd=tmp_path)
+    assert ray.returncode == 0, ray.stderr
+    for name in MODELS:
+        one, two = (
+            (tmp_path / engine / f"model_{name}.safetensors").read_bytes()
+            for engine in ("inline", "ray")
+        )
+        assert one == two, name
+    results = json.loads((tmp_path / "ray" / "results.json").read_text())
+    assert results["cost"]["reused_training"] is False
+    assert results["failures"] == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_mistake_found_by_the_server_comes_out_of_ray(tmp_path: Path):
+    found = command(*SMALL, "clients=12", "engine=ray", cwd=tmp_path)
+    assert found.returncode == 2
+    assert found.stderr.splitlines()[-1].startswith("fedneg: error: clients must be")
+    assert "Traceback" not in found.stderr

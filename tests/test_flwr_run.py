@@ -1,0 +1,171 @@
+"""`flwr run`, end to end: the bytes of inline, and mistakes that reach the user."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, small_config
+
+from fedneg.engine import simulate
+from fedneg.server_app import run
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+Flwr = Callable[..., subprocess.CompletedProcess[str]]
+MODELS = ("original", "unlearned", "retrained")
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def processes_of(home: Path) -> list[int]:
+    """Return the process ids whose command line or environment names this FLWR_HOME.
+
+    The folder is a temporary one of this test, so nobody else's process can match.
+    """
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            said = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(home).encode() in said:
+            found.append(int(entry.name))
+    return found
+
+
+def stop_all_of(home: Path) -> None:
+    """End what this test has started: politely, then, after 10 s, for good."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in processes_of(home):
+            try:
+                os.kill(process, number)
+            except ProcessLookupError:
+                continue
+        deadline = time.monotonic() + 10
+        while processes_of(home) and time.monotonic() < deadline:
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def flwr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flwr]:
+    """Return the `flwr` command with a SuperLink of its own, stopped at the end."""
+    home = tmp_path_factory.mktemp("flwr-home")
+    http, control = free_ports(2)
+    bin_folder = Path(sys.executable).parent
+    environment = os.environ | {
+        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+        "FLWR_HOME": str(home),
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(http),
+        "FLWR_LOCAL_CONTROL_API_PORT": str(control),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        # To files: the SuperLink that this starts would hold a pipe open for ever.
+        with (home / "out").open("w+") as out, (home / "err").open("w+") as err:
+            done = subprocess.run(
+                [str(bin_folder / "flwr"), *arguments],
+                cwd=REPOSITORY,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                timeout=180,
+                check=False,
+            )
+        texts = ((home / name).read_text() for name in ("out", "err"))
+        return subprocess.CompletedProcess(done.args, done.returncode, *texts)
+
+    try:
+        yield call
+    finally:
+        stop_all_of(home)
+
+
+def federation(nodes: int) -> tuple[str, str]:
+    """Return the option that sets the number of simulated nodes."""
+    return (
+        "--federation-config",
+        f"num-supernodes={nodes} client-resources-num-cpus=1",
+    )
+
+
+def last_status(flwr: Flwr) -> dict[str, str]:
+    """Return what the SuperLink knows of the newest run."""
+    listed = json.loads(flwr("list", "--format", "json").stdout)
+    newest: dict[str, str] = max(listed["runs"], key=lambda r: r["pending-at"])
+    return newest
+
+
+def test_flwr_run_gives_the_bytes_of_inline(flwr: Flwr, tmp_path: Path):
+    """The run config says what the overrides say: the same run in another engine."""
+    overrides = "data=digits seed=1 model.hidden=[16] client.local_epochs=1"
+    done = flwr(
+        *("run", ".", "--stream", *federation(3), "--run-config"),
+        f'forget=2 rounds=2 overrides="{overrides} clients=3" out="{tmp_path}/flwr"',
+    )
+    assert (tmp_path / "flwr" / "results.json").exists(), done.stdout + done.stderr
+    assert last_status(flwr)["status"] == "finished:completed"
+    config = small_config("clients=3", "forget=2", "seed=1")
+    (tmp_path / "inline").mkdir()
+    simulate(
+        lambda grid, context: run(grid, config, tmp_path / "inline"),
+        clients=3,
+        engine=config.engine,
+    )
+    for name in MODELS:
+        one, two = (
+            (tmp_path / engine / f"model_{name}.safetensors").read_bytes()
+            for engine in ("flwr", "inline")
+        )
+        assert one == two, name
+    first, second = (
+        json.loads((tmp_path / engine / "results.json").read_text())
+        for engine in ("flwr", "inline")
+    )
+    assert first["models"] == second["models"]
+    assert first["cost"]["reused_training"] is False
+
+
+def test_another_number_of_nodes_fails_with_the_remedy(flwr: Flwr, tmp_path: Path):
+    """`flwr run` itself exits with 0 (Flower 1.39); the run's status tells."""
+    flwr(
+        *("run", ".", "--stream", *federation(2), "--run-config"),
+        f'rounds=1 overrides="data=digits" out="{tmp_path}/out"',
+    )
+    found = last_status(flwr)
+    assert found["status"] == "finished:failed"
+    assert "clients=5 but the federation has 2 nodes" in json.dumps(found)
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_a_relative_output_folder_is_refused(flwr: Flwr):
+    """It would lie wherever the SuperLink was started."""
+    flwr(
+        *("run", ".", "--stream", *federation(2), "--run-config"),
+        'rounds=1 overrides="data=digits clients=2 forget=0" out="somewhere"',
+    )
+    found = last_status(flwr)
+    assert found["status"] == "finished:failed"
+    assert "out must be an absolute folder, got 'somewhere'" in json.dumps(found)

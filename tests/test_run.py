@@ -1,0 +1,323 @@
+"""One whole run, in this process: models, phases, files and numbers."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import small_config
+from safetensors.numpy import load_file
+
+from clients.trainer import WriterClient
+from fedneg.attacks import attack_probe
+from fedneg.data import load_dataset
+from fedneg.engine import simulate
+from fedneg.errors import FedNegError
+from fedneg.partition import partition_by_writer
+from fedneg.server_app import run
+from fedneg.settings import Config
+
+MODELS = ("original", "unlearned", "recovered", "retrained")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run left behind."""
+
+    config: Config
+    out: Path
+    results: dict[str, Any]
+    history: pd.DataFrame
+    clients: pd.DataFrame
+
+    def model(self, name: str) -> bytes:
+        """Return the bytes of a model file."""
+        return (self.out / f"model_{name}.safetensors").read_bytes()
+
+    @property
+    def phases(self) -> list[tuple[str, int]]:
+        """Return (phase, round) of every row of the history."""
+        table = self.history[["phase", "server_round"]]
+        return [(str(p), int(r)) for p, r in table.itertuples(index=False)]
+
+
+def do(out: Path, *overrides: str) -> Done:
+    """Do a run inline and read what it wrote."""
+    config = small_config("clients=3", *overrides)
+    simulate(
+        lambda grid, context: run(grid, config, out),
+        clients=config.clients,
+        engine=config.engine,
+    )
+    return Done(
+        config,
+        out,
+        json.loads((out / "results.json").read_text()),
+        pd.read_csv(out / "history.csv"),
+        pd.read_csv(out / "clients.csv"),
+    )
+
+
+@pytest.fixture(scope="module")
+def backdoored(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Return a run with everything in it: attack, forgetting, recovery, reference."""
+    return do(
+        tmp_path_factory.mktemp("run"),
+        *("forget=[1]", "attack=backdoor", "retrain=remaining", "retrain_rounds=1"),
+        "client.local_epochs=4",
+    )
+
+
+def logits(path: Path, images: np.ndarray) -> np.ndarray:
+    """Return a stored model's answers, by NumPy in float64."""
+    tensors = load_file(path)
+    layers = sorted({int(name.split(".")[0]) for name in tensors})
+    scaling = load_dataset("digits").scaling
+    x = (
+        images.reshape(len(images), -1).astype(np.float64) - scaling.mean
+    ) / scaling.std
+    for layer in layers:
+        x = x @ tensors[f"{layer}.weight"].T + tensors[f"{layer}.bias"]
+        if layer != layers[-1]:
+            x = np.maximum(x, 0)
+    return x
+
+
+def accuracy(path: Path, images: np.ndarray, labels: np.ndarray) -> float:
+    """Return the share of right answers of a stored model."""
+    return float((logits(path, images).argmax(1) == labels).mean())
+
+
+def test_results_hold_the_contract(backdoored: Done):
+    results = backdoored.results
+    fixed = {
+        *("schema", "seed", "strategy", "forget", "retrain", "data", "models", "cost")
+    }
+    assert fixed <= set(results)
+    assert (results["schema"], results["seed"], results["forget"]) == (1, 0, [1])
+    assert results["strategy"] == "negative_gradient"
+    assert results["retrain"] == "remaining"
+    assert set(results["models"]) == set(MODELS)
+    for model in results["models"].values():
+        assert len(model["client_test_accuracy"]) == 3
+        rates = [
+            model[key]
+            for key in (
+                *("test_accuracy", "forget_accuracy", "retain_accuracy"),
+                *("attack_success_rate", "forget_accuracy_as_trained"),
+            )
+        ]
+        assert all(0 <= rate <= 1 for rate in rates + model["client_test_accuracy"])
+        assert 0 < model["test_loss"] < math.inf
+    cost = results["cost"]
+    assert {
+        *("train_seconds", "unlearn_seconds", "recover_seconds", "retrain_seconds"),
+        *("bytes_up", "bytes_down", "ledger_bytes", "reused_training"),
+        "resumed_from_round",
+    } <= set(cost)
+    assert cost["unlearn_seconds"] < cost["train_seconds"]
+    assert cost["reused_training"] is False
+    assert cost["resumed_from_round"] == 0
+
+
+def test_results_say_who_holds_what(backdoored: Done):
+    data = load_dataset("digits")
+    found = backdoored.results["data"]
+    assert (found["name"], found["writers"]) == ("digits", data.num_writers)
+    assert found["test_examples"] == len(data.test_labels)
+    splits = partition_by_writer(data.writers, clients=3, seed=0)
+    for split, client in zip(splits, found["clients"], strict=True):
+        assert client == {
+            "client_id": split.client_id,
+            "num_writers": len(split.writers),
+            "num_train": len(split.train),
+            "num_val": len(split.val),
+            "num_test": len(split.test),
+        }
+
+
+def test_bytes_are_parameters_up_and_down_without_the_reference(backdoored: Done):
+    """3 clients in 2 training rounds and 2 in 1 recovery round: 8 models each way."""
+    size = sum(
+        a.nbytes
+        for a in load_file(backdoored.out / "model_original.safetensors").values()
+    )
+    cost = backdoored.results["cost"]
+    assert cost["bytes_up"] == cost["bytes_down"] == 8 * size
+    # Rows and last models of 3 clients, and the correction.
+    assert cost["ledger_bytes"] == 7 * size
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_numbers_follow_from_the_model_files(backdoored: Done, name: str):
+    """Recomputed with NumPy from the stored parameters alone, in float64."""
+    path = backdoored.out / f"model_{name}.safetensors"
+    data, config = load_dataset("digits"), backdoored.config
+    found = backdoored.results["models"][name]
+    assert accuracy(path, data.test_images, data.test_labels) == pytest.approx(
+        found["test_accuracy"], abs=1e-9
+    )
+    x = logits(path, data.test_images)
+    true = x[np.arange(len(x)), data.test_labels]
+    loss = float((np.log(np.exp(x).sum(1)) - true).mean())
+    assert loss == pytest.approx(found["test_loss"], rel=1e-5)
+    probe = attack_probe(
+        data.test_images, data.test_labels, attack=config.attack, pixel_max=16
+    )
+    assert probe is not None
+    assert accuracy(path, *probe) == pytest.approx(found["attack_success_rate"])
+    splits = partition_by_writer(data.writers, clients=3, seed=0)
+    retain = np.concatenate([splits[0].train, splits[2].train])
+    for part, key in ((splits[1].train, "forget"), (retain, "retain")):
+        assert accuracy(path, data.images[part], data.labels[part]) == pytest.approx(
+            found[f"{key}_accuracy"]
+        )
+    for split, rate in zip(splits, found["client_test_accuracy"], strict=True):
+        assert accuracy(
+            path, data.images[split.test], data.labels[split.test]
+        ) == pytest.approx(rate)
+
+
+def test_history_has_a_row_for_every_round(backdoored: Done):
+    assert backdoored.phases == [
+        *(("train", 0), ("train", 1), ("train", 2), ("unlearn", 3)),
+        *(("recover", 4), ("retrain", 1), ("retrain", 2)),
+    ]
+    table = backdoored.history
+    assert {"accuracy", "loss", "seconds", "bytes_up", "bytes_down"} <= set(table)
+    assert table["clients"].tolist() == [0, 3, 3, 0, 2, 2, 2]
+    assert not table["failures"].any()
+    last = dict(zip(table["phase"], table["accuracy"], strict=True))
+    for phase, name in zip(
+        ("train", "unlearn", "recover", "retrain"), MODELS, strict=True
+    ):
+        assert last[phase] == backdoored.results["models"][name]["test_accuracy"]
+
+
+def test_clients_table_has_a_row_for_every_client_and_model(backdoored: Done):
+    table = backdoored.clients
+    assert list(zip(table["model"], table["client_id"], strict=True)) == [
+        (name, k) for name in MODELS for k in range(3)
+    ]
+    assert table["role"].tolist() == ["retain", "forget", "retain"] * 4
+
+
+def test_a_run_leaves_report_and_figures(backdoored: Done):
+    page = (backdoored.out / "report.html").read_text()
+    assert "negative_gradient" in page or "negative gradient" in page.lower()
+    assert {p.suffix for p in (backdoored.out / "figures").iterdir()} == {
+        ".svg",
+        ".png",
+    }
+    assert not [p for p in backdoored.out.iterdir() if p.name.startswith(".")]
+
+
+def test_unlearning_moves_the_model_and_recovery_repairs_it(backdoored: Done):
+    models = backdoored.results["models"]
+    found = {name: models[name]["test_accuracy"] for name in MODELS}
+    assert found["recovered"] > found["unlearned"]
+    assert found["recovered"] > 0.5
+    assert len({backdoored.model(name) for name in MODELS}) == 4
+
+
+def test_scratch_recovers_by_retraining(backdoored: Done, tmp_path: Path):
+    """And equals the reference of any other run with that seed, bit for bit."""
+    made = do(
+        tmp_path,
+        *("forget=[1]", "attack=backdoor", "retrain=scratch", "client.local_epochs=4"),
+    )
+    assert made.model("recovered") == made.model("retrained")
+    assert made.model("retrained") == backdoored.model("retrained")
+    assert made.model("unlearned") == backdoored.model("unlearned")
+    assert made.phases == [
+        *(("train", 0), ("train", 1), ("train", 2), ("unlearn", 3)),
+        *(("retrain", 1), ("retrain", 2)),
+    ]
+    assert set(made.results["models"]) == set(MODELS)
+
+
+def test_retraining_on_the_forgotten_is_local_training(tmp_path: Path):
+    """The paper's section 4.2: a round of one client is local SGD, no averaging."""
+    made = do(
+        tmp_path, *("forget=2", "retrain=forgotten", "reference=false", "rounds=1")
+    )
+    assert made.phases == [
+        *(("train", 0), ("train", 1), ("unlearn", 2), ("recover", 3), ("recover", 4))
+    ]
+    assert made.history["clients"].tolist() == [0, 3, 0, 1, 1]
+    assert set(made.results["models"]) == {"original", "unlearned", "recovered"}
+    assert not (tmp_path / "model_retrained.safetensors").exists()
+    models = made.results["models"]
+    assert models["recovered"]["forget_loss"] < models["unlearned"]["forget_loss"]
+    assert models["original"]["attack_success_rate"] is None
+
+
+def test_nothing_to_forget_gives_the_original_only(tmp_path: Path):
+    made = do(tmp_path, "forget=null", "rounds=1")
+    assert set(made.results["models"]) == {"original"}
+    assert made.results["models"]["original"]["forget_accuracy"] is None
+    assert [p.name for p in sorted(tmp_path.glob("*.safetensors"))] == [
+        "model_original.safetensors"
+    ]
+
+
+def test_one_client_alone_is_a_federation(tmp_path: Path):
+    made = do(tmp_path, "clients=1", "forget=null", "rounds=1")
+    assert len(made.results["data"]["clients"]) == 1
+
+
+def test_no_retraining_and_no_reference_gives_two_models(tmp_path: Path):
+    made = do(tmp_path, "reference=false", "rounds=1", "forget=[0,2]")
+    assert set(made.results["models"]) == {"original", "unlearned"}
+    assert made.phases == [("train", 0), ("train", 1), ("unlearn", 2)]
+    assert made.results["forget"] == [0, 2]
+
+
+def test_recovery_draws_streams_of_its_own_and_retraining_those_of_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[tuple[int, int]] = []
+    fit = WriterClient.fit
+
+    def watched(self: WriterClient, *arguments: Any) -> Any:
+        seen.append((self.server_round, self.client_id))
+        return fit(self, *arguments)
+
+    monkeypatch.setattr(WriterClient, "fit", watched)
+    do(tmp_path, "forget=1", "retrain=remaining", "retrain_rounds=1")
+    assert seen == [
+        *((1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)),
+        *((4, 0), (4, 2)),
+        *((1, 0), (1, 2), (2, 0), (2, 2)),
+    ]
+
+
+def test_a_client_that_fails_is_in_results_and_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Client 1 cannot train at all; the rest go on and it is said."""
+    fit = WriterClient.fit
+
+    def broken(self: WriterClient, *arguments: Any) -> Any:
+        if self.client_id == 1:
+            raise RuntimeError("out of memory")
+        return fit(self, *arguments)
+
+    monkeypatch.setattr(WriterClient, "fit", broken)
+    made = do(tmp_path, "forget=1", "reference=false", "rounds=1")
+    (failure,) = made.results["failures"]
+    assert (failure["client_id"], failure["server_round"]) == (1, 1)
+    assert "out of memory" in failure["reason"]
+    assert made.history["failed"].tolist()[1] == 1
+    assert made.history["clients"].tolist() == [0, 2, 0]
+    assert made.model("unlearned") == made.model("original")
+
+
+def test_more_clients_than_writers_is_a_mistake_before_training(tmp_path: Path):
+    with pytest.raises(FedNegError, match="11, got 12"):
+        do(tmp_path, "clients=12", "forget=0")
+    assert list(tmp_path.iterdir()) == []
