@@ -27,7 +27,10 @@ class SweepCallback:
 
     def on_multirun_end(self, config: Any, **_: Any) -> None:
         """Collect the jobs' results into sweep.csv and sweep.html."""
-        _csv, page = write_sweep(Path(config.hydra.sweep.dir))
+        folder = Path(config.hydra.sweep.dir)
+        if not folder.is_dir():  # no job came so far as to write anything
+            return
+        _csv, page = write_sweep(folder)
         print(f"sweep: {page.resolve()}")
 
     def __getattr__(self, name: str) -> Any:

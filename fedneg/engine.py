@@ -111,9 +111,11 @@ def simulate(
     """
     from fedneg.client_app import app as client_app
 
-    # fedneg shows its own progress; Flower's INFO lines go to the log file at most.
-    logging.getLogger("flwr").propagate = False
-    logging.getLogger("flwr").setLevel(logging.WARNING)
+    # fedneg shows failures in its own progress; Flower's lines go to the log file.
+    flower = logging.getLogger("flwr")
+    flower.setLevel(logging.WARNING)
+    for handler in flower.handlers:
+        handler.setLevel(logging.ERROR)
     if engine.name == "ray":
         _simulate_on_ray(main, client_app, clients, engine)
         return

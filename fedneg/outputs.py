@@ -13,6 +13,17 @@ from safetensors.numpy import save
 from fedneg.errors import FedNegError
 from fedneg.parameters import NDArrays
 
+RUN_FILES = (
+    "model_original.safetensors",
+    "model_unlearned.safetensors",
+    "model_recovered.safetensors",
+    "model_retrained.safetensors",
+    "history.csv",
+    "clients.csv",
+    "results.json",
+    "report.html",
+)
+
 
 def write_bytes(path: Path, content: bytes) -> Path:
     """Write a file so that a reader sees the old or the new one, never half of it."""
@@ -49,6 +60,12 @@ def write_model(path: Path, names: Sequence[str], arrays: NDArrays) -> Path:
     # safetensors ignores strides, so views are copied first.
     tensors = {n: a.copy(order="C") for n, a in zip(names, arrays, strict=True)}
     return write_bytes(path, save(tensors))
+
+
+def remove_results(out: Path) -> None:
+    """Remove what an earlier run left in the folder, so that nothing stale stays."""
+    for name in RUN_FILES:
+        (out / name).unlink(missing_ok=True)
 
 
 def prepare_folder(path: Path) -> Path:

@@ -135,11 +135,15 @@ class Federation:
     def evaluate(self, name: str, parameters: Vector) -> ModelEvidence:
         """Measure a model on the server's test set and on every client's data."""
         self.progress.step(f"evaluating the {name} model")
+        answers = self.strategy.evaluate_clients(self.grid, parameters)
+        for client_id in range(self.config.clients):
+            if client_id not in answers:
+                self.progress.step(f"client {client_id} did not evaluate the model")
         return ModelEvidence(
             name,
             self.test.measure(parameters),
             self.test.attack_success_rate(parameters),
-            self.strategy.evaluate_clients(self.grid, parameters),
+            answers,
         )
 
     def save(self, path: Path, parameters: Vector) -> None:
@@ -200,6 +204,7 @@ def run(grid: Grid, config: Config, out: Path, notices: Sequence[str] = ()) -> N
     progress = Progress(_title(config), _planned_rounds(config))
     # Before anything is shown: missing data should be the only thing said.
     federation = Federation(grid, config, progress)
+    outputs.remove_results(out)
     with progress:
 
         def keep(name: str, parameters: Vector) -> None:
@@ -222,6 +227,7 @@ def run(grid: Grid, config: Config, out: Path, notices: Sequence[str] = ()) -> N
                     federation.seconds["retrain"] = federation.seconds["recover"]
                 else:
                     keep("retrained", federation.retrain(config.remaining))
+        notices = [*notices, *_empty_rounds(federation)]
         progress.step("writing the report")
         results = results_of(
             config,
@@ -270,6 +276,16 @@ def _recover(federation: Federation, unlearned: Vector) -> Vector | None:
     # round with one client is local SGD. Several removed clients are averaged.
     clients = config.remaining if config.retrain == "remaining" else config.forget
     return federation.recover(unlearned, clients, config.retrain_rounds)
+
+
+def _empty_rounds(federation: Federation) -> list[str]:
+    """Return a notice for every round that nobody's reply survived."""
+    return [
+        f"round {report.server_round} ({report.phase}): no usable reply from any "
+        "client; the model stayed as it was"
+        for report in federation.strategy.reports
+        if report.phase != "unlearn" and report.clients == 0
+    ]
 
 
 def _planned_rounds(config: Config) -> int:

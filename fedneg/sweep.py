@@ -102,26 +102,6 @@ def write_sweep(sweep_dir: Path) -> tuple[Path, Path]:
     return table, page.write(sweep_dir / "sweep.html")
 
 
-class SweepCallback:
-    """Write the sweep's page when a multirun ends.
-
-    Hydra calls callbacks by name and asks for no base class, so this module needs no
-    Hydra. Every other event is ignored.
-    """
-
-    def on_multirun_end(self, config: Mapping[str, Any], **_: object) -> None:
-        """Write ``sweep.csv`` and ``sweep.html`` into the multirun's folder."""
-        folder = Path(config["hydra"]["sweep"]["dir"])
-        if folder.is_dir():
-            write_sweep(folder)
-
-    def _ignore(self, *_: object, **__: object) -> None:
-        """Do nothing."""
-
-    on_run_start = on_run_end = on_multirun_start = _ignore
-    on_job_start = on_job_end = on_compose_config = _ignore
-
-
 def draw_runs(frame: pd.DataFrame) -> Picture:
     """Return each run's models as dots: accuracy, forget accuracy, attack success."""
     known = {

@@ -26,6 +26,7 @@ class Roster:
     def __init__(self, clients: int) -> None:
         self.clients = clients
         self.node_of: dict[int, int] = {}
+        self._last_error = ""
 
     def discover(self, grid: Grid, timeout_s: float = DISCOVERY_TIMEOUT_S) -> None:
         """Wait until every client is online and known; ask only nodes that are new.
@@ -48,7 +49,7 @@ class Roster:
             if time.monotonic() > deadline:
                 raise FedNegError(
                     f"waited {timeout_s:g} s for all {self.clients} clients; "
-                    f"client {missing[0]} is not online"
+                    f"client {missing[0]} is not online{self._last_error}"
                 )
             time.sleep(0.1)
 
@@ -61,13 +62,16 @@ class Roster:
         if not questions:
             return
         for reply in grid.send_and_receive(questions, timeout=timeout_s):
-            if not reply.has_error():
-                answer = reply.content.config_records["identity"]
-                self._enter(
-                    reply.metadata.src_node_id,
-                    client_id=int(str(answer["client-id"])),
-                    simulated_nodes=int(str(answer["num-partitions"])),
-                )
+            try:
+                client_id, simulated_nodes = _identity(reply)
+            except (KeyError, ValueError) as error:
+                self._last_error = f"; a node answered: {error}"
+                continue
+            self._enter(
+                reply.metadata.src_node_id,
+                client_id=client_id,
+                simulated_nodes=simulated_nodes,
+            )
 
     def _enter(self, node: int, *, client_id: int, simulated_nodes: int) -> None:
         """Enter one answer, or raise what is wrong with it."""
@@ -84,3 +88,11 @@ class Roster:
             )
         if self.node_of.setdefault(client_id, node) != node:
             raise FedNegError(f"two nodes call themselves client {client_id}")
+
+
+def _identity(reply: Message) -> tuple[int, int]:
+    """Return client id and number of simulated nodes; raises what is wrong."""
+    if reply.has_error():
+        raise ValueError(reply.error.reason)
+    answer = reply.content.config_records["identity"]
+    return int(str(answer["client-id"])), int(str(answer["num-partitions"]))

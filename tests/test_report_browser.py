@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 from test_report import make_run
 
+from fedneg.config import load_config
+from fedneg.engine import simulate
 from fedneg.report import write_report
 from fedneg.sweep import write_sweep
 
@@ -85,10 +87,20 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folder = root / "sweep" / f"a/rather/long/{name}"
         write_report(folder, *run)
         (folder / "results.json").write_text(json.dumps(run[0]))
+    config, _ = load_config(
+        ["experiment=paper", "data=digits", "rounds=1", "retrain_rounds=1"]
+    )
+    (root / "paper").mkdir()
+    simulate(
+        lambda grid, context: run_job(grid, config, root / "paper"),
+        clients=config.clients,
+        engine=config.engine,
+    )
+    pages["paper"] = root / "paper" / "report.html"
     return pages | {"sweep": write_sweep(root / "sweep")[1]}
 
 
-NAMES = ("all", "many", "twenty", "train", "sweep")
+NAMES = ("all", "many", "twenty", "train", "sweep", "paper")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -321,3 +321,27 @@ def test_more_clients_than_writers_is_a_mistake_before_training(tmp_path: Path):
     with pytest.raises(FedNegError, match="11, got 12"):
         do(tmp_path, "clients=12", "forget=0")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_round_without_any_reply_is_a_notice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of paper")
+
+    monkeypatch.setattr(WriterClient, "fit", fails)
+    done = do(tmp_path, "forget=null", "rounds=1")
+    assert done.results["notices"] == [
+        "round 1 (train): no usable reply from any client; the model stayed as it was"
+    ]
+    assert "no usable reply" in (tmp_path / "report.html").read_text()
+
+
+def test_a_second_run_leaves_nothing_of_the_first(tmp_path: Path):
+    (tmp_path / "mine.csv").write_text("kept")
+    do(tmp_path, "retrain=remaining", "rounds=1")
+    do(tmp_path, "forget=null", "rounds=1")
+    assert {p.name for p in tmp_path.glob("*.safetensors")} == {
+        "model_original.safetensors"
+    }
+    assert (tmp_path / "mine.csv").read_text() == "kept"

@@ -353,6 +353,13 @@ def test_a_client_that_never_comes_online_is_named():
         made.strategy.roster.discover(made.grid, timeout_s=0)
 
 
+def test_a_node_without_a_client_id_is_named_in_the_end():
+    made = bench()
+    del made.grid.contexts[FIRST_NODE_ID].node_config["partition-id"]
+    with pytest.raises(FedNegError, match=r"client 0 is not online; a node answered: "):
+        made.strategy.roster.discover(made.grid, timeout_s=0)
+
+
 def test_a_restarted_node_is_found_under_its_new_number():
     made = bench()
     made.train(1)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from test_report import NOTICE, make_run
 
-from fedneg.sweep import SweepCallback, collect_sweep, write_sweep
+from fedneg.sweep import collect_sweep, write_sweep
 
 
 def add_run(folder: Path, **changes: object) -> None:
@@ -146,19 +146,6 @@ def test_empty_sweep_says_so(tmp_path: Path) -> None:
 def test_second_writing_gives_the_same_bytes(sweep: Path) -> None:
     first = [path.read_bytes() for path in write_sweep(sweep)]
     assert [path.read_bytes() for path in write_sweep(sweep)] == first
-
-
-def test_callback_answers_every_event_and_writes_at_the_end(sweep: Path) -> None:
-    """Hydra calls these by name; a missing one would be a warning in every job."""
-    callback = SweepCallback()
-    events = ("run_start", "run_end", "multirun_start", "job_start", "job_end")
-    for event in (*events, "compose_config"):
-        getattr(callback, f"on_{event}")(config=None, config_name="c", overrides=[])
-    assert not (sweep / "sweep.html").exists()
-    callback.on_multirun_end(config={"hydra": {"sweep": {"dir": str(sweep)}}})
-    assert (sweep / "sweep.html").is_file()
-    callback.on_multirun_end(config={"hydra": {"sweep": {"dir": str(sweep / "none")}}})
-    assert not (sweep / "none").exists()
 
 
 def test_figure_fits_when_a_model_lacks_one_metric(tmp_path: Path) -> None:

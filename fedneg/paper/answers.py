@@ -8,6 +8,7 @@ import pandas as pd
 from fedneg.paper.numbers import PAPER_REMOVED
 from fedneg.paper.state import PaperMeasurements
 
+LOW = 0.05  # attack success from here down counts as gone
 QUESTIONS = (
     "To what extent does subtracting local model parameters serve to reduce the "
     "influence of the associated training data?",
@@ -43,11 +44,11 @@ def influence_answer(found: PaperMeasurements) -> list[str]:
         f"weight, {_change(before, by_weight, 'attack success')}, "
         f"{_removes(before, by_weight)} its influence."
     )
-    gone = parameters[parameters["attack_success_rate"] <= max(0.05, 2 * after)]
+    gone = parameters[parameters["attack_success_rate"] <= LOW]
     if gone.empty:
         third = (
             "No scale of the parameters form up to 1 brings attack success as low as "
-            f"{max(0.05, 2 * after):.2f}."
+            f"{LOW:.2f}."
         )
     else:
         scale = float(gone.index.min())
