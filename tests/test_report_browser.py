@@ -12,6 +12,7 @@ from test_report import make_run
 from fedneg.config import load_config
 from fedneg.engine import simulate
 from fedneg.report import write_report
+from fedneg.server_app import run as run_job
 from fedneg.sweep import write_sweep
 
 if TYPE_CHECKING:

@@ -339,7 +339,7 @@ def test_a_round_without_any_reply_is_a_notice(
 
 def test_a_second_run_leaves_nothing_of_the_first(tmp_path: Path):
     (tmp_path / "mine.csv").write_text("kept")
-    do(tmp_path, "retrain=remaining", "rounds=1")
+    do(tmp_path, "forget=2", "retrain=remaining", "rounds=1")
     do(tmp_path, "forget=null", "rounds=1")
     assert {p.name for p in tmp_path.glob("*.safetensors")} == {
         "model_original.safetensors"
