@@ -1,24 +1,41 @@
 """Ways to run the same ServerApp and ClientApp on this machine.
 
-`inline` calls every client in this process, one after the other; `ray` is Flower's own
-simulation runtime. Real clients need no engine: `flwr run` brings its Grid.
+`inline` calls every client in this process, one after the other; `local` spreads them
+over worker processes; `ray` is Flower's own simulation runtime. Real clients need no
+engine: `flwr run` brings its Grid. All give the same bytes.
 """
 
 import logging
 import os
+import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from logging import DEBUG
 from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common import log
+from flwr.common.serde import (
+    context_from_proto,
+    context_to_proto,
+    message_from_proto,
+    message_to_proto,
+    recorddict_from_proto,
+    recorddict_to_proto,
+)
+from flwr.common.serde_utils import metadata_to_proto
+from flwr.proto.message_pb2 import Context as ProtoContext
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.message_pb2 import Metadata as ProtoMetadata
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedneg.settings import EngineSettings
+from fedneg.workers import WorkerPool
 
 SERVER_NODE_ID = 1
 FIRST_NODE_ID = 1000
@@ -73,23 +90,21 @@ class InlineGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Run each message to its end, now."""
-        ids = []
+        messages = list(messages)
         for message in messages:
             # What a SuperLink fills in; Flower has no public way to set it.
             meta = message.metadata.__dict__
             meta["_message_id"], meta["_run_id"] = str(uuid4()), RUN_ID
             meta["_src_node_id"] = SERVER_NODE_ID
-            self._replies[message.metadata.message_id] = self._call(message)
-            ids.append(message.metadata.message_id)
-        return ids
+        for reply in self._answers(messages):
+            self._replies[reply.metadata.reply_to_message_id] = reply
+        return [message.metadata.message_id for message in messages]
 
-    def _call(self, message: Message) -> Message:
-        try:
-            return self.client_app(message, self.contexts[message.metadata.dst_node_id])
-        except Exception as error:
-            log(DEBUG, traceback.format_exc())
-            reason = f"{type(error).__name__}: {error}"
-            return Message(Error(code=0, reason=reason), reply_to=message)
+    def _answers(self, messages: list[Message]) -> Iterator[Message]:
+        """Yield the reply to each message."""
+        for message in messages:
+            context = self.contexts[message.metadata.dst_node_id]
+            yield _call(self.client_app, message, context)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies to these messages, each once."""
@@ -100,6 +115,116 @@ class InlineGrid(Grid):
     ) -> Iterable[Message]:
         """Push and pull; there is nothing to wait for."""
         return self.pull_messages(self.push_messages(messages))
+
+
+class LocalGrid(InlineGrid):
+    """A Grid that spreads the messages over worker processes of this machine.
+
+    A record that several messages share, as the global parameters of a round are, is
+    handed to each worker once. Nodes that took longest the last time begin first.
+    """
+
+    def __init__(self, client_app: ClientApp, clients: int, pool: WorkerPool) -> None:
+        super().__init__(client_app, clients)
+        self.pool = pool
+        self._timeout_s: float | None = None
+        self._work: dict[int, float] = {}
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Push and pull; a client not done after `timeout` seconds is given up."""
+        self._timeout_s = timeout
+        return super().send_and_receive(messages)
+
+    def _answers(self, messages: list[Message]) -> Iterator[Message]:
+        groups: dict[int, list[Message]] = {}
+        for message in messages:
+            groups.setdefault(id(message.content), []).append(message)
+        for group in groups.values():
+            # Stable: nodes of which nothing is known keep their order.
+            group.sort(key=lambda m: -self._work.get(m.metadata.dst_node_id, 0.0))
+            shared = recorddict_to_proto(group[0].content).SerializeToString()
+            requests = [self._request(message) for message in group]
+            for place, answer in self.pool.run(shared, requests, self._timeout_s):
+                yield self._reply(group[place], answer)
+
+    def _request(self, message: Message) -> bytes:
+        context = self.contexts[message.metadata.dst_node_id]
+        return _pack(
+            metadata_to_proto(message.metadata).SerializeToString(),
+            context_to_proto(context).SerializeToString(),
+        )
+
+    def _reply(self, message: Message, answer: bytes | str) -> Message:
+        if isinstance(answer, str):
+            return Message(Error(code=0, reason=answer), reply_to=message)
+        reply, state, seconds = _unpack(answer)
+        node = message.metadata.dst_node_id
+        self._work[node] = float(seconds)
+        self.contexts[node].state = recorddict_from_proto(
+            ProtoRecordDict.FromString(state)
+        )
+        return message_from_proto(ProtoMessage.FromString(reply))
+
+
+def serve(shared: bytes, request: bytes) -> bytes:
+    """Answer one request in a worker process: the ClientApp's reply, in bytes."""
+    from fedneg.client_app import app as client_app
+
+    started = time.perf_counter()
+    _be_somebody()
+    metadata, context_bytes = _unpack(request)
+    message = message_from_proto(
+        ProtoMessage(
+            metadata=ProtoMetadata.FromString(metadata),
+            content=ProtoRecordDict.FromString(shared),
+        )
+    )
+    context = context_from_proto(ProtoContext.FromString(context_bytes))
+    reply = _call(client_app, message, context)
+    return _pack(
+        message_to_proto(reply).SerializeToString(),
+        recorddict_to_proto(context.state).SerializeToString(),
+        str(time.perf_counter() - started).encode(),
+    )
+
+
+def _call(client_app: ClientApp, message: Message, context: Context) -> Message:
+    """Return the ClientApp's reply; an exception becomes an error reply."""
+    try:
+        return client_app(message, context)
+    except Exception as error:
+        log(DEBUG, traceback.format_exc())
+        reason = f"{type(error).__name__}: {error}"
+        return Message(Error(code=0, reason=reason), reply_to=message)
+
+
+def _be_somebody() -> None:
+    """Set the three that flwr's run_simulation sets; no Message without them."""
+    TaskIdentity.task_id, TaskIdentity.run_id = 1, RUN_ID
+    TaskIdentity.node_id = SERVER_NODE_ID
+
+
+def _pack(*parts: bytes) -> bytes:
+    """Return parts behind their lengths."""
+    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+
+
+def _unpack(packed: bytes) -> list[bytes]:
+    """Return what `_pack` was given."""
+    parts, start = [], 0
+    while start < len(packed):
+        end = start + 8 + int.from_bytes(packed[start : start + 8], "big")
+        parts.append(packed[start + 8 : end])
+        start = end
+    return parts
+
+
+@lru_cache(maxsize=1)
+def shared_pool(size: int) -> WorkerPool:
+    """Return this process's pool; every run of a sweep uses the same workers."""
+    return WorkerPool(size, f"{serve.__module__}:{serve.__name__}")
 
 
 def simulate(
@@ -119,11 +244,13 @@ def simulate(
     if engine.name == "ray":
         _simulate_on_ray(main, client_app, clients, engine)
         return
-    # The three that flwr's own run_simulation sets; a Message cannot be made without.
-    TaskIdentity.task_id, TaskIdentity.run_id = 1, RUN_ID
-    TaskIdentity.node_id = SERVER_NODE_ID
-    context = Context(RUN_ID, 0, {}, RecordDict(), {})
-    main(InlineGrid(client_app, clients), context)
+    _be_somebody()
+    grid = InlineGrid(client_app, clients)
+    if engine.name == "local":
+        # More workers than clients would have nothing to do.
+        workers = engine.workers or len(os.sched_getaffinity(0))
+        grid = LocalGrid(client_app, clients, shared_pool(min(workers, clients)))
+    main(grid, Context(RUN_ID, 0, {}, RecordDict(), {}))
 
 
 def _simulate_on_ray(

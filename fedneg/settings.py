@@ -193,11 +193,14 @@ class EngineSettings:
     """What runs the clients of a simulation."""
 
     name: str
+    workers: int | None = None
     cpus_per_client: int = 1
     gpus_per_client: float = 0.0
 
     def __post_init__(self) -> None:
-        choice("engine.name", self.name, ("inline", "ray"))
+        choice("engine.name", self.name, ("inline", "local", "ray"))
+        if self.workers is not None:
+            whole("engine.workers", self.workers, minimum=1)
         whole("engine.cpus_per_client", self.cpus_per_client, minimum=1)
         number("engine.gpus_per_client", self.gpus_per_client, minimum=0)
 

@@ -30,7 +30,13 @@ settings.register_profile("fedneg", deadline=None)
 settings.load_profile("fedneg")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SMALL = ("data=digits", "rounds=2", "client.local_epochs=1", "model.hidden=[16]")
+SMALL = (
+    "data=digits",
+    "rounds=2",
+    "client.local_epochs=1",
+    "model.hidden=[16]",
+    "engine=inline",
+)
 Answer = tuple[Sequence[np.ndarray], float] | Records
 Behaviour = Callable[[NDArrays, int], Answer]
 

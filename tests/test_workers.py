@@ -1,0 +1,178 @@
+"""Worker processes: what is handed over, what happens when one dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, command, small_config
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+
+from fedneg.client_app import app as client_app
+from fedneg.engine import InlineGrid, LocalGrid, simulate
+from fedneg.server_app import run
+from fedneg.workers import WorkerPool
+
+MODELS = ("original", "unlearned", "recovered", "retrained")
+
+
+@pytest.fixture
+def pool() -> Iterator[WorkerPool]:
+    """Yield two workers that `act`."""
+    made = WorkerPool(2, "worker_actions:act")
+    yield made
+    made.close()
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process is there and not a zombie."""
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def test_every_request_gets_its_own_answer(pool: WorkerPool):
+    requests = [b"a", b"", b"c" * 3_000_000, b"d"]
+    found = dict(pool.run(b"S", requests))
+    assert found == {k: b"S|" + request for k, request in enumerate(requests)}
+
+
+def test_requests_are_spread_over_all_workers(pool: WorkerPool):
+    pids = {int(pid) for _, pid in pool.run(b"", [b"pid"] * 4)}
+    assert pids == set(pool.pids)
+
+
+def test_shared_bytes_reach_a_worker_once(pool: WorkerPool):
+    """However many requests: each worker counts one object, then two."""
+    assert {answer for _, answer in pool.run(b"x", [b"seen"] * 9)} == {b"1"}
+    assert {answer for _, answer in pool.run(b"y", [b"seen"] * 9)} <= {b"1", b"2"}
+
+
+def test_a_worker_that_dies_is_replaced_and_the_rest_goes_on(pool: WorkerPool):
+    before = pool.pids
+    found = dict(pool.run(b"", [b"a", b"die 3", b"c", b"d"]))
+    assert found[1] == "the worker process ended with code 3"
+    assert [found[k] for k in (0, 2, 3)] == [b"|a", b"|c", b"|d"]
+    assert len(set(pool.pids) & set(before)) == 1
+    assert dict(pool.run(b"", [b"e", b"f"])) == {0: b"|e", 1: b"|f"}
+
+
+def test_a_killed_worker_is_found_dead(pool: WorkerPool):
+    list(pool.run(b"", [b"a", b"b"]))
+    os.kill(pool.pids[0], signal.SIGKILL)
+    found = dict(pool.run(b"", [b"a", b"b", b"c"]))
+    assert sum(isinstance(answer, str) for answer in found.values()) <= 1
+    assert len(found) == 3
+    assert all(is_alive(pid) for pid in pool.pids)
+
+
+def test_what_takes_too_long_is_given_up(pool: WorkerPool):
+    list(pool.run(b"", [b"a", b"b"]))
+    found = dict(pool.run(b"", [b"sleep 60", b"b", b"sleep 60", b"d"], timeout_s=1.0))
+    assert found[0] == "no reply within 1 s"
+    assert len(found) == 4
+    assert dict(pool.run(b"", [b"e"])) == {0: b"|e"}
+
+
+def test_close_leaves_no_process():
+    made = WorkerPool(2, "worker_actions:act")
+    pids = made.pids
+    made.close()
+    assert not any(map(is_alive, pids))
+
+
+def test_local_gives_the_bytes_of_inline(tmp_path: Path):
+    options = ("clients=3", "attack=backdoor", "forget=2", "retrain=remaining")
+    for engine in ("inline", "local"):
+        config = small_config(*options, f"engine={engine}")
+        (tmp_path / engine).mkdir()
+        simulate(
+            lambda grid, context, config=config, engine=engine: run(
+                grid, config, tmp_path / engine
+            ),
+            clients=config.clients,
+            engine=config.engine,
+        )
+    for name in MODELS:
+        inline, local = (
+            (tmp_path / engine / f"model_{name}.safetensors").read_bytes()
+            for engine in ("inline", "local")
+        )
+        assert inline == local
+
+
+def test_local_grid_reports_a_failing_client_like_inline():
+    """A task that is no JSON: the same error reply from both."""
+    made = WorkerPool(1, "fedneg.engine:serve")
+    try:
+        reasons = []
+        for grid in (InlineGrid(client_app, 2), LocalGrid(client_app, 2, made)):
+            simulate(lambda *_: None, clients=1, engine=small_config().engine)
+            content = RecordDict(
+                {"arrays": ArrayRecord([]), "config": ConfigRecord({"task": "{"})}
+            )
+            messages = [
+                Message(content, node, MessageType.TRAIN)
+                for node in grid.get_node_ids()
+            ]
+            replies = list(grid.send_and_receive(messages))
+            assert len(replies) == 2
+            reasons.append({reply.error.reason for reply in replies})
+        assert reasons[0] == reasons[1]
+        assert "the task in the message is not JSON" in reasons[0].pop()
+    finally:
+        made.close()
+
+
+@pytest.mark.slow
+def test_a_sweep_uses_the_same_workers_and_leaves_none(tmp_path: Path):
+    done = command(
+        "-m", "forget=0,1", *SMALL, "engine=local", "reference=false", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert processes_in(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_no_process(tmp_path: Path):
+    """Ctrl-C goes to the whole process group, as a terminal sends it."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "fedneg", "data=digits", "rounds=100000"),
+            *("engine=local", f"hydra.run.dir={tmp_path}"),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    with process.stderr as lines:
+        for line in lines:
+            if "train 2/" in line:
+                break
+        os.killpg(process.pid, signal.SIGINT)
+        lines.read()
+    assert process.wait(30) == 130
+    deadline = time.monotonic() + 30
+    while processes_in(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert processes_in(tmp_path) == []
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Return the command lines of processes whose working directory is `folder`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if (entry / "cwd").readlink() == folder:
+                    found.append((entry / "cmdline").read_text().replace("\0", " "))
+            except OSError:
+                continue
+    return found
