@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 
 def _seconds(value: float) -> str:
@@ -38,7 +39,7 @@ class Progress:
         self.title, self.planned = title, planned_rounds
         self.done = 0
         self.start = time.monotonic()
-        self.rows: list[tuple[str, str, str, str, str]] = []
+        self.rows: list[tuple[str, str, str, str]] = []
         self._step = ""
         self._live: Live | None = None
         self._begun = False
@@ -102,7 +103,7 @@ class Progress:
             for failure in failures:
                 self._line(f"    {failure}")
             return
-        row = (phase, f"{number}/{of}", f"{accuracy:.4f}", f"{loss:.4f}", "")
+        row = (phase, f"{number}/{of}", f"{accuracy:.4f}", f"{loss:.4f}")
         if self.rows and self.rows[-1][0] == phase:
             self.rows[-1] = row
         else:
@@ -116,19 +117,17 @@ class Progress:
         spent = time.monotonic() - self.start
         return spent / self.done * max(self.planned - self.done, 0)
 
-    def _table(self) -> Table:
-        table = Table(title=self.title, title_justify="left", box=None, pad_edge=False)
+    def _table(self) -> Group:
+        """Return title, table and time as they stand now."""
+        table = Table(box=None, pad_edge=False)
         for name in ("phase", "round", "accuracy", "loss"):
             table.add_column(name, justify="left" if name == "phase" else "right")
         for row in self.rows:
-            table.add_row(*row[:4])
-        elapsed = _seconds(time.monotonic() - self.start)
-        caption = f"{elapsed} so far"
+            table.add_row(*row)
+        line = f"{_seconds(time.monotonic() - self.start)} so far"
         if 0 < self.done < self.planned:
-            caption += f", about {_seconds(self._left())} left"
-        table.caption = f"{caption}  {self._step}".rstrip()
-        table.caption_justify = "left"
-        return table
+            line += f", about {_seconds(self._left())} left"
+        return Group(Text(self.title), table, Text(f"{line}  {self._step}".rstrip()))
 
 
 def show_notice(text: str, console: Console | None = None) -> None:
