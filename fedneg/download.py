@@ -7,9 +7,7 @@ process ever sees half a file.
 
 import hashlib
 import http.client
-import os
 import sys
-import tempfile
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from rich.progress import (
 
 from fedneg import vision
 from fedneg.errors import FedNegError
+from fedneg.files import write_bytes
 
 TIMEOUT_S = 20.0  # to connect, and for each read
 DEADLINE_S = 900.0  # for one file: ends a mirror that sends a byte now and then
@@ -177,22 +176,10 @@ def _get(url: str) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    """Write a file so that it is complete on the disk before it has its name."""
+    """Write a download; raises DataUnavailableError if the disk will not take it."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(temporary).chmod(0o644)  # mkstemp's 0600 shuts out other users
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        return write_bytes(path, content)
     except OSError as error:
         raise DataUnavailableError(
             f"{path} was downloaded but cannot be written ({error.strerror})"
         ) from error
-    return path

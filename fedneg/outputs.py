@@ -1,7 +1,6 @@
-"""Files of a run: written under a temporary name, flushed, then renamed."""
+"""Files of a run, each written in one step."""
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import pandas as pd
 from safetensors.numpy import save
 
 from fedneg.errors import FedNegError
+from fedneg.files import write_bytes
 from fedneg.parameters import NDArrays
 
 RUN_FILES = (
@@ -23,22 +23,6 @@ RUN_FILES = (
     "results.json",
     "report.html",
 )
-
-
-def write_bytes(path: Path, content: bytes) -> Path:
-    """Write a file so that a reader sees the old or the new one, never half of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> Path:

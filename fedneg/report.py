@@ -6,39 +6,26 @@ is not decided here, since accuracy alone cannot show it.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from fedneg.figures import (
-    MODELS,
-    accuracy_over_rounds,
-    attack_success,
-    client_accuracy,
-    number,
+from fedneg.figures import MODELS, number
+from fedneg.files import write_bytes
+from fedneg.findings import (
+    METRICS,
+    attack_name,
+    count,
+    describe_findings,
+    describe_poison,
+    describe_request,
 )
-from fedneg.page import (
-    Card,
-    Page,
-    human_bytes,
-    human_seconds,
-    rate,
-    signed,
-    write_atomically,
-)
+from fedneg.formats import human_bytes, human_seconds, rate, signed
+from fedneg.page import Card, Page
+from fedneg.run_figures import accuracy_over_rounds, attack_success, client_accuracy
 
-SMALL = 0.005  # a change of a rate below this is called none
-LARGE = 0.05  # from here on a change is called a fall or a rise without 'slightly'
-METRICS = {
-    "test_accuracy": "test accuracy",
-    "test_loss": "test loss (nats)",
-    "forget_accuracy": "forget accuracy",
-    "forget_accuracy_as_trained": "forget accuracy as trained",
-    "retain_accuracy": "retain accuracy",
-    "attack_success_rate": "attack success rate",
-}
 EXPLAINED = {
     "original": "Trained with every client; nothing is forgotten yet.",
     "unlearned": "Right after forgetting, before any repair.",
@@ -47,17 +34,6 @@ EXPLAINED = {
         "From the same initial parameters without the forgotten clients: the gold "
         "standard that the others should come close to."
     ),
-}
-_HOW = {
-    "negative_gradient": "subtracting what the server had stored of {whom}",
-    "do_nothing": "changing nothing (a control)",
-    "fine_tune": "training on without {whom}",
-    "retrain": "retraining without {whom}",
-}
-_THEN = {
-    "remaining": "then {n} with the other clients",
-    "forgotten": "then {n} of training on the forgotten data again",
-    "scratch": "then training from scratch without the forgotten",
 }
 _ATTACK_MEASURED = {
     "backdoor": "Share of triggered test inputs of other classes that the model puts "
@@ -134,176 +110,17 @@ def write_report(
             by_client, "Each client's own test examples, under each of the models."
         )
     if attack is not None:
-        page.section("The attack").text(*_describe_poison(results))
+        page.section("The attack").text(*describe_poison(results))
         page.figure(
-            attack, _ATTACK_MEASURED.get(_attack_name(results), "Lower is better.")
+            attack, _ATTACK_MEASURED.get(attack_name(results), "Lower is better.")
         )
     _add_costs(page, results)
     _add_failures(page, results)
     _add_background(page, results, history, clients)
     for picture in pictures:
         for name, content in picture.files().items() if picture else ():
-            write_atomically(out / "figures" / name, content)
+            write_bytes(out / "figures" / name, content)
     return page.write(out / "report.html")
-
-
-def describe_request(results: Mapping[str, Any]) -> str:
-    """Return in one sentence what was asked of the run."""
-    forget: list[int] = list(results["forget"])
-    total, rounds = results.get("clients"), results.get("rounds")
-    trained = f"{_count(rounds, 'round')} of training with {_count(total, 'client')}"
-    if not forget:
-        return f"Train only: {trained}, nothing is forgotten."
-    whom = "them" if len(forget) > 1 else "it"
-    how = _HOW.get(results["strategy"], f"the strategy {results['strategy']}")
-    attack = results.get("attack") or {}
-    poisoned = sorted(set(attack.get("clients") or []) & set(forget))
-    kind = _attack_name(results).replace("_", " ")
-    who = ""
-    if kind != "none" and poisoned:
-        who = f" ({'; '.join(map(str, poisoned))} poisoned by {kind})"
-        if poisoned == sorted(forget):
-            who = f", poisoned by {kind},"
-    verb = "by" if results["strategy"] in _HOW else "with"
-    sentence = (
-        f"Forget {_name_clients(forget)} of {total}{who} after {trained}, "
-        f"{verb} {how.format(whom=whom)}"
-    )
-    repair = _THEN.get(str(results.get("retrain", "none")))
-    if repair:
-        repair = repair.format(n=_count(results.get("retrain_rounds"), "round"))
-        return f"{sentence}; {repair}."
-    return f"{sentence}; no repair afterwards."
-
-
-def describe_findings(results: Mapping[str, Any]) -> list[str]:
-    """Return what the metrics say, one statement each, computed from the values."""
-    models = results["models"]
-    said = list(_describe_utility(models))
-    forgotten = _describe_forget_set(models)
-    if forgotten:
-        said.append(forgotten)
-    if any(number(m.get("attack_success_rate")) is not None for m in models.values()):
-        said.append(_describe_attack(results))
-    if "unlearned" in models and _same(models["original"], models["unlearned"]):
-        said.append(
-            "On every metric here the unlearned model equals the original to within "
-            f"{SMALL}: these numbers show no trace of forgetting."
-        )
-    return said or ["No metric was measured in this run."]
-
-
-def _describe_utility(models: Mapping[str, Any]) -> Iterator[str]:
-    """Yield how test accuracy moved from model to model."""
-    value = {name: number(m.get("test_accuracy")) for name, m in models.items()}
-    original, unlearned = value.get("original"), value.get("unlearned")
-    recovered, retrained = value.get("recovered"), value.get("retrained")
-    if original is not None and unlearned is not None:
-        yield f"Forgetting: test accuracy {_moved(original, unlearned)}."
-    elif original is not None:
-        yield f"The original model's test accuracy is {rate(original)}."
-    if unlearned is not None and recovered is not None:
-        yield f"Repair: test accuracy {_moved(unlearned, recovered)}."
-    if retrained is not None:
-        last = "recovered" if recovered is not None else "unlearned"
-        final = value.get(last)
-        said = f"Retrained without the forgotten, the model reaches {rate(retrained)}"
-        if final is None:
-            yield f"{said}."
-        elif abs(final - retrained) < SMALL:
-            yield f"{said}; {last} is level with it (gap {signed(final - retrained)})."
-        else:
-            side = "above" if final > retrained else "below"
-            gap = signed(final - retrained)
-            yield f"{said}; {last} is {side} it (gap {gap})."
-
-
-def _describe_forget_set(models: Mapping[str, Any]) -> str:
-    """Return how accuracy on the forgotten clients' data moved, or ''."""
-    value = {name: number(m.get("forget_accuracy")) for name, m in models.items()}
-    original, unlearned = value.get("original"), value.get("unlearned")
-    if original is None or unlearned is None:
-        return ""
-    moved = _moved(original, unlearned)
-    said = f"On the forgotten clients' own data, accuracy {moved}"
-    retrained = value.get("retrained")
-    if retrained is None:
-        return f"{said}. There is no retrained model to compare with."
-    return (
-        f"{said}; a model that never saw them gets {rate(retrained)}, "
-        f"so the gap is {signed(unlearned - retrained)}."
-    )
-
-
-def _describe_attack(results: Mapping[str, Any]) -> str:
-    """Return how attack success moved, and whether a collapse explains it."""
-    models = results["models"]
-    value = {name: number(m.get("attack_success_rate")) for name, m in models.items()}
-    known = {name: found for name, found in value.items() if found is not None}
-    original, unlearned = known.get("original"), known.get("unlearned")
-    if original is None or unlearned is None:
-        every = ", ".join(f"{name} {rate(found)}" for name, found in known.items())
-        return f"Attack success rate: {every}."
-    said = f"Attack success {_moved(original, unlearned, good=False)}"
-    for name in ("recovered", "retrained"):
-        if name in known:
-            verb = "is" if name == "recovered" else "reaches"
-            said += f"; {name} {verb} {rate(known[name])}"
-    before = number(models["original"].get("test_accuracy"))
-    after = number(models["unlearned"].get("test_accuracy"))
-    fell = original - unlearned >= SMALL
-    if fell and before is not None and after is not None and _collapsed(before, after):
-        said += (
-            ". The unlearned model has collapsed: one that answers little correctly "
-            "fails the attack too, so this fall is no sign of forgetting"
-        )
-    return f"{said}."
-
-
-def _attack_name(results: Mapping[str, Any]) -> str:
-    """Return the attack's name, 'none' without one."""
-    return str((results.get("attack") or {}).get("name") or "none")
-
-
-def _describe_poison(results: Mapping[str, Any]) -> Iterator[str]:
-    """Yield who was poisoned, how, and how much of their data."""
-    attack, name = results.get("attack") or {}, _attack_name(results)
-    if name == "none" or not attack.get("clients"):
-        return
-    target = f", towards class {attack.get('target')}" if name == "backdoor" else ""
-    who = _name_clients(attack["clients"])
-    yield (
-        f"Poisoned: {who}, by {name.replace('_', ' ')}{target}, in a fraction of "
-        f"{attack.get('fraction')} of the training examples."
-    )
-
-
-def _collapsed(before: float, after: float) -> bool:
-    """Return whether an accuracy lost more than half of what it was."""
-    return after < before / 2
-
-
-def _moved(before: float, after: float, *, good: bool = True) -> str:
-    """Return the verb and both values of a change; only a good rate can collapse."""
-    change = after - before
-    values = f"from {rate(before)} to {rate(after)}"
-    if abs(change) < SMALL:
-        return f"hardly changed, {values}"
-    if good and _collapsed(before, after):
-        return f"collapsed {values}"
-    slightly = "slightly " if abs(change) < LARGE else ""
-    return f"{'rose' if change > 0 else 'fell'} {slightly}{values}"
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether two models agree in every rate that both have, and have one."""
-    pairs = [
-        (number(one.get(name)), number(other.get(name)))
-        for name in METRICS
-        if name != "test_loss"
-    ]
-    gaps = [abs(a - b) for a, b in pairs if a is not None and b is not None]
-    return bool(gaps) and max(gaps) < SMALL
 
 
 def _cards(results: Mapping[str, Any]) -> Iterator[Card]:
@@ -395,7 +212,7 @@ def _add_failures(page: Page, results: Mapping[str, Any]) -> None:
     failures = list(results.get("failures") or [])
     if failures:
         page.section("Failures").text(
-            f"{_count(len(failures), 'reply', 'replies')} failed or "
+            f"{count(len(failures), 'reply', 'replies')} failed or "
             f"{'was' if len(failures) == 1 else 'were'} refused."
         )
         page.table(
@@ -423,7 +240,7 @@ def _add_background(
     for key, value in (results.get("method") or {}).items():
         facts[f"Method, {key}"] = value
     attack = results.get("attack") or {}
-    if _attack_name(results) != "none":
+    if attack_name(results) != "none":
         facts["Attack"] = ", ".join(f"{key} {attack[key]}" for key in attack)
     page.section("Background").facts(facts)
     times = {"seconds": human_seconds}
@@ -448,16 +265,3 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
                 if isinstance(value, str)
                 else json.dumps(value, ensure_ascii=False),
             )
-
-
-def _count(number_of: int | None, one: str, many: str = "") -> str:
-    """Return a count with its noun."""
-    return f"{number_of} {one if number_of == 1 else many or one + 's'}"
-
-
-def _name_clients(client_ids: Sequence[int]) -> str:
-    """Return 'client 4', 'clients 1 and 4', or their number where there are many."""
-    if len(client_ids) > 6:
-        return f"{len(client_ids)} clients"
-    *rest, last = map(str, client_ids)
-    return f"clients {', '.join(rest)} and {last}" if rest else f"client {last}"

@@ -16,15 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fedneg.figures import MODELS, Picture, dot_style, draw_picture, number
-from fedneg.page import (
-    MISSING,
-    Page,
-    human_bytes,
-    human_seconds,
-    link,
-    rate,
-    write_atomically,
-)
+from fedneg.files import write_bytes
+from fedneg.formats import MISSING, human_bytes, human_seconds, rate
+from fedneg.page import Page, link
 
 METRICS = (
     "test_accuracy",
@@ -85,7 +79,7 @@ def write_sweep(sweep_dir: Path) -> tuple[Path, Path]:
     found = _scan(sweep_dir)
     frame = found.frame
     table = sweep_dir / "sweep.csv"
-    write_atomically(table, frame.to_csv(index=False).encode())
+    write_bytes(table, frame.to_csv(index=False).encode())
     page = Page("Sweep", _summary(frame))
     for text, runs in found.notices.items():
         page.notice(f"{text} (In {_name_runs(runs, len(frame))}.)")

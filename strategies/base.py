@@ -30,10 +30,11 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
+from fedneg.checks import build
 from fedneg.errors import FedNegError
 from fedneg.ledger import Ledger
 from fedneg.parameters import NDArrays, Shapes, Vector, flatten, shapes_of, unflatten
-from fedneg.settings import Config, build
+from fedneg.settings import Config
 from strategies.phases import Failure, Phase, RoundReport
 from strategies.replies import Reply, absurd, read_evaluation, read_reply
 from strategies.roster import Roster

@@ -28,9 +28,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedneg.checks import choice, flag, number
 from fedneg.errors import FedNegError
 from fedneg.parameters import Vector, add
-from fedneg.settings import choice, flag, number
 from strategies.base import LedgerFedAvg
 
 

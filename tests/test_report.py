@@ -12,26 +12,13 @@ import pytest
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from fedneg.figures import (
-    LIGHT,
-    Picture,
-    accuracy_over_rounds,
-    client_accuracy,
-    draw_picture,
-    number,
-)
-from fedneg.page import (
-    Card,
-    Page,
-    human_bytes,
-    human_seconds,
-    link,
-    plain,
-    rate,
-    signed,
-    write_atomically,
-)
-from fedneg.report import describe_findings, describe_request, write_report
+from fedneg.figures import LIGHT, Picture, draw_picture, number
+from fedneg.files import write_bytes
+from fedneg.findings import describe_findings, describe_request
+from fedneg.formats import human_bytes, human_seconds, plain, rate, signed
+from fedneg.page import Card, Page, link
+from fedneg.report import write_report
+from fedneg.run_figures import accuracy_over_rounds, client_accuracy
 
 Run = tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]
 TEST = {"original": 0.9412, "unlearned": 0.9021, "recovered": 0.9297}
@@ -409,14 +396,14 @@ def test_writing_leaves_the_old_file_when_it_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "report.html"
-    write_atomically(path, b"old")
+    write_bytes(path, b"old")
 
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, b"new")
+        write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 

@@ -11,7 +11,9 @@ from rich.table import Table
 
 from fedneg import __version__, outputs
 from fedneg.figures import Picture
-from fedneg.page import Card, Page, human_seconds, rate
+from fedneg.files import write_bytes
+from fedneg.formats import human_seconds, rate
+from fedneg.page import Card, Page
 from fedneg.paper import numbers
 from fedneg.paper.answers import QUESTIONS, influence_answer, performance_answer
 from fedneg.paper.figures import all_pictures
@@ -38,7 +40,7 @@ def write_paper_report(
     (out / "figures").mkdir(exist_ok=True)
     for picture in pictures.values():
         for name, content in picture.files().items():
-            outputs.write_bytes(out / "figures" / name, content)
+            write_bytes(out / "figures" / name, content)
     return _page(config, found, pictures, notices).write(out / "report.html")
 
 

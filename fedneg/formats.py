@@ -1,0 +1,60 @@
+"""Numbers as a reader wants them: rates, signs, durations, sizes."""
+
+import json
+
+from fedneg.figures import number
+
+MISSING = "\N{EN DASH}"
+
+
+def rate(value: object) -> str:
+    """Return a fraction or a loss with four decimals, a dash for null."""
+    found = number(value)
+    return MISSING if found is None else f"{found:.4f}"
+
+
+def signed(value: object) -> str:
+    """Return a difference with its sign and four decimals, a dash for null."""
+    found = number(value)
+    if found is None:
+        return MISSING
+    return f"{found:+.4f}".replace("-", "\N{MINUS SIGN}")
+
+
+def human_seconds(value: object) -> str:
+    """Return a duration given in seconds as people say it, a dash for null."""
+    found = number(value)
+    if found is None:
+        return MISSING
+    # Bounds as they round: 59.96 s is a minute, not '60.0 s'.
+    if found < 0.9995:
+        return f"{found * 1000:.0f} ms"
+    if found < 59.95:
+        return f"{found:.1f} s"
+    minutes, seconds = divmod(round(found), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def human_bytes(value: object) -> str:
+    """Return a size given in bytes with a binary unit, a dash for null."""
+    found = number(value)
+    if found is None:
+        return MISSING
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if found < 1024:
+            return f"{found:.0f} B" if unit == "B" else f"{found:.1f} {unit}"
+        found /= 1024
+    return f"{found:.1f} TiB"
+
+
+def plain(value: object) -> str:
+    """Return any cell as text: no long tails of digits, a dash for null."""
+    if value is None or (isinstance(value, float) and number(value) is None):
+        return MISSING
+    if isinstance(value, float):
+        return f"{value:.4g}" if value != round(value) else f"{value:.0f}"
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
