@@ -313,6 +313,11 @@ def main(grid: Grid, context: Context) -> None:
     # fedneg's own lines say what Flower's INFO would, in fewer words.
     logging.getLogger("flwr").setLevel(logging.WARNING)
     overrides = overrides_of_run_config(context.run_config)
+    for override in overrides:
+        # As for `out`: relative to where the SuperLink was started, not to the user.
+        root = override.removeprefix("data.root=").strip("'\"")
+        if override.startswith("data.root=") and not Path(root).is_absolute():
+            raise FedNegError(f"data.root must be an absolute folder, got {root!r}")
     config, notices = load_config(overrides)
     for notice in notices:
         show_notice(notice)

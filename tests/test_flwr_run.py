@@ -160,12 +160,25 @@ def test_another_number_of_nodes_fails_with_the_remedy(flwr: Flwr, tmp_path: Pat
     assert not (tmp_path / "out" / "results.json").exists()
 
 
-def test_a_relative_output_folder_is_refused(flwr: Flwr):
+@pytest.mark.parametrize(
+    ("run_config", "message"),
+    [
+        (
+            'overrides="data=digits clients=2 forget=0" out="somewhere"',
+            "out must be an absolute folder, got 'somewhere'",
+        ),
+        (
+            'overrides="data=mnist clients=2 forget=0 data.root=../data"',
+            "data.root must be an absolute folder, got '../data'",
+        ),
+    ],
+)
+def test_a_relative_folder_is_refused(flwr: Flwr, run_config: str, message: str):
     """It would lie wherever the SuperLink was started."""
     flwr(
         *("run", ".", "--stream", *federation(2), "--run-config"),
-        'rounds=1 overrides="data=digits clients=2 forget=0" out="somewhere"',
+        f"rounds=1 {run_config}",
     )
     found = last_status(flwr)
     assert found["status"] == "finished:failed"
-    assert "out must be an absolute folder, got 'somewhere'" in json.dumps(found)
+    assert message in json.dumps(found)
