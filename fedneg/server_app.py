@@ -315,8 +315,9 @@ def main(grid: Grid, context: Context) -> None:
     overrides = overrides_of_run_config(context.run_config)
     for override in overrides:
         # As for `out`: relative to where the SuperLink was started, not to the user.
-        root = override.removeprefix("data.root=").strip("'\"")
-        if override.startswith("data.root=") and not Path(root).is_absolute():
+        key, _, root = override.partition("=")
+        root = root.strip("'\"")
+        if key == "data.root" and root != "null" and not Path(root).is_absolute():
             raise FedNegError(f"data.root must be an absolute folder, got {root!r}")
     config, notices = load_config(overrides)
     for notice in notices:
