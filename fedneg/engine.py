@@ -10,7 +10,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from functools import cache
 from logging import DEBUG
 from uuid import uuid4
 
@@ -206,6 +206,13 @@ def _be_somebody() -> None:
     TaskIdentity.node_id = SERVER_NODE_ID
 
 
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux knows about containers and taskset
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _pack(*parts: bytes) -> bytes:
     """Return parts behind their lengths."""
     return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
@@ -221,7 +228,7 @@ def _unpack(packed: bytes) -> list[bytes]:
     return parts
 
 
-@lru_cache(maxsize=1)
+@cache
 def shared_pool(size: int) -> WorkerPool:
     """Return this process's pool; every run of a sweep uses the same workers."""
     return WorkerPool(size, f"{serve.__module__}:{serve.__name__}")
@@ -248,7 +255,7 @@ def simulate(
     grid = InlineGrid(client_app, clients)
     if engine.name == "local":
         # More workers than clients would have nothing to do.
-        workers = engine.workers or len(os.sched_getaffinity(0))
+        workers = engine.workers or _cores()
         grid = LocalGrid(client_app, clients, shared_pool(min(workers, clients)))
     main(grid, Context(RUN_ID, 0, {}, RecordDict(), {}))
 
