@@ -59,7 +59,8 @@ def measure(
         Returns a fresh federation of a configuration.
     progress : Progress
     """
-    federation = make_federation(config)
+    nobody = replace(config.attack, name="none", clients=())
+    federation = make_federation(replace(config, attack=nobody))
     snapshots, local = _train(federation)
     history = pd.DataFrame(federation.history)
     federated = history[["server_round", "accuracy", "loss"]].rename(
