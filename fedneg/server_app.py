@@ -119,13 +119,17 @@ class Federation:
         phase = Phase("recover", tuple(clients), rounds, first, first_stream=first)
         return self._run(phase, parameters)
 
-    def retrain(self, clients: Sequence[int]) -> Vector:
+    def retrain(self, clients: Sequence[int], *, recovery: bool = False) -> Vector:
         """Return the gold standard: from the initial parameters, with `clients` only.
 
-        Starts a new lineage: the ledger of the model before is gone.
+        Starts a new lineage: the ledger of the model before is gone. As `recovery` its
+        rounds are the run's own and follow the unlearn round in the history; the random
+        streams, and so the bytes, are the same.
         """
         self.strategy.reset(unflatten(self.initial, self.shapes))
-        phase = Phase("retrain", tuple(clients), self.config.rounds)
+        rounds = self.config.rounds
+        name, first = ("recover", rounds + 2) if recovery else ("retrain", 1)
+        phase = Phase(name, tuple(clients), rounds, first_round=first)
         return self._run(phase, self.initial)
 
     def on_client_tests(self, parameters: Vector) -> dict[int, Mapping[str, float]]:
@@ -269,9 +273,7 @@ def _recover(federation: Federation, unlearned: Vector) -> Vector | None:
     if config.retrain == "none":
         return None
     if config.retrain == "scratch":
-        recovered = federation.retrain(config.remaining)
-        federation.seconds["recover"] = federation.seconds.pop("retrain")
-        return recovered
+        return federation.retrain(config.remaining, recovery=True)
     # The paper's section 4.2 retrains on the removed data itself, without FedAvg: a
     # round with one client is local SGD. Several removed clients are averaged.
     clients = config.remaining if config.retrain == "remaining" else config.forget

@@ -235,8 +235,12 @@ def test_scratch_recovers_by_retraining(backdoored: Done, tmp_path: Path):
     assert made.model("unlearned") == backdoored.model("unlearned")
     assert made.phases == [
         *(("train", 0), ("train", 1), ("train", 2), ("unlearn", 3)),
-        *(("retrain", 1), ("retrain", 2)),
+        *(("recover", 4), ("recover", 5)),
     ]
+    # Scratch is the run's own work: two rounds of three clients, then of two.
+    one = made.results["cost"]["bytes_up"] // 10
+    replies = (made.history["bytes_up"] / one).tolist()
+    assert replies == [0, 3, 3, 0, 2, 2]
     assert set(made.results["models"]) == set(MODELS)
 
 
