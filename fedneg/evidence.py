@@ -12,8 +12,6 @@ from fedneg.parameters import Shapes, Vector, unflatten
 from fedneg.settings import AttackSettings, ModelSettings
 from fedneg.training import Metrics, evaluate
 
-MODELS = ("original", "unlearned", "recovered", "retrained")
-
 
 class ServerTest:
     """The server's test set, ready to measure flat parameters.

@@ -1,6 +1,8 @@
 """Numbers as a reader wants them: rates, signs, durations, sizes."""
 
 import json
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from fedneg.figures import number
 
@@ -58,3 +60,22 @@ def plain(value: object) -> str:
     if isinstance(value, list | tuple | dict):
         return json.dumps(value, ensure_ascii=False)
     return str(value)
+
+
+def as_overrides(values: Mapping[str, Any]) -> str:
+    """Return a nested mapping as lines of dotted key=value, as one overrides it."""
+    return "\n".join(f"{key}={value}" for key, value in _flatten(values))
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield dotted key and value of a nested mapping, as an override is written."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield (
+                f"{prefix}{key}",
+                value
+                if isinstance(value, str)
+                else json.dumps(value, ensure_ascii=False),
+            )

@@ -4,7 +4,6 @@ A model is `NDArrays` in state_dict order at the seam to Flower and torch, and o
 float32 `Vector` everywhere in between: the ledger's rows are vectors.
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from math import prod
 
@@ -79,8 +78,3 @@ def add(vector: Vector, terms: Iterable[tuple[float, NDArray[np.floating]]]) -> 
     for scale, term in terms:
         total += scale * term.astype(np.float64)
     return total.astype(np.float32)
-
-
-def digest(vector: NDArray[np.generic]) -> str:
-    """Return the SHA-256 of the vector's bytes, as 64 hex digits."""
-    return hashlib.sha256(np.ascontiguousarray(vector).tobytes()).hexdigest()

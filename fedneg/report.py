@@ -5,7 +5,6 @@ that interprets is computed from the numbers beside it; whether a client was for
 is not decided here, since accuracy alone cannot show it.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from fedneg.findings import (
     describe_poison,
     describe_request,
 )
-from fedneg.formats import human_bytes, human_seconds, rate, signed
+from fedneg.formats import as_overrides, human_bytes, human_seconds, rate, signed
 from fedneg.page import Card, Page
 from fedneg.run_figures import accuracy_over_rounds, attack_success, client_accuracy
 
@@ -249,19 +248,4 @@ def _add_background(
     page.details("Every round", history, formats={**scores, **times, **sizes})
     scores = {str(c): rate for c in clients if str(c).endswith(("accuracy", "loss"))}
     page.details("Every client under every model", clients, formats=scores)
-    lines = [f"{key}={value}" for key, value in _flatten(results.get("config", {}))]
-    page.details("Configuration", "\n".join(lines))
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield dotted key and value of a nested mapping, as an override is written."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield (
-                f"{prefix}{key}",
-                value
-                if isinstance(value, str)
-                else json.dumps(value, ensure_ascii=False),
-            )
+    page.details("Configuration", as_overrides(results.get("config", {})))

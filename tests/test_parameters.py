@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedneg.parameters import add, digest, flatten, shapes_of, unflatten, weights_of
+from fedneg.parameters import add, flatten, shapes_of, unflatten, weights_of
 
 shapes = st.lists(st.lists(st.integers(0, 3), max_size=3).map(tuple), max_size=4)
 
@@ -66,11 +66,3 @@ def test_add_takes_unequal_scales_by_hand():
     """[1, 2] - 0.5 * [4, 0] + 3 * [0, 1] = [-1, 5]."""
     vectors = [np.array(v, np.float32) for v in ([1, 2], [4, 0], [0, 1])]
     assert add(vectors[0], [(-0.5, vectors[1]), (3, vectors[2])]).tolist() == [-1, 5]
-
-
-def test_digest_sees_one_bit():
-    vector = np.zeros(3, np.float32)
-    before = digest(vector)
-    vector[1] = -0.0
-    assert len(before) == 64
-    assert digest(vector) != before

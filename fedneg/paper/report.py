@@ -1,7 +1,6 @@
 """The reproduction's table, figures and page, from the measurements alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from rich.table import Table
 from fedneg import __version__, outputs
 from fedneg.figures import Picture
 from fedneg.files import write_bytes
-from fedneg.formats import human_seconds, rate
+from fedneg.formats import as_overrides, human_seconds, rate
 from fedneg.page import Card, Page
 from fedneg.paper import numbers
 from fedneg.paper.answers import QUESTIONS, influence_answer, performance_answer
@@ -167,7 +166,7 @@ def _page(
             "measures accuracy only.",
         ]
     )
-    page.details("Configuration", _flat(asdict(config)))
+    page.details("Configuration", as_overrides(config.to_mapping()))
     return page
 
 
@@ -210,16 +209,6 @@ def _retraining_table(found: PaperMeasurements) -> pd.DataFrame:
         row["paper_start"], row["paper_end"] = numbers.PAPER_RETRAINED[int(k)]
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def show_paper_summary(
