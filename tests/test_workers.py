@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,15 +151,24 @@ def test_an_interrupt_leaves_no_process(tmp_path: Path):
         text=True,
         cwd=tmp_path,
         start_new_session=True,
+        # Whoever runs the tests in the background has told them to ignore Ctrl-C, and
+        # children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    assert process.stderr is not None
-    with process.stderr as lines:
-        for line in lines:
-            if "train 2/" in line:
-                break
-        os.killpg(process.pid, signal.SIGINT)
-        lines.read()
-    assert process.wait(30) == 130
+    # Nothing here waits for ever, whatever the signal does.
+    alarm = threading.Timer(60, process.kill)
+    alarm.start()
+    try:
+        assert process.stderr is not None
+        with process.stderr as lines:
+            for line in lines:
+                if "train 2/" in line:
+                    break
+            os.killpg(process.pid, signal.SIGINT)
+            lines.read()
+        assert process.wait(30) == 130
+    finally:
+        alarm.cancel()
     deadline = time.monotonic() + 30
     while processes_in(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.1)
