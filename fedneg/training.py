@@ -10,9 +10,12 @@ from torch import nn
 from torch.nn import functional
 
 from fedneg.data import Scaling
+from fedneg.dense import DenseTrainer
 from fedneg.settings import ClientSettings
 
 EVALUATION_BATCH = 2000
+# Takes input and the positions of its examples; returns the batch's summed loss.
+Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor | float]
 
 
 @dataclass(frozen=True)
@@ -78,29 +81,58 @@ def train_epochs(
     # Sums must not depend on how many threads a machine or an engine has to spare.
     torch.set_num_threads(1)
     device = next(model.parameters()).device
-    x = torch.from_numpy(images)
-    y = torch.from_numpy(labels)
+    # On the device once, as bytes; a batch becomes floats when it is used.
+    x = torch.from_numpy(images).flatten(1).to(device)
+    y = torch.from_numpy(labels).to(device)
+    step = _dense_step(model, y, settings) or _autograd_step(model, y, settings)
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for epoch in range(1, settings.local_epochs + 1):
+        model.train()
+        order = torch.randperm(len(labels), generator=generator).to(device)
+        total.zero_()
+        for batch in torch.split(order, settings.batch_size):
+            total += step(as_input(x[batch], scaling), batch)
+        if after_epoch is not None:
+            after_epoch(epoch)
+    return float(total) / len(labels)
+
+
+def _dense_step(
+    model: nn.Module, labels: torch.Tensor, settings: ClientSettings
+) -> Step | None:
+    """Return a step without autograd, or None if the model needs autograd."""
+    trainer = DenseTrainer.of(
+        model,
+        learning_rate=settings.learning_rate,
+        momentum=settings.momentum,
+        batch_size=min(settings.batch_size, len(labels)),
+    )
+    if trainer is None:
+        return None
+    one_hot = functional.one_hot(labels, trainer.num_classes).to(trainer.dtype)
+    return lambda x, batch: trainer.step(x, labels[batch], one_hot[batch])
+
+
+def _autograd_step(
+    model: nn.Module, labels: torch.Tensor, settings: ClientSettings
+) -> Step:
+    """Return torch's own step, for any model on any device."""
     optimiser = torch.optim.SGD(
         model.parameters(),
         lr=settings.learning_rate,
         momentum=settings.momentum,
         fused=True,
     )
-    total = torch.zeros((), device=device)
-    for epoch in range(1, settings.local_epochs + 1):
-        model.train()
-        order = torch.randperm(len(labels), generator=generator)
-        total.zero_()
-        for batch in torch.split(order, settings.batch_size):
-            optimiser.zero_grad()
-            logits = model(as_input(x[batch].to(device), scaling))
-            loss = functional.cross_entropy(logits, y[batch].to(device))
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            total += loss.detach() * len(batch)
-        if after_epoch is not None:
-            after_epoch(epoch)
-    return float(total) / len(labels)
+
+    def step(x: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+        optimiser.zero_grad()
+        loss = functional.cross_entropy(model(x), labels[batch])
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        # Summed on the device: reading every loss would wait for every step.
+        return loss.detach() * len(batch)
+
+    return step
 
 
 @torch.no_grad()
