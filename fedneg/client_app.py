@@ -5,6 +5,7 @@ The same app runs inline, on Ray and in a SuperNode. A client is known by its cl
 """
 
 from flwr.app import (
+    Array,
     ArrayRecord,
     ConfigRecord,
     Context,
@@ -16,6 +17,7 @@ from flwr.clientapp import ClientApp
 
 from clients.trainer import WriterClient
 from fedneg.errors import FedNegError
+from fedneg.parameters import NDArrays, from_npy, to_npy
 from fedneg.settings import Task
 
 app = ClientApp()
@@ -42,10 +44,25 @@ def _client(message: Message, context: Context) -> WriterClient:
     )
 
 
-def _arrays(message: Message) -> ArrayRecord:
-    arrays = message.content["arrays"]
-    assert isinstance(arrays, ArrayRecord)
-    return arrays
+def _arrays(message: Message) -> NDArrays:
+    """Return the parameters in a message, as views where they are as expected."""
+    record = message.content["arrays"]
+    assert isinstance(record, ArrayRecord)
+    return [
+        array.numpy() if view is None else view
+        for array in record.values()
+        for view in [from_npy(array.data, tuple(array.shape))]
+    ]
+
+
+def _record(parameters: NDArrays) -> ArrayRecord:
+    """Return parameters as Flower carries them; the bytes are those of numpy.save."""
+    return ArrayRecord(
+        {
+            str(k): Array("float32", a.shape, "numpy.ndarray", to_npy(a))
+            for k, a in enumerate(parameters)
+        }
+    )
 
 
 @app.query()
@@ -62,13 +79,11 @@ def identify(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Train on the message's parameters; answer with the local ones."""
     client = _client(message, context)
-    parameters, num_examples, metrics = client.fit(
-        _arrays(message).to_numpy_ndarrays(), {}
-    )
+    parameters, num_examples, metrics = client.fit(_arrays(message), {})
     record = MetricRecord({k: float(str(v)) for k, v in metrics.items()})
     record["num-examples"], record["client-id"] = num_examples, client.client_id
     return Message(
-        RecordDict({"arrays": ArrayRecord(parameters), "metrics": record}),
+        RecordDict({"arrays": _record(parameters), "metrics": record}),
         reply_to=message,
     )
 
@@ -80,7 +95,7 @@ def evaluate(message: Message, context: Context) -> Message:
     config = message.content["config"]
     assert isinstance(config, ConfigRecord)
     _, num_examples, metrics = client.evaluate(
-        _arrays(message).to_numpy_ndarrays(), {"parts": str(config["parts"])}
+        _arrays(message), {"parts": str(config["parts"])}
     )
     record = MetricRecord({k: float(str(v)) for k, v in metrics.items()})
     record["num-examples"], record["client-id"] = num_examples, client.client_id

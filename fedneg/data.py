@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
 from fedneg import download as files
 from fedneg.errors import FedNegError
+from fedneg.machine import cache_root
 
 # First sample of each writer, and the end: scikit-learn MOOC, "Sample grouping".
 DIGITS_BOUNDS = (
@@ -83,14 +83,11 @@ class Dataset:
 def default_root() -> Path:
     """Return the data root: $FEDNEG_DATA, else ``data`` in the cache root.
 
-    The cache root is $FEDNEG_CACHE, else the user's cache folder for fedneg. An empty
-    variable counts as not set.
+    An empty variable counts as not set.
     """
     if root := os.environ.get("FEDNEG_DATA"):
         return Path(root).expanduser()
-    if cache := os.environ.get("FEDNEG_CACHE"):
-        return Path(cache).expanduser() / "data"
-    return platformdirs.user_cache_path("fedneg") / "data"
+    return cache_root() / "data"
 
 
 def load_dataset(

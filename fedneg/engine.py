@@ -14,7 +14,8 @@ from functools import cache
 from logging import DEBUG
 from uuid import uuid4
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app.message.message import make_message
 from flwr.clientapp import ClientApp
 from flwr.common import log
 from flwr.common.serde import (
@@ -25,7 +26,7 @@ from flwr.common.serde import (
     recorddict_from_proto,
     recorddict_to_proto,
 )
-from flwr.common.serde_utils import metadata_to_proto
+from flwr.common.serde_utils import metadata_from_proto, metadata_to_proto
 from flwr.proto.message_pb2 import Context as ProtoContext
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import Metadata as ProtoMetadata
@@ -34,8 +35,9 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedneg.machine import cores
 from fedneg.settings import EngineSettings
-from fedneg.workers import WorkerPool
+from fedneg.workers import Parts, WorkerPool
 
 SERVER_NODE_ID = 1
 FIRST_NODE_ID = 1000
@@ -90,15 +92,19 @@ class InlineGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Run each message to its end, now."""
-        messages = list(messages)
-        for message in messages:
-            # What a SuperLink fills in; Flower has no public way to set it.
+        stamped = self._stamped(messages)
+        for reply in self._answers(stamped):
+            self._replies[reply.metadata.reply_to_message_id] = reply
+        return [message.metadata.message_id for message in stamped]
+
+    def _stamped(self, messages: Iterable[Message]) -> list[Message]:
+        """Fill in what a SuperLink fills in; Flower has no public way to."""
+        stamped = list(messages)
+        for message in stamped:
             meta = message.metadata.__dict__
             meta["_message_id"], meta["_run_id"] = str(uuid4()), RUN_ID
             meta["_src_node_id"] = SERVER_NODE_ID
-        for reply in self._answers(messages):
-            self._replies[reply.metadata.reply_to_message_id] = reply
-        return [message.metadata.message_id for message in messages]
+        return stamped
 
     def _answers(self, messages: list[Message]) -> Iterator[Message]:
         """Yield the reply to each message."""
@@ -113,8 +119,8 @@ class InlineGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Push and pull; there is nothing to wait for."""
-        return self.pull_messages(self.push_messages(messages))
+        """Yield each reply when it is there: whoever takes them need not hold all."""
+        return self._answers(self._stamped(messages))
 
 
 class LocalGrid(InlineGrid):
@@ -122,6 +128,7 @@ class LocalGrid(InlineGrid):
 
     A record that several messages share, as the global parameters of a round are, is
     handed to each worker once. Nodes that took longest the last time begin first.
+    Replies are yielded as they come in.
     """
 
     def __init__(self, client_app: ClientApp, clients: int, pool: WorkerPool) -> None:
@@ -144,50 +151,99 @@ class LocalGrid(InlineGrid):
         for group in groups.values():
             # Stable: nodes of which nothing is known keep their order.
             group.sort(key=lambda m: -self._work.get(m.metadata.dst_node_id, 0.0))
-            shared = recorddict_to_proto(group[0].content).SerializeToString()
+            shared = _parts_of(group[0].content)
             requests = [self._request(message) for message in group]
             for place, answer in self.pool.run(shared, requests, self._timeout_s):
                 yield self._reply(group[place], answer)
 
-    def _request(self, message: Message) -> bytes:
+    def _request(self, message: Message) -> Parts:
         context = self.contexts[message.metadata.dst_node_id]
-        return _pack(
+        return [
             metadata_to_proto(message.metadata).SerializeToString(),
             context_to_proto(context).SerializeToString(),
-        )
+        ]
 
-    def _reply(self, message: Message, answer: bytes | str) -> Message:
+    def _reply(self, message: Message, answer: list[bytes] | str) -> Message:
         if isinstance(answer, str):
             return Message(Error(code=0, reason=answer), reply_to=message)
-        reply, state, seconds = _unpack(answer)
+        seconds, state, head, *content = answer
         node = message.metadata.dst_node_id
         self._work[node] = float(seconds)
         self.contexts[node].state = recorddict_from_proto(
             ProtoRecordDict.FromString(state)
         )
-        return message_from_proto(ProtoMessage.FromString(reply))
+        reply = message_from_proto(ProtoMessage.FromString(head))
+        if not content:
+            return reply
+        return make_message(reply.metadata, _record_of(content))
 
 
-def serve(shared: bytes, request: bytes) -> bytes:
+def serve(shared: Parts, request: Parts) -> Parts:
     """Answer one request in a worker process: the ClientApp's reply, in bytes."""
     from fedneg.client_app import app as client_app
 
     started = time.perf_counter()
     _be_somebody()
-    metadata, context_bytes = _unpack(request)
-    message = message_from_proto(
-        ProtoMessage(
-            metadata=ProtoMetadata.FromString(metadata),
-            content=ProtoRecordDict.FromString(shared),
-        )
+    head, context_bytes = request
+    message = make_message(
+        metadata_from_proto(ProtoMetadata.FromString(head)),
+        # A dictionary of its own: what a client puts into it, no other client finds.
+        RecordDict(dict(_shared_record(shared))),
     )
     context = context_from_proto(ProtoContext.FromString(context_bytes))
     reply = _call(client_app, message, context)
-    return _pack(
-        message_to_proto(reply).SerializeToString(),
-        recorddict_to_proto(context.state).SerializeToString(),
+    content: Parts = ()
+    if reply.has_content():
+        content = _parts_of(reply.content)
+        reply = make_message(reply.metadata, RecordDict())
+    return [
         str(time.perf_counter() - started).encode(),
-    )
+        recorddict_to_proto(context.state).SerializeToString(),
+        message_to_proto(reply).SerializeToString(),
+        *content,
+    ]
+
+
+_latest: tuple[Parts, RecordDict] = ((), RecordDict())
+
+
+def _shared_record(shared: Parts) -> RecordDict:
+    """Return the record in these parts; the latest one is read once."""
+    global _latest
+    if _latest[0] is not shared:
+        _latest = shared, _record_of(shared)
+    return _latest[1]
+
+
+def _parts_of(record: RecordDict) -> list[bytes]:
+    """Return a record as bytes: Flower's own, and then the data of each array.
+
+    The arrays are nearly all of it, and protobuf would copy them several times.
+    """
+    light, data = RecordDict(), []
+    for name, part in record.items():
+        if isinstance(part, ArrayRecord):
+            data += [array.data for array in part.values()]
+            part = ArrayRecord(
+                {
+                    key: Array(array.dtype, array.shape, array.stype, b"")
+                    for key, array in part.items()
+                }
+            )
+        light[name] = part
+    return [recorddict_to_proto(light).SerializeToString(), *data]
+
+
+def _record_of(parts: Parts) -> RecordDict:
+    """Return what `_parts_of` was given."""
+    record = recorddict_from_proto(ProtoRecordDict.FromString(parts[0]))
+    data = iter(parts[1:])
+    # Both walk records and arrays in the order in which they were put in.
+    for part in record.values():
+        if isinstance(part, ArrayRecord):
+            for array in part.values():
+                array.data = next(data)
+    return record
 
 
 def _call(client_app: ClientApp, message: Message, context: Context) -> Message:
@@ -204,28 +260,6 @@ def _be_somebody() -> None:
     """Set the three that flwr's run_simulation sets; no Message without them."""
     TaskIdentity.task_id, TaskIdentity.run_id = 1, RUN_ID
     TaskIdentity.node_id = SERVER_NODE_ID
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux knows about containers and taskset
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _pack(*parts: bytes) -> bytes:
-    """Return parts behind their lengths."""
-    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
-
-
-def _unpack(packed: bytes) -> list[bytes]:
-    """Return what `_pack` was given."""
-    parts, start = [], 0
-    while start < len(packed):
-        end = start + 8 + int.from_bytes(packed[start : start + 8], "big")
-        parts.append(packed[start + 8 : end])
-        start = end
-    return parts
 
 
 @cache
@@ -255,7 +289,7 @@ def simulate(
     grid = InlineGrid(client_app, clients)
     if engine.name == "local":
         # More workers than clients would have nothing to do.
-        workers = engine.workers or _cores()
+        workers = engine.workers or cores()
         grid = LocalGrid(client_app, clients, shared_pool(min(workers, clients)))
     main(grid, Context(RUN_ID, 0, {}, RecordDict(), {}))
 

@@ -15,13 +15,20 @@ Server momentum stays exact too: with one momentum row per client,
 buffer_k``, for every client in every round in which anybody took part.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedneg.machine import cores
 from fedneg.parameters import Vector, weights_of
+from fedneg.rows import Vectors, make_rows, release
+
+# Numbers summed at a time: a block of every sum stays in the processor's cache.
+BLOCK = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -43,13 +50,17 @@ class Ledger:
         K; client ids are 0..K-1.
     learning_rate, momentum : float
         The server optimiser; 1 and 0 are plain FedAvg.
+    keep_local : bool
+        Also keep the last local model of each client: another K rows.
+    folder : Path, optional
+        Hold the rows in memory maps of nameless files here, not in memory.
 
     Attributes
     ----------
     contributions : float32 array, shape (K, d)
     correction : Vector, shape (d,)
-    local : dict of client id to Vector
-        The last local model of each client.
+    local : mapping of client id to Vector
+        The last local model of each client, as far as they are kept.
     participation : list of Participation
         One entry per round in which somebody took part.
     """
@@ -61,14 +72,18 @@ class Ledger:
         clients: int,
         learning_rate: float = 1.0,
         momentum: float = 0.0,
+        keep_local: bool = True,
+        folder: Path | None = None,
     ) -> None:
         self.initial = initial.astype(np.float32)
         self.learning_rate, self.momentum = learning_rate, momentum
-        self.contributions = np.zeros((clients, initial.size), dtype=np.float32)
+        self.keep_local, self.folder = keep_local, folder
+        self.contributions = make_rows(clients, initial.size, folder)
         self.correction = np.zeros(initial.size, dtype=np.float32)
         # Rows exist only where a momentum has to be remembered.
-        self.buffers = np.zeros_like(self.contributions) if momentum else None
-        self.local: dict[int, Vector] = {}
+        self.buffers = make_rows(clients, initial.size, folder) if momentum else None
+        rows = make_rows(clients if keep_local else 0, initial.size, folder)
+        self.local: MutableMapping[int, Vector] = Vectors(rows)
         self.participation: list[Participation] = []
 
     @property
@@ -116,31 +131,69 @@ class Ledger:
         weights = dict(
             zip(order, weights_of([num_examples[k] for k in order]), strict=True)
         )
-        step = np.zeros(before.size, dtype=np.float64)
-        if self.buffers is not None:
-            self.buffers *= np.float32(self.momentum)
-        for client_id in order:
-            change = (local[client_id] - before) * np.float32(weights[client_id])
-            if self.buffers is None:
-                change *= np.float32(self.learning_rate)
-                self.contributions[client_id] += change
+        after = np.empty(before.size, dtype=np.float32)
+
+        def sum_block(start: int) -> None:
+            block = slice(start, start + BLOCK)
+            after[block] = before[block] + self._step(block, before, local, weights)
+
+        # Blocks have nothing to do with each other: their order changes no bit.
+        starts = range(0, before.size, BLOCK)
+        with ThreadPoolExecutor(min(cores(), len(starts))) as pool:
+            list(pool.map(sum_block, starts))
+        if self.keep_local:
+            for client_id in order:
+                self.local[client_id] = local[client_id]
+        self.participation.append(Participation(server_round, weights))
+        self.release()
+        return after
+
+    def _step(
+        self,
+        block: slice,
+        before: Vector,
+        local: Mapping[int, Vector],
+        weights: Mapping[int, float],
+    ) -> NDArray[np.float64]:
+        """Enter one block of a round and return the server's step there."""
+        start = before[block]
+        step = np.zeros(start.size, dtype=np.float64)
+        rate = np.float32(self.learning_rate)
+        rows, buffers = self.contributions, self.buffers
+        for client_id, weight in weights.items():
+            change = local[client_id][block] - start
+            change *= np.float32(weight)
+            if buffers is None:
+                change *= rate
+                rows[client_id, block] += change
                 step += change
             else:
-                self.buffers[client_id] += change
-            self.local[client_id] = local[client_id]
-        if self.buffers is not None:
+                kept = buffers[client_id, block]
+                kept *= np.float32(self.momentum)
+                kept += change
+        if buffers is not None:
             for client_id in range(self.clients):
-                change = self.buffers[client_id] * np.float32(self.learning_rate)
-                self.contributions[client_id] += change
+                if client_id not in weights:  # absent clients' momentum advances too
+                    buffers[client_id, block] *= np.float32(self.momentum)
+                change = buffers[client_id, block] * rate
+                rows[client_id, block] += change
                 step += change
-        self.participation.append(Participation(server_round, weights))
-        return (before + step).astype(np.float32)
+        return step
+
+    def release(self) -> None:
+        """Give back what memory the rows' maps have filled."""
+        release(self.contributions)
+        if self.buffers is not None:
+            release(self.buffers)
+        if isinstance(self.local, Vectors):
+            self.local.release()
 
     def contribution(self, client_ids: Iterable[int]) -> NDArray[np.float64]:
         """Return the summed contribution of several clients, shape (d,)."""
         total = np.zeros(self.initial.size, dtype=np.float64)
         for client_id in sorted(client_ids):
             total += self.contributions[client_id]
+        self.release()
         return total
 
     def forget(

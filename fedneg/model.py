@@ -6,10 +6,13 @@ layers'.
 Differs from the paper: its hidden sizes are not stated; ours are in conf/model.
 """
 
+import copy
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -24,7 +27,14 @@ def build_mlp(
 
     Made on torch's skip-init path: no global random state is drawn from.
     """
-    sizes = [input_size, *hidden, num_classes]
+    # A copy of one made before: torch needs milliseconds for a layer, and a round of
+    # hundreds of clients makes the network as often.
+    return copy.deepcopy(_mlp((input_size, *hidden, num_classes)))
+
+
+@lru_cache(maxsize=4)
+def _mlp(sizes: tuple[int, ...]) -> nn.Sequential:
+    """Return the network that `build_mlp` copies."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes):
         if layers:
@@ -73,5 +83,9 @@ def set_parameters(model: nn.Module, arrays: NDArrays) -> None:
         raise ValueError(f"parameters of shapes {expected} expected, got {got}")
     with torch.no_grad():
         for target, array in zip(state.values(), arrays, strict=True):
-            # torch.tensor copies: the message's arrays may be read-only.
-            target.copy_(torch.tensor(array))
+            if target.device.type == "cpu":
+                # NumPy copies straight into the parameter; the array may be read-only,
+                # which torch does not take without a copy of its own.
+                np.copyto(target.numpy(), array)
+            else:
+                target.copy_(torch.tensor(array))

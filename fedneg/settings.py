@@ -125,6 +125,10 @@ class StrategySettings:
         the round's other updates.
     max_num_examples : int
         A reply is refused when it claims more training examples than this.
+    client_fraction : float
+        Share of a phase's clients that train in a round, at least one.
+    ledger_memory_mib : int
+        A ledger of more mebibytes is a memory map on the cache's disk.
     """
 
     name: str
@@ -133,6 +137,8 @@ class StrategySettings:
     round_timeout_s: float
     max_update_norm_ratio: float
     max_num_examples: int
+    client_fraction: float
+    ledger_memory_mib: int
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -143,6 +149,8 @@ class StrategySettings:
         number("strategy.round_timeout_s", self.round_timeout_s, above=0)
         number("strategy.max_update_norm_ratio", self.max_update_norm_ratio, above=1)
         whole("strategy.max_num_examples", self.max_num_examples, minimum=1)
+        number("strategy.client_fraction", self.client_fraction, above=0, maximum=1)
+        whole("strategy.ledger_memory_mib", self.ledger_memory_mib, minimum=0)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:

@@ -1,4 +1,4 @@
-"""Worker processes that turn request bytes into reply bytes.
+"""Worker processes that turn requests into replies, both as byte strings.
 
 A pool starts its processes once and keeps them. What all requests of a batch have in
 common is handed to each worker once, not once per request. A worker that dies is
@@ -12,22 +12,68 @@ import importlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 
-Handler = Callable[[bytes, bytes], bytes]
-SHARED, REQUEST = b"S", b"R"
+Parts = Sequence[bytes]
+Handler = Callable[[Parts, Parts], Parts]
+SHARED, REQUEST, REPLY = 0, 1, 2
+# A process that stops in the middle of a message is given up, like a dead one.
+STALL_S = 60
+
+
+class Channel:
+    """Messages of several byte strings over a socket, each copied once.
+
+    A message is its kind and number of parts, the length of each part, and the parts.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        self.end = end
+
+    def send(self, kind: int, parts: Parts) -> None:
+        """Send a message; raises OSError if the other end is gone."""
+        lengths = [len(part) for part in parts]
+        head = struct.pack(f"!BI{len(parts)}Q", kind, len(parts), *lengths)
+        left = [memoryview(part) for part in (head, *parts) if part]
+        while left:
+            sent = self.end.sendmsg(left[:1000])  # the system's limit is 1024
+            while sent and sent >= len(left[0]):
+                sent -= len(left.pop(0))
+            if sent:
+                left[0] = left[0][sent:]
+
+    def receive(self) -> tuple[int, list[bytes]]:
+        """Return kind and parts; raises EOFError or OSError if there are none."""
+        kind, count = struct.unpack("!BI", self._exactly(5))
+        lengths = struct.unpack(f"!{count}Q", self._exactly(8 * count))
+        return kind, [self._exactly(length) for length in lengths]
+
+    def _exactly(self, length: int) -> bytes:
+        """Return the next `length` bytes, usually from one call of the system."""
+        got = self.end.recv(length, socket.MSG_WAITALL) if length else b""
+        while len(got) < length:
+            more = self.end.recv(length - len(got), socket.MSG_WAITALL)
+            if not more:
+                raise EOFError
+            got += more
+        return got
 
 
 class _Worker:
-    """One process, the socket to it, and what it has been given."""
+    """One process, the channel to it, and what it has been given."""
 
     def __init__(self, handler: str) -> None:
         ours, theirs = socket.socketpair()
+        # The socket stays a blocking one, as MSG_WAITALL needs; the system times.
+        stall = struct.pack("ll", STALL_S, 0)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, stall)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, stall)
         # One thread each: the workers are the parallelism. The child finds the modules
         # that this process found, however it was started.
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -39,21 +85,21 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 env=os.environ | threads | path,
             )
-        self.connection = Connection(ours.detach())
-        self.shared: bytes | None = None
+        self.channel = Channel(ours)
+        self.shared: Parts | None = None
         self.request: int | None = None
 
-    def send(self, number: int, shared: bytes, request: bytes) -> None:
+    def send(self, number: int, shared: Parts, request: Parts) -> None:
         """Hand over a request; raises OSError if the process is gone."""
         self.request = number
         if self.shared is not shared:
-            self.connection.send_bytes(SHARED + shared)
+            self.channel.send(SHARED, shared)
             self.shared = shared
-        self.connection.send_bytes(REQUEST + request)
+        self.channel.send(REQUEST, request)
 
     def stop(self) -> None:
         """End the process, whatever it is doing."""
-        self.connection.close()
+        self.channel.end.close()
         self.process.kill()
         self.process.wait()
 
@@ -80,24 +126,35 @@ class WorkerPool:
         return [worker.process.pid for worker in self._workers]
 
     def run(
-        self, shared: bytes, requests: Sequence[bytes], timeout_s: float | None = None
-    ) -> Iterator[tuple[int, bytes | str]]:
+        self, shared: Parts, requests: Sequence[Parts], timeout_s: float | None = None
+    ) -> Iterator[tuple[int, list[bytes] | str]]:
         """Yield (place in `requests`, reply) as replies come in.
 
         Parameters
         ----------
-        shared : bytes
+        shared : sequence of bytes
             What all requests have in common; each worker gets it once.
-        requests : sequence of bytes
+        requests : sequence of sequences of bytes
             Begun in this order.
         timeout_s : float, optional
             After this many seconds what is not answered is given up.
 
         Yields
         ------
-        tuple of int and (bytes or str)
-            A str says why there is no reply. Every place comes exactly once.
+        tuple of int and (list of bytes or str)
+            A str says why there is no reply. Every place comes exactly once. Who stops
+            asking gives the rest up.
         """
+        try:
+            yield from self._run(shared, requests, timeout_s)
+        finally:
+            for worker in list(self._workers):
+                if worker.request is not None:
+                    self._replace(worker)
+
+    def _run(
+        self, shared: Parts, requests: Sequence[Parts], timeout_s: float | None
+    ) -> Iterator[tuple[int, list[bytes] | str]]:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         waiting = list(range(len(requests)))[::-1]
         while waiting or any(w.request is not None for w in self._workers):
@@ -109,20 +166,23 @@ class WorkerPool:
                         worker.send(number, shared, requests[number])
             busy = [w for w in self._workers if w.request is not None]
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready = wait([w.connection for w in busy], left)
+            ready = wait([w.channel.end for w in busy], left)
             if not ready:
                 yield from self._give_up(waiting, f"no reply within {timeout_s:g} s")
                 return
             for worker in busy:
-                if worker.connection in ready:
+                if worker.channel.end in ready:
                     yield self._reply(worker)
 
-    def _reply(self, worker: _Worker) -> tuple[int, bytes | str]:
+    def _reply(self, worker: _Worker) -> tuple[int, list[bytes] | str]:
         """Return a worker's answer, or replace it if it is gone."""
         assert worker.request is not None
         number, worker.request = worker.request, None
         try:
-            return number, worker.connection.recv_bytes()
+            return number, worker.channel.receive()[1]
+        except TimeoutError:
+            self._replace(worker)
+            return number, f"the worker process said nothing more for {STALL_S} s"
         except (EOFError, OSError):
             code = worker.process.wait()
             self._replace(worker)
@@ -153,15 +213,15 @@ def main() -> None:
     descriptor, name = sys.argv[1:]
     module, function = name.split(":")
     handler: Handler = getattr(importlib.import_module(module), function)
-    connection = Connection(int(descriptor))
-    shared = b""
+    channel = Channel(socket.socket(fileno=int(descriptor)))
+    shared: list[bytes] = []
     with suppress(EOFError, OSError):
         while True:
-            received = connection.recv_bytes()
-            if received[:1] == SHARED:
-                shared = received[1:]
+            kind, parts = channel.receive()
+            if kind == SHARED:
+                shared = parts
             else:
-                connection.send_bytes(handler(shared, received[1:]))
+                channel.send(REPLY, handler(shared, parts))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ rate and momentum form the server optimiser of the paper's section 3.2.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from logging import WARNING
 from typing import Any
 
@@ -33,7 +33,10 @@ from flwr.serverapp.strategy import FedAvg
 from fedneg.checks import build
 from fedneg.errors import FedNegError
 from fedneg.ledger import Ledger
+from fedneg.machine import cache_root
 from fedneg.parameters import NDArrays, Shapes, Vector, flatten, shapes_of, unflatten
+from fedneg.rows import Rows, make_rows, release
+from fedneg.seeding import rng
 from fedneg.settings import Config
 from strategies.phases import Failure, Phase, RoundReport
 from strategies.replies import Reply, absurd, read_evaluation, read_reply
@@ -73,6 +76,9 @@ class LedgerFedAvg(FedAvg):
         self._shapes: Shapes = ()
         self._global: Vector = np.empty(0, dtype=np.float32)
         self._ledger: Ledger | None = None
+        # Replies of a round wait here until all are in.
+        self._waiting: Rows = make_rows(0, 0)
+        self.on_reply: Callable[[int, int], None] = lambda done, of: None
 
     @classmethod
     def parse_options(cls, config: Config) -> Any:
@@ -88,6 +94,11 @@ class LedgerFedAvg(FedAvg):
         """
         raise FedNegError(f"strategy={self.settings.name} cannot forget a client")
 
+    @property
+    def keeps_local_models(self) -> bool:
+        """Whether the method needs each client's last local model in the ledger."""
+        return False
+
     # -- phases ------------------------------------------------------------------------
 
     @property
@@ -97,14 +108,25 @@ class LedgerFedAvg(FedAvg):
         return self._ledger
 
     def reset(self, initial: NDArrays) -> None:
-        """Start a new lineage: an empty ledger at these initial parameters."""
+        """Start a new lineage: an empty ledger at these initial parameters.
+
+        A ledger beyond `strategy.ledger_memory_mib` lies on the disk.
+        """
         self._shapes = shapes_of(initial)
+        # Before the new ones are made: there may be room for one ledger only.
+        self._ledger, self._waiting = None, make_rows(0, 0)
+        start, clients = flatten(initial), self.config.clients
+        large = clients * start.nbytes > self.settings.ledger_memory_mib * 2**20
+        folder = cache_root() / "scratch" if large else None
         self._ledger = Ledger(
-            flatten(initial),
-            clients=self.config.clients,
+            start,
+            clients=clients,
             learning_rate=self.settings.server_learning_rate,
             momentum=self.settings.server_momentum,
+            keep_local=self.keeps_local_models,
+            folder=folder,
         )
+        self._waiting = make_rows(self._sample_size(clients), start.size, folder)
 
     def begin(self, phase: Phase, forget: Sequence[int] = ()) -> None:
         """Say which phase the next `start()` runs; `forget` is for an unlearn phase."""
@@ -125,18 +147,36 @@ class LedgerFedAvg(FedAvg):
         if self.phase.name == "unlearn":
             return []
         self.roster.discover(grid)
+        stream = self.phase.first_stream + server_round - 1
         content = ConfigRecord(
             {
-                "server-round": self.phase.first_stream + server_round - 1,
+                "server-round": stream,
                 "task": self.task,
             }
         )
         record = RecordDict(
             {self.arrayrecord_key: arrays, self.configrecord_key: content}
         )
-        messages = self._to_clients(record, self.phase.clients, MessageType.TRAIN)
+        asked = self._sample(self.phase.clients, stream)
+        messages = self._to_clients(record, asked, MessageType.TRAIN)
         self.reports[-1].bytes_down = len(messages) * self._global.nbytes
         return messages
+
+    def _sample_size(self, clients: int) -> int:
+        """Return how many of so many clients train in a round."""
+        return max(1, round(self.settings.client_fraction * clients))
+
+    def _sample(self, clients: Sequence[int], stream: int) -> list[int]:
+        """Return who trains in a round, drawn without replacement.
+
+        Every client id draws a number, and the smallest take part: a retraining
+        without some clients samples the others as the training did.
+        """
+        size = self._sample_size(len(clients))
+        if size == len(clients):
+            return list(clients)
+        draws = rng(self.config.seed, "sample", stream).random(self.config.clients)
+        return sorted(sorted(clients, key=lambda k: draws[k])[:size])
 
     def _to_clients(
         self, record: RecordDict, clients: Iterable[int], message_type: str
@@ -175,6 +215,7 @@ class LedgerFedAvg(FedAvg):
                 {k: r.local for k, r in good.items()},
                 {k: r.num_examples for k, r in good.items()},
             )
+            release(self._waiting)
         self._global = after
         return ArrayRecord(unflatten(after, self._shapes)), MetricRecord()
 
@@ -202,19 +243,32 @@ class LedgerFedAvg(FedAvg):
                     self._fail(client_id, "answered more than once")
             else:
                 answered.add(client_id)
+                self.on_reply(len(answered), len(self._asked))
                 try:
-                    good[client_id] = read_reply(
-                        message, client_id, self._shapes, self.settings
-                    )
+                    good[client_id] = self._read(message, client_id, len(answered) - 1)
                 except (ValueError, KeyError, TypeError) as error:
                     self._fail(client_id, str(error))
         for client_id in sorted(set(self._asked.values()) - answered):
             self._fail(client_id, "no reply")
+        good = dict(sorted(good.items()))
         limit = self.settings.max_update_norm_ratio
-        for client_id, reason in absurd(good, self._global, limit).items():
+        for client_id, reason in absurd(good, limit).items():
             del good[client_id]
             self._fail(client_id, reason)
-        return dict(sorted(good.items()))
+        return good
+
+    def _read(self, message: Message, client_id: int, place: int) -> Reply:
+        """Return a checked reply, its parameters in a row where they can wait."""
+        reply = read_reply(
+            message,
+            client_id,
+            shapes=self._shapes,
+            before=self._global,
+            settings=self.settings,
+        )
+        self._waiting[place] = reply.local
+        release(self._waiting)
+        return replace(reply, local=self._waiting[place])
 
     def _fail(self, client_id: int, reason: str) -> None:
         """Enter a failure in the round's report and log it by client id."""

@@ -64,6 +64,12 @@ class NegativeGradient(LedgerFedAvg):
                     f"strategy.form=update, got {self.scale:g}"
                 )
 
+    @property
+    def keeps_local_models(self) -> bool:
+        """The parameters form subtracts them; so does the paper's experiment."""
+        form: str = self.options.form
+        return form == "parameters" or self.config.experiment == "paper"
+
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return w' as in the module docstring."""
         options: NegativeGradient.Options = self.options

@@ -3,21 +3,34 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
+from numpy.typing import NDArray
 
-from fedneg.parameters import Shapes, Vector, flatten, shapes_of
+from fedneg.parameters import Shapes, Vector, flatten, from_npy, shapes_of
 from fedneg.settings import StrategySettings
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A validated answer to a training message; `metrics` are the client's own."""
+    """A validated answer to a training message.
+
+    Attributes
+    ----------
+    local : Vector, shape (d,)
+    num_examples : int
+    metrics : dict of str to float
+        The client's own.
+    norm : float
+        Euclidean norm of the update, local minus global.
+    """
 
     local: Vector
     num_examples: int
     metrics: dict[str, float]
+    norm: float
 
 
 def numbers_of(content: RecordDict) -> dict[str, float]:
@@ -27,7 +40,12 @@ def numbers_of(content: RecordDict) -> dict[str, float]:
 
 
 def read_reply(
-    message: Message, client_id: int, shapes: Shapes, settings: StrategySettings
+    message: Message,
+    client_id: int,
+    *,
+    shapes: Shapes,
+    before: Vector,
+    settings: StrategySettings,
 ) -> Reply:
     """Return a reply's content, checked.
 
@@ -37,6 +55,8 @@ def read_reply(
         From the node that was asked as `client_id`.
     shapes : Shapes
         Of the global model's arrays.
+    before : Vector, shape (d,)
+        The global parameters that the client started from.
 
     Raises
     ------
@@ -64,7 +84,7 @@ def read_reply(
         )
     record = message.content.array_records["arrays"]
     try:
-        arrays = record.to_numpy_ndarrays()
+        arrays = read_arrays(record, shapes)
         found = shapes_of(arrays)
     except Exception as error:
         # NumPy's reader raises EOFError, MemoryError and more on bytes of its
@@ -76,9 +96,33 @@ def read_reply(
         raise ValueError("arrays must be floating point")
     with np.errstate(over="ignore"):  # what overflows is not finite, and refused
         local = flatten(arrays)
-    if not np.isfinite(local).all():
+    norm = _update_norm(local, before)
+    # One number tells of all: nothing infinite has a finite norm.
+    if not math.isfinite(norm):
         raise ValueError("parameters are not finite")
-    return Reply(local, int(count), metrics)
+    return Reply(local, int(count), metrics, norm)
+
+
+def read_arrays(record: ArrayRecord, shapes: Shapes) -> list[NDArray[Any]]:
+    """Return a record's arrays: at once where they are as expected, else by NumPy."""
+    views = [
+        from_npy(array.data, shape) if array.stype == "numpy.ndarray" else None
+        for array, shape in zip(record.values(), shapes, strict=False)
+    ]
+    if len(record) == len(shapes) and all(view is not None for view in views):
+        return [view for view in views if view is not None]
+    return record.to_numpy_ndarrays()
+
+
+def _update_norm(local: Vector, before: Vector) -> float:
+    """Return the norm of local - before."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        update = local - before
+        square = float(np.dot(update, update))
+    if math.isfinite(square) and square > 1e-30:
+        return math.sqrt(square)
+    # float32 cannot hold the square of a very long update, nor of a very short one.
+    return float(np.linalg.norm(local - before.astype(np.float64)))
 
 
 def read_evaluation(
@@ -109,26 +153,34 @@ def read_evaluation(
     return metrics
 
 
-def absurd(
-    replies: Mapping[int, Reply], before: Vector, max_ratio: float
-) -> dict[int, str]:
+def absurd(replies: Mapping[int, Reply], max_ratio: float) -> dict[int, str]:
     """Return, with reasons, whose update is far longer than the round's others.
 
     An update is absurd when its norm exceeds `max_ratio` times the median norm of the
     others; alone in a round, nothing is.
     """
-    # In float64: a long float32 update has an infinite norm, and so would hide others.
-    start = before.astype(np.float64)
-    norms = {
-        k: float(np.linalg.norm(reply.local - start)) for k, reply in replies.items()
-    }
-    found = {}
-    for client_id, norm in norms.items():
-        others = [n for k, n in norms.items() if k != client_id]
-        median = float(np.median(others)) if others else 0.0
-        if median > 0 and norm > max_ratio * median:
-            found[client_id] = (
-                f"update norm {norm:.3g} exceeds max_update_norm_ratio={max_ratio:g} "
-                f"times the others' median {median:.3g}"
+    ids = list(replies)
+    norms = np.array([replies[k].norm for k in ids])
+    found: dict[int, str] = {}
+    if len(ids) < 2:
+        return found
+    for place in np.flatnonzero(norms > max_ratio * _median_of_others(norms)):
+        others = float(np.median(np.delete(norms, place)))
+        if others > 0:
+            found[ids[place]] = (
+                f"update norm {norms[place]:.3g} exceeds max_update_norm_ratio="
+                f"{max_ratio:g} times the others' median {others:.3g}"
             )
     return found
+
+
+def _median_of_others(norms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return, for each of at least two numbers, the median of the rest."""
+    order = np.argsort(norms, kind="stable")
+    ranked, rest = norms[order], len(norms) - 1
+    # Without the number of rank r, whatever stood behind it moves up by one.
+    rank = np.arange(len(norms))
+    low, high = (rest - 1) // 2, rest // 2
+    medians = np.empty_like(norms)
+    medians[order] = (ranked[low + (rank <= low)] + ranked[high + (rank <= high)]) / 2
+    return medians

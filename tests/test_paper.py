@@ -120,7 +120,9 @@ def test_results_answer_both_questions_in_three_sentences(done: Path):
 def test_removal_equals_the_strategys_unlearn_round(form: str, client_id: int):
     """The experiment's arithmetic is the method's own, bit for bit."""
     made = Bench(
-        small_config("clients=4", "forget=null", f"strategy.form={form}"),
+        small_config(
+            *("clients=4", "forget=null", f"strategy.form={form}", "experiment=paper")
+        ),
         INITIAL,
         {k: honest(k) for k in range(4)},
     )
@@ -129,7 +131,7 @@ def test_removal_equals_the_strategys_unlearn_round(form: str, client_id: int):
     state = Snapshot(
         parameters,
         ledger.contributions.copy(),
-        tuple(ledger.local[k] for k in range(4)),
+        tuple(ledger.local[k].copy() for k in range(4)),
         tuple(ledger.last_weight(k) for k in range(4)),
     )
     expected = made.unlearn(client_id)

@@ -39,45 +39,55 @@ def is_alive(pid: int) -> bool:
 
 def test_every_request_gets_its_own_answer(pool: WorkerPool):
     requests = [b"a", b"", b"c" * 3_000_000, b"d"]
-    found = dict(pool.run(b"S", requests))
-    assert found == {k: b"S|" + request for k, request in enumerate(requests)}
+    found = dict(pool.run([b"S"], [[request] for request in requests]))
+    assert found == {k: [b"S|" + request] for k, request in enumerate(requests)}
+
+
+def test_a_message_keeps_its_parts_apart(pool: WorkerPool):
+    """Empty ones too, more than the system sends in one go, and very large ones."""
+    parts = [b"", b"\0", *(bytes([k % 256]) * k for k in range(1500)), b"x" * 5_000_000]
+    assert dict(pool.run([b""], [[b"a", *parts]])) == {0: [b"|a", *parts]}
 
 
 def test_requests_are_spread_over_all_workers(pool: WorkerPool):
-    pids = {int(pid) for _, pid in pool.run(b"", [b"pid"] * 4)}
+    pids = {int(answer[0]) for _, answer in pool.run([b""], [[b"pid"]] * 4)}
     assert pids == set(pool.pids)
 
 
 def test_shared_bytes_reach_a_worker_once(pool: WorkerPool):
     """However many requests: each worker counts one object, then two."""
-    assert {answer for _, answer in pool.run(b"x", [b"seen"] * 9)} == {b"1"}
-    assert {answer for _, answer in pool.run(b"y", [b"seen"] * 9)} <= {b"1", b"2"}
+    for shared, seen in (b"x", {b"1"}), (b"y", {b"1", b"2"}):
+        answers = [answer[0] for _, answer in pool.run([shared], [[b"seen"]] * 9)]
+        assert set(answers) <= seen
+        assert len(answers) == 9
 
 
 def test_a_worker_that_dies_is_replaced_and_the_rest_goes_on(pool: WorkerPool):
     before = pool.pids
-    found = dict(pool.run(b"", [b"a", b"die 3", b"c", b"d"]))
+    found = dict(pool.run([b""], [[b"a"], [b"die 3"], [b"c"], [b"d"]]))
     assert found[1] == "the worker process ended with code 3"
-    assert [found[k] for k in (0, 2, 3)] == [b"|a", b"|c", b"|d"]
+    assert [found[k] for k in (0, 2, 3)] == [[b"|a"], [b"|c"], [b"|d"]]
     assert len(set(pool.pids) & set(before)) == 1
-    assert dict(pool.run(b"", [b"e", b"f"])) == {0: b"|e", 1: b"|f"}
+    assert dict(pool.run([b""], [[b"e"], [b"f"]])) == {0: [b"|e"], 1: [b"|f"]}
 
 
 def test_a_killed_worker_is_found_dead(pool: WorkerPool):
-    list(pool.run(b"", [b"a", b"b"]))
+    list(pool.run([b""], [[b"a"], [b"b"]]))
     os.kill(pool.pids[0], signal.SIGKILL)
-    found = dict(pool.run(b"", [b"a", b"b", b"c"]))
+    found = dict(pool.run([b""], [[b"a"], [b"b"], [b"c"]]))
     assert sum(isinstance(answer, str) for answer in found.values()) <= 1
     assert len(found) == 3
     assert all(is_alive(pid) for pid in pool.pids)
 
 
 def test_what_takes_too_long_is_given_up(pool: WorkerPool):
-    list(pool.run(b"", [b"a", b"b"]))
-    found = dict(pool.run(b"", [b"sleep 60", b"b", b"sleep 60", b"d"], timeout_s=1.0))
+    list(pool.run([b""], [[b"a"], [b"b"]]))
+    found = dict(
+        pool.run([b""], [[b"sleep 60"], [b"b"], [b"sleep 60"], [b"d"]], timeout_s=1.0)
+    )
     assert found[0] == "no reply within 1 s"
     assert len(found) == 4
-    assert dict(pool.run(b"", [b"e"])) == {0: b"|e"}
+    assert dict(pool.run([b""], [[b"e"]])) == {0: [b"|e"]}
 
 
 def test_close_leaves_no_process():

@@ -2,12 +2,17 @@
 
 import os
 import time
+from collections.abc import Sequence
 
-_seen: list[bytes] = []
+_seen: list[Sequence[bytes]] = []
 
 
-def act(shared: bytes, request: bytes) -> bytes:
+def act(shared: Sequence[bytes], request: Sequence[bytes]) -> list[bytes]:
     """Do what a request says, in a worker of these tests."""
+    return [_answer(shared, request[0]), *request[1:]]
+
+
+def _answer(shared: Sequence[bytes], request: bytes) -> bytes:
     word, _, rest = request.partition(b" ")
     if word == b"die":
         os._exit(int(rest))
@@ -20,4 +25,4 @@ def act(shared: bytes, request: bytes) -> bytes:
         if not _seen or _seen[-1] is not shared:
             _seen.append(shared)
         return str(len(_seen)).encode()
-    return shared + b"|" + request
+    return shared[0] + b"|" + request

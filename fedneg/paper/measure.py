@@ -106,7 +106,7 @@ def _train(federation: "Federation") -> tuple[list[Snapshot], pd.DataFrame]:
             Snapshot(
                 parameters,
                 ledger.contributions.copy(),
-                tuple(ledger.local[k] for k in ids),
+                tuple(ledger.local[k].copy() for k in ids),
                 tuple(ledger.last_weight(k) for k in ids),
             )
         )
