@@ -5,9 +5,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from flwr.client import NumPyClient
 from flwr.common import Scalar
 from numpy.typing import NDArray
+from torch import nn
 
 from fedneg.attacks import poison
 from fedneg.data import Dataset, load_dataset
@@ -28,6 +30,17 @@ def _splits(
     return partition_by_writer(
         dataset.writers, clients=clients, seed=seed, split_writers=split_writers
     )
+
+
+@lru_cache(maxsize=4)
+def _network(
+    input_size: int, hidden: tuple[int, ...], num_classes: int, device: torch.device
+) -> nn.Module:
+    """Return this process's network: making one takes longer than a small training.
+
+    Clients of a process take turns, and whoever uses it sets all its parameters first.
+    """
+    return build_mlp(input_size, hidden, num_classes).to(device)
 
 
 class WriterClient(NumPyClient):
@@ -56,9 +69,12 @@ class WriterClient(NumPyClient):
         self.split = _splits(
             data.name, data.root, task.clients, task.seed, data.split_writers
         )[client_id]
-        self.model = build_mlp(
-            self.dataset.input_size, task.model.hidden, self.dataset.num_classes
-        ).to(choose_device(task.client.device))
+        self.model = _network(
+            self.dataset.input_size,
+            task.model.hidden,
+            self.dataset.num_classes,
+            choose_device(task.client.device),
+        )
 
     def fit(
         self, parameters: list[NDArray[np.float32]], config: dict[str, Scalar]

@@ -13,7 +13,6 @@ from typing import Self
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 threshold_backward = torch.ops.aten.threshold_backward.grad_input
 
@@ -43,6 +42,20 @@ def dense_layers(model: nn.Module) -> list[nn.Linear] | None:
     return linear
 
 
+def _one_vector(parameters: list[torch.Tensor]) -> torch.Tensor:
+    """Return all parameters as one vector: their own memory if they lie in a row."""
+    first, size = parameters[0], sum(p.numel() for p in parameters)
+    start = first.data_ptr()
+    for parameter in parameters:
+        if parameter.data_ptr() != start or not parameter.is_contiguous():
+            return torch.cat([p.detach().reshape(-1) for p in parameters])
+        start += parameter.numel() * parameter.element_size()
+    storage = first.detach().untyped_storage()
+    if storage.nbytes() < (first.storage_offset() + size) * first.element_size():
+        return torch.cat([p.detach().reshape(-1) for p in parameters])
+    return first.detach().as_strided((size,), (1,), first.storage_offset())
+
+
 class DenseTrainer:
     """The network's parameters, their momentum, and the buffers of a step.
 
@@ -69,8 +82,10 @@ class DenseTrainer:
     ) -> None:
         self.learning_rate, self.momentum = learning_rate, momentum
         parameters = [p for layer in layers for p in (layer.weight, layer.bias)]
-        self._flat = torch.cat([p.detach().reshape(-1) for p in parameters])
-        self._buffer = torch.zeros_like(self._flat)
+        self._flat = _one_vector(parameters)
+        # Not read before the first step has written it.
+        self._buffer = torch.empty_like(self._flat)
+        self._steps = 0
         views, moving = [], []
         start = 0
         for parameter in parameters:
@@ -105,16 +120,6 @@ class DenseTrainer:
             batch_size=batch_size,
         )
 
-    @property
-    def num_classes(self) -> int:
-        """Outputs of the network."""
-        return self._sizes[-1]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the parameters."""
-        return self._flat.dtype
-
     def _resize(self, batch_size: int) -> None:
         """Make the buffers of one batch: activations, and gradients by them."""
         self._batch_size = batch_size
@@ -122,8 +127,9 @@ class DenseTrainer:
         self._out = [new(batch_size, size) for size in self._sizes[1:]]
         self._grad = [new(batch_size, size) for size in self._sizes[1:-1]]
         self._scores = new(batch_size, self._sizes[-1])
+        self._minus_one = new(batch_size, 1).fill_(-1)
 
-    def step(self, x: torch.Tensor, y: torch.Tensor, one_hot: torch.Tensor) -> float:
+    def step(self, x: torch.Tensor, y: torch.Tensor) -> float:
         """Take one step on the mean cross-entropy; return its sum before the step.
 
         Parameters
@@ -131,8 +137,6 @@ class DenseTrainer:
         x : float tensor, shape (N, inputs)
         y : int64 tensor, shape (N,)
             Classes.
-        one_hot : float tensor, shape (N, classes)
-            The same classes; overwritten by nobody.
         """
         with torch.no_grad():
             if len(x) != self._batch_size:
@@ -144,15 +148,23 @@ class DenseTrainer:
                 if k < last:
                     h.relu_()
             scores = torch.log_softmax(h, 1, out=self._scores)
-            loss = float(functional.nll_loss(scores, y, reduction="sum"))
-            dz = scores.exp_().sub_(one_hot).div_(len(x))
+            column = y.unsqueeze(1)
+            loss = -float(scores.gather(1, column).sum())
+            # The gradient of the mean loss is (softmax - one-hot) / N.
+            dz = scores.exp_().scatter_add_(1, column, self._minus_one).div_(len(x))
+            momentum = self.momentum if self._steps else 0.0
             for k in range(last, -1, -1):
                 below = out[k - 1] if k else x
                 grad = dz
                 if k:  # before this layer's weights change, at the very end
                     dz = torch.mm(grad, self._weights[k], out=self._grad[k - 1])
                     threshold_backward(dz, below, 0, grad_input=dz)
-                self._weight_buffers[k].addmm_(grad.t(), below, beta=self.momentum)
-                self._bias_buffers[k].mul_(self.momentum).add_(grad.sum(0))
+                # With a beta of 0 BLAS does not read what it writes to.
+                self._weight_buffers[k].addmm_(grad.t(), below, beta=momentum)
+                if momentum:
+                    self._bias_buffers[k].mul_(momentum).add_(grad.sum(0))
+                else:
+                    torch.sum(grad, 0, out=self._bias_buffers[k])
             self._flat.add_(self._buffer, alpha=-self.learning_rate)
+            self._steps += 1
             return loss

@@ -160,11 +160,13 @@ class Ledger:
         step = np.zeros(start.size, dtype=np.float64)
         rate = np.float32(self.learning_rate)
         rows, buffers = self.contributions, self.buffers
+        change = np.empty_like(start)
         for client_id, weight in weights.items():
-            change = local[client_id][block] - start
+            np.subtract(local[client_id][block], start, out=change)
             change *= np.float32(weight)
             if buffers is None:
-                change *= rate
+                if rate != 1:
+                    change *= rate
                 rows[client_id, block] += change
                 step += change
             else:
@@ -175,7 +177,7 @@ class Ledger:
             for client_id in range(self.clients):
                 if client_id not in weights:  # absent clients' momentum advances too
                     buffers[client_id, block] *= np.float32(self.momentum)
-                change = buffers[client_id, block] * rate
+                np.multiply(buffers[client_id, block], rate, out=change)
                 rows[client_id, block] += change
                 step += change
         return step

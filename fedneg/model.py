@@ -6,10 +6,8 @@ layers'.
 Differs from the paper: its hidden sizes are not stated; ours are in conf/model.
 """
 
-import copy
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -27,14 +25,7 @@ def build_mlp(
 
     Made on torch's skip-init path: no global random state is drawn from.
     """
-    # A copy of one made before: torch needs milliseconds for a layer, and a round of
-    # hundreds of clients makes the network as often.
-    return copy.deepcopy(_mlp((input_size, *hidden, num_classes)))
-
-
-@lru_cache(maxsize=4)
-def _mlp(sizes: tuple[int, ...]) -> nn.Sequential:
-    """Return the network that `build_mlp` copies."""
+    sizes = [input_size, *hidden, num_classes]
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes):
         if layers:

@@ -27,11 +27,17 @@ def size_of(shapes: Shapes) -> int:
     return sum(prod(shape) for shape in shapes)
 
 
-def flatten(arrays: Sequence[NDArray[np.floating]]) -> Vector:
-    """Return the arrays as one new float32 vector, each in C order."""
-    if not arrays:
-        return np.empty(0, dtype=np.float32)
-    return np.concatenate([a.ravel() for a in arrays]).astype(np.float32, copy=False)
+def flatten(
+    arrays: Sequence[NDArray[np.floating]], out: Vector | None = None
+) -> Vector:
+    """Return the arrays as one float32 vector, each in C order; new, or `out`."""
+    if out is None:
+        out = np.empty(sum(a.size for a in arrays), dtype=np.float32)
+    start = 0
+    for array in arrays:
+        out[start : start + array.size] = array.ravel()
+        start += array.size
+    return out
 
 
 def unflatten(vector: Vector, shapes: Shapes) -> NDArrays:
@@ -67,10 +73,8 @@ def to_npy(array: NDArray[np.float32]) -> bytes:
 
     One copy, where `numpy.save` into memory makes three.
     """
-    contiguous = np.ascontiguousarray(array, dtype="<f4")
-    return b"".join(
-        (_npy_header(array.shape), contiguous.reshape(-1).view(np.uint8).data)
-    )
+    content = np.ascontiguousarray(array, dtype="<f4").reshape(-1).view(np.uint8)
+    return b"".join((_npy_header(array.shape), content.data))
 
 
 def from_npy(content: bytes, shape: tuple[int, ...]) -> NDArray[np.float32] | None:

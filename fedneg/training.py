@@ -14,7 +14,7 @@ from fedneg.dense import DenseTrainer
 from fedneg.settings import ClientSettings
 
 EVALUATION_BATCH = 2000
-# Takes input and the positions of its examples; returns the batch's summed loss.
+# Takes a batch of input and its labels; returns the batch's summed loss before it.
 Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor | float]
 
 
@@ -84,38 +84,30 @@ def train_epochs(
     # On the device once, as bytes; a batch becomes floats when it is used.
     x = torch.from_numpy(images).flatten(1).to(device)
     y = torch.from_numpy(labels).to(device)
-    step = _dense_step(model, y, settings) or _autograd_step(model, y, settings)
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    size = settings.batch_size
+    trainer = DenseTrainer.of(
+        model,
+        learning_rate=settings.learning_rate,
+        momentum=settings.momentum,
+        batch_size=min(size, len(labels)),
+    )
+    step = _autograd_step(model, settings) if trainer is None else trainer.step
+    total: torch.Tensor | float = 0.0
     for epoch in range(1, settings.local_epochs + 1):
         model.train()
         order = torch.randperm(len(labels), generator=generator).to(device)
-        total.zero_()
-        for batch in torch.split(order, settings.batch_size):
-            total += step(as_input(x[batch], scaling), batch)
+        # One gather for the epoch; batches are slices of it.
+        images_now, labels_now = x[order], y[order]
+        total = 0.0
+        for start in range(0, len(labels), size):
+            batch = as_input(images_now[start : start + size], scaling)
+            total = total + step(batch, labels_now[start : start + size])
         if after_epoch is not None:
             after_epoch(epoch)
     return float(total) / len(labels)
 
 
-def _dense_step(
-    model: nn.Module, labels: torch.Tensor, settings: ClientSettings
-) -> Step | None:
-    """Return a step without autograd, or None if the model needs autograd."""
-    trainer = DenseTrainer.of(
-        model,
-        learning_rate=settings.learning_rate,
-        momentum=settings.momentum,
-        batch_size=min(settings.batch_size, len(labels)),
-    )
-    if trainer is None:
-        return None
-    one_hot = functional.one_hot(labels, trainer.num_classes).to(trainer.dtype)
-    return lambda x, batch: trainer.step(x, labels[batch], one_hot[batch])
-
-
-def _autograd_step(
-    model: nn.Module, labels: torch.Tensor, settings: ClientSettings
-) -> Step:
+def _autograd_step(model: nn.Module, settings: ClientSettings) -> Step:
     """Return torch's own step, for any model on any device."""
     optimiser = torch.optim.SGD(
         model.parameters(),
@@ -124,13 +116,13 @@ def _autograd_step(
         fused=True,
     )
 
-    def step(x: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+    def step(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         optimiser.zero_grad()
-        loss = functional.cross_entropy(model(x), labels[batch])
+        loss = functional.cross_entropy(model(x), y)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         # Summed on the device: reading every loss would wait for every step.
-        return loss.detach() * len(batch)
+        return loss.detach().double() * len(y)
 
     return step
 

@@ -3,22 +3,27 @@
 A pool starts its processes once and keeps them. What all requests of a batch have in
 common is handed to each worker once, not once per request. A worker that dies is
 replaced, and its request comes back without a reply. Only bytes travel, over a socket
-pair; nothing is pickled. Workers ignore Ctrl-C and end when the pool's end of their
-socket closes, so that no way of ending the program leaves one behind.
+pair and shared memory; nothing is pickled. Workers ignore Ctrl-C and end when the
+pool's end of their socket closes, so that no way of ending the program leaves one
+behind.
 """
 
 import atexit
 import importlib
+import mmap
 import os
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import wait
+from typing import Self
 
 Parts = Sequence[bytes]
 Handler = Callable[[Parts, Parts], Parts]
@@ -27,20 +32,90 @@ SHARED, REQUEST, REPLY = 0, 1, 2
 STALL_S = 60
 
 
-class Channel:
-    """Messages of several byte strings over a socket, each copied once.
+# Parts from this size on go through memory that both ends share.
+LARGE = 1 << 16
+# Requests that a worker may have at a time.
+AHEAD = 2
 
-    A message is its kind and number of parts, the length of each part, and the parts.
+
+class Area:
+    """Memory that two processes share: a file without a name, mapped by both.
+
+    One end writes, then says so through the socket. It is given no request that would
+    have it write here again before the other end has read: each worker has as many
+    areas as it may have requests.
     """
 
-    def __init__(self, end: socket.socket) -> None:
-        self.end = end
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._map: mmap.mmap | None = None
+
+    @classmethod
+    def make(cls) -> Self:
+        """Return a new, empty area."""
+        if hasattr(os, "memfd_create"):
+            return cls(os.memfd_create("fedneg"))
+        with tempfile.TemporaryFile() as file:
+            return cls(os.dup(file.fileno()))
+
+    def _mapped(self, size: int) -> mmap.mmap:
+        """Return the map, at least `size` bytes long."""
+        if self._map is None or len(self._map) < size:
+            # The system cuts off nothing here: an area only grows.
+            size = max(size, os.fstat(self.descriptor).st_size)
+            os.ftruncate(self.descriptor, size)
+            self._map = mmap.mmap(self.descriptor, size)
+        return self._map
+
+    def write(self, parts: Parts) -> None:
+        """Put parts one after the other, from the beginning."""
+        if not parts:
+            return
+        start, area = 0, self._mapped(sum(map(len, parts)))
+        for part in parts:
+            area[start : start + len(part)] = part
+            start += len(part)
+
+    def read(self, start: int, length: int) -> bytes:
+        """Return a copy of what the other end has put there."""
+        return self._mapped(start + length)[start : start + length]
+
+    def close(self) -> None:
+        """Give the memory back, once the other end has too."""
+        if self._map is not None:
+            self._map.close()
+        os.close(self.descriptor)
+
+
+class Channel:
+    """Messages of several byte strings over a socket, large replies through memory.
+
+    A message is its kind and number of parts, the length of each part, and the parts;
+    a negative length says that the part lies in the area.
+    """
+
+    def __init__(self, end: socket.socket, areas: Sequence[Area]) -> None:
+        self.end, self.areas = end, areas
+        self._replies = 0
+
+    def _next_area(self) -> Area:
+        """Return the area of the next reply: they take turns, as both ends know."""
+        self._replies += 1
+        return self.areas[self._replies % len(self.areas)]
 
     def send(self, kind: int, parts: Parts) -> None:
         """Send a message; raises OSError if the other end is gone."""
-        lengths = [len(part) for part in parts]
-        head = struct.pack(f"!BI{len(parts)}Q", kind, len(parts), *lengths)
-        left = [memoryview(part) for part in (head, *parts) if part]
+        large: list[bytes] = []
+        small: list[bytes] = []
+        lengths: list[int] = []
+        for part in parts:
+            is_large = kind == REPLY and len(part) >= LARGE
+            (large if is_large else small).append(part)
+            lengths.append(-len(part) if is_large else len(part))
+        if kind == REPLY:
+            self._next_area().write(large)
+        head = struct.pack(f"!BI{len(parts)}q", kind, len(parts), *lengths)
+        left = [memoryview(part) for part in (head, *small) if part]
         while left:
             sent = self.end.sendmsg(left[:1000])  # the system's limit is 1024
             while sent and sent >= len(left[0]):
@@ -51,8 +126,17 @@ class Channel:
     def receive(self) -> tuple[int, list[bytes]]:
         """Return kind and parts; raises EOFError or OSError if there are none."""
         kind, count = struct.unpack("!BI", self._exactly(5))
-        lengths = struct.unpack(f"!{count}Q", self._exactly(8 * count))
-        return kind, [self._exactly(length) for length in lengths]
+        lengths = struct.unpack(f"!{count}q", self._exactly(8 * count))
+        parts, start = [], 0
+        if kind == REPLY:
+            area = self._next_area()
+        for length in lengths:
+            if length < 0:
+                parts.append(area.read(start, -length))
+                start -= length
+            else:
+                parts.append(self._exactly(length))
+        return kind, parts
 
     def _exactly(self, length: int) -> bytes:
         """Return the next `length` bytes, usually from one call of the system."""
@@ -78,20 +162,24 @@ class _Worker:
         # that this process found, however it was started.
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         path = {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
+        areas = [Area.make() for _ in range(AHEAD)]
         with theirs:
+            descriptors = [theirs.fileno(), *(area.descriptor for area in areas)]
+            module = [sys.executable, "-m", "fedneg.workers"]
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fedneg.workers", str(theirs.fileno()), handler],
-                pass_fds=[theirs.fileno()],
+                [*module, handler, *map(str, descriptors)],
+                pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 env=os.environ | threads | path,
             )
-        self.channel = Channel(ours)
+        self.channel = Channel(ours, areas)
         self.shared: Parts | None = None
-        self.request: int | None = None
+        # What it has to do, in order; the first is what it is doing.
+        self.requests: deque[int] = deque()
 
     def send(self, number: int, shared: Parts, request: Parts) -> None:
         """Hand over a request; raises OSError if the process is gone."""
-        self.request = number
+        self.requests.append(number)
         if self.shared is not shared:
             self.channel.send(SHARED, shared)
             self.shared = shared
@@ -100,6 +188,8 @@ class _Worker:
     def stop(self) -> None:
         """End the process, whatever it is doing."""
         self.channel.end.close()
+        for area in self.channel.areas:
+            area.close()
         self.process.kill()
         self.process.wait()
 
@@ -149,7 +239,7 @@ class WorkerPool:
             yield from self._run(shared, requests, timeout_s)
         finally:
             for worker in list(self._workers):
-                if worker.request is not None:
+                if worker.requests:
                     self._replace(worker)
 
     def _run(
@@ -157,14 +247,17 @@ class WorkerPool:
     ) -> Iterator[tuple[int, list[bytes] | str]]:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         waiting = list(range(len(requests)))[::-1]
-        while waiting or any(w.request is not None for w in self._workers):
+        while waiting or any(w.requests for w in self._workers):
             for worker in self._workers:
-                if waiting and worker.request is None:
+                # A worker has its next request before it is done, and need not wait;
+                # but the last few go to whoever is free first.
+                ahead = AHEAD if len(waiting) > 4 * len(self._workers) else 1
+                while waiting and len(worker.requests) < ahead:
                     # A dead worker takes the request and is found dead below.
                     with suppress(OSError):
                         number = waiting.pop()
                         worker.send(number, shared, requests[number])
-            busy = [w for w in self._workers if w.request is not None]
+            busy = [w for w in self._workers if w.requests]
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             ready = wait([w.channel.end for w in busy], left)
             if not ready:
@@ -172,26 +265,29 @@ class WorkerPool:
                 return
             for worker in busy:
                 if worker.channel.end in ready:
-                    yield self._reply(worker)
+                    number = worker.requests.popleft()
+                    try:
+                        answer: list[bytes] | str = worker.channel.receive()[1]
+                    except (EOFError, OSError) as error:
+                        answer = self._lost(worker, error)
+                        # What it had not begun is for another to do.
+                        waiting += reversed(worker.requests)
+                        self._replace(worker)
+                    yield number, answer
 
-    def _reply(self, worker: _Worker) -> tuple[int, list[bytes] | str]:
-        """Return a worker's answer, or replace it if it is gone."""
-        assert worker.request is not None
-        number, worker.request = worker.request, None
+    def _lost(self, worker: _Worker, error: Exception) -> str:
+        """Return what became of a worker that does not answer."""
+        if isinstance(error, BlockingIOError):
+            return f"the worker process stopped in the middle for {STALL_S} s"
         try:
-            return number, worker.channel.receive()[1]
-        except TimeoutError:
-            self._replace(worker)
-            return number, f"the worker process said nothing more for {STALL_S} s"
-        except (EOFError, OSError):
-            code = worker.process.wait()
-            self._replace(worker)
-            return number, f"the worker process ended with code {code}"
+            return f"the worker process ended with code {worker.process.wait(5)}"
+        except subprocess.TimeoutExpired:
+            return "the worker process closed its socket"
 
     def _give_up(self, waiting: list[int], reason: str) -> Iterator[tuple[int, str]]:
         for worker in list(self._workers):
-            if worker.request is not None:
-                waiting.append(worker.request)
+            if worker.requests:
+                waiting += worker.requests
                 self._replace(worker)
         yield from ((number, reason) for number in sorted(waiting))
 
@@ -210,10 +306,12 @@ class WorkerPool:
 def main() -> None:
     """Answer requests until the other end closes: the life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    descriptor, name = sys.argv[1:]
+    name, end, *areas = sys.argv[1:]
     module, function = name.split(":")
     handler: Handler = getattr(importlib.import_module(module), function)
-    channel = Channel(socket.socket(fileno=int(descriptor)))
+    channel = Channel(
+        socket.socket(fileno=int(end)), [Area(int(area)) for area in areas]
+    )
     shared: list[bytes] = []
     with suppress(EOFError, OSError):
         while True:

@@ -13,7 +13,7 @@ rate and momentum form the server optimiser of the paper's section 3.2.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from logging import WARNING
 from typing import Any
 
@@ -265,10 +265,10 @@ class LedgerFedAvg(FedAvg):
             shapes=self._shapes,
             before=self._global,
             settings=self.settings,
+            out=self._waiting[place],
         )
-        self._waiting[place] = reply.local
         release(self._waiting)
-        return replace(reply, local=self._waiting[place])
+        return reply
 
     def _fail(self, client_id: int, reason: str) -> None:
         """Enter a failure in the round's report and log it by client id."""

@@ -46,6 +46,7 @@ def read_reply(
     shapes: Shapes,
     before: Vector,
     settings: StrategySettings,
+    out: Vector,
 ) -> Reply:
     """Return a reply's content, checked.
 
@@ -57,6 +58,8 @@ def read_reply(
         Of the global model's arrays.
     before : Vector, shape (d,)
         The global parameters that the client started from.
+    out : Vector, shape (d,)
+        Where the local parameters go.
 
     Raises
     ------
@@ -95,7 +98,7 @@ def read_reply(
     if any(array.dtype.kind != "f" for array in arrays):
         raise ValueError("arrays must be floating point")
     with np.errstate(over="ignore"):  # what overflows is not finite, and refused
-        local = flatten(arrays)
+        local = flatten(arrays, out)
     norm = _update_norm(local, before)
     # One number tells of all: nothing infinite has a finite norm.
     if not math.isfinite(norm):
