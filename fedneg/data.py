@@ -187,10 +187,9 @@ def _read(file: files.IdxFile, root: Path) -> NDArray[Any]:
     path = file.find(root)
     assert path is not None
     try:
-        content = path.read_bytes()
         if path.suffix == ".gz":
-            content = _unzip(file, content)
-        return _parse(file, content)
+            return _parse(file, _unzip(file, path.read_bytes()))
+        return _map(file, path)
     except OSError as error:
         raise FedNegError(f"{path} cannot be read: {error.strerror}") from error
     except _DamageError as error:
@@ -212,21 +211,45 @@ def _unzip(file: files.IdxFile, content: bytes) -> bytes:
     return gzip.decompress(content)
 
 
-def _parse(file: files.IdxFile, content: bytes) -> NDArray[Any]:
-    """Return the array in an idx file (read-only) if type, shape and size are right."""
-    dtype, ndim = np.dtype(file.dtype), len(file.shape)
-    # Two zeros, type (8 ubyte, 12 int), number of dimensions, then each as an int32.
-    code = 8 if dtype.itemsize == 1 else 12
-    header = struct.pack(f">4B{ndim}i", 0, 0, code, ndim, *file.shape)
-    if content[: len(header)] != header:
+def _header(file: files.IdxFile) -> bytes:
+    """Return how an idx file of this type and shape begins.
+
+    Two zeros, type (8 ubyte, 12 int), number of dimensions, then each as an int32.
+    """
+    code, ndim = 8 if np.dtype(file.dtype).itemsize == 1 else 12, len(file.shape)
+    return struct.pack(f">4B{ndim}i", 0, 0, code, ndim, *file.shape)
+
+
+def _check(file: files.IdxFile, start: bytes, size: int) -> int:
+    """Return where the numbers begin; raises _DamageError for a wrong start or size."""
+    header = _header(file)
+    if start != header:
         raise _DamageError(
-            f"it starts with {content[: len(header)].hex() or 'nothing'}, not with "
-            f"{header.hex()}, the header of shape {file.shape}"
+            f"it starts with {start.hex() or 'nothing'}, not with {header.hex()}, the "
+            f"header of shape {file.shape}"
         )
-    size = len(header) + math.prod(file.shape) * dtype.itemsize
-    if len(content) != size:
-        raise _DamageError(f"it has {len(content)} bytes, not {size}")
-    return np.frombuffer(content, dtype, offset=len(header)).reshape(file.shape)
+    right = len(header) + math.prod(file.shape) * np.dtype(file.dtype).itemsize
+    if size != right:
+        raise _DamageError(f"it has {size} bytes, not {right}")
+    return len(header)
+
+
+def _parse(file: files.IdxFile, content: bytes) -> NDArray[Any]:
+    """Return the read-only array in the bytes of an idx file."""
+    offset = _check(file, content[: len(_header(file))], len(content))
+    return np.frombuffer(content, file.dtype, offset=offset).reshape(file.shape)
+
+
+def _map(file: files.IdxFile, path: Path) -> NDArray[Any]:
+    """Return the read-only array of an idx file that all processes share.
+
+    A memory map: however many workers read it, the machine holds it once.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(len(_header(file)))
+        offset = _check(file, start, os.fstat(stream.fileno()).st_size)
+        mapped = np.memmap(stream, file.dtype, "r", offset, file.shape)
+    return mapped.view(np.ndarray)
 
 
 def _load_digits() -> Dataset:

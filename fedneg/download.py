@@ -5,6 +5,7 @@ touches the disk, then written to a temporary name, flushed and renamed, so that
 process ever sees half a file.
 """
 
+import gzip
 import hashlib
 import http.client
 import sys
@@ -124,6 +125,8 @@ def current_md5(file: IdxFile) -> str | None:
 def fetch(file: IdxFile, root: Path) -> Path:
     """Download one ``.gz`` file, trying each mirror in turn, and return its path.
 
+    It is unpacked beside, as torchvision does: every process maps the same file then.
+
     Raises
     ------
     DataUnavailableError
@@ -139,7 +142,9 @@ def fetch(file: IdxFile, root: Path) -> Path:
             continue
         found = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if found == md5:
-            return _write(file.gz_path(root), content)
+            packed = _write(file.gz_path(root), content)
+            _write(packed.with_suffix(""), gzip.decompress(content))
+            return packed
         failures.append(f"{url}: {len(content)} bytes with md5 {found}, not {md5}")
     raise DataUnavailableError(
         f"{file.name}.gz is not under {root} and could not be downloaded "

@@ -202,6 +202,13 @@ def test_loaded_arrays_are_read_only_and_one_copy(mnist: SmallMnist, name: str):
     assert again is data
 
 
+def test_images_are_mapped_so_that_processes_share_them(mnist: SmallMnist):
+    mnist.put_all()
+    data = load_dataset("mnist", root=mnist.root)
+    assert isinstance(data.images.base, np.memmap)
+    assert isinstance(data.test_images.base, np.memmap)
+
+
 def test_another_root_is_another_copy(mnist: SmallMnist, tmp_path: Path):
     mnist.put_all()
     first = load_dataset("mnist", root=mnist.root)
@@ -343,8 +350,10 @@ def test_only_missing_files_are_downloaded(
         path = mnist.path(name, ".gz")
         assert path.read_bytes() == mnist.packed[name]
         assert path.stat().st_mode & 0o777 == 0o644
+        unpacked = gzip.decompress(mnist.packed[name])
+        assert mnist.path(name).read_bytes() == unpacked
     # No temporary file stays behind; a second run finds everything.
-    assert len([p for p in mnist.root.rglob("*") if p.is_file()]) == 5
+    assert len([p for p in mnist.root.rglob("*") if p.is_file()]) == 5 + 2
 
 
 def test_the_second_mirror_is_tried_when_the_first_gives_other_bytes(
