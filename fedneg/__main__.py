@@ -1,4 +1,4 @@
-"""The command line: `fedneg [overrides]`, `python -m fedneg [overrides]`.
+"""The command line: `fedneg [overrides]`, `fedneg cache ...`.
 
 Everything with an = is Hydra's; exit code 0 is success, 2 a user's mistake (one line on
 stderr), 1 a defect of fedneg (a traceback), 130 an interrupt.
@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from fedneg import __version__
+from fedneg.cache_command import run_cache_command
 from fedneg.config import conf_dir, hydra_errors, load_config
 from fedneg.console import show_notice
 from fedneg.engine import simulate
@@ -48,6 +49,12 @@ def main() -> None:
     """Run the command line."""
     if "--version" in sys.argv[1:]:
         print(f"fedneg {__version__}")
+        return
+    if sys.argv[1:2] == ["cache"]:
+        try:
+            run_cache_command(sys.argv[2:])
+        except FedNegError as error:
+            _fail(error)
         return
     # argparse takes overrides in one place only; `fedneg a=b -m c=1,2` has two.
     sys.argv[1:] = sorted(

@@ -43,6 +43,7 @@ class Progress:
         self._step = ""
         self._live: Live | None = None
         self._begun = False
+        self._last_clients = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -112,6 +113,19 @@ class Progress:
             self._live.console.print(failure, style="yellow", markup=False)
         self._live.update(self._table())
 
+    def skip(self, rounds: int) -> None:
+        """Take rounds out of the plan: somebody did them before."""
+        self.planned -= rounds
+
+    def clients(self, done: int, of: int) -> None:
+        """Show how many clients of a round have answered; on a terminal only."""
+        now = time.monotonic()
+        if self._live is None or (now - self._last_clients < 0.25 and done < of):
+            return
+        self._last_clients = now
+        self._step = f"{done} of {of} clients have answered"
+        self._live.update(self._table())
+
     def _left(self) -> float:
         """Return the seconds left, from the mean of the rounds so far."""
         spent = time.monotonic() - self.start
@@ -164,8 +178,12 @@ def show_summary(
         "retrained": "retrain_seconds",
     }
     for name, model in results["models"].items():
-        spent = results["cost"][seconds[name]]
-        table.add_row(name, *(_cell(model[c]) for c in columns), f"{spent:.2f}")
+        cost = results["cost"]
+        spent = f"{cost[seconds[name]]:.2f}"
+        reused = {"original": "reused_training", "retrained": "reused_retraining"}
+        if name in reused and cost[reused[name]]:
+            spent = f"reused, {spent}"
+        table.add_row(name, *(_cell(model[c]) for c in columns), spent)
     console.print(table)
     console.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)
 

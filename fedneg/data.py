@@ -12,6 +12,7 @@ import os
 import struct
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,19 @@ class Dataset:
     def input_size(self) -> int:
         """Pixels of one image."""
         return math.prod(self.images.shape[1:])
+
+    @cached_property
+    def digest(self) -> str:
+        """A sha256 of everything in it, in hex."""
+        digest = hashlib.sha256()
+        for array in (
+            *(self.images, self.labels, self.writers),
+            *(self.test_images, self.test_labels),
+        ):
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        digest.update(f"{self.name} {self.pixel_max} {self.scaling}".encode())
+        return digest.hexdigest()
 
     @property
     def num_classes(self) -> int:

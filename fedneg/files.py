@@ -2,19 +2,24 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
-def write_bytes(path: Path, content: bytes) -> Path:
-    """Write under a temporary name, flush to the disk, rename; return `path`.
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file that becomes `path` when the block ends without an error.
 
-    Missing folders are made. Raises OSError, and then leaves the old file as it was.
+    It is flushed to the disk before it is renamed. Missing folders are made. After an
+    error nothing of it is left, and the old file is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)  # mkstemp's 0600 shuts out other users
@@ -22,4 +27,13 @@ def write_bytes(path: Path, content: bytes) -> Path:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write under a temporary name, flush to the disk, rename; return `path`.
+
+    Missing folders are made. Raises OSError, and then leaves the old file as it was.
+    """
+    with replacing(path) as file:
+        file.write(content)
     return path

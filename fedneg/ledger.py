@@ -15,10 +15,11 @@ Server momentum stays exact too: with one momentum row per client,
 buffer_k``, for every client in every round in which anybody took part.
 """
 
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +84,7 @@ class Ledger:
         # Rows exist only where a momentum has to be remembered.
         self.buffers = make_rows(clients, initial.size, folder) if momentum else None
         rows = make_rows(clients if keep_local else 0, initial.size, folder)
-        self.local: MutableMapping[int, Vector] = Vectors(rows)
+        self.local = Vectors(rows)
         self.participation: list[Participation] = []
 
     @property
@@ -187,8 +188,7 @@ class Ledger:
         release(self.contributions)
         if self.buffers is not None:
             release(self.buffers)
-        if isinstance(self.local, Vectors):
-            self.local.release()
+        self.local.release()
 
     def contribution(self, client_ids: Iterable[int]) -> NDArray[np.float64]:
         """Return the summed contribution of several clients, shape (d,)."""
@@ -229,6 +229,37 @@ class Ledger:
             sum(w for k, w in entry.weights.items() if k in ids)
             for entry in self.participation
         ]
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Return all numbers of the ledger, by name: what a checkpoint holds."""
+        arrays = {
+            "initial": self.initial,
+            "correction": self.correction,
+            "contributions": self.contributions,
+        }
+        if self.buffers is not None:
+            arrays["buffers"] = self.buffers
+        if self.keep_local:
+            arrays["local"] = self.local.rows
+        return arrays
+
+    def facts(self) -> dict[str, Any]:
+        """Return what belongs to the arrays, as JSON can hold it."""
+        return {
+            "participation": [
+                [p.server_round, {str(k): w for k, w in p.weights.items()}]
+                for p in self.participation
+            ],
+            "local": {str(k): place for k, place in self.local.places.items()},
+        }
+
+    def restore_facts(self, facts: Mapping[str, Any]) -> None:
+        """Take back what `facts` gave, after the arrays have been filled."""
+        self.participation = [
+            Participation(server_round, {int(k): w for k, w in weights.items()})
+            for server_round, weights in facts["participation"]
+        ]
+        self.local.restore({int(k): place for k, place in facts["local"].items()})
 
     def rebuilt(self) -> Vector:
         """Return initial + all contributions + correction: the global parameters."""

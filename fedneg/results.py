@@ -1,6 +1,6 @@
 """What results.json, history.csv and clients.csv hold; their keys are a contract."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import pandas as pd
@@ -93,6 +93,8 @@ def results_of(
     history: Sequence[Mapping[str, Any]],
     seconds: Mapping[str, float],
     ledger_bytes: int,
+    reused: Collection[str],
+    resumed: Mapping[str, int],
     notices: Sequence[str],
 ) -> dict[str, Any]:
     """Return results.json. Rates are fractions in [0, 1], times seconds.
@@ -145,8 +147,12 @@ def results_of(
             "bytes_up": sum(int(row["bytes_up"]) for row in own),
             "bytes_down": sum(int(row["bytes_down"]) for row in own),
             "ledger_bytes": ledger_bytes,
-            "reused_training": False,
-            "resumed_from_round": 0,
+            "checkpoint_seconds": seconds.get("checkpoint", 0.0),
+            # The times of what was reused are those of the run that trained it.
+            "reused_training": "train" in reused,
+            "reused_retraining": "retrain" in reused,
+            "resumed_from_round": resumed.get("train", 0),
+            "retrain_resumed_from_round": resumed.get("retrain", 0),
         },
         "failures": [
             {

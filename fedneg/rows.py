@@ -8,7 +8,7 @@ pages back to the system, so that resident memory does not grow with what was to
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +95,19 @@ class Vectors(MutableMapping[int, Vector]):
     def release(self) -> None:
         """Let the system have the pages of a memory map."""
         release(self._rows)
+
+    @property
+    def rows(self) -> Rows:
+        """The row store itself; `places` says whose row is whose."""
+        return self._rows
+
+    @property
+    def places(self) -> dict[int, int]:
+        """The row of each client id."""
+        return dict(self._place)
+
+    def restore(self, places: Mapping[int, int]) -> None:
+        """Say whose rows they are, after `rows` were filled from elsewhere."""
+        self._place = dict(places)
+        taken = set(self._place.values())
+        self._free = [k for k in range(len(self._rows)) if k not in taken][::-1]

@@ -5,17 +5,22 @@ over whatever Grid it is given; `run` is the main job told in it, top to bottom.
 is what `flwr run` starts.
 """
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedneg import outputs
+from fedneg.checkpoint import Checkpoints, Restored
 from fedneg.config import load_config, overrides_of_run_config
 from fedneg.console import Progress, show_notice, show_summary
 from fedneg.data import default_root, load_dataset
@@ -29,6 +34,7 @@ from fedneg.partition import partition_by_writer
 from fedneg.report import write_report
 from fedneg.results import clients_table, history_row, results_of
 from fedneg.settings import Config, Task
+from fedneg.store import Entry, Store, digest_of, training_identity
 from strategies import make_strategy
 from strategies.phases import Phase, RoundReport
 
@@ -58,7 +64,13 @@ class Federation:
     history : list of dict
         One row per round, the columns of history.csv.
     seconds : dict of str to float
-        Wall time of each phase.
+        Wall time of each phase, and of writing checkpoints.
+    notices : list of str
+        What a user must not miss.
+    reused : set of str
+        Phases that an earlier run had trained to their end.
+    resumed : dict of str to int
+        Phases that were trained, and after which round they went on (0: new).
 
     Raises
     ------
@@ -94,17 +106,27 @@ class Federation:
         self.initial = flatten(arrays)
         self.test = ServerTest(self.dataset, config.model, config.attack, self.shapes)
         self.history: list[dict[str, object]] = []
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = {"checkpoint": 0.0}
+        self.notices: list[str] = []
+        self.reused: set[str] = set()
+        self.resumed: dict[str, int] = {}
+        self._temporary: list[Entry] = []
+        self.strategy.on_reply = progress.clients
         self.strategy.reset(arrays)
 
     def train(self, after_round: AfterRound | None = None) -> Vector:
-        """Return the original model: every client, from the initial parameters."""
+        """Return the original model: every client, from the initial parameters.
+
+        Whoever wants to see every round (`after_round`) gets a training of its own.
+        """
         everybody = tuple(range(self.config.clients))
         self.progress.step(f"training with {len(everybody)} clients")
         first = self.test.measure(self.initial)
         self.history.append(history_row(RoundReport(0, "train"), first, seconds=0.0))
         phase = Phase("train", everybody, self.config.rounds)
-        return self._run(phase, self.initial, after_round=after_round)
+        if after_round is not None:
+            return self._run(phase, self.initial, after_round=after_round)
+        return self._run_kept(phase, self.initial, self._identity(everybody))
 
     def unlearn(self, parameters: Vector, forget: Sequence[int]) -> Vector:
         """Return the model right after the unlearn round."""
@@ -112,12 +134,30 @@ class Federation:
         return self._run(phase, parameters, forget=forget)
 
     def recover(
-        self, parameters: Vector, clients: Sequence[int], rounds: int
+        self,
+        parameters: Vector,
+        clients: Sequence[int],
+        rounds: int,
+        *,
+        forget: Sequence[int] = (),
     ) -> Vector:
-        """Return the model after further rounds of FedAvg among `clients`."""
+        """Return the model after further rounds of FedAvg among `clients`.
+
+        With `forget`, the clients that were forgotten, a killed recovery goes on where
+        it stopped; it is of no use to any other run, and `close` removes it.
+        """
         first = self.config.rounds + 2
         phase = Phase("recover", tuple(clients), rounds, first, first_stream=first)
-        return self._run(phase, parameters)
+        if not forget:
+            return self._run(phase, parameters)
+        identity = {
+            "after": digest_of(self._identity(tuple(range(self.config.clients)))),
+            "unlearned": hashlib.sha256(parameters.tobytes()).hexdigest(),
+            "forget": list(forget),
+            "taking_part": list(clients),
+            "rounds": rounds,
+        }
+        return self._run_kept(phase, parameters, identity, lasting=False)
 
     def retrain(self, clients: Sequence[int], *, recovery: bool = False) -> Vector:
         """Return the gold standard: from the initial parameters, with `clients` only.
@@ -130,7 +170,13 @@ class Federation:
         rounds = self.config.rounds
         name, first = ("recover", rounds + 2) if recovery else ("retrain", 1)
         phase = Phase(name, tuple(clients), rounds, first_round=first)
-        return self._run(phase, self.initial)
+        return self._run_kept(phase, self.initial, self._identity(tuple(clients)))
+
+    def close(self) -> None:
+        """Remove what was kept for this run only, now that its results are written."""
+        for entry in self._temporary:
+            with suppress(BlockingIOError), entry.locked():
+                entry.remove()
 
     def on_client_tests(self, parameters: Vector) -> dict[int, Mapping[str, float]]:
         """Return each client's metrics of a model on its own test part."""
@@ -154,6 +200,76 @@ class Federation:
         """Write a model's parameters as safetensors."""
         outputs.write_model(path, self.names, unflatten(parameters, self.shapes))
 
+    def _identity(self, clients: tuple[int, ...]) -> dict[str, Any]:
+        """Return everything that determines a training with these clients."""
+        return training_identity(
+            self.config,
+            clients=clients,
+            data_digest=self.dataset.digest,
+            method=self.strategy.training_identity(),
+        )
+
+    def _run_kept(
+        self,
+        phase: Phase,
+        parameters: Vector,
+        identity: Mapping[str, Any],
+        *,
+        lasting: bool = True,
+    ) -> Vector:
+        """Run a phase from where an earlier run of the same one stopped, if any did."""
+        # The server does not know the data of real clients: nothing tells it whether
+        # another training would be the same.
+        if not self.config.cache or is_deployed(self.grid):
+            return self._run(phase, parameters)
+        entry = Store().entry(identity)
+        if not lasting:
+            self._temporary.append(entry)
+        step = self.progress.step
+        with entry.locked(lambda: step("waiting for a run that trains the same")):
+            checkpoints = entry.checkpoints(self.config.checkpoint)
+            checkpoints.tidy()
+            found = checkpoints.restore(self.strategy.ledger, self._warn)
+            done = 0 if found is None else found.rounds
+            if found is not None:
+                parameters = found.parameters
+                self._take_back(phase, found)
+            if done < phase.rounds:
+                self.resumed[phase.name] = done
+                parameters = self._run(
+                    phase, parameters, done=done, checkpoints=checkpoints
+                )
+            # A worker that died is no part of the identity, and may not die again.
+            if self._failures_since(len(self.strategy.reports) - phase.rounds):
+                entry.forget_checkpoints()
+            return parameters
+
+    def _take_back(self, phase: Phase, found: Restored) -> None:
+        """Enter the rounds of a checkpoint into history, reports and times."""
+        done, of = found.rounds, phase.rounds
+        for number, (row, report) in enumerate(
+            zip(found.facts["history"], found.facts["reports"], strict=True),
+            start=phase.first_round,
+        ):
+            self.history.append(row | {"server_round": number, "phase": phase.name})
+            self.strategy.reports.append(
+                RoundReport.from_json(report, server_round=number, phase=phase.name)
+            )
+        self.seconds[phase.name] = found.facts["seconds"]
+        self.progress.skip(done)
+        if done == of:
+            self.reused.add(phase.name)
+            self.progress.step(f"{phase.name}: all {of} rounds were trained before")
+        else:
+            self.progress.step(f"{phase.name}: going on after round {done} of {of}")
+
+    def _failures_since(self, start: int) -> bool:
+        return any(report.failures for report in self.strategy.reports[start:])
+
+    def _warn(self, text: str) -> None:
+        self.notices.append(text)
+        self.progress.step(text)
+
     def _run(
         self,
         phase: Phase,
@@ -161,21 +277,25 @@ class Federation:
         *,
         forget: Sequence[int] = (),
         after_round: AfterRound | None = None,
+        done: int = 0,
+        checkpoints: Checkpoints | None = None,
     ) -> Vector:
-        """Run a phase; measure, show and time every round of it."""
+        """Run what is left of a phase; measure, show, time and keep every round."""
         started = round_started = time.perf_counter()
-        outside = 0.0
+        outside, before = 0.0, self.seconds.get(phase.name, 0.0)
 
         def on_round(report: RoundReport, after: Vector) -> dict[str, float]:
             nonlocal round_started, outside
             ended = time.perf_counter()
+            self.seconds[phase.name] = before + ended - started - outside
             found = self.test.measure(after)
             self.history.append(
                 history_row(report, found, seconds=ended - round_started)
             )
+            number = report.server_round - phase.first_round + 1
             self.progress.round(
                 phase.name,
-                report.server_round - phase.first_round + 1,
+                number,
                 phase.rounds,
                 accuracy=found.accuracy,
                 loss=found.loss,
@@ -186,17 +306,38 @@ class Federation:
             )
             if after_round is not None:
                 after_round(report, after)
-            # Measuring is no part of what a phase costs.
+            if checkpoints is not None:
+                self._keep(checkpoints, number, phase, after)
+            # Measuring and keeping are no part of what a phase costs.
             round_started = time.perf_counter()
             outside += round_started - ended
             return {"accuracy": found.accuracy, "loss": found.loss}
 
-        after = self.strategy.run_phase(
-            self.grid, phase, parameters, forget=forget, after_round=on_round
+        rest = replace(
+            phase,
+            rounds=phase.rounds - done,
+            first_round=phase.first_round + done,
+            first_stream=phase.first_stream + done,
         )
-        spent = time.perf_counter() - started - outside
-        self.seconds[phase.name] = self.seconds.get(phase.name, 0.0) + spent
-        return after
+        return self.strategy.run_phase(
+            self.grid, rest, parameters, forget=forget, after_round=on_round
+        )
+
+    def _keep(
+        self, checkpoints: Checkpoints, done: int, phase: Phase, after: Vector
+    ) -> None:
+        """Write a checkpoint if one is due."""
+        ledger = self.strategy.ledger
+        started = time.perf_counter()
+        if checkpoints.is_due(done, phase.rounds, ledger.num_bytes):
+            facts = {
+                "history": self.history[-done:],
+                "reports": [r.to_json() for r in self.strategy.reports[-done:]],
+                "seconds": self.seconds[phase.name],
+            }
+            is_last = done == phase.rounds
+            checkpoints.write(done, after, ledger, facts, complete=is_last)
+        self.seconds["checkpoint"] += time.perf_counter() - started
 
 
 def run(grid: Grid, config: Config, out: Path, notices: Sequence[str] = ()) -> None:
@@ -231,7 +372,7 @@ def run(grid: Grid, config: Config, out: Path, notices: Sequence[str] = ()) -> N
                     federation.seconds["retrain"] = federation.seconds["recover"]
                 else:
                     keep("retrained", federation.retrain(config.remaining))
-        notices = [*notices, *_empty_rounds(federation)]
+        notices = [*notices, *federation.notices, *_empty_rounds(federation)]
         progress.step("writing the report")
         results = results_of(
             config,
@@ -241,6 +382,8 @@ def run(grid: Grid, config: Config, out: Path, notices: Sequence[str] = ()) -> N
             history=federation.history,
             seconds=federation.seconds,
             ledger_bytes=ledger_bytes,
+            reused=federation.reused,
+            resumed=federation.resumed,
             notices=notices,
         )
         history = pd.DataFrame(federation.history)
@@ -249,6 +392,7 @@ def run(grid: Grid, config: Config, out: Path, notices: Sequence[str] = ()) -> N
         outputs.write_csv(out / "clients.csv", clients)
         outputs.write_json(out / "results.json", results)
         report = write_report(out, results, history, clients)
+        federation.close()
     for notice in notices:
         show_notice(notice)
     show_summary(results, str(report))
@@ -277,7 +421,9 @@ def _recover(federation: Federation, unlearned: Vector) -> Vector | None:
     # The paper's section 4.2 retrains on the removed data itself, without FedAvg: a
     # round with one client is local SGD. Several removed clients are averaged.
     clients = config.remaining if config.retrain == "remaining" else config.forget
-    return federation.recover(unlearned, clients, config.retrain_rounds)
+    return federation.recover(
+        unlearned, clients, config.retrain_rounds, forget=config.forget
+    )
 
 
 def _empty_rounds(federation: Federation) -> list[str]:

@@ -175,6 +175,8 @@ class Config:
     retrain: str
     retrain_rounds: int
     reference: bool
+    cache: bool
+    checkpoint: int
     data: DataSettings
     model: ModelSettings
     client: ClientSettings
@@ -190,6 +192,8 @@ class Config:
         whole("retrain_rounds", self.retrain_rounds, minimum=1)
         choice("retrain", self.retrain, RETRAIN)
         flag("reference", self.reference)
+        flag("cache", self.cache)
+        whole("checkpoint", self.checkpoint, minimum=0)
         choice("experiment", self.experiment or "none", ("none", "paper"))
         forget = client_ids("forget", self.forget, clients=self.clients)
         object.__setattr__(self, "forget", forget)

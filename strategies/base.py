@@ -13,7 +13,7 @@ rate and momentum form the server optimiser of the paper's section 3.2.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from logging import WARNING
 from typing import Any
 
@@ -38,11 +38,14 @@ from fedneg.parameters import NDArrays, Shapes, Vector, flatten, shapes_of, unfl
 from fedneg.rows import Rows, make_rows, release
 from fedneg.seeding import rng
 from fedneg.settings import Config
+from fedneg.store import code_digest
 from strategies.phases import Failure, Phase, RoundReport
 from strategies.replies import Reply, absurd, read_evaluation, read_reply
 from strategies.roster import Roster
 
 PARTS = ("train", "val", "test")
+# What a subclass may override without changing how a federation is trained.
+FORGETTING = ("Options", "parse_options", "keeps_local_models", "rectify", "_abc_impl")
 
 
 class LedgerFedAvg(FedAvg):
@@ -98,6 +101,20 @@ class LedgerFedAvg(FedAvg):
     def keeps_local_models(self) -> bool:
         """Whether the method needs each client's last local model in the ledger."""
         return False
+
+    def training_identity(self) -> dict[str, Any]:
+        """Return what this class adds to that which determines a training.
+
+        Forgetting comes after it, so a method that overrides nothing of the training
+        shares trainings with all others; one that does brings its code and options.
+        """
+        found: dict[str, Any] = {"local_models": self.keeps_local_models}
+        above = type(self).__mro__[: type(self).__mro__.index(LedgerFedAvg)]
+        names = {name for cls in above for name in vars(cls) if name[:2] != "__"}
+        if {n for n in names if hasattr(LedgerFedAvg, n)} - set(FORGETTING):
+            found["options"] = asdict(self.options)
+            found["code"] = code_digest(tuple(cls.__module__ for cls in above))
+        return found
 
     # -- phases ------------------------------------------------------------------------
 

@@ -1,6 +1,8 @@
 """The stretches of a run, and what is written down of each round."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -49,3 +51,27 @@ class RoundReport:
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
     bytes_up: int = 0
     bytes_down: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of it: all but the clients' own metrics."""
+        return {
+            "clients": self.clients,
+            "failures": [[f.client_id, f.reason] for f in self.failures],
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+        }
+
+    @classmethod
+    def from_json(
+        cls, values: Mapping[str, Any], *, server_round: int, phase: str
+    ) -> Self:
+        """Return what `to_json` gave, as a round of a phase."""
+        return cls(
+            server_round,
+            phase,
+            values["clients"],
+            [Failure(server_round, phase, k, why) for k, why in values["failures"]],
+            {},
+            values["bytes_up"],
+            values["bytes_down"],
+        )

@@ -36,6 +36,8 @@ SMALL = (
     "client.local_epochs=1",
     "model.hidden=[16]",
     "engine=inline",
+    # A test that compares two trainings must not compare one with its copy.
+    "cache=false",
 )
 Answer = tuple[Sequence[np.ndarray], float] | Records
 Behaviour = Callable[[NDArrays, int], Answer]
@@ -60,6 +62,19 @@ def command(
         timeout=240,
         check=False,
     )
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Return the command lines of processes whose working directory is `folder`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if (entry / "cwd").readlink() == folder:
+                    found.append((entry / "cmdline").read_text().replace("\0", " "))
+            except OSError:
+                continue
+    return found
 
 
 class RecordingGrid(InlineGrid):

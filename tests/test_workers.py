@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, command, small_config
+from conftest import SMALL, command, processes_in, small_config
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
 from fedneg.client_app import app as client_app
@@ -183,16 +183,3 @@ def test_an_interrupt_leaves_no_process(tmp_path: Path):
     while processes_in(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert processes_in(tmp_path) == []
-
-
-def processes_in(folder: Path) -> list[str]:
-    """Return the command lines of processes whose working directory is `folder`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if (entry / "cwd").readlink() == folder:
-                    found.append((entry / "cmdline").read_text().replace("\0", " "))
-            except OSError:
-                continue
-    return found

@@ -1,0 +1,217 @@
+"""Checkpoints of a training, from which it goes on with the same bytes.
+
+A checkpoint is two files: ``round-000007.safetensors`` holds the global parameters and
+the ledger, ``round-000007.json`` the rest, with the digest of the first file and its
+own. Each is written under another name, flushed, and renamed, the JSON last: what has
+no JSON does not count. The one before is kept until the next is whole, and is what a
+damaged one falls back to. Nothing is pickled.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedneg.errors import FedNegError
+from fedneg.files import write_bytes
+from fedneg.ledger import Ledger
+from fedneg.parameters import Vector
+from fedneg.tensors import read_tensors, sha256_of, sync_folder, write_tensors
+
+SCHEMA = 1
+# A checkpoint beyond this is written when that is cheap, and kept once.
+LARGE_BYTES = 1 << 28
+LARGE_SHARE = 0.05
+# Before the first one was timed: what an ordinary disk takes.
+BYTES_PER_SECOND = 5e8
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a checkpoint held beside the ledger.
+
+    Attributes
+    ----------
+    rounds : int
+        Rounds that are done.
+    parameters : Vector, shape (d,)
+        Global parameters after them.
+    facts : mapping
+        As given to `Checkpoints.write`.
+    """
+
+    rounds: int
+    parameters: Vector
+    facts: Mapping[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one training, in a folder of their own.
+
+    Parameters
+    ----------
+    folder : Path
+    every : int
+        Write one after every so many rounds, and after the last; 0: the last only. A
+        large one (256 MiB) waits until writing it takes less than a twentieth of the
+        time since the one before: with hundreds of clients every round would cost more
+        than its training, and writing each round's updates instead, to be replayed,
+        would be as many bytes.
+    """
+
+    def __init__(self, folder: Path, *, every: int = 1) -> None:
+        self.folder, self.every = folder, every
+        self._written_at = time.monotonic()
+        self._seconds: float | None = None
+
+    def is_due(self, rounds: int, of: int, num_bytes: int) -> bool:
+        """Return whether a checkpoint should follow the round that just ended."""
+        if rounds == of:
+            return True
+        if not self.every or rounds % self.every:
+            return False
+        if num_bytes <= LARGE_BYTES:
+            return True
+        cost = self._seconds
+        if cost is None:
+            cost = num_bytes / BYTES_PER_SECOND
+        return cost < LARGE_SHARE * (time.monotonic() - self._written_at)
+
+    def write(
+        self,
+        rounds: int,
+        parameters: Vector,
+        ledger: Ledger,
+        facts: Mapping[str, Any],
+        *,
+        complete: bool = False,
+    ) -> None:
+        """Write a checkpoint, whole or not at all; then let old ones go.
+
+        Raises
+        ------
+        FedNegError
+            If it cannot be written; the ones before are as they were.
+        """
+        started = time.monotonic()
+        arrays = {"global": parameters, **ledger.arrays()}
+        data, head = self._paths(rounds)
+        try:
+            digest = write_tensors(data, arrays)
+            content = {
+                "schema": SCHEMA,
+                "rounds": rounds,
+                "complete": complete,
+                "sha256": digest,
+                "initial": _sha256(ledger.initial),
+                "facts": dict(facts),
+                "ledger": ledger.facts(),
+            }
+            content["digest"] = _digest(content)
+            write_bytes(head, _json(content))
+            sync_folder(self.folder)
+        except OSError as error:
+            before = self.rounds()
+            rest = f"; the one of round {before[-1]} is intact" if before else ""
+            raise FedNegError(
+                f"the checkpoint of round {rounds} cannot be written to {self.folder}: "
+                f"{error.strerror}{rest}; make room, or use cache=false"
+            ) from None
+        large = sum(a.nbytes for a in arrays.values()) > LARGE_BYTES
+        self._keep(1 if large and complete else 2)
+        self._written_at = time.monotonic()
+        self._seconds = self._written_at - started
+
+    def restore(
+        self, ledger: Ledger, warn: Callable[[str], None] = lambda text: None
+    ) -> Restored | None:
+        """Fill the ledger from the latest checkpoint that is whole.
+
+        Parameters
+        ----------
+        ledger : Ledger
+            Of the same shapes and initial parameters; without a whole checkpoint it
+            stays as it is.
+        warn : callable
+            Told of every checkpoint that is damaged, by name.
+
+        Returns
+        -------
+        Restored or None
+            None if there is no checkpoint, or no whole one.
+        """
+        rounds = self.rounds()
+        while rounds:
+            number = rounds.pop()
+            try:
+                return self._read(number, ledger)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                rest = f"the one of round {rounds[-1]}" if rounds else "no other"
+                said = getattr(error, "strerror", None) or str(error)
+                warn(
+                    f"{self._paths(number)[0].with_suffix('')} is damaged: {said}; "
+                    f"there is {rest} before it"
+                )
+        return None
+
+    def rounds(self) -> list[int]:
+        """Return the rounds of which there is a checkpoint, whole or not, ascending."""
+        names = (path.stem for path in self.folder.glob("round-*.json"))
+        return sorted(int(name[6:]) for name in names if name[6:].isdigit())
+
+    def _paths(self, rounds: int) -> tuple[Path, Path]:
+        stem = self.folder / f"round-{rounds:06d}"
+        return stem.with_suffix(".safetensors"), stem.with_suffix(".json")
+
+    def _read(self, rounds: int, ledger: Ledger) -> Restored:
+        """Return one checkpoint; raises what is wrong with it."""
+        data, head = self._paths(rounds)
+        content = json.loads(head.read_bytes())
+        claimed = content.pop("digest")
+        if claimed != _digest(content):
+            raise ValueError(f"the digest of {head.name} is not {claimed}")
+        if content["schema"] != SCHEMA or content["rounds"] != rounds:
+            raise ValueError(f"{head.name} is of another schema or round")
+        # Before anything is read from it: a library's parser is no judge of damage.
+        if sha256_of(data) != content["sha256"]:
+            raise ValueError(f"the sha256 of {data.name} is not {content['sha256']}")
+        if content["initial"] != _sha256(ledger.initial):
+            raise ValueError("it starts from other initial parameters")
+        # From here on nothing is wrong with it, and the ledger may change.
+        parameters = np.empty_like(ledger.initial)
+        read_tensors(data, {"global": parameters, **ledger.arrays()})
+        ledger.restore_facts(content["ledger"])
+        return Restored(rounds, parameters, content["facts"])
+
+    def _keep(self, count: int) -> None:
+        """Remove all but the latest checkpoints, and what a killed run left behind."""
+        for number in self.rounds()[:-count]:
+            data, head = self._paths(number)
+            head.unlink(missing_ok=True)  # first: without it the rest does not count
+            data.unlink(missing_ok=True)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove half-written files; only while nobody else writes here."""
+        known = {p for number in self.rounds() for p in self._paths(number)}
+        for pattern in (".round-*", "round-*.safetensors"):
+            for path in self.folder.glob(pattern):
+                if path not in known:
+                    path.unlink(missing_ok=True)
+
+
+def _sha256(vector: Vector) -> str:
+    return hashlib.sha256(vector.tobytes()).hexdigest()
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, sort_keys=True, indent=1) + "\n").encode()
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_json(content)).hexdigest()

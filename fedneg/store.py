@@ -1,0 +1,242 @@
+"""Trained federations on the disk, each under a digest of all that determined it.
+
+``$FEDNEG_CACHE/training/<digest>/`` holds ``identity.json``, a lock, and checkpoints.
+Who trains an entry holds its lock; the system gives it back however the process ends.
+"""
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedneg.checkpoint import Checkpoints
+from fedneg.errors import FedNegError
+from fedneg.files import write_bytes
+from fedneg.machine import cache_root
+from fedneg.settings import Config
+
+SCHEMA = 1
+# What these files say determines, bit for bit, what a training ends with.
+CODE = (
+    *("fedneg.attacks", "fedneg.data", "fedneg.dense", "fedneg.ledger"),
+    *("fedneg.model", "fedneg.parameters", "fedneg.partition", "fedneg.seeding"),
+    *("fedneg.training", "clients.trainer", "strategies.base", "strategies.replies"),
+)
+
+
+@cache
+def code_digest(modules: tuple[str, ...] = CODE) -> str:
+    """Return a digest of the source of modules.
+
+    Any change of them counts, a comment too: training again is cheaper than a model
+    that the code in front of the reader would not give.
+    """
+    digest = hashlib.sha256()
+    for name in modules:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None, name
+        assert spec.origin is not None, name
+        digest.update(Path(spec.origin).read_bytes())
+    return digest.hexdigest()
+
+
+def training_identity(
+    config: Config,
+    *,
+    clients: tuple[int, ...],
+    data_digest: str,
+    method: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return everything that determines a training from the initial parameters.
+
+    Parameters
+    ----------
+    clients : tuple of int
+        Who takes part.
+    data_digest : str
+        Of the data set's content.
+    method : mapping
+        What the strategy adds (`LedgerFedAvg.training_identity`).
+    """
+    client = asdict(config.client)
+    del client["evaluate_after_fit"]
+    # The same numbers come out wherever they are the same operations.
+    client["device"] = "cuda" if _on_cuda(config.client.device) else "cpu"
+    attack: dict[str, Any] = {"name": "none"}
+    if set(config.attack.clients or ()) & set(clients):
+        attack = asdict(config.attack)
+    strategy = config.strategy
+    return {
+        "schema": SCHEMA,
+        "code": code_digest(),
+        "torch": torch.__version__,
+        "seed": config.seed,
+        "clients": config.clients,
+        "taking_part": list(clients),
+        "rounds": config.rounds,
+        "data": {
+            "name": config.data.name,
+            "digest": data_digest,
+            "split_writers": config.data.split_writers,
+        },
+        "model": asdict(config.model),
+        "client": client,
+        "attack": attack,
+        "strategy": {
+            "server_learning_rate": strategy.server_learning_rate,
+            "server_momentum": strategy.server_momentum,
+            "client_fraction": strategy.client_fraction,
+            "max_update_norm_ratio": strategy.max_update_norm_ratio,
+            "max_num_examples": strategy.max_num_examples,
+        },
+        "method": dict(method),
+    }
+
+
+def _on_cuda(device: str) -> bool:
+    return device != "cpu" and torch.cuda.is_available()
+
+
+def digest_of(identity: Mapping[str, Any]) -> str:
+    """Return the name of an identity: a sha256 in hex, 64 digits."""
+    text = json.dumps(identity, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One training on the disk."""
+
+    folder: Path
+
+    @property
+    def digest(self) -> str:
+        """The digest of its identity."""
+        return self.folder.name
+
+    def identity(self) -> dict[str, Any]:
+        """Return what determined it; raises OSError or ValueError if unreadable."""
+        found: dict[str, Any] = json.loads((self.folder / "identity.json").read_bytes())
+        return found
+
+    def checkpoints(self, every: int = 1) -> Checkpoints:
+        """Return its checkpoints; write only while holding the lock."""
+        return Checkpoints(self.folder, every=every)
+
+    def num_bytes(self) -> int:
+        """Return the size of its files."""
+        total = 0
+        for path in self.folder.iterdir():
+            try:
+                total += path.stat().st_size
+            except FileNotFoundError:  # a checkpoint that has just been replaced
+                continue
+        return total
+
+    def last_used(self) -> float:
+        """Return when somebody last held its lock, in seconds since 1970."""
+        return (self.folder / "lock").stat().st_mtime
+
+    @contextmanager
+    def locked(self, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+        """Hold the entry's lock: nobody else trains it or removes it.
+
+        Parameters
+        ----------
+        waiting : callable, optional
+            Called once if somebody else holds it; then it is waited for, as long as
+            that takes. None: do not wait.
+
+        Raises
+        ------
+        BlockingIOError
+            If somebody else holds it and nobody wants to wait.
+        """
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                self._take(handle, waiting)
+                # Whoever had it may have removed the folder meanwhile.
+                if self._is_mine(handle):
+                    os.utime(handle)
+                    yield
+                    return
+            finally:
+                os.close(handle)
+
+    @staticmethod
+    def _take(handle: int, waiting: Callable[[], None] | None) -> None:
+        told = False
+        while True:
+            try:
+                return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting is None:
+                    raise
+                if not told:
+                    waiting()
+                told = True
+                time.sleep(0.2)
+
+    def _is_mine(self, handle: int) -> bool:
+        """Return whether the lock held is the one that others would find."""
+        try:
+            found = (self.folder / "lock").stat()
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(found, os.fstat(handle))
+
+    def remove(self) -> None:
+        """Remove it; the lock is held."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def forget_checkpoints(self) -> None:
+        """Remove what was trained, and leave the entry; the lock is held."""
+        for path in self.folder.glob("*round-*"):
+            path.unlink(missing_ok=True)
+
+
+class Store:
+    """All entries, below the cache root."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = (root or cache_root()) / "training"
+
+    def entry(self, identity: Mapping[str, Any]) -> Entry:
+        """Return the entry of an identity; made, with its description, if need be.
+
+        Raises
+        ------
+        FedNegError
+            If the folder cannot be written.
+        """
+        entry = Entry(self.root / digest_of(identity))
+        path = entry.folder / "identity.json"
+        try:
+            if not path.is_file():
+                text = json.dumps(identity, sort_keys=True, indent=1) + "\n"
+                write_bytes(path, text.encode())
+        except OSError as error:
+            raise FedNegError(
+                f"the cache folder {self.root} cannot be written: {error.strerror}; "
+                "set FEDNEG_CACHE to another folder, or use cache=false"
+            ) from None
+        return entry
+
+    def entries(self) -> list[Entry]:
+        """Return all entries, by digest."""
+        if not self.root.is_dir():
+            return []
+        return [Entry(p) for p in sorted(self.root.iterdir()) if len(p.name) == 64]

@@ -1,0 +1,102 @@
+"""Named float32 arrays in one safetensors file, written without a copy in memory.
+
+The safetensors library reads them, lazily; for writing it wants every array as bytes
+at once, which a ledger of many clients is too large for.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from fedneg.files import replacing
+from fedneg.rows import release
+
+# Bytes hashed and written at a time.
+CHUNK = 1 << 24
+
+
+def write_tensors(path: Path, tensors: Mapping[str, NDArray[np.float32]]) -> str:
+    """Write the arrays, flush them to the disk, rename; return the file's sha256.
+
+    Raises OSError, and then leaves an old file as it was.
+    """
+    digest = hashlib.sha256()
+    with replacing(path) as file:
+        for part in _parts(tensors):
+            digest.update(part)
+            file.write(part)
+    return digest.hexdigest()
+
+
+def _parts(tensors: Mapping[str, NDArray[np.float32]]) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a safetensors file."""
+    header, start = {}, 0
+    for name, array in tensors.items():
+        end = start + array.nbytes
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(array.shape),
+            "data_offsets": [start, end],
+        }
+        start = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data are aligned to eight bytes
+    yield len(text).to_bytes(8, "little") + text
+    for array in tensors.values():
+        flat = np.ascontiguousarray(array, dtype="<f4").reshape(-1).view(np.uint8)
+        for first in range(0, flat.size, CHUNK):
+            yield flat[first : first + CHUNK].data
+            release(array)
+
+
+def read_tensors(path: Path, into: Mapping[str, NDArray[np.float32]]) -> None:
+    """Fill arrays with those of a file.
+
+    Raises
+    ------
+    ValueError
+        If the file has other arrays, or other shapes.
+    OSError
+        If it cannot be read.
+    """
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
+            expected = {name: array.shape for name, array in into.items()}
+            if shapes != expected:
+                raise ValueError(f"it holds arrays {shapes}, not {expected}")
+            for name, array in into.items():
+                if array.ndim == 1:
+                    array[...] = file.get_tensor(name)
+                    continue
+                rows = file.get_slice(name)
+                for k in range(len(array)):
+                    array[k] = rows[k]
+                    release(array)
+    except OSError:
+        raise
+    except Exception as error:  # SafetensorError derives from nothing more special
+        raise ValueError(str(error)) from error
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder to the disk: without it a rename may not outlive a power cut."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

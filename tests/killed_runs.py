@@ -1,0 +1,199 @@
+"""Runs that are killed at a chosen step of writing to the disk; see test_survive.py.
+
+Usage: python killed_runs.py FOLDER STRIDE. Prints one JSON line for each kill.
+
+This process imports what is slow and then forks: a child does the run with everything
+that touches the disk counted, and is killed with SIGKILL at step n, also half way
+through a write. Another child then does the same run again, undisturbed.
+"""
+
+import io
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid
+from rich.console import Console
+
+from fedneg import tensors
+from fedneg.config import load_config
+from fedneg.console import Progress
+from fedneg.data import load_dataset
+from fedneg.engine import simulate
+from fedneg.server_app import Federation
+from fedneg.settings import Config
+
+OVERRIDES = [
+    *("data=digits", "clients=3", "rounds=3", "forget=1", "attack=backdoor"),
+    *("client.local_epochs=1", "model.hidden=[16]", "engine=inline"),
+    *("strategy.server_momentum=0.5", "strategy.form=parameters"),
+]
+MODELS = ("original", "unlearned", "recovered", "retrained")
+
+
+class Executioner:
+    """Counts steps, and kills this process before step `last`."""
+
+    def __init__(self, last: int) -> None:
+        self.last, self.steps = last, 0
+
+    def step(self) -> None:
+        """Count a step."""
+        self.steps += 1
+        if self.steps == self.last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch(self) -> None:
+        """Count whatever touches the disk from now on."""
+        for owner, name in (
+            *((os, name) for name in ("fsync", "replace", "unlink", "open", "mkdir")),
+            (tempfile, "mkstemp"),
+        ):
+            setattr(owner, name, self._counted(getattr(owner, name)))
+        plain = os.fdopen
+        os.fdopen = lambda *a, **k: _Halves(plain(*a, **k), self)  # type: ignore[assignment,return-value]
+
+    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            self.step()
+            return function(*arguments, **options)
+
+        return counted
+
+
+class _Halves:
+    """A file that is flushed, and may be killed, in the middle of each write."""
+
+    def __init__(self, file: Any, executioner: Executioner) -> None:
+        self.file, self.executioner = file, executioner
+
+    def __enter__(self) -> "_Halves":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def write(self, part: bytes | memoryview) -> None:
+        """Write the first half, flush, and then the second."""
+        half = len(part) // 2
+        self.executioner.step()
+        self.file.write(part[:half])
+        self.file.flush()
+        self.executioner.step()
+        self.file.write(part[half:])
+
+
+@cache
+def configuration() -> Config:
+    """Return the run's configuration, and have its data loaded."""
+    config, _ = load_config(OVERRIDES)
+    load_dataset("digits")
+    return config
+
+
+def do(out: Path) -> None:
+    """Train, forget, recover and retrain; write the models and what was reused."""
+    config = configuration()
+    out.mkdir(exist_ok=True)
+
+    def main(grid: Grid, _: Context) -> None:
+        federation = Federation(
+            grid, config, Progress("", 0, Console(file=io.StringIO()))
+        )
+        original = federation.train()
+        unlearned = federation.unlearn(original, config.forget)
+        recovered = federation.recover(
+            unlearned, config.remaining, 2, forget=config.forget
+        )
+        retrained = federation.retrain(config.remaining)
+        models = (original, unlearned, recovered, retrained)
+        for name, parameters in zip(MODELS, models, strict=True):
+            federation.save(out / f"{name}.safetensors", parameters)
+        federation.close()
+        rows = [
+            {k: v for k, v in row.items() if k != "seconds"}
+            for row in federation.history
+        ]
+        facts = {
+            "resumed": federation.resumed,
+            "reused": sorted(federation.reused),
+            "notices": federation.notices,
+            "history": rows,
+        }
+        (out / "facts.json").write_text(json.dumps(facts))
+
+    simulate(main, clients=config.clients, engine=config.engine)
+
+
+def forked(work: Callable[[], None]) -> int:
+    """Do work in a child; return its exit code, or minus the signal that ended it."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def run_and_kill(folder: Path, last: int) -> dict[str, Any] | None:
+    """Kill a run at a step and do it again; None if it was over before that step."""
+    os.environ["FEDNEG_CACHE"] = str(folder / "cache")
+
+    def killed() -> None:
+        Executioner(last).watch()
+        do(folder / "killed")
+
+    folder.mkdir()
+    code = forked(killed)
+    if code == 0:
+        return None
+    heads = sorted((folder / "cache").glob("training/*/round-*.json"))
+    again = forked(lambda: do(folder / "again"))
+    facts = json.loads((folder / "again" / "facts.json").read_text())
+    return {
+        "step": last,
+        "code": code,
+        "again": again,
+        "checkpoints": [f"{p.parent.name[:6]}/{p.name}" for p in heads],
+        "models": {
+            name: (folder / "again" / f"{name}.safetensors").read_bytes().hex()
+            for name in MODELS
+        },
+        **facts,
+    }
+
+
+def main() -> None:
+    """Kill at every STRIDE-th step, until a run is over before it is killed."""
+    folder, stride = Path(sys.argv[1]), int(sys.argv[2])
+    tensors.CHUNK = 4096
+    configuration()
+    first = run_and_kill(folder / "undisturbed", 0)
+    assert first is None
+    facts = json.loads((folder / "undisturbed/killed/facts.json").read_text())
+    models = {
+        name: (folder / "undisturbed/killed" / f"{name}.safetensors").read_bytes().hex()
+        for name in MODELS
+    }
+    print(json.dumps({"step": 0, "models": models, **facts}), flush=True)
+    step = 1
+    while found := run_and_kill(folder / f"step{step}", step):
+        print(json.dumps(found), flush=True)
+        step += stride
+
+
+if __name__ == "__main__":
+    main()
