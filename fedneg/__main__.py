@@ -2,24 +2,21 @@
 
 Everything with an = is Hydra's; exit code 0 is success, 2 a user's mistake (one line on
 stderr), 1 a defect of fedneg (a traceback), 130 an interrupt.
+
+What is slow to import (torch, Flower, Hydra: two seconds) is imported where it is
+used, so that the workers can start before it and the small commands need not wait.
 """
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from typing import Any
 
 from fedneg import __version__
-from fedneg.cache_command import run_cache_command
-from fedneg.config import conf_dir, hydra_errors, load_config
-from fedneg.console import show_notice
-from fedneg.engine import simulate
 from fedneg.errors import FedNegError
-from fedneg.outputs import prepare_folder
-from fedneg.server_app import run
+from fedneg.machine import cores
+from fedneg.workers import warm_up
 
 
 def _fail(error: FedNegError) -> None:
@@ -28,8 +25,16 @@ def _fail(error: FedNegError) -> None:
     sys.exit(2)
 
 
-def _job(_: DictConfig) -> None:
+def _job(_: Any) -> None:
     """Do one run, in the folder that Hydra made for it."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from fedneg.config import load_config
+    from fedneg.console import show_notice
+    from fedneg.engine import simulate
+    from fedneg.outputs import prepare_folder
+    from fedneg.server_app import run
+
     job = HydraConfig.get()
     try:
         config, notices = load_config(list(job.overrides.task))
@@ -45,17 +50,35 @@ def _job(_: DictConfig) -> None:
         _fail(error)
 
 
+def _uses_workers(arguments: Sequence[str]) -> bool:
+    """Return whether this will be a run, or a sweep, with engine=local by default."""
+    runs = all(a in ("-m", "--multirun") for a in arguments if a[:1] == "-")
+    return runs and not any(a.startswith("engine") for a in arguments)
+
+
 def main() -> None:
     """Run the command line."""
     if "--version" in sys.argv[1:]:
         print(f"fedneg {__version__}")
-        return
-    if sys.argv[1:2] == ["cache"]:
+    elif sys.argv[1:2] == ["cache"]:
+        from fedneg.cache_command import run_cache_command
+
         try:
             run_cache_command(sys.argv[2:])
         except FedNegError as error:
             _fail(error)
-        return
+    else:
+        _run_hydra()
+
+
+def _run_hydra() -> None:
+    """Do what the overrides on the command line ask for."""
+    if _uses_workers(sys.argv[1:]):
+        warm_up(cores())
+    import hydra
+
+    from fedneg.config import conf_dir, hydra_errors
+
     # argparse takes overrides in one place only; `fedneg a=b -m c=1,2` has two.
     sys.argv[1:] = sorted(
         sys.argv[1:], key=lambda part: "=" in part and not part.startswith("-")

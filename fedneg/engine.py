@@ -35,9 +35,10 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedneg.client_app import app as client_app
 from fedneg.machine import cores
 from fedneg.settings import EngineSettings
-from fedneg.workers import Parts, WorkerPool
+from fedneg.workers import SERVE, Parts, WorkerPool, warmed_up
 
 SERVER_NODE_ID = 1
 FIRST_NODE_ID = 1000
@@ -180,8 +181,6 @@ class LocalGrid(InlineGrid):
 
 def serve(shared: Parts, request: Parts) -> Parts:
     """Answer one request in a worker process: the ClientApp's reply, in bytes."""
-    from fedneg.client_app import app as client_app
-
     started = time.perf_counter()
     _be_somebody()
     head, context_bytes = request
@@ -265,7 +264,14 @@ def _be_somebody() -> None:
 @cache
 def shared_pool(size: int) -> WorkerPool:
     """Return this process's pool; every run of a sweep uses the same workers."""
-    return WorkerPool(size, f"{serve.__module__}:{serve.__name__}")
+    return warmed_up(size) or WorkerPool(size, SERVE)
+
+
+def _pool(engine: EngineSettings, clients: int) -> WorkerPool:
+    """Return workers for so many clients."""
+    size = engine.workers or cores()
+    # More workers than clients have nothing to do; but what runs already may stay.
+    return warmed_up(size) or shared_pool(min(size, clients))
 
 
 def simulate(
@@ -275,8 +281,6 @@ def simulate(
 
     Whatever `main` raises comes out of here unchanged.
     """
-    from fedneg.client_app import app as client_app
-
     # fedneg shows failures in its own progress; Flower's lines go to the log file.
     flower = logging.getLogger("flwr")
     flower.setLevel(logging.WARNING)
@@ -288,9 +292,7 @@ def simulate(
     _be_somebody()
     grid = InlineGrid(client_app, clients)
     if engine.name == "local":
-        # More workers than clients would have nothing to do.
-        workers = engine.workers or cores()
-        grid = LocalGrid(client_app, clients, shared_pool(min(workers, clients)))
+        grid = LocalGrid(client_app, clients, _pool(engine, clients))
     main(grid, Context(RUN_ID, 0, {}, RecordDict(), {}))
 
 

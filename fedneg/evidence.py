@@ -1,15 +1,22 @@
 """What is measured of a model, from the server's test set and the clients' answers."""
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from fedneg.attacks import attack_probe
 from fedneg.data import Dataset
+from fedneg.files import write_bytes
+from fedneg.machine import cores
 from fedneg.model import build_mlp, set_parameters
 from fedneg.parameters import Shapes, Vector, unflatten
 from fedneg.settings import AttackSettings, ModelSettings
+from fedneg.store import code_digest
 from fedneg.training import Metrics, evaluate
 
 
@@ -50,6 +57,7 @@ class ServerTest:
             self.dataset.test_images,
             self.dataset.test_labels,
             scaling=self.dataset.scaling,
+            threads=cores(),
         )
 
     def attack_success_rate(self, parameters: Vector) -> float | None:
@@ -59,7 +67,11 @@ class ServerTest:
         set_parameters(self.model, unflatten(parameters, self.shapes))
         images, hoped = self.probe
         return evaluate(
-            self.model, images, hoped, scaling=self.dataset.scaling
+            self.model,
+            images,
+            hoped,
+            scaling=self.dataset.scaling,
+            threads=cores(),
         ).accuracy
 
 
@@ -108,3 +120,48 @@ class ModelEvidence:
             k: None if isinstance(v, float) and not math.isfinite(v) else v
             for k, v in values.items()
         }
+
+
+class KeptEvidence:
+    """What was measured of a model that is kept, so that a sweep measures it once.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the training.
+    parameters : Vector
+        The model; with the attack and the measuring code they name the file.
+    attack : AttackSettings
+        Attack success, and accuracy on what attackers trained, depend on it.
+    """
+
+    def __init__(
+        self, folder: Path, parameters: Vector, attack: AttackSettings
+    ) -> None:
+        what = hashlib.sha256(parameters.tobytes())
+        what.update(repr(attack).encode() + code_digest(("fedneg.evidence",)).encode())
+        self._path = folder / f"evidence-{what.hexdigest()[:16]}.json"
+
+    def read(self, name: str) -> ModelEvidence | None:
+        """Return the evidence as that of the model `name`; None if there is none.
+
+        A damaged file counts as none: measuring again costs little.
+        """
+        try:
+            digest, text = self._path.read_text().split("\n", 1)
+            if digest != hashlib.sha256(text.encode()).hexdigest():
+                return None
+        except (OSError, ValueError):
+            return None
+        values = json.loads(text)
+        per_client = {int(k): answer for k, answer in values["per_client"].items()}
+        return ModelEvidence(
+            name, Metrics(**values["test"]), values["attack_success_rate"], per_client
+        )
+
+    def write(self, found: ModelEvidence) -> None:
+        """Keep evidence; a disk that has no room for it is no reason to stop."""
+        text = json.dumps(asdict(found))
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        with suppress(OSError):
+            write_bytes(self._path, f"{digest}\n{text}".encode())

@@ -68,18 +68,18 @@ _STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure in two widths: `svg` and `png` map 'wide' and 'narrow' to bytes."""
+    """One figure: `svg` maps 'wide' and 'narrow' to bytes, `png` is the wide one."""
 
     name: str
     alt: str
     svg: Mapping[str, bytes]
-    png: Mapping[str, bytes]
+    png: bytes
 
     def files(self) -> dict[str, bytes]:
         """Return file name to content: the wide one bare, the narrow one suffixed."""
         stem = {"wide": self.name, "narrow": f"{self.name}_narrow"}
         vector = {f"{stem[width]}.svg": self.svg[width] for width in stem}
-        return vector | {f"{stem[width]}.png": self.png[width] for width in stem}
+        return vector | {f"{self.name}.png": self.png}
 
 
 def draw_picture(
@@ -110,18 +110,24 @@ def draw_picture(
         The same inputs give the same bytes on one matplotlib version.
     """
     svg: dict[str, bytes] = {}
-    png: dict[str, bytes] = {}
+    png = b""
     for width, height in (("wide", height_wide), ("narrow", height_narrow)):
         size = {"font.size": SIZE_PT[width], "axes.titlesize": SIZE_PT[width]}
         with matplotlib.style.context(["default", {**_STYLE, **size}]):
             figure = Figure(figsize=(WIDTH_IN[width], height), layout="constrained")
             draw(figure, width == "narrow")
-            vector, raster = io.BytesIO(), io.BytesIO()
-            figure.savefig(vector, format="svg", metadata={"Date": None})
-            figure.set_layout_engine("none")  # found once, and good for both files
-            figure.savefig(raster, format="png", metadata={"Software": None})
-        svg[width], png[width] = vector.getvalue(), raster.getvalue()
+            svg[width] = _saved(figure, "svg", Date=None)
+            if width == "wide":
+                figure.set_layout_engine("none")  # found once, and good for both files
+                png = _saved(figure, "png", Software=None)
     return Picture(name, alt, svg, png)
+
+
+def _saved(figure: Figure, kind: str, **metadata: None) -> bytes:
+    """Return a figure as a file of this kind, without what would vary."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format=kind, metadata=metadata)
+    return stream.getvalue()
 
 
 def number(value: object) -> float | None:

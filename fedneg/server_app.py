@@ -1,8 +1,8 @@
 """The seam to Flower, server side: one run from initial parameters to results.
 
 `Federation` is the vocabulary of a run (train, unlearn, recover, retrain, evaluate)
-over whatever Grid it is given; `run` is the main job told in it, top to bottom. `app`
-is what `flwr run` starts.
+over whatever Grid it is given; the main job is told in it, in fedneg/job.py. `app` is
+what `flwr run` starts.
 """
 
 import hashlib
@@ -15,24 +15,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedneg import outputs
 from fedneg.checkpoint import Checkpoints, Restored
 from fedneg.config import load_config, overrides_of_run_config
-from fedneg.console import Progress, show_notice, show_summary
+from fedneg.console import Progress, show_notice
 from fedneg.data import default_root, load_dataset
 from fedneg.errors import FedNegError
-from fedneg.evidence import ModelEvidence, ServerTest
+from fedneg.evidence import KeptEvidence, ModelEvidence, ServerTest
+from fedneg.job import do_job
 from fedneg.model import build_mlp, initial_parameters
-from fedneg.paper.measure import measure, planned_rounds
-from fedneg.paper.report import show_paper_summary, write_paper_report
 from fedneg.parameters import Vector, flatten, shapes_of, unflatten
 from fedneg.partition import partition_by_writer
-from fedneg.report import write_report
-from fedneg.results import clients_table, history_row, results_of
+from fedneg.results import history_row
 from fedneg.settings import Config, Task
 from fedneg.store import Entry, Store, digest_of, training_identity
 from strategies import make_strategy
@@ -111,6 +108,7 @@ class Federation:
         self.reused: set[str] = set()
         self.resumed: dict[str, int] = {}
         self._temporary: list[Entry] = []
+        self._entries: dict[bytes, Entry] = {}
         self.strategy.on_reply = progress.clients
         self.strategy.reset(arrays)
 
@@ -185,16 +183,29 @@ class Federation:
     def evaluate(self, name: str, parameters: Vector) -> ModelEvidence:
         """Measure a model on the server's test set and on every client's data."""
         self.progress.step(f"evaluating the {name} model")
-        answers = self.strategy.evaluate_clients(self.grid, parameters)
+        kept = self._kept_evidence(parameters)
+        found = kept.read(name) if kept else None
+        if found is None:
+            answers = self.strategy.evaluate_clients(self.grid, parameters)
+            found = ModelEvidence(
+                name,
+                self.test.measure(parameters),
+                self.test.attack_success_rate(parameters),
+                answers,
+            )
+            if kept and len(answers) == self.config.clients:
+                kept.write(found)
         for client_id in range(self.config.clients):
-            if client_id not in answers:
+            if client_id not in found.per_client:
                 self.progress.step(f"client {client_id} did not evaluate the model")
-        return ModelEvidence(
-            name,
-            self.test.measure(parameters),
-            self.test.attack_success_rate(parameters),
-            answers,
-        )
+        return found
+
+    def _kept_evidence(self, parameters: Vector) -> KeptEvidence | None:
+        """Return where the evidence of a trained model is kept, if the model is."""
+        entry = self._entries.get(parameters.tobytes())
+        if entry is None:
+            return None
+        return KeptEvidence(entry.folder, parameters, self.config.attack)
 
     def save(self, path: Path, parameters: Vector) -> None:
         """Write a model's parameters as safetensors."""
@@ -242,6 +253,8 @@ class Federation:
             # A worker that died is no part of the identity, and may not die again.
             if self._failures_since(len(self.strategy.reports) - phase.rounds):
                 entry.forget_checkpoints()
+            elif lasting:
+                self._entries[parameters.tobytes()] = entry
             return parameters
 
     def _take_back(self, phase: Phase, found: Restored) -> None:
@@ -341,118 +354,8 @@ class Federation:
 
 
 def run(grid: Grid, config: Config, out: Path, notices: Sequence[str] = ()) -> None:
-    """Train, forget, recover, retrain as configured; write everything into `out`."""
-    if config.experiment == "paper":
-        _run_paper(grid, config, out, notices)
-        return
-    models: dict[str, ModelEvidence] = {}
-    progress = Progress(_title(config), _planned_rounds(config))
-    # Before anything is shown: missing data should be the only thing said.
-    federation = Federation(grid, config, progress)
-    outputs.remove_results(out)
-    with progress:
-
-        def keep(name: str, parameters: Vector) -> None:
-            federation.save(out / f"model_{name}.safetensors", parameters)
-            models[name] = federation.evaluate(name, parameters)
-
-        original = federation.train()
-        keep("original", original)
-        ledger_bytes = federation.strategy.ledger.num_bytes
-        if config.forget:
-            unlearned = federation.unlearn(original, config.forget)
-            keep("unlearned", unlearned)
-            recovered = _recover(federation, unlearned)
-            if recovered is not None:
-                keep("recovered", recovered)
-            if config.reference:
-                if config.retrain == "scratch" and recovered is not None:
-                    models["retrained"] = models["recovered"]
-                    federation.save(out / "model_retrained.safetensors", recovered)
-                    federation.seconds["retrain"] = federation.seconds["recover"]
-                else:
-                    keep("retrained", federation.retrain(config.remaining))
-        notices = [*notices, *federation.notices, *_empty_rounds(federation)]
-        progress.step("writing the report")
-        results = results_of(
-            config,
-            dataset=federation.dataset,
-            models=models,
-            strategy=federation.strategy,
-            history=federation.history,
-            seconds=federation.seconds,
-            ledger_bytes=ledger_bytes,
-            reused=federation.reused,
-            resumed=federation.resumed,
-            notices=notices,
-        )
-        history = pd.DataFrame(federation.history)
-        clients = clients_table(models, config.forget)
-        outputs.write_csv(out / "history.csv", history)
-        outputs.write_csv(out / "clients.csv", clients)
-        outputs.write_json(out / "results.json", results)
-        report = write_report(out, results, history, clients)
-        federation.close()
-    for notice in notices:
-        show_notice(notice)
-    show_summary(results, str(report))
-
-
-def _run_paper(grid: Grid, config: Config, out: Path, notices: Sequence[str]) -> None:
-    """Reproduce the paper's tables and figures; write them into `out`."""
-    with Progress("fedneg: the paper", planned_rounds(config)) as progress:
-        measured = measure(
-            config, lambda variant: Federation(grid, variant, progress), progress
-        )
-        progress.step("writing the report")
-        report = write_paper_report(out, config, measured, notices)
-    for notice in notices:
-        show_notice(notice)
-    show_paper_summary(measured, str(report))
-
-
-def _recover(federation: Federation, unlearned: Vector) -> Vector | None:
-    """Return the model after what `retrain` asks, or None for none."""
-    config = federation.config
-    if config.retrain == "none":
-        return None
-    if config.retrain == "scratch":
-        return federation.retrain(config.remaining, recovery=True)
-    # The paper's section 4.2 retrains on the removed data itself, without FedAvg: a
-    # round with one client is local SGD. Several removed clients are averaged.
-    clients = config.remaining if config.retrain == "remaining" else config.forget
-    return federation.recover(
-        unlearned, clients, config.retrain_rounds, forget=config.forget
-    )
-
-
-def _empty_rounds(federation: Federation) -> list[str]:
-    """Return a notice for every round that nobody's reply survived."""
-    return [
-        f"round {report.server_round} ({report.phase}): no usable reply from any "
-        "client; the model stayed as it was"
-        for report in federation.strategy.reports
-        if report.phase != "unlearn" and report.clients == 0
-    ]
-
-
-def _planned_rounds(config: Config) -> int:
-    """Return how many rounds a run will have, for the time left."""
-    if not config.forget:
-        return config.rounds
-    after = {"none": 0, "scratch": config.rounds}.get(
-        config.retrain, config.retrain_rounds
-    )
-    reference = config.reference and config.retrain != "scratch"
-    return config.rounds + 1 + after + (config.rounds if reference else 0)
-
-
-def _title(config: Config) -> str:
-    forget = ", ".join(map(str, config.forget)) or "nobody"
-    return (
-        f"fedneg: {config.data.name}, {config.clients} clients, seed {config.seed}, "
-        f"forget {forget}"
-    )
+    """Do the main job with the clients behind a Grid; write everything into `out`."""
+    do_job(lambda c, progress: Federation(grid, c, progress), config, out, notices)
 
 
 @app.main()

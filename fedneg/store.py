@@ -18,8 +18,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedneg.checkpoint import Checkpoints
 from fedneg.errors import FedNegError
 from fedneg.files import write_bytes
@@ -69,10 +67,13 @@ def training_identity(
     method : mapping
         What the strategy adds (`LedgerFedAvg.training_identity`).
     """
+    import torch  # seconds, which `fedneg cache` need not wait
+
     client = asdict(config.client)
     del client["evaluate_after_fit"]
     # The same numbers come out wherever they are the same operations.
-    client["device"] = "cuda" if _on_cuda(config.client.device) else "cpu"
+    cuda = config.client.device != "cpu" and torch.cuda.is_available()
+    client["device"] = "cuda" if cuda else "cpu"
     attack: dict[str, Any] = {"name": "none"}
     if set(config.attack.clients or ()) & set(clients):
         attack = asdict(config.attack)
@@ -102,10 +103,6 @@ def training_identity(
         },
         "method": dict(method),
     }
-
-
-def _on_cuda(device: str) -> bool:
-    return device != "cpu" and torch.cuda.is_available()
 
 
 def digest_of(identity: Mapping[str, Any]) -> str:

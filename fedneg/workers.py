@@ -28,6 +28,8 @@ from typing import Self
 Parts = Sequence[bytes]
 Handler = Callable[[Parts, Parts], Parts]
 SHARED, REQUEST, REPLY = 0, 1, 2
+# What fedneg's workers do, as WorkerPool wants it.
+SERVE = "fedneg.engine:serve"
 # A process that stops in the middle of a message is given up, like a dead one.
 STALL_S = 60
 
@@ -301,6 +303,23 @@ class WorkerPool:
             worker.stop()
         self._workers = []
         atexit.unregister(self.close)
+
+
+_warm: list[WorkerPool] = []
+
+
+def warm_up(size: int) -> None:
+    """Start workers for a run that this process has not yet read the request of.
+
+    They import for about as long as this process still does, on cores that would have
+    nothing to do meanwhile.
+    """
+    _warm.append(WorkerPool(size, SERVE))
+
+
+def warmed_up(size: int) -> WorkerPool | None:
+    """Return the pool of this size that `warm_up` started, if it did."""
+    return next((pool for pool in _warm if len(pool.pids) == size), None)
 
 
 def main() -> None:
