@@ -137,6 +137,7 @@ class Ledger:
         def sum_block(start: int) -> None:
             block = slice(start, start + BLOCK)
             after[block] = before[block] + self._step(block, before, local, weights)
+            self.release()  # not all rows at once, if they are maps
 
         # Blocks have nothing to do with each other: their order changes no bit.
         starts = range(0, before.size, BLOCK)

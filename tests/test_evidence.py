@@ -1,8 +1,19 @@
 """What results.json says of a model, by hand."""
 
+import io
 import math
+from dataclasses import replace
+from pathlib import Path
 
-from fedneg.evidence import ModelEvidence
+import numpy as np
+import pytest
+from conftest import RecordingGrid, small_config
+from rich.console import Console
+
+from fedneg.client_app import app as client_app
+from fedneg.console import Progress
+from fedneg.evidence import KeptEvidence, ModelEvidence
+from fedneg.server_app import Federation
 from fedneg.training import Metrics
 
 
@@ -44,3 +55,70 @@ def test_summary_splits_forget_from_retain_by_hand():
 
 def test_a_model_that_diverged_has_no_loss():
     assert evidence(math.nan).summary(forget=[1], clients=3)["test_loss"] is None
+
+
+# -- evidence that is kept ------------------------------------------------------------
+
+MODEL = np.arange(5, dtype=np.float32)
+
+
+def kept(folder: Path, model: np.ndarray = MODEL, **attack: object) -> KeptEvidence:
+    """Return where the evidence of a made-up model lies."""
+    settings = replace(small_config("attack=backdoor").attack, **attack)
+    return KeptEvidence(folder, model, settings)
+
+
+def test_evidence_comes_back_under_another_name(tmp_path: Path):
+    assert kept(tmp_path).read("original") is None
+    kept(tmp_path).write(evidence())
+    found = kept(tmp_path).read("retrained")
+    assert found == replace(evidence(), name="retrained")
+
+
+@pytest.mark.parametrize(
+    "attack", [{"fraction": 0.4}, {"target": 1}, {"clients": (1,)}, {"name": "none"}]
+)
+def test_evidence_under_another_attack_is_other_evidence(
+    tmp_path: Path, attack: dict[str, object]
+):
+    kept(tmp_path).write(evidence())
+    assert kept(tmp_path, **attack).read("original") is None
+    assert kept(tmp_path, MODEL + 1).read("original") is None
+
+
+def test_damaged_evidence_is_measured_again(tmp_path: Path):
+    kept(tmp_path).write(evidence())
+    (path,) = tmp_path.iterdir()
+    text = path.read_text()
+    for damaged in ("", text[:-9], text.replace("0.9", "0.8"), "x", "\n{"):
+        path.write_text(damaged)
+        assert kept(tmp_path).read("original") is None
+    path.write_bytes(b"\xff\xfe")
+    assert kept(tmp_path).read("original") is None
+
+
+def test_evidence_that_cannot_be_written_is_no_error(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    kept(tmp_path / "file").write(evidence())
+
+
+def test_a_trained_model_is_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of the clients too; a model that nobody trained is measured every time."""
+    monkeypatch.setenv("FEDNEG_CACHE", str(tmp_path))
+    config = small_config("clients=3", "forget=1", "cache=true")
+    asked: list[int] = []
+    found = []
+    for _ in range(2):
+        grid = RecordingGrid(client_app, 3)
+        federation = Federation(
+            grid, config, Progress("", 0, Console(file=io.StringIO()))
+        )
+        original = federation.train()
+        found.append(federation.evaluate("original", original))
+        unlearned = federation.unlearn(original, (1,))
+        federation.evaluate("unlearned", unlearned)
+        asked.append(len(grid.asked("evaluate")))
+    assert found[0] == found[1]
+    assert asked == [6, 3]

@@ -1,11 +1,21 @@
 """Arithmetic on parameters, by hand."""
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedneg.parameters import add, flatten, shapes_of, unflatten, weights_of
+from fedneg.parameters import (
+    add,
+    flatten,
+    from_npy,
+    shapes_of,
+    to_npy,
+    unflatten,
+    weights_of,
+)
 
 shapes = st.lists(st.lists(st.integers(0, 3), max_size=3).map(tuple), max_size=4)
 
@@ -29,6 +39,42 @@ def test_flatten_returns_a_copy():
     array = np.zeros(2, dtype=np.float32)
     flatten([array])[0] = 1
     assert array[0] == 0
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (5,), (), (0, 4)])
+def test_npy_bytes_are_those_of_numpy(shape: tuple[int, ...]):
+    array = np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
+    expected = io.BytesIO()
+    np.save(expected, array)
+    assert to_npy(array) == expected.getvalue()
+    found = from_npy(to_npy(array), shape)
+    assert found is not None
+    np.testing.assert_array_equal(found, array)
+    assert not found.flags.writeable
+
+
+def test_npy_is_written_in_c_order():
+    turned = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    np.testing.assert_array_equal(from_npy(to_npy(turned), (3, 2)), turned)
+
+
+def test_npy_of_anything_else_is_left_to_numpy():
+    right = to_npy(np.ones((2, 3), np.float32))
+    others = [np.ones((2, 3)), np.ones((3, 2), np.float32), np.ones((2, 3), "<i4")]
+    others.append(np.asfortranarray(np.ones((2, 3), np.float32)))
+    for array in others:
+        content = io.BytesIO()
+        np.save(content, array)
+        assert from_npy(content.getvalue(), (2, 3)) is None
+    for content in (b"", right[:-1], right + b"x", b"x" + right[1:]):
+        assert from_npy(content, (2, 3)) is None
+
+
+def test_flatten_fills_what_it_is_given():
+    out = np.full(5, 9, np.float32)
+    arrays = [np.ones((2, 2), np.float32).T, np.zeros(1, np.float64)]
+    assert flatten(arrays, out) is out
+    assert out.tolist() == [1, 1, 1, 1, 0]
 
 
 def test_unflatten_refuses_another_number_of_parameters():

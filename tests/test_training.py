@@ -199,6 +199,22 @@ def test_evaluation_is_the_naive_loop(
     assert found.num_examples == 101
 
 
+def test_threads_change_no_bit_of_an_evaluation(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    """Batches are the same, whoever computes them."""
+    monkeypatch.setattr(training, "EVALUATION_BATCH", 37)
+    model = build_mlp(64, (16,), 10)
+    set_parameters(model, initial_parameters(64, (16,), 10, seed=3))
+    found = {
+        predict(model, digits.images, scaling=digits.scaling, threads=n)
+        .numpy()
+        .tobytes()
+        for n in (1, 2, 5)
+    }
+    assert len(found) == 1
+
+
 def test_evaluation_of_nothing_is_zeros(digits: Dataset):
     model = model_of(initial_parameters(64, [8], 10, seed=0))
     found = evaluate(

@@ -13,10 +13,12 @@ import pytest
 from conftest import SMALL, command, processes_in, small_config
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
+from fedneg import workers
+from fedneg.__main__ import _uses_workers
 from fedneg.client_app import app as client_app
 from fedneg.engine import InlineGrid, LocalGrid, simulate
 from fedneg.server_app import run
-from fedneg.workers import WorkerPool
+from fedneg.workers import LARGE, WorkerPool
 
 MODELS = ("original", "unlearned", "recovered", "retrained")
 
@@ -78,6 +80,78 @@ def test_a_killed_worker_is_found_dead(pool: WorkerPool):
     assert sum(isinstance(answer, str) for answer in found.values()) <= 1
     assert len(found) == 3
     assert all(is_alive(pid) for pid in pool.pids)
+
+
+def test_what_a_dead_worker_had_not_begun_is_done_by_another(pool: WorkerPool):
+    """Each has two requests at a time; only the one that killed it is lost."""
+    requests = [[b"die 3" if k in (0, 5) else b"%d" % k] for k in range(40)]
+    found = dict(pool.run([b""], requests))
+    lost = [k for k, answer in found.items() if isinstance(answer, str)]
+    assert sorted(lost) == [0, 5]
+    assert {k: a for k, a in found.items() if k not in lost} == {
+        k: [b"|%d" % k] for k in range(40) if k not in lost
+    }
+
+
+def test_large_replies_do_not_overwrite_each_other(pool: WorkerPool):
+    """They lie in memory that both ends share, and two are under way at a time."""
+    size = 3 * LARGE
+    requests = [[b"a", bytes([k]) * (size + k)] for k in range(30)]
+    for k, answer in pool.run([b""], requests):
+        time.sleep(0.01)  # the workers are far ahead by now
+        assert answer == [b"|a", bytes([k]) * (size + k)]
+
+
+def test_who_stops_asking_gets_no_stale_answers(pool: WorkerPool):
+    answers = pool.run([b""], [[b"sleep 0.2"], [b"b"], [b"sleep 60"], [b"sleep 60"]])
+    next(answers)
+    answers.close()
+    assert dict(pool.run([b""], [[b"e"], [b"f"]])) == {0: [b"|e"], 1: [b"|f"]}
+
+
+def test_a_worker_that_stops_in_the_middle_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(workers, "STALL_S", 1)
+    made = WorkerPool(1, "worker_actions:act")
+    try:
+        assert dict(made.run([b""], [[b"half"], [b"b"]])) == {
+            0: "the worker process stopped in the middle for 1 s",
+            1: [b"|b"],
+        }
+    finally:
+        made.close()
+
+
+def test_workers_that_were_started_early_are_used(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workers, "SERVE", "worker_actions:act")
+    monkeypatch.setattr(workers, "_warm", [])
+    workers.warm_up(2)
+    (pool,) = workers._warm
+    try:
+        assert workers.warmed_up(2) is pool
+        assert workers.warmed_up(1) is None
+        assert dict(pool.run([b""], [[b"a"]])) == {0: [b"|a"]}
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "starts"),
+    [
+        ([], True),
+        (["-m", "forget=0,1"], True),
+        (["forget=1", "engine=inline"], False),
+        (["engine=ray"], False),
+        (["engine.workers=1"], False),
+        (["--help"], False),
+        (["--cfg", "job"], False),
+    ],
+)
+def test_workers_start_early_only_for_a_run_that_uses_them(
+    arguments: list[str], starts: bool
+):
+    assert _uses_workers(arguments) is starts
 
 
 def test_what_takes_too_long_is_given_up(pool: WorkerPool):

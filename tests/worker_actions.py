@@ -1,6 +1,8 @@
 """What the workers of test_workers.py do; imports nothing slow."""
 
 import os
+import socket
+import sys
 import time
 from collections.abc import Sequence
 
@@ -18,6 +20,11 @@ def _answer(shared: Sequence[bytes], request: bytes) -> bytes:
         os._exit(int(rest))
     if word == b"sleep":
         time.sleep(float(rest))
+    if word == b"half":
+        # The beginning of a message, on the socket that the pool listens to.
+        end = socket.socket(fileno=os.dup(int(sys.argv[2])))
+        end.send(b"\2\0")
+        time.sleep(60)
     if word == b"pid":
         time.sleep(0.2)  # long enough for the other worker to take one too
         return str(os.getpid()).encode()
