@@ -9,6 +9,7 @@ damaged one falls back to. Nothing is pickled.
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 
 from fedneg.errors import FedNegError
 from fedneg.files import write_bytes
+from fedneg.formats import human_bytes
 from fedneg.ledger import Ledger
 from fedneg.parameters import Vector
 from fedneg.tensors import read_tensors, sha256_of, sync_folder, write_tensors
@@ -69,9 +71,14 @@ class Checkpoints:
         self._written_at = time.monotonic()
         self._seconds: float | None = None
 
-    def is_due(self, rounds: int, of: int, num_bytes: int) -> bool:
-        """Return whether a checkpoint should follow the round that just ended."""
-        if rounds == of:
+    def is_due(
+        self, rounds: int, of: int, num_bytes: int, *, lasting: bool = True
+    ) -> bool:
+        """Return whether a checkpoint should follow the round that just ended.
+
+        The last one is always due where others may use it (`lasting`).
+        """
+        if rounds == of and (lasting or num_bytes <= LARGE_BYTES):
             return True
         if not self.every or rounds % self.every:
             return False
@@ -81,6 +88,22 @@ class Checkpoints:
         if cost is None:
             cost = num_bytes / BYTES_PER_SECOND
         return cost < LARGE_SHARE * (time.monotonic() - self._written_at)
+
+    def check_room(self, num_bytes: int) -> None:
+        """Raise FedNegError if the disk has no room for large checkpoints.
+
+        Before anything is trained; a new one is written before the old one goes.
+        """
+        if num_bytes <= LARGE_BYTES:
+            return
+        needed = num_bytes * (2 if self.rounds() else 1)
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise FedNegError(
+                f"checkpoints of this training need {human_bytes(needed)} in "
+                f"{self.folder.parent}, which has {human_bytes(free)}; make room, set "
+                "FEDNEG_CACHE to another disk, or use cache=false"
+            )
 
     def write(
         self,

@@ -11,7 +11,6 @@ of its own but an outline or a dashed line, which also survives printing in grey
 """
 
 import io
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -128,15 +127,6 @@ def _saved(figure: Figure, kind: str, **metadata: None) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format=kind, metadata=metadata)
     return stream.getvalue()
-
-
-def number(value: object) -> float | None:
-    """Return `value` as a finite float, or None for null, NaN and what is no number."""
-    try:
-        found = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return found if math.isfinite(found) else None
 
 
 def bar_style(model: str) -> dict[str, Any]:

@@ -6,8 +6,7 @@ Whether a client was forgotten is not decided here: accuracy alone cannot show i
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fedneg.figures import number
-from fedneg.formats import rate, signed
+from fedneg.formats import number, rate, signed
 
 METRICS = {
     "test_accuracy": "test accuracy",

@@ -1,12 +1,20 @@
 """Numbers as a reader wants them: rates, signs, durations, sizes."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fedneg.figures import number
-
 MISSING = "\N{EN DASH}"
+
+
+def number(value: object) -> float | None:
+    """Return `value` as a finite float, or None for null, NaN and what is no number."""
+    try:
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
 
 
 def rate(value: object) -> str:

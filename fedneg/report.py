@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from fedneg.figures import MODELS, number
+from fedneg.figures import MODELS
 from fedneg.files import write_bytes
 from fedneg.findings import (
     METRICS,
@@ -21,7 +21,14 @@ from fedneg.findings import (
     describe_poison,
     describe_request,
 )
-from fedneg.formats import as_overrides, human_bytes, human_seconds, rate, signed
+from fedneg.formats import (
+    as_overrides,
+    human_bytes,
+    human_seconds,
+    number,
+    rate,
+    signed,
+)
 from fedneg.page import Card, Page
 from fedneg.run_figures import accuracy_over_rounds, attack_success, client_accuracy
 

@@ -17,8 +17,8 @@ from fedneg.figures import (
     bar_style,
     dot_style,
     draw_picture,
-    number,
 )
+from fedneg.formats import number
 
 MAX_CLIENTS_AS_BARS = 20
 

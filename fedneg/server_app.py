@@ -19,12 +19,13 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedneg import outputs
-from fedneg.checkpoint import Checkpoints, Restored
+from fedneg.checkpoint import LARGE_BYTES, Checkpoints, Restored
 from fedneg.config import load_config, overrides_of_run_config
 from fedneg.console import Progress, show_notice
 from fedneg.data import default_root, load_dataset
 from fedneg.errors import FedNegError
 from fedneg.evidence import KeptEvidence, ModelEvidence, ServerTest
+from fedneg.formats import human_bytes
 from fedneg.job import do_job
 from fedneg.model import build_mlp, initial_parameters
 from fedneg.parameters import Vector, flatten, shapes_of, unflatten
@@ -246,10 +247,13 @@ class Federation:
                 parameters = found.parameters
                 self._take_back(phase, found)
             if done < phase.rounds:
+                checkpoints.check_room(self.strategy.ledger.num_bytes)
                 self.resumed[phase.name] = done
-                parameters = self._run(
-                    phase, parameters, done=done, checkpoints=checkpoints
-                )
+
+                def keep(rounds: int, after: Vector) -> None:
+                    self._keep(checkpoints, rounds, phase, after, lasting=lasting)
+
+                parameters = self._run(phase, parameters, done=done, keep=keep)
             # A worker that died is no part of the identity, and may not die again.
             if self._failures_since(len(self.strategy.reports) - phase.rounds):
                 entry.forget_checkpoints()
@@ -291,7 +295,7 @@ class Federation:
         forget: Sequence[int] = (),
         after_round: AfterRound | None = None,
         done: int = 0,
-        checkpoints: Checkpoints | None = None,
+        keep: Callable[[int, Vector], None] | None = None,
     ) -> Vector:
         """Run what is left of a phase; measure, show, time and keep every round."""
         started = round_started = time.perf_counter()
@@ -319,8 +323,8 @@ class Federation:
             )
             if after_round is not None:
                 after_round(report, after)
-            if checkpoints is not None:
-                self._keep(checkpoints, number, phase, after)
+            if keep is not None:
+                keep(number, after)
             # Measuring and keeping are no part of what a phase costs.
             round_started = time.perf_counter()
             outside += round_started - ended
@@ -337,12 +341,21 @@ class Federation:
         )
 
     def _keep(
-        self, checkpoints: Checkpoints, done: int, phase: Phase, after: Vector
+        self,
+        checkpoints: Checkpoints,
+        done: int,
+        phase: Phase,
+        after: Vector,
+        *,
+        lasting: bool,
     ) -> None:
         """Write a checkpoint if one is due."""
         ledger = self.strategy.ledger
+        size = ledger.num_bytes
         started = time.perf_counter()
-        if checkpoints.is_due(done, phase.rounds, ledger.num_bytes):
+        if checkpoints.is_due(done, phase.rounds, size, lasting=lasting):
+            if size > LARGE_BYTES:
+                self.progress.step(f"keeping {human_bytes(size)} after round {done}")
             facts = {
                 "history": self.history[-done:],
                 "reports": [r.to_json() for r in self.strategy.reports[-done:]],

@@ -15,9 +15,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fedneg.figures import MODELS, Picture, dot_style, draw_picture, number
+from fedneg.figures import MODELS, Picture, dot_style, draw_picture
 from fedneg.files import write_bytes
-from fedneg.formats import MISSING, human_bytes, human_seconds, rate
+from fedneg.formats import MISSING, human_bytes, human_seconds, number, rate
 from fedneg.page import Page, link
 
 METRICS = (

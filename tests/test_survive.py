@@ -323,6 +323,22 @@ def test_a_large_checkpoint_waits_until_it_is_cheap(monkeypatch: pytest.MonkeyPa
     assert made.is_due(1, 9, large)
     now = 0.0
     assert made.is_due(9, 9, large)
+    # The last one, too, of what serves no other run.
+    assert not made.is_due(9, 9, large, lasting=False)
+    assert made.is_due(9, 9, large - 1, lasting=False)
+
+
+def test_a_disk_without_room_for_large_checkpoints_is_found_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(checkpoint, "LARGE_BYTES", 100)
+    usage = checkpoint.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(
+        checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=50)
+    )
+    with pytest.raises(FedNegError, match=r"need .* in .*training, which has 50 B"):
+        federate(tmp_path)
+    assert list(tmp_path.glob("training/*/*round*")) == []
 
 
 # -- what a checkpoint holds ----------------------------------------------------------
