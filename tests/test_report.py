@@ -12,10 +12,10 @@ import pytest
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from fedneg.figures import LIGHT, Picture, draw_picture, number
+from fedneg.figures import LIGHT, Picture, draw_picture
 from fedneg.files import write_bytes
 from fedneg.findings import describe_findings, describe_request
-from fedneg.formats import human_bytes, human_seconds, plain, rate, signed
+from fedneg.formats import human_bytes, human_seconds, number, plain, rate, signed
 from fedneg.page import Card, Page, link
 from fedneg.report import write_report
 from fedneg.run_figures import accuracy_over_rounds, client_accuracy
