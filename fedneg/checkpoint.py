@@ -212,17 +212,16 @@ class Checkpoints:
         return Restored(rounds, parameters, content["facts"])
 
     def _keep(self, count: int) -> None:
-        """Remove all but the latest checkpoints, and what a killed run left behind."""
+        """Remove all but the latest checkpoints."""
         for number in self.rounds()[:-count]:
             data, head = self._paths(number)
             head.unlink(missing_ok=True)  # first: without it the rest does not count
             data.unlink(missing_ok=True)
-        self.tidy()
 
     def tidy(self) -> None:
-        """Remove half-written files; only while nobody else writes here."""
+        """Remove what a killed run left half-written; the entry is locked."""
         known = {p for number in self.rounds() for p in self._paths(number)}
-        for pattern in (".round-*", "round-*.safetensors"):
+        for pattern in (".*", "round-*.safetensors"):
             for path in self.folder.glob(pattern):
                 if path not in known:
                     path.unlink(missing_ok=True)

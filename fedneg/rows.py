@@ -5,8 +5,10 @@ name, which the system takes back however the process ends. `release` gives a ma
 pages back to the system, so that resident memory does not grow with what was touched.
 """
 
+import errno
 import mmap
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
@@ -42,6 +44,9 @@ def make_rows(count: int, size: int, folder: Path | None = None) -> Rows:
     num_bytes = count * size * 4
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Reserving more than there is would fill the disk before it fails.
+        if shutil.disk_usage(folder).free < num_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with tempfile.TemporaryFile(dir=folder) as file:
             os.posix_fallocate(file.fileno(), 0, num_bytes)
             return np.memmap(file, dtype=np.float32, mode="r+", shape=(count, size))

@@ -241,6 +241,7 @@ class Federation:
         with entry.locked(lambda: step("waiting for a run that trains the same")):
             checkpoints = entry.checkpoints(self.config.checkpoint)
             checkpoints.tidy()
+            entry.describe(identity)
             found = checkpoints.restore(self.strategy.ledger, self._warn)
             done = 0 if found is None else found.rounds
             if found is not None:

@@ -159,10 +159,11 @@ class Entry:
         ------
         BlockingIOError
             If somebody else holds it and nobody wants to wait.
+        FedNegError
+            If the folder cannot be written.
         """
         while True:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            handle = self._open()
             try:
                 self._take(handle, waiting)
                 # Whoever had it may have removed the folder meanwhile.
@@ -172,6 +173,36 @@ class Entry:
                     return
             finally:
                 os.close(handle)
+
+    def _open(self) -> int:
+        """Return the lock file's descriptor; folder and file are made if need be."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> FedNegError:
+        return FedNegError(
+            f"the cache folder {self.folder.parent} cannot be written: "
+            f"{error.strerror}; set FEDNEG_CACHE to another folder, or use cache=false"
+        )
+
+    def describe(self, identity: Mapping[str, Any]) -> None:
+        """Write down what the entry is, once; the lock is held.
+
+        Raises
+        ------
+        FedNegError
+            If the folder cannot be written.
+        """
+        path = self.folder / "identity.json"
+        try:
+            if not path.is_file():
+                text = json.dumps(identity, sort_keys=True, indent=1) + "\n"
+                write_bytes(path, text.encode())
+        except OSError as error:
+            raise self._unwritable(error) from None
 
     @staticmethod
     def _take(handle: int, waiting: Callable[[], None] | None) -> None:
@@ -212,25 +243,8 @@ class Store:
         self.root = (root or cache_root()) / "training"
 
     def entry(self, identity: Mapping[str, Any]) -> Entry:
-        """Return the entry of an identity; made, with its description, if need be.
-
-        Raises
-        ------
-        FedNegError
-            If the folder cannot be written.
-        """
-        entry = Entry(self.root / digest_of(identity))
-        path = entry.folder / "identity.json"
-        try:
-            if not path.is_file():
-                text = json.dumps(identity, sort_keys=True, indent=1) + "\n"
-                write_bytes(path, text.encode())
-        except OSError as error:
-            raise FedNegError(
-                f"the cache folder {self.root} cannot be written: {error.strerror}; "
-                "set FEDNEG_CACHE to another folder, or use cache=false"
-            ) from None
-        return entry
+        """Return the entry of an identity, whether it is there or not."""
+        return Entry(self.root / digest_of(identity))
 
     def entries(self) -> list[Entry]:
         """Return all entries, by digest."""

@@ -167,6 +167,8 @@ def run_and_kill(folder: Path, last: int) -> dict[str, Any] | None:
         "step": last,
         "code": code,
         "again": again,
+        "left": [p.name for p in (folder / "again").rglob(".*")]
+        + [p.name for p in (folder / "cache").rglob(".*")],
         "checkpoints": [f"{p.parent.name[:6]}/{p.name}" for p in heads],
         "models": {
             name: (folder / "again" / f"{name}.safetensors").read_bytes().hex()

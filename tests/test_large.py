@@ -1,6 +1,8 @@
 """Many clients: rows on the disk, a fraction in a round, memory that is bounded."""
 
+import errno
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,9 +53,17 @@ def test_rows_on_the_disk_are_zeros_that_keep_what_is_written(tmp_path: Path):
 
 
 def test_rows_that_the_disk_cannot_hold_are_refused_before_they_are_used(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """A map of a file that finds the disk full later would end the process."""
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(FedNegError, match=r"2 rows .* No space left on device"):
+            make_rows(2, 2, tmp_path)
     with pytest.raises(FedNegError, match=r"cannot hold 1000000000 rows .* bytes: "):
         make_rows(10**9, 10**9, tmp_path)
     (tmp_path / "file").write_text("")
@@ -300,7 +310,7 @@ def test_norms_are_right_from_the_shortest_to_the_longest_update(power: int, siz
     update = np.full(size, 10.0**power, np.float32)
     expected = float(np.linalg.norm(update.astype(np.float64)))
     found = _update_norm(update, np.zeros(size, np.float32))
-    assert found == pytest.approx(expected, rel=1e-5)
+    assert found == pytest.approx(expected, rel=1e-5, abs=0)
 
 
 # -- what a person sees of a long round -----------------------------------------------

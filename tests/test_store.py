@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import command, small_config
+from conftest import RecordingGrid, command, small_config
 from flwr.app import Context
 from flwr.serverapp import Grid
 from rich.console import Console
 
 from fedneg import server_app, store
 from fedneg.cache_command import run_cache_command
+from fedneg.client_app import app as client_app
 from fedneg.console import Progress
 from fedneg.data import load_dataset
 from fedneg.engine import InlineGrid, simulate
@@ -188,10 +189,30 @@ def test_a_method_that_trains_differently_shares_no_training():
     assert other["options"] == {"form": "update", "scale": None, "renormalise": False}
 
 
+def test_a_recovery_is_resumed_only_after_the_same_forgetting(cache: Path):
+    """It starts from the unlearned model, which every option of a method changes."""
+
+    def recover(*overrides: str) -> dict[str, int]:
+        config = small_config(*BASE, *overrides)
+        grid = RecordingGrid(client_app, config.clients)
+        federation = Federation(
+            grid, config, Progress("", 0, Console(file=io.StringIO()))
+        )
+        unlearned = federation.unlearn(federation.train(), config.forget)
+        federation.recover(unlearned, config.remaining, 2, forget=config.forget)
+        federation.resumed.pop("train", None)
+        return federation.resumed
+
+    assert recover() == {"recover": 0}
+    assert recover() == {}
+    assert recover("strategy.scale=0.5") == {"recover": 0}
+    assert recover("forget=2") == {"recover": 0}
+
+
 def test_a_data_set_with_one_other_pixel_is_another():
     data = load_dataset("digits")
     images = data.images.copy()
-    images[5, 3, 3] ^= 1
+    images[-1, -1, -1] ^= 1
     assert replace(data, images=images).digest != data.digest
     labels = data.labels.copy()
     assert replace(data, labels=labels).digest == data.digest

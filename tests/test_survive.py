@@ -60,6 +60,7 @@ def test_killed_at_any_step_a_run_ends_with_the_same_bytes(kills: list[dict[str,
         assert found["models"] == undisturbed["models"], found["step"]
         assert found["history"] == undisturbed["history"], found["step"]
         assert found["notices"] == []
+        assert found["left"] == []
 
 
 def test_it_goes_on_from_the_last_complete_round(kills: list[dict[str, Any]]):
