@@ -32,7 +32,7 @@ MODELS = ("original", "unlearned", "recovered", "retrained")
 
 def fedneg(out: Path, *overrides: str) -> dict[str, Any]:
     """Run the command line into a folder and return its results."""
-    command = [sys.executable, "-m", "fedneg", "data=mnist", *overrides]
+    command = [sys.executable, "-m", "fedneg", "data=mnist", "cache=false", *overrides]
     subprocess.run([*command, f"hydra.run.dir={out}"], check=True)
     results: dict[str, Any] = json.loads((out / "results.json").read_text())
     return results
