@@ -1,122 +1,209 @@
-"""`make bench`: what fedneg's work costs, as ratios within one run on one machine.
+"""`make bench`: fedneg beside its peers, in one run on one machine.
 
-Contestants alternate and the median of several repetitions counts, since times on a
-shared machine are noisy; only ratios are worth comparing between machines. Synthetic
-images of MNIST's shape: arithmetic does not care what is on them.
+Contestants take turns and the median of several samples counts, since times on a shared
+machine are noisy; only ratios are worth comparing between machines. Writes
+benchmarks/results.json, benchmarks/figures/bench.png and the table of the README.
+It takes three quarters of an hour; ``--only`` measures single lines and ``--quick``
+shows in a minute that everything works, and these write only where ``--out`` says.
 """
 
+import argparse
 import json
-import platform
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-from torch import nn
+from benchmarks.chart import seconds_chart
+from benchmarks.contestants import Contestant, Sample, Stage, groups
+from benchmarks.lines import Line, all_lines, needed
+from benchmarks.machine_facts import machine, pfl_python, versions
+from benchmarks.markers import fill
+from benchmarks.material import QUICK, REPOSITORY, Material, Sizes
+from benchmarks.processes import NotMeasuredError
+from benchmarks.table import profile, table
+from fedneg.machine import cache_root
 
-from fedneg.data import MNIST_SCALING
-from fedneg.ledger import Ledger
-from fedneg.model import build_mlp, initial_parameters, set_parameters
-from fedneg.parameters import Vector, flatten
-from fedneg.seeding import rng, torch_generator
-from fedneg.settings import ClientSettings
-from fedneg.training import train_epochs
-
-HIDDEN = (512, 256, 128)
-EXAMPLES = 10_000
-REPEAT = 5
-SETTINGS = ClientSettings(1, 0.01, 0.9, 32, "cpu", False)
+SCHEMA = 2
+HERE = Path(__file__).parent
 
 
-def median_seconds(jobs: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Return the median time of each job; they take turns."""
-    times: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(REPEAT):
-        for name, job in jobs.items():
-            started = time.perf_counter()
-            job()
-            times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in times.items()}
+class Samples:
+    """All samples, by contestant; and why there are none."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[Sample]] = {}
+        self.reasons: dict[str, str] = {}
+
+    def take_turns(self, group: Sequence[Contestant], repeat: int) -> None:
+        """Sample every contestant `repeat` times; who fails twice running is out."""
+        for number in range(1, repeat + 1):
+            for contestant in group:
+                name = contestant.name
+                if name in self.reasons:
+                    continue
+                say(f"{name}, {number} of {repeat}")
+                sample = self._sample(contestant)
+                if sample is not None:
+                    self.values.setdefault(name, []).append(sample)
+                    say("  " + ", ".join(f"{k} {v:.4g}" for k, v in sample.items()))
+
+    def _sample(self, contestant: Contestant) -> Sample | None:
+        """Return a sample at the first or second attempt, or enter why there is none.
+
+        Whatever goes wrong: the others are not to be measured again for it.
+        """
+        for attempt in (1, 2):
+            try:
+                return contestant.measure()
+            except NotMeasuredError as error:
+                reason = str(error)
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+            say(f"  attempt {attempt}: {reason}")
+        self.reasons[contestant.name] = reason
+        self.values.pop(contestant.name, None)
+        return None
+
+    def medians(self) -> dict[str, dict[str, float]]:
+        """Return the median of every quantity of every contestant."""
+        return {
+            name: {
+                quantity: statistics.median(sample[quantity] for sample in samples)
+                for quantity in samples[0]
+            }
+            for name, samples in self.values.items()
+        }
 
 
-def fresh_model() -> nn.Sequential:
-    """Return the paper's network at its initial parameters."""
-    model = build_mlp(784, HIDDEN, 10)
-    set_parameters(model, initial_parameters(784, HIDDEN, 10, seed=0))
-    return model
+_begun = time.monotonic()
 
 
-def client_epoch() -> dict[str, float]:
-    """Time one epoch of a client against a plain loop on float tensors in memory."""
-    draw = rng(0, "bench")
-    images = draw.integers(0, 256, (EXAMPLES, 28, 28), dtype=np.uint8)
-    labels = draw.integers(0, 10, EXAMPLES)
-    x = torch.from_numpy(images).flatten(1).float().div_(255)
-    y = torch.from_numpy(labels)
-
-    def plain() -> None:
-        model = fresh_model()
-        optimiser = torch.optim.SGD(
-            model.parameters(), lr=0.01, momentum=0.9, fused=True
-        )
-        for batch in torch.randperm(EXAMPLES).split(32):
-            optimiser.zero_grad()
-            nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
-            optimiser.step()
-
-    def ours() -> None:
-        train_epochs(
-            fresh_model(),
-            images,
-            labels,
-            scaling=MNIST_SCALING,
-            settings=SETTINGS,
-            generator=torch_generator(0, "bench"),
-        )
-
-    torch.set_num_threads(1)
-    return median_seconds({"plain_loop": plain, "fedneg": ours})
+def say(text: str) -> None:
+    """Print a line of progress with the time since the start."""
+    minutes, seconds = divmod(round(time.monotonic() - _begun), 60)
+    print(f"[{minutes:3d}:{seconds:02d}] {text}", flush=True)
 
 
-def unlearn_round() -> dict[str, float]:
-    """Time forgetting one client of 5, 50 and 200; data plays no part in it."""
-    d = flatten(initial_parameters(784, HIDDEN, 10, seed=0)).size
-    jobs: dict[str, Callable[[], object]] = {}
-    for clients in (5, 50, 200):
-        ledger = Ledger(np.zeros(d, np.float32), clients=clients)
-        ledger.contributions += np.float32(1e-3)
-        before = ledger.rebuilt()
-
-        def forget(ledger: Ledger = ledger, before: Vector = before) -> None:
-            after = (before - ledger.contribution([1])).astype(np.float32)
-            ledger.forget([1], before=before, after=after)
-
-        jobs[f"clients_{clients}"] = forget
-    return median_seconds(jobs)
-
-
-def main() -> None:
-    """Measure, print a table, write benchmarks/results.json."""
-    epoch, unlearn = client_epoch(), unlearn_round()
-    results = {
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} torch thread",
-        "torch": torch.__version__,
-        "repeat": REPEAT,
-        "client_epoch_seconds": epoch,
-        "client_epoch_ratio_to_plain_loop": epoch["fedneg"] / epoch["plain_loop"],
-        "unlearn_round_seconds": unlearn,
+def line_result(
+    line: Line,
+    medians: Mapping[str, Mapping[str, float]],
+    reasons: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return a line as results.json has it; without a value, the note says why."""
+    found: dict[str, Any] = {
+        "name": line.name,
+        "what": line.what,
+        "value": None,
+        "unit": line.unit,
+        "target": str(line.target) if line.target else None,
+        "reached": None,
+        "note": "",
     }
-    path = Path(__file__).parent / "results.json"
-    path.write_text(json.dumps(results, indent=2) + "\n")
-    print(f"client-epoch, {EXAMPLES} images, one thread, median of {REPEAT}")
-    for name, seconds in epoch.items():
-        print(f"  {name:12} {seconds:.3f} s")
-    print(f"  ratio        {results['client_epoch_ratio_to_plain_loop']:.2f}")
-    print("unlearn round (no data is read; ledger with K rows)")
-    for name, seconds in unlearn.items():
-        print(f"  {name:12} {seconds * 1000:.1f} ms")
+    missing = [name for name in line.needs if name not in medians]
+    if missing:
+        found["note"] = f"{missing[0]}: {reasons.get(missing[0], 'not asked for')}"
+        return found
+    found["value"], found["note"] = line.compute(medians)
+    if line.target:
+        found["reached"] = line.target.is_reached(found["value"])
+    return found
+
+
+def bench(stage: Stage, lines: Sequence[Line], repeat: int) -> dict[str, Any]:
+    """Measure what some lines need; return results.json."""
+    samples, wanted = Samples(), needed(lines)
+    for group in groups(stage):
+        chosen = [c for c in group if c.name in wanted]
+        samples.take_turns(chosen, repeat)
+    medians = samples.medians()
+    parts = stage.profiles
+    return {
+        "schema": SCHEMA,
+        "machine": machine(),
+        "versions": versions(),
+        "data": stage.material.source,
+        "sizes": asdict(stage.material.sizes),
+        "repeat": repeat,
+        "lines": [line_result(line, medians, samples.reasons) for line in lines],
+        "medians": medians,
+        "samples": samples.values,
+        "not_measured": samples.reasons,
+        "trials": stage.trials,
+        "settings": stage.settings,
+        "profile": {
+            part: statistics.median(p[part] for p in parts)
+            for part in (parts[0] if parts else ())
+        },
+        "minutes": round((time.monotonic() - _begun) / 60, 1),
+    }
+
+
+def write(results: Mapping[str, Any], out: Path) -> None:
+    """Write results.json and the figure into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(results, indent=2, allow_nan=False)
+    (out / "results.json").write_text(content + "\n")
+    picture = seconds_chart(results["medians"], results["sizes"])
+    if picture is not None:
+        (out / "figures").mkdir(exist_ok=True)
+        (out / "figures" / "bench.png").write_bytes(picture.png)
+
+
+def chosen_lines(only: str | None, sizes: Sizes) -> list[Line]:
+    """Return the lines of these names, or all."""
+    lines = all_lines(sizes)
+    if only is None:
+        return lines
+    names = only.split(",")
+    known = [line.name for line in lines]
+    if unknown := sorted(set(names) - set(known)):
+        raise SystemExit(f"no line {unknown[0]!r}; there are {', '.join(known)}")
+    return [line for line in lines if line.name in names]
+
+
+def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run", description=str(__doc__).splitlines()[0]
+    )
+    parser.add_argument("--repeat", type=int, default=3, help="samples (3)")
+    parser.add_argument("--only", metavar="NAME,...", help="these lines only")
+    parser.add_argument("--quick", action="store_true", help="tiny: does it work?")
+    parser.add_argument("--out", type=Path, help="folder for results.json and figure")
+    parser.add_argument("--pfl", metavar="PYTHON", help="an interpreter that has pfl")
+    arguments = parser.parse_args(argv)
+    if arguments.repeat < 1:
+        parser.error(f"--repeat must be at least 1, got {arguments.repeat}")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print the table, write what is to be written."""
+    arguments = arguments_of(argv)
+    sizes = QUICK if arguments.quick else Sizes()
+    lines = chosen_lines(arguments.only, sizes)
+    whole = not arguments.quick and arguments.only is None
+    root = cache_root()
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=root) as folder:
+        material = Material.find(Path(folder), quick=arguments.quick)
+        say(f"data: {material.source}; {len(lines)} lines")
+        given = arguments.pfl
+        stage = Stage(material, lambda: given or pfl_python())
+        results = bench(stage, lines, arguments.repeat)
+    text = table(results)
+    print(f"\n{text}")
+    if results["profile"]:
+        print(f"\nwhere a whole run of fedneg goes\n{profile(results)}")
+    out = arguments.out or (HERE if whole else None)
+    if out is not None:
+        write(results, out)
+    if whole and arguments.out is None:
+        fill(REPOSITORY / "README.md", "bench", text)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,13 @@ SEED = 0
 IMAGES, WRITERS = 60_000, 539
 
 
-def write_data(folder: Path, clients: int, images_per_client: int | None = None) -> str:
+def write_data(
+    folder: Path,
+    clients: int,
+    images_per_client: int | None = None,
+    *,
+    root: Path | None = None,
+) -> str:
     """Write the three files and return what is in them.
 
     Parameters
@@ -31,6 +37,8 @@ def write_data(folder: Path, clients: int, images_per_client: int | None = None)
     images_per_client : int, optional
         Use no more than this many images of each client. All of its training part,
         ten of twelve images, if None.
+    root : Path, optional
+        Where MNIST's files lie, if not where fedneg looks for them.
 
     Returns
     -------
@@ -39,12 +47,12 @@ def write_data(folder: Path, clients: int, images_per_client: int | None = None)
         is downloaded.
     """
     try:
-        mnist = load_dataset("mnist", download=False)
+        mnist = load_dataset("mnist", root=root, download=False)
         source = "mnist by writer"
         images, labels, writers = mnist.images, mnist.labels, mnist.writers
     except DataUnavailableError:
         source = "synthetic"
-        images, labels, writers = _synthetic()
+        images, labels, writers = synthetic()
     client_of = np.full(len(labels), -1, np.int64)
     for split in partition_by_writer(writers, clients=clients, seed=SEED):
         client_of[split.train[:images_per_client]] = split.client_id
@@ -55,7 +63,7 @@ def write_data(folder: Path, clients: int, images_per_client: int | None = None)
     return source
 
 
-def _synthetic() -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+def synthetic() -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """Return images, labels and writers: a noisy pattern per class can be learned."""
     rng = np.random.default_rng(SEED)
     labels = rng.integers(0, 10, IMAGES)

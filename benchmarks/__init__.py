@@ -1,0 +1,1 @@
+"""Measurements of fedneg and its peers; no part of the package."""

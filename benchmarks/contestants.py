@@ -1,0 +1,383 @@
+"""Who is measured, and how each is started: fedneg and its peers as commands.
+
+A contestant is a name and something that gives one sample: quantities by name, seconds
+unless the name says otherwise. ``whole`` is a whole run with the start of its process,
+``round`` the mean of its rounds after the first.
+"""
+
+import csv
+import itertools
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import epochs, forgetting
+from benchmarks.material import REPOSITORY, Material
+from benchmarks.memory import is_supported
+from benchmarks.processes import Finished, NotMeasuredError, run
+
+PEERS = Path(__file__).parent / "peers"
+SILENT = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+MIB = 2**20
+Sample = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A name, and what gives one sample; it may raise NotMeasuredError."""
+
+    name: str
+    measure: Callable[[], Sample]
+
+
+@dataclass
+class Stage:
+    """What all contestants share, and what they say about themselves.
+
+    Attributes
+    ----------
+    material : Material
+    pfl_python : callable
+        Gives the interpreter of an environment that has pfl, or raises
+        NotMeasuredError; asked only when it is needed.
+    settings : dict
+        What each peer printed: versions, settings, and the loss it ended with.
+    profiles : list of dict
+        Where each whole run of fedneg went, seconds by part.
+    trials : dict
+        Seconds a round of each way to run a peer, of which the best is measured.
+    """
+
+    material: Material
+    pfl_python: Callable[[], str]
+    settings: dict[str, Any] = field(default_factory=dict)
+    profiles: list[Sample] = field(default_factory=list)
+    trials: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    # -- fedneg ------------------------------------------------------------------------
+
+    def fedneg(
+        self,
+        *overrides: str,
+        clients: int,
+        cache: Path | None = None,
+        watch_memory: bool = False,
+    ) -> tuple[Finished, Path]:
+        """Run the command line; return how it went and the folder of its results.
+
+        Parameters
+        ----------
+        cache : Path, optional
+            The folder of its store; without one it runs with ``cache=false``.
+        """
+        scratch = self.material.scratch
+        out = Path(tempfile.mkdtemp(prefix="run-", dir=scratch))
+        places = [f"hydra.run.dir={out}", f"hydra.sweep.dir={out}"]
+        kept = [] if cache else ["cache=false"]
+        done = run(
+            [
+                *(sys.executable, "-m", "fedneg", *self.material.overrides),
+                *(*kept, f"clients={clients}", *places, *overrides),
+            ],
+            cwd=scratch,
+            environment={
+                "PYTHONPATH": str(REPOSITORY),
+                "FEDNEG_CACHE": str(cache or scratch / "cache"),
+            },
+            watch_memory=watch_memory,
+        )
+        return done, out
+
+    def training(self, clients: int, rounds: int, *, profile: bool = False) -> Sample:
+        """Sample a training that forgets nobody."""
+        done, out = self.fedneg("forget=null", f"rounds={rounds}", clients=clients)
+        seconds = seconds_of_rounds(out / "history.csv")
+        if profile:
+            self.profiles.append(profile_of(done, seconds))
+        shutil.rmtree(out)
+        return {"whole": done.seconds, "round": statistics.mean(seconds[1:])}
+
+    def forgetting(self, *overrides: str) -> Sample:
+        """Sample one run, or a sweep, that forgets clients; its store is a new one."""
+        cache = Path(tempfile.mkdtemp(prefix="store-", dir=self.material.scratch))
+        sizes = self.material.sizes
+        done, out = self.fedneg(
+            *(*overrides, "reference=false", f"rounds={sizes.rounds}"),
+            clients=sizes.few,
+            cache=cache,
+        )
+        shutil.rmtree(out)
+        shutil.rmtree(cache)
+        return {"whole": done.seconds}
+
+    def memory(self, clients: int, rounds: int, *overrides: str) -> Sample:
+        """Sample the peak memory of a training, in MiB (see `benchmarks.memory`)."""
+        if not is_supported():
+            raise NotMeasuredError("this system does not tell the PSS of a process")
+        done, out = self.fedneg(
+            *("forget=null", f"rounds={rounds}", *overrides),
+            clients=clients,
+            watch_memory=True,
+        )
+        shutil.rmtree(out)
+        assert done.memory is not None
+        return {
+            "all_mib": done.memory.total / MIB,
+            "server_mib": done.memory.root / MIB,
+        }
+
+    # -- peers -------------------------------------------------------------------------
+
+    def peer(
+        self, name: str, script: str, arguments: Sequence[str], clients: int
+    ) -> Sample:
+        """Sample a peer and note what it says of itself."""
+        launcher, inside = [sys.executable], {"PYTHONPATH": str(REPOSITORY)}
+        if script == "pfl_mnist.py":
+            launcher, inside = [self.pfl_python()], {}
+            if "--torchrun" in arguments:
+                launcher += ["-m", "torch.distributed.run", "--standalone"]
+                launcher += ["--nproc-per-node", "2"]
+        folder = self.material.for_peers(clients)
+        rest = [a for a in arguments if a != "--torchrun"]
+        done = run(
+            [
+                *(*launcher, str(PEERS / script), str(folder)),
+                *("--clients", str(clients), *rest),
+            ],
+            cwd=self.material.scratch,
+            environment={**SILENT, **inside},
+        )
+        report = report_of(done.output)
+        self.settings[name] = {
+            key: report[key] for key in ("peer", "versions", "settings", "final_loss")
+        }
+        rounds = statistics.mean(report["round_seconds"][1:])
+        return {"whole": done.seconds, "round": rounds}
+
+    def best_of(
+        self, name: str, script: str, ways: Mapping[str, Sequence[str]], clients: int
+    ) -> Callable[[int], Sample]:
+        """Return a function that samples the best of several ways to run a peer.
+
+        Each way is tried once with three rounds; the fastest rounds after the first
+        decide. What was found is noted in `trials`.
+        """
+
+        def measure(rounds: int) -> Sample:
+            if name not in self.trials:
+                self.trials[name] = {
+                    way: self.peer(name, script, [*options, "--rounds", "3"], clients)[
+                        "round"
+                    ]
+                    for way, options in ways.items()
+                }
+            tried = self.trials[name]
+            options = ways[min(tried, key=lambda way: tried[way])]
+            return self.peer(name, script, [*options, "--rounds", str(rounds)], clients)
+
+        return measure
+
+
+def seconds_of_rounds(history: Path) -> list[float]:
+    """Return the seconds of each training round in a history.csv."""
+    with history.open() as file:
+        rows = list(csv.DictReader(file))
+    return [
+        float(row["seconds"])
+        for row in rows
+        if row["phase"] == "train" and row["server_round"] != "0"
+    ]
+
+
+def report_of(output: str) -> dict[str, Any]:
+    """Return the line of JSON that a peer prints."""
+    for line in reversed(output.splitlines()):
+        if line.startswith('{"peer"'):
+            report: dict[str, Any] = json.loads(line)
+            return report
+    raise NotMeasuredError("it printed no report")
+
+
+def profile_of(done: Finished, rounds: Sequence[float]) -> Sample:
+    """Return where a whole run of fedneg went, seconds by part.
+
+    From what it says while it works: the parts add up to the whole run.
+    """
+
+    def when(text: str) -> float:
+        found = [at for at, line in done.said if text in line]
+        if not found:
+            raise NotMeasuredError(f"fedneg never said {text!r}")
+        return found[-1]
+
+    begun, trained = when("training with"), when(f"train {len(rounds)}/{len(rounds)} ")
+    clients, report = when("evaluating the original"), when("writing the report")
+    return {
+        "imports, data, start of workers": begun,
+        "first round": rounds[0],
+        "other rounds": sum(rounds[1:]),
+        "server's tests after the rounds": trained - begun - sum(rounds),
+        "model written": clients - trained,
+        "clients evaluate": report - clients,
+        "report and exit": done.seconds - report,
+    }
+
+
+def groups(stage: Stage) -> list[list[Contestant]]:
+    """Return all contestants; those of a group take turns."""
+    return [
+        _one_client(stage.material),
+        _few_clients(stage),
+        _many_clients(stage),
+        _forgetting(stage),
+        _memory(stage),
+    ]
+
+
+def _one_client(material: Material) -> list[Contestant]:
+    """Return the three epochs of one client."""
+    count = material.sizes.epochs
+    loaded: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def tensors() -> tuple[torch.Tensor, torch.Tensor]:
+        if not loaded:
+            loaded.append(epochs.client_tensors(material))
+        return loaded[0]
+
+    def ours() -> Sample:
+        return {"epoch": epochs.fedneg_epochs(material)}
+
+    def plain() -> Sample:
+        x, y = tensors()
+        return {"epoch": epochs.plain_epochs(x, y, count)}
+
+    def products() -> Sample:
+        return {"epoch": epochs.product_epochs(tensors()[0], count)}
+
+    return [
+        Contestant("fedneg inline, one client", ours),
+        Contestant("plain loop, one client", plain),
+        Contestant("matrix products, one client", products),
+    ]
+
+
+def _few_clients(stage: Stage) -> list[Contestant]:
+    """Return whole runs with five clients."""
+    few, rounds = stage.material.sizes.few, stage.material.sizes.rounds
+
+    def flower(loading: str) -> Contestant:
+        name = f"stock Flower ({loading}), {few} clients"
+        options = ["--rounds", str(rounds), "--loading", loading]
+        return Contestant(
+            name, lambda: stage.peer(name, "stock_flower.py", options, few)
+        )
+
+    plain = stage.best_of(
+        f"plain loop, {few} clients",
+        "plain_loop.py",
+        {
+            "2 processes": ["--processes", "2", "--threads", "1"],
+            "2 threads": ["--processes", "1", "--threads", "2"],
+        },
+        few,
+    )
+    return [
+        Contestant(
+            f"fedneg, {few} clients", lambda: stage.training(few, rounds, profile=True)
+        ),
+        Contestant(f"plain loop, {few} clients", lambda: plain(rounds)),
+        *_pfl(stage, few, rounds),
+        flower("tensors"),
+        flower("pil"),
+    ]
+
+
+def _pfl(stage: Stage, clients: int, rounds: int) -> list[Contestant]:
+    """Return pfl in one process and in two."""
+    one, two = f"pfl, {clients} clients", f"pfl in 2 processes, {clients} clients"
+    ways = {f"{n} threads": ["--threads", str(n)] for n in (1, 2)}
+    best = stage.best_of(one, "pfl_mnist.py", ways, clients)
+    options = ["--torchrun", "--rounds", str(rounds)]
+    return [
+        Contestant(one, lambda: best(rounds)),
+        Contestant(two, lambda: stage.peer(two, "pfl_mnist.py", options, clients)),
+    ]
+
+
+def _many_clients(stage: Stage) -> list[Contestant]:
+    """Return runs with more clients on the same images."""
+    sizes = stage.material.sizes
+    name = f"stock Flower (tensors), {sizes.many} clients"
+    options = ["--rounds", str(sizes.many_rounds_stock), "--loading", "tensors"]
+
+    def ours(clients: int) -> Contestant:
+        return Contestant(
+            f"fedneg, {clients} clients",
+            lambda: stage.training(clients, sizes.many_rounds),
+        )
+
+    return [
+        *(ours(clients) for clients in (sizes.some, sizes.more, sizes.many)),
+        *_pfl(stage, sizes.many, sizes.many_rounds),
+        Contestant(
+            name, lambda: stage.peer(name, "stock_flower.py", options, sizes.many)
+        ),
+    ]
+
+
+def _forgetting(stage: Stage) -> list[Contestant]:
+    """Return unlearn rounds, retraining, and a sweep."""
+    material, sizes = stage.material, stage.material.sizes
+    seeds = itertools.count()
+
+    def equal() -> Sample:
+        if material.source != "mnist by writer":
+            raise NotMeasuredError("needs MNIST")
+        return forgetting.to_equal_accuracy(material, next(seeds))
+
+    def unlearn(clients: int) -> Contestant:
+        def measure() -> Sample:
+            seconds = forgetting.unlearn_seconds(material, clients)
+            return {"ms": 1000 * seconds}
+
+        return Contestant(f"unlearn round, {clients} clients", measure)
+
+    everybody = ",".join(map(str, range(sizes.few)))
+    last = f"forget={sizes.few - 1}"
+    return [
+        *(unlearn(clients) for clients in (sizes.few, sizes.some, sizes.many)),
+        Contestant("retraining to equal accuracy", equal),
+        Contestant("one run", lambda: stage.forgetting(last)),
+        Contestant("sweep", lambda: stage.forgetting("-m", f"forget={everybody}")),
+    ]
+
+
+def _memory(stage: Stage) -> list[Contestant]:
+    """Return trainings whose memory is watched."""
+    sizes = stage.material.sizes
+
+    def mapped(rounds: int) -> Contestant:
+        return Contestant(
+            f"mapped ledger, {rounds} rounds",
+            lambda: stage.memory(sizes.some, rounds, "strategy.ledger_memory_mib=0"),
+        )
+
+    def whole(clients: int) -> Contestant:
+        return Contestant(
+            f"memory, {clients} clients", lambda: stage.memory(clients, 2)
+        )
+
+    return [
+        whole(sizes.few),
+        whole(sizes.many),
+        *(mapped(rounds) for rounds in (3, 10)),
+    ]
