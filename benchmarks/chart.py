@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from fedneg.figures import LIGHT, Picture, draw_picture
 
@@ -64,15 +64,17 @@ def _draw_panel(axes: Axes, title: str, bars: Mapping[str, float]) -> None:
     axes.barh(names, seconds, height=0.66, color=colours)
     axes.set_xscale("log")
     # A bar on a logarithmic axis begins somewhere: at half of the shortest.
-    axes.set_xlim(seconds[0] / 2, seconds[-1] * 2)
+    axes.set_xlim(seconds[0] / 2, seconds[-1] * 3)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title(title, loc="left", color=LIGHT["ink"])
+    ours = bars.get("fedneg")
     for place, number in enumerate(seconds):
+        times = f" ({number / ours:.2g} x)" if ours and number != ours else ""
         axes.annotate(
-            f"{number:.3g} s",
+            f"{number:.3g} s{times}",
             (number, place),
             xytext=(4, 0),
             textcoords="offset points",

@@ -101,5 +101,6 @@ def run(
 
 def _listen(stream: IO[str], started: float, said: list[tuple[float, str]]) -> None:
     """Note every line of a stream and when it came."""
-    for line in stream:
-        said.append((time.perf_counter() - started, line.rstrip("\n")))
+    with stream:
+        for line in stream:
+            said.append((time.perf_counter() - started, line.rstrip("\n")))
