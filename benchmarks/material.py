@@ -42,7 +42,7 @@ class Sizes:
     epochs: int = 5
     rounds: int = 10
     many_rounds: int = 4
-    many_rounds_stock: int = 2
+    many_rounds_stock: int = 3
     most_rounds: int = 30
 
 

@@ -24,7 +24,7 @@ from benchmarks.machine_facts import machine, pfl_python, versions
 from benchmarks.markers import fill
 from benchmarks.material import QUICK, REPOSITORY, Material, Sizes
 from benchmarks.processes import NotMeasuredError
-from benchmarks.table import profile, table
+from benchmarks.table import peers, profile, table
 from fedneg.machine import cache_root
 
 SCHEMA = 2
@@ -199,6 +199,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"\n{text}")
     if results["profile"]:
         print(f"\nwhere a whole run of fedneg goes\n{profile(results)}")
+    if results["settings"]:
+        print(f"\npeers\n{peers(results)}")
     out = arguments.out or (HERE if whole else None)
     if out is not None:
         write(results, out)

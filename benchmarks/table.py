@@ -35,19 +35,33 @@ def table(results: Results) -> str:
     return "\n".join([*rows, "", *_notes(results)])
 
 
+def peers(results: Results) -> str:
+    """Return the versions and the settings of each peer, one line for each."""
+    lines = []
+    for name, report in results["settings"].items():
+        parts = {**report["versions"], **report["settings"]}
+        said = ", ".join(f"{key} {part}" for key, part in parts.items())
+        loss = report["final_loss"]
+        lines.append(f"  {name}: {said}; loss at the end {loss}")
+    return "\n".join(lines)
+
+
 def _notes(results: Results) -> list[str]:
     """Return sentences on machine, versions and method."""
     machine, versions = results["machine"], results["versions"]
     packages = ", ".join(
         f"{name} {number}" for name, number in versions.items() if name != "fedneg"
     )
-    peers = {
+    pfl = {
         report["versions"]["pfl"]
         for report in results["settings"].values()
         if "pfl" in report["versions"]
     }
-    packages += "".join(f", pfl {number}" for number in sorted(peers))
-    notes = [
+    packages += "".join(f", pfl {number}" for number in sorted(pfl))
+    notes = []
+    if results["data"] == "digits":
+        notes.append("A quick run: these numbers say only that everything works.")
+    notes += [
         f"{machine['processor']}, {machine['cores']} cores, "
         f"{machine['memory_gib']:g} GiB; {packages}. Data: {results['data']}. "
         f"Contestants took turns; each number is the median of {results['repeat']}. "
