@@ -12,7 +12,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from benchmarks.processes import Finished, NotMeasuredError, run
 PEERS = Path(__file__).parent / "peers"
 SILENT = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 MIB = 2**20
+# Processes and threads; of those in one process the best counts.
+PFL_WAYS = ((1, 1), (1, 2), (2, 1))
 Sample = dict[str, float]
 
 
@@ -52,15 +54,12 @@ class Stage:
         What each peer printed: versions, settings, and the loss it ended with.
     profiles : list of dict
         Where each whole run of fedneg went, seconds by part.
-    trials : dict
-        Seconds a round of each way to run a peer, of which the best is measured.
     """
 
     material: Material
     pfl_python: Callable[[], str]
     settings: dict[str, Any] = field(default_factory=dict)
     profiles: list[Sample] = field(default_factory=list)
-    trials: dict[str, dict[str, float]] = field(default_factory=dict)
 
     # -- fedneg ------------------------------------------------------------------------
 
@@ -144,14 +143,14 @@ class Stage:
         if script == "pfl_mnist.py":
             launcher, inside = [self.pfl_python()], {}
             if "--torchrun" in arguments:
+                *arguments, _, processes = arguments
                 launcher += ["-m", "torch.distributed.run", "--standalone"]
-                launcher += ["--nproc-per-node", "2"]
+                launcher += ["--nproc-per-node", processes]
         folder = self.material.for_peers(clients)
-        rest = [a for a in arguments if a != "--torchrun"]
         done = run(
             [
                 *(*launcher, str(PEERS / script), str(folder)),
-                *("--clients", str(clients), *rest),
+                *("--clients", str(clients), *arguments),
             ],
             cwd=self.material.scratch,
             environment={**SILENT, **inside},
@@ -162,29 +161,6 @@ class Stage:
         }
         rounds = statistics.mean(report["round_seconds"][1:])
         return {"whole": done.seconds, "round": rounds}
-
-    def best_of(
-        self, name: str, script: str, ways: Mapping[str, Sequence[str]], clients: int
-    ) -> Callable[[int], Sample]:
-        """Return a function that samples the best of several ways to run a peer.
-
-        Each way is tried once with three rounds; the fastest rounds after the first
-        decide. What was found is noted in `trials`.
-        """
-
-        def measure(rounds: int) -> Sample:
-            if name not in self.trials:
-                self.trials[name] = {
-                    way: self.peer(name, script, [*options, "--rounds", "3"], clients)[
-                        "round"
-                    ]
-                    for way, options in ways.items()
-                }
-            tried = self.trials[name]
-            options = ways[min(tried, key=lambda way: tried[way])]
-            return self.peer(name, script, [*options, "--rounds", str(rounds)], clients)
-
-        return measure
 
 
 def seconds_of_rounds(history: Path) -> list[float]:
@@ -281,36 +257,40 @@ def _few_clients(stage: Stage) -> list[Contestant]:
             name, lambda: stage.peer(name, "stock_flower.py", options, few)
         )
 
-    plain = stage.best_of(
-        f"plain loop, {few} clients",
-        "plain_loop.py",
-        {
-            "2 processes": ["--processes", "2", "--threads", "1"],
-            "2 threads": ["--processes", "1", "--threads", "2"],
-        },
-        few,
-    )
+    def plain(processes: int, threads: int) -> Contestant:
+        name = f"plain loop ({ways(processes, threads)}), {few} clients"
+        options = ["--processes", str(processes), "--threads", str(threads)]
+        options += ["--rounds", str(rounds)]
+        return Contestant(name, lambda: stage.peer(name, "plain_loop.py", options, few))
+
     return [
         Contestant(
             f"fedneg, {few} clients", lambda: stage.training(few, rounds, profile=True)
         ),
-        Contestant(f"plain loop, {few} clients", lambda: plain(rounds)),
-        *_pfl(stage, few, rounds),
+        plain(2, 1),
+        plain(1, 2),
+        *(pfl(stage, few, rounds, *way) for way in PFL_WAYS),
         flower("tensors"),
         flower("pil"),
     ]
 
 
-def _pfl(stage: Stage, clients: int, rounds: int) -> list[Contestant]:
-    """Return pfl in one process and in two."""
-    one, two = f"pfl, {clients} clients", f"pfl in 2 processes, {clients} clients"
-    ways = {f"{n} threads": ["--threads", str(n)] for n in (1, 2)}
-    best = stage.best_of(one, "pfl_mnist.py", ways, clients)
-    options = ["--torchrun", "--rounds", str(rounds)]
-    return [
-        Contestant(one, lambda: best(rounds)),
-        Contestant(two, lambda: stage.peer(two, "pfl_mnist.py", options, clients)),
-    ]
+def ways(processes: int, threads: int) -> str:
+    """Return how a peer uses the cores, in words."""
+    if processes > 1:
+        return f"{processes} processes"
+    return f"{threads} thread{'s' if threads > 1 else ''}"
+
+
+def pfl(
+    stage: Stage, clients: int, rounds: int, processes: int, threads: int
+) -> Contestant:
+    """Return pfl in one process with some threads, or in several with one each."""
+    name = f"pfl ({ways(processes, threads)}), {clients} clients"
+    options = ["--threads", str(threads), "--rounds", str(rounds)]
+    if processes > 1:
+        options += ["--torchrun", str(processes)]
+    return Contestant(name, lambda: stage.peer(name, "pfl_mnist.py", options, clients))
 
 
 def _many_clients(stage: Stage) -> list[Contestant]:
@@ -327,7 +307,7 @@ def _many_clients(stage: Stage) -> list[Contestant]:
 
     return [
         *(ours(clients) for clients in (sizes.some, sizes.more, sizes.many)),
-        *_pfl(stage, sizes.many, sizes.many_rounds),
+        *(pfl(stage, sizes.many, sizes.many_rounds, *way) for way in PFL_WAYS),
         Contestant(
             name, lambda: stage.peer(name, "stock_flower.py", options, sizes.many)
         ),

@@ -132,7 +132,6 @@ def bench(stage: Stage, lines: Sequence[Line], repeat: int) -> dict[str, Any]:
         "medians": medians,
         "samples": samples.values,
         "not_measured": samples.reasons,
-        "trials": stage.trials,
         "settings": stage.settings,
         "profile": {
             part: statistics.median(p[part] for p in parts)

@@ -64,14 +64,13 @@ def _notes(results: Results) -> list[str]:
     notes += [
         f"{machine['processor']}, {machine['cores']} cores, "
         f"{machine['memory_gib']:g} GiB; {packages}. Data: {results['data']}. "
-        f"Contestants took turns; each number is the median of {results['repeat']}. "
+        f"Contestants took turns; each number is the median of {results['repeat']}; "
+        "of several ways to run a peer in one process, or a plain loop on two cores, "
+        "the best counts. "
         "Seconds a round are the mean of the rounds after the first and leave out "
         "fedneg's server-side test, which the peers do not do. Memory is the sum of "
         "PSS over all processes, looked at every 0.1 s."
     ]
-    for name, trials in results["trials"].items():
-        tried = ", ".join(f"{way} {s:.3g} s" for way, s in trials.items())
-        notes.append(f"Best way to run {name}, seconds a round: {tried}.")
     return [" ".join(notes)]
 
 

@@ -28,7 +28,6 @@ def results(*lines: dict[str, object]) -> dict[str, object]:
         "machine": {"processor": "a processor", "cores": 2, "memory_gib": 8.0},
         "versions": {"torch": "2"},
         "settings": {"pfl": {"versions": {"pfl": "0.6.0"}}},
-        "trials": {"pfl, 5 clients": {"1 threads": 2.5, "2 threads": 5.0}},
         "data": "synthetic",
         "repeat": 3,
         "lines": lines,
@@ -63,13 +62,24 @@ def test_table_calls_a_missed_target_missed_and_a_reached_one_reached():
     assert "| fedneg / plain | 1.5 (3 s / 2 s) | <= 1.15 | **missed** |" in text
     assert "| fedneg / plain | 1 (3 s / 3 s) | <= 1.15 | reached |" in text
     assert "pfl 0.6.0" in text
-    assert "1 threads 2.5 s, 2 threads 5 s" in text
 
 
 def test_line_without_a_contestant_says_why_it_was_not_measured():
     found = run.line_result(LINE, {"fedneg": {"whole": 3.0}}, {"plain": "no network"})
     assert (found["value"], found["reached"]) == (None, None)
     assert "| plain: no network | <= 1.15 | not measured |" in table(results(found))
+
+
+def test_of_several_ways_to_run_a_peer_the_best_counts():
+    """3 s / min(4 s, 2.5 s) = 1.2."""
+    line = ratio("x", "", "fedneg", ("two threads", "two processes"), "whole")
+    medians = {
+        "fedneg": {"whole": 3.0},
+        "two threads": {"whole": 4.0},
+        "two processes": {"whole": 2.5},
+    }
+    assert line.compute(medians)[0] == pytest.approx(1.2)
+    assert line.needs == ("fedneg", "two threads", "two processes")
 
 
 @pytest.mark.parametrize(
@@ -181,15 +191,15 @@ def test_synthetic_files_are_what_the_loader_reads(tmp_path: Path):
 def test_chart_shows_comparisons_fastest_first_and_nothing_without_numbers():
     sizes = {"few": 5, "many": 539, "rounds": 10}
     medians = {
-        "pfl, 5 clients": {"whole": 30.0, "round": 2.0},
+        "pfl (1 thread), 5 clients": {"whole": 30.0, "round": 2.0},
         "fedneg, 5 clients": {"whole": 20.0, "round": 1.0},
         "memory, 5 clients": {"all_mib": 1.0},
     }
     shown = panels(medians, sizes)
-    assert shown["5 clients, a round"] == {"fedneg": 1.0, "pfl": 2.0}
+    assert shown["5 clients, a round"] == {"fedneg": 1.0, "pfl (1 thread)": 2.0}
     picture = seconds_chart(medians, sizes)
     assert picture is not None
-    assert "fedneg 20 s, pfl 30 s" in picture.alt
+    assert "fedneg 20 s, pfl (1 thread) 30 s" in picture.alt
     assert seconds_chart({}, sizes) is None
 
 
