@@ -9,7 +9,9 @@ shows in a minute that everything works, and these write only where ``--out`` sa
 
 import argparse
 import json
+import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -208,4 +210,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # Ended by a signal, it still ends what it measures and removes what it wrote.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     main()
