@@ -8,6 +8,7 @@ import shlex
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,12 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 
 def _checked(overrides: Sequence[str]) -> Config:
     """Compose and check everything, the forgetting method's own options included."""
+    return _checked_once(tuple(overrides))
+
+
+@lru_cache(maxsize=256)
+def _checked_once(overrides: tuple[str, ...]) -> Config:
+    """Do it once: a sweep checks its jobs before the first, and each job itself."""
     config = Config.from_mapping(_plain(_composed(overrides)))
     strategy_class(config.strategy.name).parse_options(config)
     return config

@@ -12,7 +12,10 @@ from rich.console import Console
 
 from fedneg.client_app import app as client_app
 from fedneg.console import Progress
-from fedneg.evidence import KeptEvidence, ModelEvidence
+from fedneg.data import load_dataset
+from fedneg.evidence import KeptEvidence, ModelEvidence, ServerTest
+from fedneg.model import initial_parameters
+from fedneg.parameters import flatten, shapes_of
 from fedneg.server_app import Federation
 from fedneg.training import Metrics
 
@@ -55,6 +58,20 @@ def test_summary_splits_forget_from_retain_by_hand():
 
 def test_a_model_that_diverged_has_no_loss():
     assert evidence(math.nan).summary(forget=[1], clients=3)["test_loss"] is None
+
+
+def test_the_server_measures_what_it_is_given(monkeypatch: pytest.MonkeyPatch):
+    """The latest model is remembered, not the latest array."""
+    config = small_config()
+    arrays = initial_parameters(64, config.model.hidden, 10, seed=0)
+    test = ServerTest(
+        load_dataset("digits"), config.model, config.attack, shapes_of(arrays)
+    )
+    model = flatten(arrays)
+    first = test.measure(model)
+    assert test.measure(model.copy()) is first
+    model *= -1
+    assert test.measure(model) != first
 
 
 # -- evidence that is kept ------------------------------------------------------------
