@@ -159,7 +159,7 @@ def show_summary(
 ) -> None:
     """Print the table of the four models and where the report lies."""
     console = console or Console()
-    table = Table(title=_asked(results), title_justify="left")
+    table = Table(title=_asked(results), title_justify="left", caption_justify="left")
     table.add_column("model")
     columns = {
         "test_accuracy": "test accuracy",
@@ -182,7 +182,8 @@ def show_summary(
         spent = f"{cost[seconds[name]]:.2f}"
         reused = {"original": "reused_training", "retrained": "reused_retraining"}
         if name in reused and cost[reused[name]]:
-            spent = f"reused, {spent}"
+            spent = f"({spent})"
+            table.caption = "in brackets: of the run that trained it; it was reused"
         table.add_row(name, *(_cell(model[c]) for c in columns), spent)
     console.print(table)
     console.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)

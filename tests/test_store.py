@@ -284,7 +284,7 @@ def test_a_sweep_trains_once_and_says_so(tmp_path: Path):
     assert [c["reused_training"] for c in costs] == [False, True, True]
     assert [c["reused_retraining"] for c in costs] == [False] * 3
     assert done.stderr.count("train: all 2 rounds were trained before") == 2
-    assert done.stdout.count("reused, ") == 2
+    assert done.stdout.count("it was reused") == 2
     models = [
         (tmp_path / f"sweep/{k}/model_original.safetensors").read_bytes()
         for k in range(3)
