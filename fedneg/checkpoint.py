@@ -167,6 +167,11 @@ class Checkpoints:
         -------
         Restored or None
             None if there is no checkpoint, or no whole one.
+
+        Raises
+        ------
+        FedNegError
+            If a whole one cannot be read to its end; the ledger is of no use then.
         """
         rounds = self.rounds()
         while rounds:
@@ -207,7 +212,11 @@ class Checkpoints:
             raise ValueError("it starts from other initial parameters")
         # From here on nothing is wrong with it, and the ledger may change.
         parameters = np.empty_like(ledger.initial)
-        read_tensors(data, {"global": parameters, **ledger.arrays()})
+        try:
+            read_tensors(data, {"global": parameters, **ledger.arrays()})
+        except OSError as error:
+            # Not damage: the ledger may be half filled, and no training may go on.
+            raise FedNegError(f"{data} cannot be read: {error.strerror}") from error
         ledger.restore_facts(content["ledger"])
         return Restored(rounds, parameters, content["facts"])
 

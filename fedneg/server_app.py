@@ -3,6 +3,9 @@
 `Federation` is the vocabulary of a run (train, unlearn, recover, retrain, evaluate)
 over whatever Grid it is given; the main job is told in it, in fedneg/job.py. `app` is
 what `flwr run` starts.
+
+Longer than others, since `Federation` is one class whose phases share history, times
+and checkpoints, and Flower's Grid may be named in no other file of this side.
 """
 
 import hashlib

@@ -10,6 +10,9 @@ Differs from Flower's FedAvg: all clients take part from round 1 (the stock stra
 counts nodes before a simulation has registered them); replies are validated and summed
 in the order of client ids, so that every engine gives the same bytes; a server learning
 rate and momentum form the server optimiser of the paper's section 3.2.
+
+Longer than others: the hooks of one round belong together, and what can stand alone
+(roster, replies, phases) already has a file of its own.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -75,6 +76,14 @@ def processes_in(folder: Path) -> list[str]:
             except OSError:
                 continue
     return found
+
+
+def processes_left_in(folder: Path, timeout_s: float = 30) -> list[str]:
+    """Return what `processes_in` still finds after giving it time to end."""
+    deadline = time.monotonic() + timeout_s
+    while processes_in(folder) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return processes_in(folder)
 
 
 class RecordingGrid(InlineGrid):

@@ -115,8 +115,11 @@ def test_damaged_evidence_is_measured_again(tmp_path: Path):
 
 
 def test_evidence_that_cannot_be_written_is_no_error(tmp_path: Path):
-    (tmp_path / "file").write_text("")
+    """It is measured again, and what stands in the way stays as it was."""
+    (tmp_path / "file").write_text("in the way")
     kept(tmp_path / "file").write(evidence())
+    assert kept(tmp_path / "file").read("original") is None
+    assert (tmp_path / "file").read_text() == "in the way"
 
 
 def test_a_trained_model_is_measured_once(

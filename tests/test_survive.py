@@ -9,14 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import command, processes_in, small_config
+from conftest import command, processes_left_in, small_config
 from flwr.app import Context
 from flwr.serverapp import Grid
 from hypothesis import given
@@ -121,10 +120,7 @@ def test_kill_9_and_the_same_command_again(tmp_path: Path):
         assert process.wait(30) == -signal.SIGKILL
     finally:
         alarm.cancel()
-    deadline = time.monotonic() + 30
-    while processes_in(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert processes_in(tmp_path) == []
+    assert processes_left_in(tmp_path) == []
     again = command(
         *arguments,
         f"hydra.run.dir={tmp_path / 'again'}",
@@ -266,6 +262,20 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     assert "there is the one of round 2 before it" in again.notices[0]
     _, third = federate(tmp_path)
     assert (third.reused, third.notices) == ({"train"}, [])
+
+
+def test_a_disk_that_fails_while_a_checkpoint_is_read_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The ledger is half filled: neither an older checkpoint nor a new start helps."""
+    federate(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(checkpoint, "read_tensors", fail)
+    with pytest.raises(FedNegError, match="cannot be read: Input/output error"):
+        federate(tmp_path)
 
 
 def test_with_every_checkpoint_damaged_the_training_starts_anew(tmp_path: Path):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, command, processes_in, small_config
+from conftest import SMALL, command, processes_in, processes_left_in, small_config
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
 from fedneg import workers
@@ -253,7 +253,4 @@ def test_an_interrupt_leaves_no_process(tmp_path: Path):
         assert process.wait(30) == 130
     finally:
         alarm.cancel()
-    deadline = time.monotonic() + 30
-    while processes_in(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert processes_in(tmp_path) == []
+    assert processes_left_in(tmp_path) == []
