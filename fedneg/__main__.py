@@ -7,9 +7,11 @@ What is slow to import (torch, Flower, Hydra: two seconds) is imported where it 
 used, so that the workers can start before it and the small commands need not wait.
 """
 
+import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,11 @@ from fedneg import __version__
 from fedneg.errors import FedNegError
 from fedneg.machine import cores
 from fedneg.workers import warm_up
+
+# Sub-commands, and the function that takes the words after each.
+COMMANDS = {
+    "cache": "fedneg.cache_command:run_cache_command",
+}
 
 
 def _fail(error: FedNegError) -> None:
@@ -60,15 +67,28 @@ def main() -> None:
     """Run the command line."""
     if "--version" in sys.argv[1:]:
         print(f"fedneg {__version__}")
-    elif sys.argv[1:2] == ["cache"]:
-        from fedneg.cache_command import run_cache_command
-
-        try:
-            run_cache_command(sys.argv[2:])
-        except FedNegError as error:
-            _fail(error)
+    elif sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        module, _, function = COMMANDS[sys.argv[1]].partition(":")
+        with _one_line_errors():
+            getattr(importlib.import_module(module), function)(sys.argv[2:])
     else:
         _run_hydra()
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Give a user's mistake its line and its exit code, and an interrupt its own."""
+    try:
+        yield
+    except FedNegError as error:
+        _fail(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(FedNegError(f"cannot write {error.filename}: {error.strerror}"))
+    except KeyboardInterrupt:
+        print("fedneg: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def _run_hydra() -> None:
@@ -88,18 +108,8 @@ def _run_hydra() -> None:
     entry = hydra.main(
         version_base="1.3", config_path=str(conf_dir()), config_name="config"
     )(_job)
-    try:
-        with hydra_errors():
-            entry()
-    except FedNegError as error:
-        _fail(error)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        _fail(FedNegError(f"cannot write {error.filename}: {error.strerror}"))
-    except KeyboardInterrupt:
-        print("fedneg: interrupted", file=sys.stderr)
-        sys.exit(130)
+    with _one_line_errors(), hydra_errors():
+        entry()
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 import argparse
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from fedneg.errors import FedNegError
+from fedneg.arguments import OneLineParser, days
 from fedneg.formats import human_bytes
 from fedneg.store import Entry, Store
 
@@ -31,26 +30,8 @@ def run_cache_command(arguments: Sequence[str]) -> None:
         _prune(store, older_than_s=options.older_than * DAY_S)
 
 
-class _OneLine(argparse.ArgumentParser):
-    """An argument parser whose errors are fedneg's."""
-
-    def error(self, message: str) -> Any:
-        raise FedNegError(f"{self.prog}: {message}")
-
-
-def _days(text: str) -> float:
-    """Return 30 for '30' and for '30d'."""
-    try:
-        days = float(text.removesuffix("d"))
-    except ValueError:
-        days = -1.0
-    if not 0 <= days < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of days, got {text!r}")
-    return days
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _OneLine(
+    parser = OneLineParser(
         prog="fedneg cache",
         description="Trainings that fedneg keeps in $FEDNEG_CACHE and reuses.",
     )
@@ -59,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     prune = actions.add_parser("prune", help="remove trainings that nobody is using")
     prune.add_argument(
         "--older-than",
-        type=_days,
+        type=days,
         default=0.0,
         metavar="DAYS",
         help="only what was last used longer ago, e.g. 30d",

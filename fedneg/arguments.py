@@ -1,0 +1,26 @@
+"""Arguments of the sub-commands: one parser whose errors are fedneg's, and units."""
+
+import argparse
+import math
+from typing import Any
+
+from fedneg.errors import FedNegError
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser that raises FedNegError, in one line."""
+
+    def error(self, message: str) -> Any:
+        """Raise what argparse found wrong."""
+        raise FedNegError(f"{self.prog}: {message}")
+
+
+def days(text: str) -> float:
+    """Return 30 for '30' and for '30d'; for argparse's `type`."""
+    try:
+        found = float(text.removesuffix("d"))
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of days, got {text!r}")
+    return found
