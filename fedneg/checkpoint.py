@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from safetensors import safe_open
 
 from fedneg.errors import FedNegError
 from fedneg.files import write_bytes
@@ -52,6 +53,44 @@ class Restored:
     facts: Mapping[str, Any]
 
 
+class Form(Protocol):
+    """How the numbers of a checkpoint become a file, and come back."""
+
+    def write(self, path: Path, parameters: Vector, ledger: Ledger) -> str:
+        """Write a file, whole or not at all; return its sha256."""
+
+    def read(self, path: Path, parameters: Vector, ledger: Ledger) -> None:
+        """Fill parameters and ledger; OSError if that stops halfway."""
+
+    def rows(self, path: Path, client_id: int) -> dict[str, Vector]:
+        """Return what a file holds of a client, and of its global parameters."""
+
+
+class Plain:
+    """Every array as it is."""
+
+    def write(self, path: Path, parameters: Vector, ledger: Ledger) -> str:
+        """Write global parameters and ledger."""
+        return write_tensors(path, {"global": parameters, **ledger.arrays()})
+
+    def read(self, path: Path, parameters: Vector, ledger: Ledger) -> None:
+        """Read them into arrays of the right shapes."""
+        read_tensors(path, {"global": parameters, **ledger.arrays()})
+
+    def rows(self, path: Path, client_id: int) -> dict[str, Vector]:
+        """Return one client's rows and the global parameters, without the rest."""
+        with safe_open(str(path), framework="numpy") as file:
+            found = {"global": file.get_tensor("global")}
+            for name in ("contributions", "buffers"):
+                if name in file.keys():  # noqa: SIM118
+                    found[name] = file.get_slice(name)[client_id]
+            if "local" in file.keys():  # noqa: SIM118
+                # Whose row is whose is not said here: all of them, then.
+                rows = file.get_tensor("local")
+                found |= {f"local {k}": row for k, row in enumerate(rows)}
+        return found
+
+
 class Checkpoints:
     """The checkpoints of one training, in a folder of their own.
 
@@ -64,10 +103,22 @@ class Checkpoints:
         time since the one before: with hundreds of clients every round would cost more
         than its training, and writing each round's updates instead, to be replayed,
         would be as many bytes.
+    form : Form
+        How the numbers are written; by default as they are.
+    remedy : str
+        What to do when there is no room, for the error.
     """
 
-    def __init__(self, folder: Path, *, every: int = 1) -> None:
-        self.folder, self.every = folder, every
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        every: int = 1,
+        form: Form | None = None,
+        remedy: str = "make room, or use cache=false",
+    ) -> None:
+        self.folder, self.every, self.remedy = folder, every, remedy
+        self.form = Plain() if form is None else form
         self._written_at = time.monotonic()
         self._seconds: float | None = None
 
@@ -122,10 +173,9 @@ class Checkpoints:
             If it cannot be written; the ones before are as they were.
         """
         started = time.monotonic()
-        arrays = {"global": parameters, **ledger.arrays()}
         data, head = self._paths(rounds)
         try:
-            digest = write_tensors(data, arrays)
+            digest = self.form.write(data, parameters, ledger)
             content = {
                 "schema": SCHEMA,
                 "rounds": rounds,
@@ -143,9 +193,9 @@ class Checkpoints:
             rest = f"; the one of round {before[-1]} is intact" if before else ""
             raise FedNegError(
                 f"the checkpoint of round {rounds} cannot be written to {self.folder}: "
-                f"{error.strerror}{rest}; make room, or use cache=false"
+                f"{error.strerror}{rest}; {self.remedy}"
             ) from None
-        large = sum(a.nbytes for a in arrays.values()) > LARGE_BYTES
+        large = data.stat().st_size > LARGE_BYTES
         self._keep(1 if large and complete else 2)
         self._written_at = time.monotonic()
         self._seconds = self._written_at - started
@@ -192,19 +242,34 @@ class Checkpoints:
         names = (path.stem for path in self.folder.glob("round-*.json"))
         return sorted(int(name[6:]) for name in names if name[6:].isdigit())
 
+    def facts(self, rounds: int) -> Mapping[str, Any]:
+        """Return the facts of one checkpoint; ValueError or OSError if it is damaged.
+
+        Its numbers are not looked at.
+        """
+        found: Mapping[str, Any] = self._head(rounds)["facts"]
+        return found
+
+    def rows(self, rounds: int, client_id: int) -> dict[str, Vector]:
+        """Return what a checkpoint holds of a client, and its global parameters."""
+        return self.form.rows(self._paths(rounds)[0], client_id)
+
+    def remove(self, rounds: int) -> list[Path]:
+        """Remove one checkpoint and return its files."""
+        data, head = self._paths(rounds)
+        gone = [path for path in (head, data) if path.exists()]
+        for path in gone:  # the head first: without it the rest does not count
+            path.unlink()
+        return gone
+
     def _paths(self, rounds: int) -> tuple[Path, Path]:
         stem = self.folder / f"round-{rounds:06d}"
         return stem.with_suffix(".safetensors"), stem.with_suffix(".json")
 
     def _read(self, rounds: int, ledger: Ledger) -> Restored:
         """Return one checkpoint; raises what is wrong with it."""
-        data, head = self._paths(rounds)
-        content = json.loads(head.read_bytes())
-        claimed = content.pop("digest")
-        if claimed != _digest(content):
-            raise ValueError(f"the digest of {head.name} is not {claimed}")
-        if content["schema"] != SCHEMA or content["rounds"] != rounds:
-            raise ValueError(f"{head.name} is of another schema or round")
+        data, _ = self._paths(rounds)
+        content = self._head(rounds)
         # Before anything is read from it: a library's parser is no judge of damage.
         if sha256_of(data) != content["sha256"]:
             raise ValueError(f"the sha256 of {data.name} is not {content['sha256']}")
@@ -213,19 +278,28 @@ class Checkpoints:
         # From here on nothing is wrong with it, and the ledger may change.
         parameters = np.empty_like(ledger.initial)
         try:
-            read_tensors(data, {"global": parameters, **ledger.arrays()})
+            self.form.read(data, parameters, ledger)
         except OSError as error:
             # Not damage: the ledger may be half filled, and no training may go on.
             raise FedNegError(f"{data} cannot be read: {error.strerror}") from error
         ledger.restore_facts(content["ledger"])
         return Restored(rounds, parameters, content["facts"])
 
+    def _head(self, rounds: int) -> dict[str, Any]:
+        """Return a checkpoint's JSON; raises what is wrong with it."""
+        _, head = self._paths(rounds)
+        content: dict[str, Any] = json.loads(head.read_bytes())
+        claimed = content.pop("digest")
+        if claimed != _digest(content):
+            raise ValueError(f"the digest of {head.name} is not {claimed}")
+        if content["schema"] != SCHEMA or content["rounds"] != rounds:
+            raise ValueError(f"{head.name} is of another schema or round")
+        return content
+
     def _keep(self, count: int) -> None:
         """Remove all but the latest checkpoints."""
         for number in self.rounds()[:-count]:
-            data, head = self._paths(number)
-            head.unlink(missing_ok=True)  # first: without it the rest does not count
-            data.unlink(missing_ok=True)
+            self.remove(number)
 
     def tidy(self) -> None:
         """Remove what a killed run left half-written; the entry is locked."""

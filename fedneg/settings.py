@@ -15,6 +15,7 @@ from fedneg.errors import FedNegError
 
 RETRAIN = ("none", "remaining", "forgotten", "scratch")
 ATTACKS = ("none", "label_flip", "backdoor")
+TRUST = ("listed", "first_sight", "unauthenticated")
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,16 @@ class StrategySettings:
         The server optimiser of the paper's section 3.2; 1 and 0 are plain FedAvg.
     round_timeout_s : float
         How long a round waits for replies, seconds.
+    wait_for_clients_s : float
+        How long it waits for clients that are not online, seconds.
+    min_clients : int or None
+        Then it goes on if so many of those that should train are there; None: all.
+    trust : str
+        Which real node is believed to be which client: those whose public keys the
+        operator has listed, whoever showed a key first, or anybody.
+    gate : float
+        A round in which leaving clients train is undone if it takes the accuracy below
+        this share of what it was.
     max_update_norm_ratio : float
         An update is refused when its norm exceeds this many times the median norm of
         the round's other updates.
@@ -135,6 +146,10 @@ class StrategySettings:
     server_learning_rate: float
     server_momentum: float
     round_timeout_s: float
+    wait_for_clients_s: float
+    min_clients: int | None
+    trust: str
+    gate: float
     max_update_norm_ratio: float
     max_num_examples: int
     client_fraction: float
@@ -147,6 +162,11 @@ class StrategySettings:
         number("strategy.server_learning_rate", self.server_learning_rate, above=0)
         number("strategy.server_momentum", self.server_momentum, minimum=0, below=1)
         number("strategy.round_timeout_s", self.round_timeout_s, above=0)
+        number("strategy.wait_for_clients_s", self.wait_for_clients_s, minimum=0)
+        if self.min_clients is not None:
+            whole("strategy.min_clients", self.min_clients, minimum=1)
+        choice("strategy.trust", self.trust, TRUST)
+        number("strategy.gate", self.gate, minimum=0, maximum=1)
         number("strategy.max_update_norm_ratio", self.max_update_norm_ratio, above=1)
         whole("strategy.max_num_examples", self.max_num_examples, minimum=1)
         number("strategy.client_fraction", self.client_fraction, above=0, maximum=1)
@@ -177,6 +197,9 @@ class Config:
     reference: bool
     cache: bool
     checkpoint: int
+    state: str | None
+    keys: str | None
+    encrypt: bool
     data: DataSettings
     model: ModelSettings
     client: ClientSettings
@@ -194,6 +217,10 @@ class Config:
         flag("reference", self.reference)
         flag("cache", self.cache)
         whole("checkpoint", self.checkpoint, minimum=0)
+        flag("encrypt", self.encrypt)
+        for name, folder in (("state", self.state), ("keys", self.keys)):
+            if folder is not None and (not isinstance(folder, str) or not folder):
+                raise FedNegError(f"{name} must be a folder or null, got {folder!r}")
         choice("experiment", self.experiment or "none", ("none", "paper"))
         forget = client_ids("forget", self.forget, clients=self.clients)
         object.__setattr__(self, "forget", forget)
@@ -202,11 +229,29 @@ class Config:
                 f"forget must leave at least one of the {self.clients} clients, "
                 f"got {list(forget)}"
             )
-        if self.retrain != "none" and not forget and not self.experiment:
+        if self.state is not None:
+            self._check_live()
+        elif self.retrain != "none" and not forget and not self.experiment:
             raise FedNegError(
                 f"retrain={self.retrain} needs forget to name a client, got null"
             )
         self._settle_attackers()
+
+    def _check_live(self) -> None:
+        """Refuse what a federation that lives on cannot do."""
+        if self.forget:
+            raise FedNegError(
+                f"with state=DIR clients are forgotten by request, got "
+                f"forget={list(self.forget)}; fedneg request forget "
+                f"{self.forget[0]} --state DIR"
+            )
+        if self.experiment:
+            raise FedNegError(f"experiment={self.experiment} cannot have state=DIR")
+        if self.retrain == "forgotten":
+            raise FedNegError(
+                "retrain=forgotten trains on what is to be forgotten; with state=DIR "
+                "it must be one of none, remaining, scratch"
+            )
 
     def _settle_attackers(self) -> None:
         """Fill in who attacks: by default the clients to forget."""

@@ -7,8 +7,10 @@ at once, which a ledger of many clients is too large for.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,27 +23,43 @@ from fedneg.rows import release
 CHUNK = 1 << 24
 
 
-def write_tensors(path: Path, tensors: Mapping[str, NDArray[np.float32]]) -> str:
+@dataclass(frozen=True)
+class Raw:
+    """So many bytes, made piece by piece while they are written: an array of uint8."""
+
+    nbytes: int
+    pieces: Iterable[bytes]
+
+
+Tensors = Mapping[str, NDArray[np.float32] | Raw]
+
+
+def write_tensors(
+    path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None
+) -> str:
     """Write the arrays, flush them to the disk, rename; return the file's sha256.
 
     Raises OSError, and then leaves an old file as it was.
     """
     digest = hashlib.sha256()
     with replacing(path) as file:
-        for part in _parts(tensors):
+        for part in _parts(tensors, metadata or {}):
             digest.update(part)
             file.write(part)
     return digest.hexdigest()
 
 
-def _parts(tensors: Mapping[str, NDArray[np.float32]]) -> Iterator[bytes | memoryview]:
+def _parts(
+    tensors: Tensors, metadata: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a safetensors file."""
-    header, start = {}, 0
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    start = 0
     for name, array in tensors.items():
-        end = start + array.nbytes
+        end, is_raw = start + array.nbytes, isinstance(array, Raw)
         header[name] = {
-            "dtype": "F32",
-            "shape": list(array.shape),
+            "dtype": "U8" if is_raw else "F32",
+            "shape": [array.nbytes] if isinstance(array, Raw) else list(array.shape),
             "data_offsets": [start, end],
         }
         start = end
@@ -49,6 +67,9 @@ def _parts(tensors: Mapping[str, NDArray[np.float32]]) -> Iterator[bytes | memor
     text += b" " * (-len(text) % 8)  # the data are aligned to eight bytes
     yield len(text).to_bytes(8, "little") + text
     for array in tensors.values():
+        if isinstance(array, Raw):
+            yield from array.pieces
+            continue
         flat = np.ascontiguousarray(array, dtype="<f4").reshape(-1).view(np.uint8)
         for first in range(0, flat.size, CHUNK):
             yield flat[first : first + CHUNK].data

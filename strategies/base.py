@@ -15,7 +15,7 @@ Longer than others: the hooks of one round belong together, and what can stand a
 (roster, replies, phases) already has a file of its own.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from logging import WARNING
 from typing import Any
@@ -37,7 +37,16 @@ from fedneg.checks import build
 from fedneg.errors import FedNegError
 from fedneg.ledger import Ledger
 from fedneg.machine import cache_root
-from fedneg.parameters import NDArrays, Shapes, Vector, flatten, shapes_of, unflatten
+from fedneg.parameters import (
+    NDArrays,
+    Shapes,
+    Vector,
+    add,
+    flatten,
+    shapes_of,
+    unflatten,
+    weights_of,
+)
 from fedneg.rows import Rows, make_rows, release
 from fedneg.seeding import rng
 from fedneg.settings import Config
@@ -73,6 +82,10 @@ class LedgerFedAvg(FedAvg):
         self.config, self.settings, self.task = config, config.strategy, task
         self.options = self.parse_options(config)
         self.roster = Roster(config.clients)
+        # Who is out whatever a phase says; asked before and after every round.
+        self.excluded: Callable[[], Collection[int]] = frozenset
+        # Whether a round that leaving clients trained may stand: (before, after).
+        self.accept: Callable[[Vector, Vector], bool] = lambda before, after: True
         self.forgotten: set[int] = set()
         self.forgetting: tuple[int, ...] = ()
         self.phase = Phase("train", tuple(range(config.clients)), config.rounds)
@@ -166,7 +179,7 @@ class LedgerFedAvg(FedAvg):
         self.reports.append(RoundReport(self._number(server_round), self.phase.name))
         if self.phase.name == "unlearn":
             return []
-        self.roster.discover(grid)
+        taking_part = self._taking_part(grid)
         stream = self.phase.first_stream + server_round - 1
         content = ConfigRecord(
             {
@@ -177,10 +190,27 @@ class LedgerFedAvg(FedAvg):
         record = RecordDict(
             {self.arrayrecord_key: arrays, self.configrecord_key: content}
         )
-        asked = self._sample(self.phase.clients, stream)
+        asked = self._sample(taking_part, stream)
+        for client_id in sorted(set(asked) - set(self.roster.node_of)):
+            self._fail(client_id, "not online")
         messages = self._to_clients(record, asked, MessageType.TRAIN)
         self.reports[-1].bytes_down = len(messages) * self._global.nbytes
         return messages
+
+    def _taking_part(self, grid: Grid) -> list[int]:
+        """Return the phase's clients but those who are out; wait for their nodes."""
+        clients = [k for k in self.phase.clients if k not in self.excluded()]
+        self._discover(grid, clients)
+        return clients
+
+    def _discover(self, grid: Grid, clients: Collection[int]) -> None:
+        minimum = self.settings.min_clients
+        self.roster.discover(
+            grid,
+            clients,
+            minimum=None if minimum is None else min(minimum, len(clients)),
+            timeout_s=self.settings.wait_for_clients_s,
+        )
 
     def _sample_size(self, clients: int) -> int:
         """Return how many of so many clients train in a round."""
@@ -201,8 +231,8 @@ class LedgerFedAvg(FedAvg):
     def _to_clients(
         self, record: RecordDict, clients: Iterable[int], message_type: str
     ) -> list[Message]:
-        """Address one record to clients, by the nodes that they are at now."""
-        ids = sorted(clients)
+        """Address one record to those clients that are online, wherever they are."""
+        ids = sorted(set(clients) & set(self.roster.node_of))
         self._asked = {self.roster.node_of[k]: k for k in ids}
         return list(
             self._construct_messages(
@@ -218,7 +248,7 @@ class LedgerFedAvg(FedAvg):
         if self.phase.name == "unlearn":
             after = self._unlearn()
         else:
-            good = self._validated(replies)
+            good = self._gated(self._validated(replies))
             report.clients = len(good)
             report.metrics = {k: r.metrics for k, r in good.items()}
             report.bytes_up = len(good) * self._global.nbytes
@@ -270,12 +300,36 @@ class LedgerFedAvg(FedAvg):
                     self._fail(client_id, str(error))
         for client_id in sorted(set(self._asked.values()) - answered):
             self._fail(client_id, "no reply")
+        for client_id in sorted(set(self.excluded()) & set(good)):
+            del good[client_id]
+            self._fail(client_id, "asked to be forgotten meanwhile")
         good = dict(sorted(good.items()))
         limit = self.settings.max_update_norm_ratio
         for client_id, reason in absurd(good, limit).items():
             del good[client_id]
             self._fail(client_id, reason)
         return good
+
+    def _gated(self, good: dict[int, Reply]) -> dict[int, Reply]:
+        """Return the replies, or none if the round that they make may not stand.
+
+        Only a round that forgotten clients train is looked at: they may wish the model
+        no good, and whoever trains alone is compared with nobody (`absurd`).
+        """
+        if not good or not set(good) & self.forgotten:
+            return good
+        weights = weights_of([r.num_examples for r in good.values()])
+        terms = [
+            (w, r.local - self._global)
+            for w, r in zip(weights, good.values(), strict=True)
+        ]
+        if self.accept(self._global, add(self._global, terms)):
+            return good
+        for client_id in good:
+            self._fail(
+                client_id, "its round failed the gate; the model before it is kept"
+            )
+        return {}
 
     def _read(self, message: Message, client_id: int, place: int) -> Reply:
         """Return a checked reply, its parameters in a row where they can wait."""
@@ -314,13 +368,18 @@ class LedgerFedAvg(FedAvg):
         return []
 
     def evaluate_clients(
-        self, grid: Grid, parameters: Vector, parts: Sequence[str] = PARTS
+        self,
+        grid: Grid,
+        parameters: Vector,
+        parts: Sequence[str] = PARTS,
     ) -> dict[int, dict[str, float]]:
         """Return what each client measures of a model on parts of its own data.
 
-        Clients that do not answer are missing from the result.
+        Clients that are out are not asked; those that do not answer are missing from
+        the result.
         """
-        self.roster.discover(grid)
+        clients = [k for k in range(self.config.clients) if k not in self.excluded()]
+        self._discover(grid, clients)
         record = RecordDict(
             {
                 self.arrayrecord_key: ArrayRecord(unflatten(parameters, self._shapes)),
@@ -329,9 +388,7 @@ class LedgerFedAvg(FedAvg):
                 ),
             }
         )
-        messages = self._to_clients(
-            record, range(self.config.clients), MessageType.EVALUATE
-        )
+        messages = self._to_clients(record, clients, MessageType.EVALUATE)
         found: dict[int, dict[str, float]] = {}
         for reply in grid.send_and_receive(
             messages, timeout=self.settings.round_timeout_s
@@ -343,7 +400,7 @@ class LedgerFedAvg(FedAvg):
                 found[client_id] = read_evaluation(reply, client_id, parts)
             except (ValueError, KeyError) as error:
                 log(WARNING, "client %d: no evaluation: %s", client_id, error)
-        for client_id in sorted(set(self._asked.values()) - set(found)):
+        for client_id in sorted(set(clients) - set(found)):
             log(WARNING, "client %d did not evaluate the model", client_id)
         return dict(sorted(found.items()))
 

@@ -1,57 +1,184 @@
 """Who is who: which of Flower's nodes is which client, found by asking.
 
-Flower's node ids are random and change when a node restarts; client ids do not. Nothing
-beyond this file keys anything by a node id.
+Flower's node ids are random and may change when a node restarts; client ids do not.
+Nothing beyond this file keys anything by a node id. A real node is believed by its
+public key (`strategy.trust`): who claims another's id could have that client forgotten,
+or poison its row of the ledger. Whoever is refused is asked nothing any more.
 """
 
 import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from logging import WARNING
 
 from flwr.app import Message, MessageType, RecordDict
+from flwr.common import log
 from flwr.serverapp import Grid
 
 from fedneg.errors import FedNegError
+from fedneg.live.pins import FIRST_SIGHT, Pins, fingerprint_of
 
-DISCOVERY_TIMEOUT_S = 120.0
+# A node that gave no usable answer is asked again after so long.
+ASK_AGAIN_S = 5.0
+
+
+@dataclass
+class Node:
+    """A node and what it says of itself.
+
+    Attributes
+    ----------
+    key : str
+        Fingerprint of its public key; empty without one.
+    claims : int or None
+        The client id that it claims; None until it has said so.
+    refused : str
+        Why it is not believed; empty if it is.
+    asked_at : float
+        When it was last asked, monotonic seconds.
+    """
+
+    key: str
+    claims: int | None = None
+    refused: str = ""
+    asked_at: float = -ASK_AGAIN_S
 
 
 class Roster:
     """The nodes of clients 0..K-1.
 
+    Parameters
+    ----------
+    clients : int
+        K.
+    trust : str or None
+        How real nodes are believed, as in `StrategySettings`; None for the nodes of a
+        simulation, which fedneg or Flower made itself.
+    pins : Pins, optional
+        The keys of the clients, for a trust that needs them.
+
     Attributes
     ----------
     node_of : dict of client id to node id
-        Who is online, as far as `discover` has seen.
+        Who is online and believed, as far as `discover` has seen.
+    on_refused, on_wait : callable
+        Told, once, of a client id and why its node is refused; and of what is waited
+        for.
     """
 
-    def __init__(self, clients: int) -> None:
-        self.clients = clients
+    def __init__(
+        self, clients: int, trust: str | None = None, pins: Pins | None = None
+    ) -> None:
+        self.clients, self.trust = clients, trust
+        self.pins = Pins() if pins is None else pins
         self.node_of: dict[int, int] = {}
+        self.on_refused: Callable[[int | None, str], None] = lambda client, why: None
+        self.on_wait: Callable[[str], None] = lambda text: None
+        self._nodes: dict[int, Node] = {}
+        self._absent: set[int] = set()
         self._last_error = ""
 
-    def discover(self, grid: Grid, timeout_s: float = DISCOVERY_TIMEOUT_S) -> None:
-        """Wait until every client is online and known; ask only nodes that are new.
+    @property
+    def refused(self) -> dict[int, str]:
+        """Why nodes that are online are refused, by the client id that they claim."""
+        return {
+            node.claims: node.refused
+            for node in self._nodes.values()
+            if node.refused and node.claims is not None
+        }
+
+    def discover(
+        self,
+        grid: Grid,
+        wanted: Collection[int] | None = None,
+        *,
+        minimum: int | None = None,
+        timeout_s: float = 120.0,
+    ) -> None:
+        """Wait until clients are online and believed; ask only nodes that are new.
+
+        Parameters
+        ----------
+        wanted : collection of int, optional
+            Client ids that are waited for; by default all.
+        minimum : int, optional
+            After the time, go on if so many of them are there; by default all must be.
+            Who was waited for in vain is not waited for again.
+        timeout_s : float
 
         Raises
         ------
         FedNegError
-            If a simulation has another number of nodes than clients, a client id is
-            out of range or claimed by two nodes, or somebody is still missing after
-            `timeout_s`.
+            If a simulation has another number of nodes than clients, or too many are
+            still missing after `timeout_s`; it names the first.
         """
+        wanted = range(self.clients) if wanted is None else wanted
         deadline = time.monotonic() + timeout_s
+        told = False
         while True:
-            nodes = set(grid.get_node_ids())
-            self.node_of = {c: n for c, n in self.node_of.items() if n in nodes}
-            self._ask(grid, sorted(nodes - set(self.node_of.values())), timeout_s)
-            missing = [k for k in range(self.clients) if k not in self.node_of]
-            if not missing:
+            self._look(grid, timeout_s)
+            missing = sorted(set(wanted) - set(self.node_of))
+            self._absent &= set(missing)
+            enough = minimum is not None and len(wanted) - len(missing) >= minimum
+            if not missing or (enough and set(missing) <= self._absent):
                 return
-            if time.monotonic() > deadline:
-                raise FedNegError(
-                    f"waited {timeout_s:g} s for all {self.clients} clients; "
-                    f"client {missing[0]} is not online{self._last_error}"
-                )
+            # In a simulation nobody comes later, and nobody is replaced.
+            hopeless = self.trust is None and bool(self.refused)
+            if hopeless or time.monotonic() > deadline:
+                if enough:
+                    self._absent |= set(missing)
+                    return
+                raise FedNegError(self._missing(wanted, missing, minimum, timeout_s))
+            if not told and time.monotonic() > deadline - timeout_s + 1:
+                self.on_wait(f"waiting for clients {missing}, up to {timeout_s:g} s")
+                told = True
             time.sleep(0.1)
+
+    def _missing(
+        self,
+        wanted: Collection[int],
+        missing: list[int],
+        minimum: int | None,
+        timeout_s: float,
+    ) -> str:
+        """Return what a user should know of clients that did not come."""
+        whom = f"all {len(wanted)}" if minimum is None else f"{minimum} of"
+        names = ", ".join(map(str, missing[:10])) + (", ..." if missing[10:] else "")
+        are = f"client {names} is" if len(missing) == 1 else f"clients {names} are"
+        refused = "".join(f"; refused: {why}" for why in self.refused.values())
+        return (
+            f"waited {timeout_s:g} s for {whom} clients; {are} not online"
+            f"{refused}{self._last_error}"
+        )
+
+    def _look(self, grid: Grid, timeout_s: float) -> None:
+        """See who is online, ask the new ones, and decide who is believed."""
+        online = self._online(grid)
+        self._nodes = {
+            node: self._nodes.get(node, Node(key)) for node, key in online.items()
+        }
+        now = time.monotonic()
+        new = [
+            number
+            for number, node in sorted(self._nodes.items())
+            if node.claims is None and now - node.asked_at >= ASK_AGAIN_S
+        ]
+        self._ask(grid, new, timeout_s)
+        self._decide()
+
+    def _online(self, grid: Grid) -> dict[int, str]:
+        """Return the nodes that are online, each with its key's fingerprint."""
+        if self.trust in (None, "unauthenticated"):
+            return dict.fromkeys(grid.get_node_ids(), "")
+        found = {}
+        for node in grid.get_nodes():
+            try:
+                key = fingerprint_of(node.public_key) if node.public_key else ""
+            except ValueError:
+                key = ""
+            found[node.node_id] = key
+        return found
 
     def _ask(self, grid: Grid, nodes: list[int], timeout_s: float) -> None:
         """Ask nodes for their client ids and enter the answers."""
@@ -62,32 +189,80 @@ class Roster:
         if not questions:
             return
         for reply in grid.send_and_receive(questions, timeout=timeout_s):
+            node = self._nodes.get(reply.metadata.src_node_id)
             try:
                 client_id, simulated_nodes = _identity(reply)
             except (KeyError, ValueError) as error:
                 self._last_error = f"; a node answered: {error}"
                 continue
-            self._enter(
-                reply.metadata.src_node_id,
-                client_id=client_id,
-                simulated_nodes=simulated_nodes,
-            )
+            if simulated_nodes not in (0, self.clients):
+                raise FedNegError(
+                    f"clients={self.clients} but the federation has {simulated_nodes} "
+                    "nodes; make them equal, e.g. flwr run . --federation-config "
+                    f"'num-supernodes={self.clients}'"
+                )
+            if node is not None:
+                node.claims = client_id
+        for number in nodes:
+            self._nodes[number].asked_at = time.monotonic()
 
-    def _enter(self, node: int, *, client_id: int, simulated_nodes: int) -> None:
-        """Enter one answer, or raise what is wrong with it."""
-        if simulated_nodes not in (0, self.clients):
-            raise FedNegError(
-                f"clients={self.clients} but the federation has {simulated_nodes} "
-                "nodes; make them equal, e.g. flwr run . --federation-config "
-                f"'num-supernodes={self.clients}'"
-            )
+    def _decide(self) -> None:
+        """Believe each client id's one node, or none."""
+        self.node_of = {}
+        claimants: dict[int, list[int]] = defaultdict(list)
+        for number, node in self._nodes.items():
+            if node.claims is None:
+                continue
+            why = self._distrust(node.claims, node.key)
+            self._refuse([number], why)
+            if not why:
+                claimants[node.claims].append(number)
+        for client_id, numbers in sorted(claimants.items()):
+            if len(numbers) > 1:
+                # Whoever came second may be the impostor, or the restarted client.
+                self._refuse(numbers, f"two nodes call themselves client {client_id}")
+                continue
+            self.node_of[client_id] = numbers[0]
+            key = self._nodes[numbers[0]].key
+            if self.trust == "first_sight" and self.pins.key_of(client_id) is None:
+                self.pins.add(client_id, key, FIRST_SIGHT)
+
+    def _distrust(self, client_id: int, key: str) -> str:
+        """Return why a node with this key is not that client, or nothing."""
         if client_id not in range(self.clients):
-            raise FedNegError(
+            return (
                 f"a node calls itself client {client_id}; client ids are 0 to "
                 f"{self.clients - 1} (clients={self.clients})"
             )
-        if self.node_of.setdefault(client_id, node) != node:
-            raise FedNegError(f"two nodes call themselves client {client_id}")
+        if self.trust in (None, "unauthenticated"):
+            return ""
+        if not key:
+            return (
+                f"the node that calls itself client {client_id} has no key, and "
+                f"strategy.trust={self.trust} needs one"
+            )
+        pinned, owner = self.pins.key_of(client_id), self.pins.client_of(key)
+        if owner not in (None, client_id):
+            return f"client {owner}'s node claims to be client {client_id}"
+        if pinned is None and self.trust == "listed":
+            return (
+                f"the operator's roster has no key for client {client_id} (fedneg "
+                "roster add, or strategy.trust=first_sight)"
+            )
+        if pinned not in (None, key):
+            return (
+                f"a node with another key ({key[:16]}) claims to be client {client_id}"
+            )
+        return ""
+
+    def _refuse(self, numbers: Iterable[int], why: str) -> None:
+        """Enter why nodes are refused, and say so once."""
+        for number in numbers:
+            node = self._nodes[number]
+            if why and why != node.refused:
+                log(WARNING, "refused: %s", why)
+                self.on_refused(node.claims, why)
+            node.refused = why
 
 
 def _identity(reply: Message) -> tuple[int, int]:

@@ -1,0 +1,61 @@
+"""Locks between processes; the system gives them back however a process ends."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedneg.errors import FedNegError
+
+
+@contextmanager
+def locked(path: Path, what: str, *, timeout_s: float = 30.0) -> Iterator[None]:
+    """Hold the lock of a file, which is made if need be, and stays.
+
+    Parameters
+    ----------
+    what : str
+        What the lock guards, for the error.
+    timeout_s : float
+        How long to wait for who has it; 0: not at all.
+
+    Raises
+    ------
+    FedNegError
+        If somebody else still has it then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    waited = f" (waited {timeout_s:g} s)" if timeout_s else ""
+                    raise FedNegError(
+                        f"somebody else is using {what}, {path.parent}{waited}"
+                    ) from None
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether somebody holds the lock of a file."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False

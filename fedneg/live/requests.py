@@ -1,0 +1,175 @@
+"""The durable queue of requests to be forgotten: one small JSON file each.
+
+A request exists from the moment its file has its name; from then on its client is out
+of every round, also after a restart. There is one request for a client, ever: asking
+again finds it.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+from fedneg.errors import FedNegError
+from fedneg.files import write_bytes
+from fedneg.live.locks import locked
+
+ACCEPTED, UNLEARNED, DONE = "accepted", "unlearned", "done"
+NAME = re.compile(r"forget-(0|[1-9][0-9]*)\.json")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A client's request to be forgotten.
+
+    Attributes
+    ----------
+    client_id : int
+    received : str
+        UTC, ISO 8601.
+    due : str
+        A date, ISO 8601.
+    reason : str
+        The operator's words; stays in the state folder.
+    status : str
+        accepted; unlearned (its contribution is out of the model, the rest is not yet
+        done); or done (purged, with a receipt).
+    """
+
+    client_id: int
+    received: str
+    due: str
+    reason: str = ""
+    status: str = ACCEPTED
+
+    def __post_init__(self) -> None:
+        if self.status not in (ACCEPTED, UNLEARNED, DONE):
+            raise ValueError(f"its status is {self.status!r}")
+        date.fromisoformat(self.due)
+        datetime.fromisoformat(self.received)
+
+    @property
+    def id(self) -> str:
+        """The request's name, such as forget-3."""
+        return f"forget-{self.client_id}"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something is left to do."""
+        return self.status != DONE
+
+    @property
+    def days_left(self) -> int:
+        """Days until it is due; negative when overdue."""
+        return (date.fromisoformat(self.due) - datetime.now(UTC).date()).days
+
+
+class Requests:
+    """The requests of a federation, in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def all(self) -> list[Request]:
+        """Return all requests, in the order in which they came.
+
+        Raises
+        ------
+        FedNegError
+            If a file is no request: whom it was about nobody may guess.
+        """
+        found: list[Request] = []
+        if not self.folder.is_dir():
+            return found
+        for path in sorted(self.folder.iterdir()):
+            if path.name.startswith("."):  # a lock, or a write that was cut short
+                continue
+            match = NAME.fullmatch(path.name)
+            try:
+                if match is None:
+                    raise ValueError("its name is not forget-<client id>.json")
+                request = Request(**json.loads(path.read_bytes()))
+                if request.client_id != int(match[1]):
+                    raise ValueError(f"it is about client {request.client_id}")
+            except (OSError, ValueError, TypeError) as error:
+                raise FedNegError(f"{path} is no request: {error}") from None
+            found.append(request)
+        return sorted(found, key=lambda r: (r.received, r.client_id))
+
+    def excluded(self) -> frozenset[int]:
+        """Return the client ids of all requests, done or not."""
+        return frozenset(request.client_id for request in self.all())
+
+    def open(self) -> list[Request]:
+        """Return those that are not done."""
+        return [request for request in self.all() if request.is_open]
+
+    def of(self, client_id: int) -> Request | None:
+        """Return a client's request, or None."""
+        return next((r for r in self.all() if r.client_id == client_id), None)
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Hold the queue: who looks and then writes must not be overtaken."""
+        with locked(self.folder / ".lock", "the queue of requests"):
+            yield
+
+    def accept(
+        self, client_id: int, *, clients: int, due_days: float, reason: str = ""
+    ) -> tuple[Request, bool]:
+        """Return the client's request, and whether it is new; it is on the disk.
+
+        Parameters
+        ----------
+        clients : int
+            K of the federation.
+        due_days : float
+            From now.
+
+        Raises
+        ------
+        FedNegError
+            If there is no such client, or nobody would be left.
+        """
+        if client_id not in range(clients):
+            raise FedNegError(
+                f"there is no client {client_id}; client ids are 0 to {clients - 1}"
+            )
+        with self.changing():
+            found = self.of(client_id)
+            if found is not None:
+                return found, False
+            if len(self.excluded()) + 1 == clients:
+                raise FedNegError(
+                    f"client {client_id} is the last of {clients} that has not asked "
+                    "to be forgotten; a federation of nobody has no model"
+                )
+            now = datetime.now(UTC)
+            request = Request(
+                client_id,
+                now.isoformat(timespec="microseconds"),
+                (now + timedelta(days=due_days)).date().isoformat(),
+                reason,
+            )
+            self._write(request)
+            return request, True
+
+    def mark(self, client_ids: Sequence[int], status: str) -> None:
+        """Write down how far the requests of clients have come."""
+        with self.changing():
+            for client_id in client_ids:
+                request = self.of(client_id)
+                if request is not None and request.status != status:
+                    self._write(replace(request, status=status))
+
+    def _write(self, request: Request) -> None:
+        text = json.dumps(asdict(request), indent=1) + "\n"
+        write_bytes(self.folder / f"{request.id}.json", text.encode())

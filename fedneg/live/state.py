@@ -1,0 +1,241 @@
+"""The folder of a federation that lives on: where everything lies, and what is fixed.
+
+``federation.json`` says what the federation is; ``checkpoints/`` hold where it stands;
+``requests/``, ``receipts/``, ``fingerprints/`` and ``audit.jsonl`` what was asked and
+done; ``model.safetensors`` is the model in service; ``status.json`` and ``history.csv``
+are for watching. Keys lie beside it.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fedneg.checkpoint import Checkpoints
+from fedneg.errors import FedNegError
+from fedneg.files import write_bytes
+from fedneg.live.audit import AuditLog
+from fedneg.live.locks import is_locked, locked
+from fedneg.live.pins import Pins
+from fedneg.live.requests import Requests
+from fedneg.live.sealed import Sealed
+from fedneg.live.signing import OperatorKey, keys_folder
+from fedneg.live.vault import Vault
+from fedneg.settings import Config
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a federation is, from its first run on.
+
+    Attributes
+    ----------
+    id : str
+    created : str
+        UTC, ISO 8601.
+    fixed : mapping
+        Settings that no later run may change: the ledger hangs on them.
+    overrides : list of str
+        The Hydra overrides of the first run; later runs need not repeat them.
+    deployed : bool
+        Whether its clients are real.
+    encrypt : bool
+    """
+
+    id: str
+    created: str
+    fixed: Mapping[str, Any]
+    overrides: Sequence[str]
+    deployed: bool
+    encrypt: bool
+
+
+def fixed_settings(config: Config) -> dict[str, Any]:
+    """Return the settings that a federation keeps for life."""
+    strategy = config.strategy
+    return {
+        "seed": config.seed,
+        "clients": config.clients,
+        "data.name": config.data.name,
+        "data.split_writers": config.data.split_writers,
+        "model.name": config.model.name,
+        "model.hidden": list(config.model.hidden),
+        "strategy.server_learning_rate": strategy.server_learning_rate,
+        "strategy.server_momentum": strategy.server_momentum,
+        "encrypt": config.encrypt,
+    }
+
+
+class State:
+    """A federation's folder.
+
+    Parameters
+    ----------
+    folder : Path
+    keys : Path, optional
+        By default beside it.
+    """
+
+    def __init__(self, folder: Path, keys: Path | None = None) -> None:
+        self.folder = folder.absolute()
+        self.keys = keys_folder(self.folder) if keys is None else keys.absolute()
+        self.requests = Requests(self.folder / "requests")
+        self.receipts = self.folder / "receipts"
+        self.fingerprints = self.folder / "fingerprints"
+        self.model = self.folder / "model.safetensors"
+        self.history = self.folder / "history.csv"
+        self.roster = self.folder / "roster.json"
+        self._facts, self._status = (
+            self.folder / "federation.json",
+            self.folder / "status.json",
+        )
+
+    @classmethod
+    def of(cls, config: Config) -> "State":
+        """Return the folder that a configuration names."""
+        assert config.state is not None
+        return cls(Path(config.state), Path(config.keys) if config.keys else None)
+
+    @cached_property
+    def operator(self) -> OperatorKey:
+        """The operator's key; made when it is first needed."""
+        return OperatorKey.load_or_create(self.keys)
+
+    @cached_property
+    def audit(self) -> AuditLog:
+        """The audit log."""
+        return AuditLog(self.folder / "audit.jsonl", self.operator)
+
+    @cached_property
+    def vault(self) -> Vault:
+        """The keys that seal what the state holds of each client."""
+        return Vault(self.keys / "clients")
+
+    def pins(self) -> Pins:
+        """Return which key belongs to which client."""
+        return Pins(self.roster)
+
+    def checkpoints(self, *, every: int, encrypt: bool) -> Checkpoints:
+        """Return where the federation stands; write only in `running`."""
+        folder = self.folder / "checkpoints"
+        folder.mkdir(parents=True, exist_ok=True)
+        done = {r.client_id for r in self.requests.all() if not r.is_open}
+        form = Sealed(self.vault, done) if encrypt else None
+        return Checkpoints(folder, every=every, form=form, remedy="make room")
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Be the one run of this federation; raises FedNegError if there is another."""
+        with locked(self.folder / "lock", "the federation", timeout_s=0):
+            yield
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a run is working on it now."""
+        return is_locked(self.folder / "lock")
+
+    def facts(self) -> Facts | None:
+        """Return what the federation is; None before its first run.
+
+        Raises
+        ------
+        FedNegError
+            If federation.json cannot be understood.
+        """
+        try:
+            content = json.loads(self._facts.read_bytes())
+            if content.pop("schema") != SCHEMA:
+                raise ValueError("it is of another schema")
+            return Facts(**content)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise FedNegError(f"{self._facts} cannot be read: {error}") from None
+
+    def known_facts(self) -> Facts:
+        """Return what the federation is; FedNegError if there is none here."""
+        found = self.facts()
+        if found is None:
+            raise FedNegError(
+                f"there is no federation in {self.folder}; a run with state=DIR makes "
+                "one"
+            )
+        return found
+
+    def settle(
+        self, config: Config, overrides: Sequence[str], *, deployed: bool
+    ) -> Facts:
+        """Return what the federation is, written down if this is its first run.
+
+        Raises
+        ------
+        FedNegError
+            If the configuration is another federation's; it names the setting.
+        """
+        found, fixed = self.facts(), fixed_settings(config)
+        if found is None:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            facts = Facts(
+                str(uuid.uuid4()),
+                now,
+                fixed,
+                _lasting(config, overrides),
+                deployed,
+                config.encrypt,
+            )
+            content = {"schema": SCHEMA, **asdict(facts)}
+            write_bytes(self._facts, (json.dumps(content, indent=1) + "\n").encode())
+            self.audit.append("federation made", id=facts.id, settings=fixed)
+            return facts
+        for name, value in fixed.items():
+            if found.fixed.get(name) != value:
+                raise FedNegError(
+                    f"{name} is {found.fixed.get(name)!r} in the federation in "
+                    f"{self.folder} and stays so, got {value!r}"
+                )
+        if found.deployed != deployed:
+            kind = "real" if found.deployed else "simulated"
+            raise FedNegError(
+                f"the clients of the federation in {self.folder} are {kind} ones"
+            )
+        return found
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        """Replace status.json."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        content = {"updated": now, **status}
+        write_bytes(self._status, (json.dumps(content, indent=1) + "\n").encode())
+
+    def read_status(self) -> dict[str, Any]:
+        """Return status.json; empty before the first run."""
+        try:
+            found: dict[str, Any] = json.loads(self._status.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise FedNegError(f"{self._status} cannot be read: {error}") from None
+        return found
+
+
+def _lasting(config: Config, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that later runs need not repeat.
+
+    With the data that was used: what `data=auto` means may change.
+    """
+    passing = ("state", "keys", "data", "hydra")
+    kept = [o for o in overrides if o.partition("=")[0].split(".")[0] not in passing]
+    data = [o for o in overrides if o.startswith("data.") and "=" in o]
+    return [f"data={config.data.name}", *data, *kept]
+
+
+def merged(stored: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Return overrides with every key once: what is given now counts."""
+    by_key = {override.partition("=")[0]: override for override in (*stored, *given)}
+    return list(by_key.values())
