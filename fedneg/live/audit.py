@@ -10,7 +10,6 @@ The log holds events and client ids; it is no place for names or data.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping
@@ -21,14 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from fedneg.errors import FedNegError
-from fedneg.live.signing import OperatorKey, PublicKey, canonical, parse
+from fedneg.live.entries import BEGINNING, MAX_LINE, digest_of, read_entry, signed
+from fedneg.live.signing import OperatorKey, PublicKey, canonical
 from fedneg.tensors import sync_folder
 
-# What the first entry names as the one before it.
-BEGINNING = "0" * 64
-FIELDS = ("seq", "time", "event", "facts", "previous", "digest", "signature")
-# No line is longer: reading one takes a bounded amount of memory.
-MAX_LINE = 1 << 20
 BLOCK = 1 << 16
 
 
@@ -127,7 +122,7 @@ class AuditLog:
             "previous": last["digest"] if last else BEGINNING,
         }
         digest = digest_of(entry)
-        entry |= {"digest": digest, "signature": self.key.sign(_signed(digest))}
+        entry |= {"digest": digest, "signature": self.key.sign(signed(digest))}
         if len(canonical(entry)) >= MAX_LINE:
             raise FedNegError(
                 f"an entry of the audit log must be shorter than {MAX_LINE} bytes, "
@@ -143,7 +138,7 @@ class AuditLog:
             return None, 0
         line = os.pread(handle, MAX_LINE + 1, _after_newline(handle, end - 1))
         line = line[: line.find(b"\n") + 1]
-        entry, what = _read(line, self.key.public)
+        entry, what = read_entry(line, self.key.public)
         if entry is None:
             raise FedNegError(
                 f"the last entry of {self.path} is broken ({what}), and nothing may be "
@@ -183,7 +178,7 @@ def check(
     entries, before, broken = 0, BEGINNING, None
     try:
         for line in _lines(path):
-            entry, what = _read(line, public_key)
+            entry, what = read_entry(line, public_key)
             if entry is not None:
                 what = _out_of_line(entry, entries + 1, before)
             if entry is None or what:
@@ -200,38 +195,6 @@ def check(
         broken = Broken(entries + 1, what)
     missing = tuple(sorted(left & set(wanted)))
     return AuditCheck(entries, before, broken, missing)
-
-
-def digest_of(entry: Mapping[str, Any]) -> str:
-    """Return the sha256 of an entry without its digest and signature, in hex."""
-    rest = {k: v for k, v in entry.items() if k not in ("digest", "signature")}
-    return hashlib.sha256(canonical(rest)).hexdigest()
-
-
-def _signed(digest: str) -> dict[str, str]:
-    """Return what is signed: its key keeps it from passing for a receipt."""
-    return {"audit": digest}
-
-
-def _read(line: bytes, public_key: PublicKey) -> tuple[dict[str, Any] | None, str]:
-    """Return an entry, or None and what is wrong with the line by itself."""
-    if not line.endswith(b"\n"):
-        return None, "unfinished last line" if len(
-            line
-        ) <= MAX_LINE else "line too long"
-    try:
-        entry = parse(line)
-        same = canonical(entry) == line[:-1]
-    except (ValueError, RecursionError):
-        return None, "not JSON"
-    if set(entry) != set(FIELDS) or type(entry["seq"]) is not int:
-        return None, "not an entry"
-    # The bytes, too: what another parser might read differently is no entry of ours.
-    if not same or digest_of(entry) != entry["digest"]:
-        return None, "changed content: its digest is another"
-    if not public_key.verify(_signed(entry["digest"]), entry["signature"]):
-        return None, f"bad signature: not made by key {public_key.fingerprint}"
-    return entry, ""
 
 
 def _out_of_line(entry: Mapping[str, Any], seq: int, before: str) -> str:

@@ -1,0 +1,139 @@
+"""Digests of windows of vectors, by which `scan` finds them again.
+
+From a fingerprint no number comes back, but who guesses a whole window rightly can
+confirm the guess. The rolling hash is that of Karp and Rabin (IBM J. Res. Dev. 31,
+1987), modulo 2**64 so that numpy's integers do the reduction.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Words = NDArray[np.uint64]
+
+# Odd, so that it has an inverse modulo 2**64, and 5 modulo 8, so that its powers take
+# as long as any to come round.
+BASE = 0x9E3779B97F4A7C15
+INVERSE = pow(BASE, -1, 1 << 64)
+# A window has at least this share of distinct bytes. Of 64 bytes of trained float32
+# some 45 are distinct; of a run of one number, at most 4.
+DISTINCT_SHARE = 1 / 3
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Digests of one window of a vector.
+
+    Attributes
+    ----------
+    name : str
+        Of the vector.
+    width : int
+        Bytes in the window.
+    rolling : int
+        Sum of byte i times ``BASE**i``, modulo 2**64.
+    sha256 : str
+        Of the bytes, in hex.
+    """
+
+    name: str
+    width: int
+    rolling: int
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what JSON holds exactly."""
+        return {
+            "name": self.name,
+            "width": self.width,
+            "rolling": f"{self.rolling:016x}",
+            "sha256": self.sha256,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Fingerprint":
+        """Return what `to_json` gave; raises ValueError for anything else."""
+        try:
+            found = cls(
+                str(content["name"]),
+                int(content["width"]),
+                int(content["rolling"], 16),
+                str(content["sha256"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a fingerprint: {error}") from None
+        if found.to_json() != content or found.width < 1 or len(found.sha256) != 64:
+            raise ValueError(f"not a fingerprint: {content}")
+        return found
+
+
+def fingerprints(
+    vectors: Mapping[str, NDArray[np.float32]], *, windows: int = 32, width: int = 64
+) -> list[Fingerprint]:
+    """Return digests of windows spread over each vector.
+
+    Parameters
+    ----------
+    vectors : mapping of name to array, any shape, float32
+        What only the client in question caused: where a vector equals something that
+        may stay, its windows are found there.
+    windows : int
+        At most so many of each.
+    width : int
+        Bytes in each; a multiple of 4.
+
+    Returns
+    -------
+    list of Fingerprint
+        None of a stretch where the bytes are nearly constant: it would be found in
+        innocent files. So none at all of a vector of zeros, or shorter than `width`.
+
+    Raises
+    ------
+    ValueError
+        If `windows` is below 1, or `width` below 16 or no multiple of 4.
+    """
+    if windows < 1 or width < 16 or width % 4:
+        raise ValueError(
+            "windows must be at least 1 and width a multiple of 4 from 16 on, got "
+            f"{windows} and {width}"
+        )
+    found = []
+    for name, vector in vectors.items():
+        data = np.ascontiguousarray(vector, dtype="<f4").reshape(-1).view(np.uint8)
+        for window in _windows(data, windows, width):
+            rolling = _hash(window)
+            sha256 = hashlib.sha256(window.tobytes()).hexdigest()
+            found.append(Fingerprint(name, width, rolling, sha256))
+    return found
+
+
+def _windows(
+    data: NDArray[np.uint8], windows: int, width: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield from each stretch of the data the first window that is telling."""
+    blocks = data[: data.size // width * width].reshape(-1, width)
+    for stretch in np.array_split(blocks, min(windows, max(1, len(blocks)))):
+        for first in range(0, len(stretch), 256):
+            ordered = np.sort(stretch[first : first + 256], axis=1)
+            distinct = 1 + (np.diff(ordered, axis=1) != 0).sum(axis=1)
+            telling = np.flatnonzero(distinct >= width * DISTINCT_SHARE)
+            if telling.size:
+                yield stretch[first + telling[0]]
+                break
+
+
+def powers(base: int, count: int) -> Words:
+    """Return ``base**i`` modulo 2**64 for i below `count`."""
+    powers = np.full(count, base, np.uint64)
+    powers[0] = 1
+    return np.multiply.accumulate(powers)
+
+
+def _hash(window: NDArray[np.uint8]) -> int:
+    """Return the hash of one window."""
+    return int((window.astype(np.uint64) * powers(BASE, window.size)).sum())
