@@ -6,6 +6,7 @@ confirm the guess. The rolling hash is that of Karp and Rabin (IBM J. Res. Dev. 
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,10 @@ INVERSE = pow(BASE, -1, 1 << 64)
 # A window has at least this share of distinct bytes. Of 64 bytes of trained float32
 # some 45 are distinct; of a run of one number, at most 4.
 DISTINCT_SHARE = 1 / 3
+
+
+_FIELDS = ("name", "width", "rolling", "sha256")
+_HEX_16, _HEX_64 = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -57,18 +62,15 @@ class Fingerprint:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Fingerprint":
         """Return what `to_json` gave; raises ValueError for anything else."""
-        try:
-            found = cls(
-                str(content["name"]),
-                int(content["width"]),
-                int(content["rolling"], 16),
-                str(content["sha256"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a fingerprint: {error}") from None
-        if found.to_json() != content or found.width < 1 or len(found.sha256) != 64:
+        name, width, rolling, sha256 = map(content.get, _FIELDS)
+        if (
+            set(content) != set(_FIELDS)
+            or not (isinstance(name, str) and type(width) is int and width > 0)
+            or not (isinstance(rolling, str) and _HEX_16.fullmatch(rolling))
+            or not (isinstance(sha256, str) and _HEX_64.fullmatch(sha256))
+        ):
             raise ValueError(f"not a fingerprint: {content}")
-        return found
+        return cls(name, width, int(rolling, 16), sha256)
 
 
 def fingerprints(

@@ -129,7 +129,11 @@ def scan(roots: Sequence[Path], fingerprints: Sequence[Fingerprint]) -> ScanResu
                 continue
             raise FedNegError(f"{path} cannot be read: {error.strerror}") from None
         files, total = files + 1, total + size
-    return ScanResult(files, total, sorted(matches, key=lambda m: (m.path, m.offset)))
+    return ScanResult(files, total, sorted(matches, key=_place))
+
+
+def _place(match: Match) -> tuple[Path, int, str]:
+    return match.path, match.offset, match.name
 
 
 def _vanished(error: OSError) -> bool:
