@@ -23,8 +23,8 @@ INVERSE = pow(BASE, -1, 1 << 64)
 # A window has at least this share of distinct bytes. Of 64 bytes of trained float32
 # some 45 are distinct; of a run of one number, at most 4.
 DISTINCT_SHARE = 1 / 3
-
-
+# A scan holds a window in memory.
+MAX_WIDTH = 1 << 16
 _FIELDS = ("name", "width", "rolling", "sha256")
 _HEX_16, _HEX_64 = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{64}")
 
@@ -65,7 +65,8 @@ class Fingerprint:
         name, width, rolling, sha256 = map(content.get, _FIELDS)
         if (
             set(content) != set(_FIELDS)
-            or not (isinstance(name, str) and type(width) is int and width > 0)
+            or not (isinstance(name, str) and type(width) is int)
+            or not 0 < width <= MAX_WIDTH
             or not (isinstance(rolling, str) and _HEX_16.fullmatch(rolling))
             or not (isinstance(sha256, str) and _HEX_64.fullmatch(sha256))
         ):
@@ -97,12 +98,12 @@ def fingerprints(
     Raises
     ------
     ValueError
-        If `windows` is below 1, or `width` below 16 or no multiple of 4.
+        If `windows` is below 1, or `width` no multiple of 4 from 16 to 65,536.
     """
-    if windows < 1 or width < 16 or width % 4:
+    if windows < 1 or not 16 <= width <= MAX_WIDTH or width % 4:
         raise ValueError(
-            "windows must be at least 1 and width a multiple of 4 from 16 on, got "
-            f"{windows} and {width}"
+            "windows must be at least 1 and width a multiple of 4 from 16 to "
+            f"{MAX_WIDTH}, got {windows} and {width}"
         )
     found = []
     for name, vector in vectors.items():

@@ -32,6 +32,15 @@ PRIVATE_NAME = "operator.key"
 PUBLIC_NAME = "operator.pub"
 
 
+def keys_folder(state: Path) -> Path:
+    """Return where the keys of a federation lie: beside its state, not in it.
+
+    So a copy of the state, as an auditor may get it, holds no private key.
+    """
+    whole = state.absolute()
+    return whole.with_name(f"{whole.name}-keys")
+
+
 def canonical(content: Mapping[str, Any]) -> bytes:
     """Return content as JSON: keys sorted, no spaces, UTF-8.
 
