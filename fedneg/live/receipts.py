@@ -69,7 +69,7 @@ def read_receipt(path: Path, public: PublicKey) -> dict[str, Any]:
     # Only a hint about what went wrong: the fingerprint itself is not signed.
     if found["key"] != public.fingerprint:
         raise FedNegError(
-            f"{path} is signed with key {found['key']}, and the key given is "
+            f"{path} is signed with key {found['key']!r:.80}, and the key given is "
             f"{public.fingerprint}"
         )
     if not public.verify(_signed(receipt), found["signature"]):

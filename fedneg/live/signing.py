@@ -37,8 +37,7 @@ def keys_folder(state: Path) -> Path:
 
     So a copy of the state, as an auditor may get it, holds no private key.
     """
-    whole = state.absolute()
-    return whole.with_name(f"{whole.name}-keys")
+    return Path(f"{os.path.abspath(state)}-keys")
 
 
 def canonical(content: Mapping[str, Any]) -> bytes:
