@@ -22,7 +22,10 @@ from fedneg.workers import warm_up
 
 # Sub-commands, and the function that takes the words after each.
 COMMANDS = {
+    "audit": "fedneg.live.verify_commands:run_audit_command",
     "cache": "fedneg.cache_command:run_cache_command",
+    "scan": "fedneg.live.verify_commands:run_scan_command",
+    "verify": "fedneg.live.verify_commands:run_verify_command",
 }
 
 

@@ -1,1 +1,1 @@
-"""A federation that lives on: requests to be forgotten, receipts, and their proofs."""
+"""A federation that lives on: requests to be forgotten, receipts, and their proof."""
