@@ -1,6 +1,7 @@
 """The audit log: whatever is changed in it, or missing from it, is named."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -195,6 +196,24 @@ def test_reading_while_others_append_finds_nothing_broken(log: AuditLog):
     finally:
         stop.set()
         writer.join()
+
+
+def test_reading_waits_for_an_entry_that_is_being_written(log: AuditLog):
+    """Half a line under the lock is no crash."""
+    *whole, last = lines_of(log)
+    log.path.write_bytes(b"".join(whole) + last[:50])
+    found: list[audit.AuditCheck] = []
+    reader = threading.Thread(
+        target=lambda: found.append(check(log.path, log.key.public))
+    )
+    with log.path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        reader.start()
+        reader.join(0.2)
+        assert found == []
+        file.write(last[50:])
+    reader.join(60)
+    assert (found[0].entries, found[0].broken) == (5, None)
 
 
 def test_killed_at_any_byte_of_a_line_the_log_goes_on(log: AuditLog):

@@ -96,8 +96,9 @@ def other_key(state: State) -> OperatorKey:
 
 
 def test_a_receipt_says_what_was_signed(state: State, path: Path):
-    """Keys are text, as in any JSON; the rest is as it was."""
+    """Keys are text, as in any JSON; the rest is as it was, in its order."""
     found = read_receipt(path, state.key.public)
+    assert list(found) == list(CONTENT)
     assert found == CONTENT | {"by_round": {"1": 0.5, "10": 0.25, "9": True}}
     written = json.loads(path.read_bytes())
     assert list(written) == ["receipt", "signature", "key"]
@@ -285,8 +286,8 @@ def test_audit_of_a_whole_state(state: State, tmp_path: Path):
         code, out, err = state.audit(*words)
         assert (code, err) == (0, "")
         assert out.splitlines() == [
-            f"4 entries are whole, the last one is {digest}",
-            f"2 receipts are signed with key {state.key.public.fingerprint}",
+            f"whole entries: 4, the last one is {digest}",
+            f"good receipts: 2, signed with key {state.key.public.fingerprint}",
         ]
     code, out, _ = state.audit("--json")
     assert code == 0
@@ -310,7 +311,7 @@ def test_audit_names_the_first_broken_entry(state: State):
         f"fedneg: error: entry 2 of {state.log.path} is broken: changed content: its "
         "digest is another\n"
     )
-    assert out.startswith("1 entries are whole")
+    assert out.startswith("whole entries: 1,")
     code, out, _ = state.audit("--json")
     assert code == 2
     assert json.loads(out)["broken"] == {
@@ -345,7 +346,7 @@ def test_audit_names_receipts_that_do_not_hold(state: State):
     assert code == 2
     assert err.startswith(f"fedneg: error: {altered} was altered")
     assert err.endswith("; and 1 more\n")
-    assert "1 receipts are signed" in out
+    assert "good receipts: 1," in out
     problems = json.loads(state.audit("--json")[1])["problems"]
     assert problems[1] == f"{nameless} must name an entry as audit_entry, got None"
 

@@ -215,7 +215,7 @@ def _lines(path: Path) -> Iterator[bytes]:
         fcntl.flock(file, fcntl.LOCK_UN)
         done = 0
         while done < size:
-            line = file.readline(min(MAX_LINE + 1, size - done))
+            line = file.readline(MAX_LINE + 1)
             if not line:
                 return
             done += len(line)

@@ -12,7 +12,7 @@ from typing import Any
 
 from fedneg.errors import FedNegError
 from fedneg.files import write_bytes
-from fedneg.live.signing import OperatorKey, PublicKey, canonical, parse
+from fedneg.live.signing import OperatorKey, PublicKey, parse
 from fedneg.tensors import sync_folder
 
 
@@ -26,8 +26,8 @@ def write_receipt(path: Path, content: Mapping[str, Any], key: OperatorKey) -> N
     ValueError, TypeError
         If the content is not JSON.
     """
-    # Through JSON first: what is signed is what a reader finds.
-    receipt = json.loads(canonical(content))
+    # Through JSON first: what is signed is what a reader finds, in the order given.
+    receipt = json.loads(json.dumps(content, allow_nan=False))
     made = {
         "receipt": receipt,
         "signature": key.sign(_signed(receipt)),

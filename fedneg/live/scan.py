@@ -65,11 +65,8 @@ class _Finder:
         self.table[hashes >> self.shift] = True
         self.powers, self.inverses = powers(BASE, 1), powers(INVERSE, 1)
 
-    def find(
-        self, data: NDArray[np.uint8], first: int
-    ) -> Iterator[tuple[int, Fingerprint]]:
-        """Yield where in the data windows begin that are wanted, from `first` on."""
-        data = data[first:]
+    def find(self, data: NDArray[np.uint8]) -> Iterator[tuple[int, Fingerprint]]:
+        """Yield where in the data windows begin that are wanted."""
         count = data.size - self.width + 1
         if count < 1:
             return
@@ -79,7 +76,7 @@ class _Finder:
             for fingerprint in self.by_hash.get(int(hashes[at]), ()):
                 window = data[at : at + self.width]
                 if hashlib.sha256(window.tobytes()).hexdigest() == fingerprint.sha256:
-                    yield first + at, fingerprint
+                    yield at, fingerprint
 
     def _hashes(self, data: NDArray[np.uint8], count: int) -> Words:
         """Return the hash of every window."""
@@ -113,6 +110,7 @@ def scan(roots: Sequence[Path], fingerprints: Sequence[Fingerprint]) -> ScanResu
     """
     ordered = sorted(fingerprints, key=lambda f: f.width)
     finders = [_Finder(w, group) for w, group in groupby(ordered, lambda f: f.width)]
+    # A set: what lies wholly in the bytes that two blocks share is found twice.
     files, total, matches = 0, 0, set()
     for path in _files(roots):
         try:
@@ -121,8 +119,7 @@ def scan(roots: Sequence[Path], fingerprints: Sequence[Fingerprint]) -> ScanResu
                 start = size - (block.size - new)
                 size += new
                 for finder in finders:
-                    first = max(0, block.size - new - finder.width + 1)
-                    for at, fingerprint in finder.find(block, first):
+                    for at, fingerprint in finder.find(block):
                         matches.add(Match(path, fingerprint.name, start + at))
         except OSError as error:
             if _vanished(error):

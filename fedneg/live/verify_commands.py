@@ -111,8 +111,8 @@ def run_audit_command(arguments: Sequence[str]) -> None:
     if options.json:
         print(json.dumps(_as_json(found, len(receipts), problems)))
     else:
-        print(f"{found.entries} entries are whole, the last one is {found.head}")
-        print(f"{len(receipts)} receipts are signed with key {public.fingerprint}")
+        print(f"whole entries: {found.entries}, the last one is {found.head}")
+        print(f"good receipts: {len(receipts)}, signed with key {public.fingerprint}")
     if problems:
         more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise FedNegError(problems[0] + more)
