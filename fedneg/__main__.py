@@ -1,4 +1,4 @@
-"""The command line: `fedneg [overrides]`, `fedneg cache ...`.
+"""The command line: `fedneg [overrides]`, `fedneg cache ...`, and others.
 
 Everything with an = is Hydra's; exit code 0 is success, 2 a user's mistake (one line on
 stderr), 1 a defect of fedneg (a traceback), 130 an interrupt.
@@ -23,6 +23,7 @@ from fedneg.workers import warm_up
 # Sub-commands, and the function that takes the words after each.
 COMMANDS = {
     "cache": "fedneg.cache_command:run_cache_command",
+    "check-data": "fedneg.check_data_command:run_check_data_command",
 }
 
 
