@@ -8,7 +8,7 @@ import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,15 +107,27 @@ def _read(
 
 def _read_archive(path: Path) -> dict[str, NDArray[Any]]:
     """Return the arrays of a .npz file; nothing in it is unpickled."""
-    if not zipfile.is_zipfile(path):
-        raise FedNegError(f"{path} is damaged: it is no .npz file (a zip archive)")
     try:
-        archive = np.load(path, allow_pickle=False)
+        # Opened here: NumPy leaves it open when the archive in it is damaged.
+        with path.open("rb") as stream:
+            if not zipfile.is_zipfile(stream):
+                raise FedNegError(
+                    f"{path} is damaged: it is no .npz file (a zip archive)"
+                )
+            stream.seek(0)
+            with _opened(stream, path) as archive:
+                names = [n for n in ("images", "labels", "writers") if n in archive]
+                return {name: _member(archive, name, path) for name in names}
+    except OSError as error:
+        raise FedNegError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _opened(stream: BinaryIO, path: Path) -> Any:
+    """Return NumPy's view of a .npz file; its arrays are not read yet."""
+    try:
+        return np.load(stream, allow_pickle=False)
     except Exception as error:  # as in `_member`
         raise FedNegError(f"{path} is damaged: {error}") from error
-    with archive:
-        names = [n for n in ("images", "labels", "writers") if n in archive]
-        return {name: _member(archive, name, path) for name in names}
 
 
 def _member(archive: Any, name: str, path: Path) -> NDArray[Any]:
