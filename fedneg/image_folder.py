@@ -1,5 +1,6 @@
 """A folder that holds one folder of image files for each class: ``<label>/*.png``."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +18,20 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 LITTER = ("desktop.ini", "Thumbs.db")
 
 
-def visible(folder: Path) -> list[Path]:
+def visible(folder: Path | str) -> list[os.DirEntry[str]]:
     """Return what lies in a folder, by name, without hidden files; raises OSError."""
-    return sorted(
-        p for p in folder.iterdir() if p.name[0] != "." and p.name not in LITTER
-    )
+    # Not Path.iterdir: with ten thousand images, paths cost half of reading them.
+    with os.scandir(folder) as entries:
+        found = [e for e in entries if e.name[0] != "." and e.name not in LITTER]
+    return sorted(found, key=lambda entry: entry.name)
 
 
-def list_images(folder: Path, kind: ImageKind) -> list[tuple[Path, int]]:
+def suffix_of(entry: os.DirEntry[str]) -> str:
+    """Return how a name ends, in small letters: ``.png``."""
+    return os.path.splitext(entry.name)[1].lower()
+
+
+def list_images(folder: Path, kind: ImageKind) -> list[tuple[str, int]]:
     """Return the image files of a folder of class folders, each with its label.
 
     Returns
@@ -46,13 +53,13 @@ def list_images(folder: Path, kind: ImageKind) -> list[tuple[Path, int]]:
         if entry.is_dir():
             if entry.name not in labels:
                 raise FedNegError(
-                    f"{entry}: a class folder must be named {labels[0]} to "
+                    f"{entry.path}: a class folder must be named {labels[0]} to "
                     f"{labels[-1]}, got {entry.name!r}"
                 )
-            found += [(path, int(entry.name)) for path in _images_in(entry)]
-        elif entry.suffix.lower() in SUFFIXES:
+            found += [(path, int(entry.name)) for path in _images_in(entry.path)]
+        elif suffix_of(entry) in SUFFIXES:
             raise FedNegError(
-                f"{entry} lies beside the class folders; an image must lie in the "
+                f"{entry.path} lies beside the class folders; an image must lie in the "
                 "folder named after its class"
             )
     if not found:
@@ -63,19 +70,19 @@ def list_images(folder: Path, kind: ImageKind) -> list[tuple[Path, int]]:
     return found
 
 
-def _images_in(folder: Path) -> list[Path]:
+def _images_in(folder: str) -> list[str]:
     """Return the files of a class folder; all must be images."""
-    paths = visible(folder)
-    for path in paths:
-        if path.suffix.lower() not in SUFFIXES or path.is_dir():
+    entries = visible(folder)
+    for entry in entries:
+        if suffix_of(entry) not in SUFFIXES or entry.is_dir():
             raise FedNegError(
-                f"{path}: a class folder must hold only image files "
+                f"{entry.path}: a class folder must hold only image files "
                 f"({', '.join(SUFFIXES)})"
             )
-    return paths
+    return [entry.path for entry in entries]
 
 
-def read_images(paths: Sequence[Path], kind: ImageKind) -> NDArray[np.uint8]:
+def read_images(paths: Sequence[str], kind: ImageKind) -> NDArray[np.uint8]:
     """Return image files as grey values, shape (N, height, width).
 
     Raises
@@ -92,7 +99,7 @@ def read_images(paths: Sequence[Path], kind: ImageKind) -> NDArray[np.uint8]:
     return images
 
 
-def _read_image(path: Path, kind: ImageKind) -> NDArray[Any]:
+def _read_image(path: str, kind: ImageKind) -> NDArray[Any]:
     """Return one file's grey values, checked."""
     from PIL import Image  # only who has image files pays for it
 
@@ -108,7 +115,7 @@ def _read_image(path: Path, kind: ImageKind) -> NDArray[Any]:
         raise FedNegError(f"{path} cannot be read as an image: {error}") from error
 
 
-def _check_form(picture: Any, path: Path, kind: ImageKind) -> None:
+def _check_form(picture: Any, path: str, kind: ImageKind) -> None:
     """Raise what is wrong before any pixel is decoded."""
     (height, width), size = kind.shape, picture.size
     if size != (width, height):
@@ -126,7 +133,7 @@ def _check_form(picture: Any, path: Path, kind: ImageKind) -> None:
         raise FedNegError(f"{path}: a file must be one image, got {frames} frames")
 
 
-def _check_opaque(picture: Any, path: Path) -> None:
+def _check_opaque(picture: Any, path: str) -> None:
     """Refuse transparency: what is behind it would have to be made up."""
     if picture.has_transparency_data:
         lowest, _ = picture.convert("RGBA").getextrema()[3]

@@ -3,6 +3,7 @@
 What is read is checked whole, before anything is trained on it.
 """
 
+import os
 import stat
 import zipfile
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedneg.data import ImageKind
 from fedneg.errors import FedNegError
-from fedneg.image_folder import list_images, read_images, visible
+from fedneg.image_folder import list_images, read_images, suffix_of, visible
 
 MIN_IMAGES = 3
 # Path, size in bytes and time of change of each file: another one is another key.
@@ -57,10 +58,10 @@ def read_own_images(place: str, kind: ImageKind) -> OwnImages:
         )
     try:
         files = _files(path, kind)
-        found = (path.stat() for path, _ in files)
         prints = tuple(
-            (str(path), info.st_size, info.st_mtime_ns)
-            for (path, _), info in zip(files, found, strict=True)
+            (name, info.st_size, info.st_mtime_ns)
+            for name, _ in files
+            for info in [os.stat(name)]
         )
     except (OSError, ValueError) as error:  # ValueError: no system takes this path
         raise FedNegError(
@@ -70,22 +71,23 @@ def read_own_images(place: str, kind: ImageKind) -> OwnImages:
     return _read(prints, tuple(label for _, label in files), kind, str(path))
 
 
-def _files(path: Path, kind: ImageKind) -> list[tuple[Path, int]]:
+def _files(path: Path, kind: ImageKind) -> list[tuple[str, int]]:
     """Return the files to read, each with its label; one .npz file has none: -1."""
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
-        archives = [p for p in visible(path) if p.suffix.lower() == ".npz"]
+        entries = visible(path)
+        archives = [e for e in entries if suffix_of(e) == ".npz"]
         if not archives:
             return list_images(path, kind)
-        if len(archives) > 1 or any(p.is_dir() for p in visible(path)):
+        if len(archives) > 1 or any(e.is_dir() for e in entries):
             raise FedNegError(
                 f"{path} must hold one .npz file or class folders, got "
-                f"{', '.join(p.name for p in visible(path)[:12])}"
+                f"{', '.join(e.name for e in entries[:12])}"
             )
-        path, mode = archives[0], archives[0].stat().st_mode
+        path, mode = Path(archives[0].path), archives[0].stat().st_mode
     if not stat.S_ISREG(mode) or path.suffix.lower() != ".npz":
         raise FedNegError(f"{path} must be a .npz file or a folder")
-    return [(path, -1)]
+    return [(str(path), -1)]
 
 
 # In a federation each process has one; several are for simulations and tests.
@@ -94,14 +96,13 @@ def _read(
     prints: Fingerprint, labels: tuple[int, ...], kind: ImageKind, place: str
 ) -> OwnImages:
     """Read the files and check what is in them."""
+    paths = [name for name, _, _ in prints]
     if labels == (-1,):
-        path = Path(prints[0][0])
-        return _checked(_read_archive(path), kind, str(path))
-    paths = [Path(name) for name, _, _ in prints]
+        return _checked(_read_archive(Path(paths[0])), kind, paths[0])
     images = read_images(paths, kind)
     # Here and not in `_checked`, because here the file has a name.
     for image, path in zip(images, paths, strict=True):
-        _check_pixels(image, kind, str(path))
+        _check_pixels(image, kind, path)
     return _checked({"images": images, "labels": np.array(labels)}, kind, place)
 
 

@@ -1,5 +1,6 @@
 """A client's own data: what is read, what is refused, and training on it."""
 
+import contextlib
 import io
 import os
 import re
@@ -132,8 +133,14 @@ def test_folder_is_read_in_sorted_order_whatever_the_disk_says(
 ):
     arrays = by_class(some(30))
     place = save_folder(tmp_path, arrays)
-    listed = Path.iterdir
-    monkeypatch.setattr(Path, "iterdir", lambda p: sorted(listed(p), reverse=True))
+    scan = os.scandir
+
+    def backwards(folder: Any) -> Any:
+        with scan(folder) as entries:
+            found = sorted(entries, key=lambda e: e.name, reverse=True)
+        return contextlib.nullcontext(found)
+
+    monkeypatch.setattr(os, "scandir", backwards)
     np.testing.assert_array_equal(reading(place).images, arrays["images"])
 
 
@@ -419,10 +426,12 @@ def test_damaged_image_is_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("method", "place"), [("iterdir", "."), ("open", "mine.npz")], ids=str
+    ("owner", "name", "place"),
+    [(os, "scandir", ""), (Path, "open", "mine.npz")],
+    ids=["folder", "file"],
 )
 def test_what_may_not_be_read_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, place: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, place: str
 ):
     """A stand-in for another user's folder or file: root may read them all."""
 
@@ -430,7 +439,7 @@ def test_what_may_not_be_read_is_named(
         raise PermissionError(13, "Permission denied", str(path))
 
     changed()(tmp_path)
-    monkeypatch.setattr(Path, method, refuse)
+    monkeypatch.setattr(owner, name, refuse)
     named = re.escape(str(tmp_path / place))
     with pytest.raises(FedNegError, match=f"^{named} cannot be read: Permission"):
         reading(str(tmp_path / place))
@@ -588,3 +597,15 @@ def test_other_failures_stay_errors_of_their_own(monkeypatch: pytest.MonkeyPatch
     bench = own_bench(small_config("clients=2", "forget=null"), {})
     bench.train(1)
     assert {f[2] for f in bench.failures()} == {"error: RuntimeError: a defect"}
+
+
+def test_a_mistake_is_in_the_nodes_own_log(monkeypatch: pytest.MonkeyPatch):
+    """Whoever looks after the node cannot see the server's."""
+    said: list[str] = []
+    monkeypatch.setattr(
+        "fedneg.client_app.log", lambda level, text, *of: said.append(text % of)
+    )
+    bench = own_bench(small_config("clients=2", "forget=null"), {1: "mine.npz"})
+    bench.train(1)
+    (line,) = said
+    assert line.startswith("data must be an absolute path")
