@@ -4,7 +4,9 @@ import contextlib
 import io
 import os
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,7 +115,7 @@ def test_npz_file_and_folders_of_the_same_images_are_the_same(
     arrays = by_class(some(25, kind))
     npz = reading(save(tmp_path / "mine.npz", **arrays), kind.name)
     place = save_folder(tmp_path / "folder", arrays)
-    (tmp_path / "folder" / ".DS_Store").write_text("litter")
+    (tmp_path / "folder" / "3" / ".DS_Store").write_text("litter")
     (tmp_path / "folder" / "3" / "Thumbs.db").write_text("litter")
     (tmp_path / "folder" / "README.txt").write_text("not an image")
     folder = reading(place, kind.name)
@@ -289,6 +291,16 @@ def cut_image(folder: Path) -> str:
     return place
 
 
+def huge_image(folder: Path) -> str:
+    """Only the head of a PNG file of 10,000 x 10,000 pixels, of which Pillow warns."""
+    place = save_folder(folder / "folder", some())
+    head = b"IHDR" + struct.pack(">2I5B", 10_000, 10_000, 8, 0, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    file = folder / "folder" / "3" / "huge.png"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 9) + b"IDAT")
+    return place
+
+
 def labels_with(value: Any, dtype: Any = np.int64) -> Any:
     labels = some()["labels"].astype(dtype)
     labels[5] = value
@@ -388,6 +400,7 @@ BAD: dict[str, tuple[Callable[[Path], str], str]] = {
         drew("3/wide.png", Image.new("L", (9, 8))),
         "3/wide.png: an image of digits must be 8x8 pixels, got 9x8",
     ),
+    "huge image": (huge_image, "3/huge.png.*must be 8x8 pixels, got 10000x10000"),
     "bright image": (
         drew("3/white.png", Image.new("L", (8, 8), 17)),
         r"3/white.png must have pixels of at most 16 \(digits\), got 17",
