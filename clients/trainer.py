@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,24 +11,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedneg.attacks import poison
-from fedneg.data import Dataset, load_dataset
+from fedneg.client_data import own_data, partition_data
 from fedneg.errors import FedNegError
 from fedneg.model import build_mlp, get_parameters, set_parameters
-from fedneg.partition import ClientSplit, partition_by_writer
 from fedneg.seeding import torch_generator
 from fedneg.settings import Task
 from fedneg.training import choose_device, evaluate, train_epochs
-
-
-@lru_cache(maxsize=4)
-def _splits(
-    name: str, root: str | None, clients: int, seed: int, split_writers: bool
-) -> tuple[ClientSplit, ...]:
-    """Return the partition, made once per process."""
-    dataset = load_dataset(name, root=Path(root) if root else None, download=False)
-    return partition_by_writer(
-        dataset.writers, clients=clients, seed=seed, split_writers=split_writers
-    )
 
 
 @lru_cache(maxsize=4)
@@ -44,7 +31,7 @@ def _network(
 
 
 class WriterClient(NumPyClient):
-    """A client that holds the images of its writers.
+    """A client that holds the images of its writers, or images of its own.
 
     Parameters
     ----------
@@ -54,25 +41,29 @@ class WriterClient(NumPyClient):
         The server's settings for the run.
     server_round : int
         Keys the random streams of this round.
+    own : str, optional
+        Where this client's own data lies (`fedneg.own_data`); None: it has its part of
+        the built-in data set.
     """
 
-    def __init__(self, client_id: int, task: Task, server_round: int = 0) -> None:
+    def __init__(
+        self, client_id: int, task: Task, server_round: int = 0, own: str | None = None
+    ) -> None:
         if not 0 <= client_id < task.clients:
             raise FedNegError(
                 f"client-id must be 0 to {task.clients - 1}, got {client_id}"
             )
         self.client_id, self.task, self.server_round = client_id, task, server_round
-        data = task.data
-        self.dataset: Dataset = load_dataset(
-            data.name, root=Path(data.root) if data.root else None, download=False
-        )
-        self.split = _splits(
-            data.name, data.root, task.clients, task.seed, data.split_writers
-        )[client_id]
+        if own is None:
+            self.data = partition_data(client_id, task)
+        else:
+            self.data = own_data(
+                own, name=task.data.name, client_id=client_id, seed=task.seed
+            )
         self.model = _network(
-            self.dataset.input_size,
+            self.data.input_size,
             task.model.hidden,
-            self.dataset.num_classes,
+            self.data.num_classes,
             choose_device(task.client.device),
         )
 
@@ -91,7 +82,7 @@ class WriterClient(NumPyClient):
             self.model,
             images,
             labels,
-            scaling=self.dataset.scaling,
+            scaling=self.data.scaling,
             settings=task.client,
             generator=torch_generator(
                 task.seed, "shuffle", self.server_round, self.client_id
@@ -120,22 +111,22 @@ class WriterClient(NumPyClient):
 
     def _training_data(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return the images and labels to train on, poisoned if this client attacks."""
-        train = self.split.train
+        data = self.data
         return poison(
-            self.dataset.images[train],
-            self.dataset.labels[train],
+            data.images[data.train],
+            data.labels[data.train],
             attack=self.task.attack,
             client_id=self.client_id,
             seed=self.task.seed,
-            pixel_max=self.dataset.pixel_max,
+            pixel_max=data.pixel_max,
         )
 
     def _measure(self, parts: Sequence[str]) -> dict[str, Scalar]:
         """Measure the model on parts of this client's data."""
-        data = self.dataset
-        metrics: dict[str, Scalar] = {"num_writers": len(self.split.writers)}
+        data = self.data
+        metrics: dict[str, Scalar] = {"num_writers": data.num_writers}
         for name in parts:
-            index = getattr(self.split, name)
+            index = getattr(data, name)
             found = evaluate(
                 self.model,
                 data.images[index],

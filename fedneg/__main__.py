@@ -1,4 +1,4 @@
-"""The command line: `fedneg [overrides]`, `fedneg cache ...`.
+"""The command line: `fedneg [overrides]`, `fedneg cache ...`, and others.
 
 Everything with an = is Hydra's; exit code 0 is success, 2 a user's mistake (one line on
 stderr), 1 a defect of fedneg (a traceback), 130 an interrupt.
@@ -26,6 +26,12 @@ COMMANDS = {
     "cache": "fedneg.cache_command:run_cache_command",
     "scan": "fedneg.live.verify_commands:run_scan_command",
     "verify": "fedneg.live.verify_commands:run_verify_command",
+    "request": "fedneg.live.commands:run_request_command",
+    "requests": "fedneg.live.commands:run_requests_command",
+    "rollback": "fedneg.live.commands:run_rollback_command",
+    "roster": "fedneg.live.commands:run_roster_command",
+    "status": "fedneg.live.commands:run_status_command",
+    "check-data": "fedneg.check_data_command:run_check_data_command",
 }
 
 
@@ -43,16 +49,24 @@ def _job(_: Any) -> None:
     from fedneg.console import show_notice
     from fedneg.engine import simulate
     from fedneg.outputs import prepare_folder
-    from fedneg.server_app import run
+    from fedneg.server_app import live, run
 
     job = HydraConfig.get()
     try:
-        config, notices = load_config(list(job.overrides.task))
+        overrides = list(job.overrides.task)
+        config, notices = load_config(overrides)
         out = prepare_folder(Path(job.runtime.output_dir))
         for notice in notices:
             show_notice(notice)
+
+        def work(grid: Any, context: Any) -> None:
+            if config.state is None:
+                run(grid, config, out, notices)
+            else:
+                live(grid, config, overrides, notices)
+
         simulate(
-            lambda grid, context: run(grid, config, out, notices),
+            work,
             clients=config.clients,
             engine=config.engine,
         )

@@ -181,7 +181,7 @@ class Checkpoints:
                 "rounds": rounds,
                 "complete": complete,
                 "sha256": digest,
-                "initial": _sha256(ledger.initial),
+                "initial": ledger.origin,
                 "facts": dict(facts),
                 "ledger": ledger.facts(),
             }
@@ -254,6 +254,15 @@ class Checkpoints:
         """Return what a checkpoint holds of a client, and its global parameters."""
         return self.form.rows(self._paths(rounds)[0], client_id)
 
+    def verify(self, rounds: int) -> None:
+        """Raise FedNegError unless a checkpoint is whole."""
+        data, _ = self._paths(rounds)
+        try:
+            if sha256_of(data) != self._head(rounds)["sha256"]:
+                raise ValueError(f"the sha256 of {data.name} is another")
+        except (OSError, ValueError, KeyError) as error:
+            raise FedNegError(f"{data.with_suffix('')} is damaged: {error}") from None
+
     def remove(self, rounds: int) -> list[Path]:
         """Remove one checkpoint and return its files."""
         data, head = self._paths(rounds)
@@ -273,7 +282,7 @@ class Checkpoints:
         # Before anything is read from it: a library's parser is no judge of damage.
         if sha256_of(data) != content["sha256"]:
             raise ValueError(f"the sha256 of {data.name} is not {content['sha256']}")
-        if content["initial"] != _sha256(ledger.initial):
+        if content["initial"] != ledger.origin:
             raise ValueError("it starts from other initial parameters")
         # From here on nothing is wrong with it, and the ledger may change.
         parameters = np.empty_like(ledger.initial)
@@ -308,10 +317,6 @@ class Checkpoints:
             for path in self.folder.glob(pattern):
                 if path not in known:
                     path.unlink(missing_ok=True)
-
-
-def _sha256(vector: Vector) -> str:
-    return hashlib.sha256(vector.tobytes()).hexdigest()
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

@@ -1,26 +1,49 @@
 """The seam to Flower, client side: messages in, `WriterClient` calls, messages out.
 
 The same app runs inline, on Ray and in a SuperNode. A client is known by its client id:
-`client-id` of the node config if given, else `partition-id`.
+`client-id` of the node config if given, else `partition-id`. A node whose config has
+`data` trains on that, its own data, else on its part of the built-in data set.
 """
+
+from collections.abc import Callable
+from logging import WARNING
 
 from flwr.app import (
     Array,
     ArrayRecord,
     ConfigRecord,
     Context,
+    Error,
     Message,
     MetricRecord,
     RecordDict,
 )
 from flwr.clientapp import ClientApp
+from flwr.common import log
+from flwr.common.constant import ErrorCode
 
 from clients.trainer import WriterClient
 from fedneg.errors import FedNegError
 from fedneg.parameters import NDArrays, from_npy, to_npy
 from fedneg.settings import Task
 
-app = ClientApp()
+
+def name_mistakes(
+    message: Message, context: Context, call_next: Callable[[Message, Context], Message]
+) -> Message:
+    """Answer a user's mistake with its one line; Flower would send a repr of it."""
+    try:
+        return call_next(message, context)
+    except FedNegError as error:
+        # A file's name may have line breaks in it.
+        reason = " ".join(str(error).splitlines())
+        log(WARNING, "%s", reason)  # for whoever looks after this node
+        return Message(
+            Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message
+        )
+
+
+app = ClientApp(mods=[name_mistakes])
 
 
 def client_id_of(context: Context) -> int:
@@ -35,12 +58,32 @@ def client_id_of(context: Context) -> int:
     return value
 
 
+def own_data_of(context: Context) -> str | None:
+    """Return where this node's own data lies, None if it has none.
+
+    Raises
+    ------
+    FedNegError
+        If the node config's `data` is no text.
+    """
+    value = context.node_config.get("data")
+    if value is not None and not isinstance(value, str):
+        raise FedNegError(
+            "data in the node config must be a path in quotes, e.g. "
+            f'data="/srv/digits.npz", got {value!r}'
+        )
+    return value
+
+
 def _client(message: Message, context: Context) -> WriterClient:
     config = message.content["config"]
     assert isinstance(config, ConfigRecord)
     task = Task.from_json(str(config["task"]))
     return WriterClient(
-        client_id_of(context), task, int(str(config.get("server-round", 0)))
+        client_id_of(context),
+        task,
+        int(str(config.get("server-round", 0))),
+        own_data_of(context),
     )
 
 

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedneg.data import resolve_auto
 from fedneg.errors import FedNegError
+from fedneg.live.state import State, merged
 from fedneg.settings import Config
 from strategies import strategy_class
 
@@ -115,6 +116,7 @@ def load_config(overrides: Sequence[str] = ()) -> tuple[Config, tuple[str, ...]]
     FedNegError
         For any mistake in the overrides; before data is read.
     """
+    overrides = _with_stored(overrides)
     with hydra_errors():
         config = _checked(overrides)
         if config.data.name != "auto":
@@ -126,6 +128,22 @@ def load_config(overrides: Sequence[str] = ()) -> tuple[Config, tuple[str, ...]]
         kept = [o for o in overrides if not o.startswith("data=")]
         config = _checked([f"data={name}", *kept, "data.requested=auto"])
     return config, (notice,) if notice else ()
+
+
+def _with_stored(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides of a run, with those of the federation that it goes on with.
+
+    A federation that lives on forgets by request only, and repairs by default.
+    """
+    given = dict(override.partition("=")[::2] for override in overrides)
+    folder = given.get("state", "").strip("'\"")
+    if folder in ("", "null"):
+        return list(overrides)
+    keys = given.get("keys", "").strip("'\"")
+    facts = State(Path(folder), Path(keys) if keys else None).facts()
+    stored = [] if facts is None else facts.overrides
+    defaults = ("forget=null", "retrain=remaining", "reference=false")
+    return merged([*defaults, *stored], overrides)
 
 
 def overrides_of_run_config(run_config: Mapping[str, Any]) -> list[str]:

@@ -42,10 +42,25 @@ class Scaling:
     std: float
 
 
+@dataclass(frozen=True)
+class ImageKind:
+    """What images of a name look like: known without any file, so also to real clients.
+
+    ``shape`` is (height, width); pixels are 0..``pixel_max``, labels
+    0..``num_classes`` - 1.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    pixel_max: int
+    scaling: Scaling
+    num_classes: int = 10
+
+
 # torchvision's usual 0.1307 and 0.3081 of the full range, and the same of the digits'
 # training writers. The paper does not say how it scales.
-MNIST_SCALING = Scaling(mean=0.1307 * 255, std=0.3081 * 255)
-DIGITS_SCALING = Scaling(mean=4.89, std=6.01)
+MNIST = ImageKind("mnist", (28, 28), 255, Scaling(mean=0.1307 * 255, std=0.3081 * 255))
+DIGITS = ImageKind("digits", (8, 8), 16, Scaling(mean=4.89, std=6.01))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +109,20 @@ class Dataset:
         return 10
 
 
+def image_kind(name: str) -> ImageKind:
+    """Return what the images of ``"mnist"`` or ``"digits"`` look like.
+
+    Raises
+    ------
+    FedNegError
+        If the name is another one.
+    """
+    for kind in (MNIST, DIGITS):
+        if kind.name == name:
+            return kind
+    raise FedNegError(f"data must be one of mnist and digits, got {name}")
+
+
 def default_root() -> Path:
     """Return the data root: $FEDNEG_DATA, else ``data`` in the cache root.
 
@@ -125,8 +154,7 @@ def load_dataset(
     DataUnavailableError
         If a file is not there and is not to be had.
     """
-    if name not in ("mnist", "digits"):
-        raise FedNegError(f"data must be one of mnist and digits, got {name}")
+    image_kind(name)
     place = None
     if name == "mnist":
         place = (default_root() if root is None else root).expanduser().resolve()
@@ -191,8 +219,8 @@ def _load_mnist(root: Path, download: bool) -> Dataset:
         writers=_frozen(extended[:, 2], np.int64),
         test_images=test_images,
         test_labels=_frozen(test_labels, np.int64),
-        pixel_max=255,
-        scaling=MNIST_SCALING,
+        pixel_max=MNIST.pixel_max,
+        scaling=MNIST.scaling,
     )
 
 
@@ -281,8 +309,8 @@ def _load_digits() -> Dataset:
         writers=_frozen(writers[train], np.int64),
         test_images=_frozen(digits.images[~train], np.uint8),
         test_labels=_frozen(digits.target[~train], np.int64),
-        pixel_max=16,
-        scaling=DIGITS_SCALING,
+        pixel_max=DIGITS.pixel_max,
+        scaling=DIGITS.scaling,
     )
 
 

@@ -15,6 +15,7 @@ Server momentum stays exact too: with one momentum row per client,
 buffer_k``, for every client in every round in which anybody took part.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ class Ledger:
         The last local model of each client, as far as they are kept.
     participation : list of Participation
         One entry per round in which somebody took part.
+    origin : str
+        A sha256 of the initial parameters, as they were given.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Ledger:
         folder: Path | None = None,
     ) -> None:
         self.initial = initial.astype(np.float32)
+        self.origin = hashlib.sha256(self.initial.tobytes()).hexdigest()
         self.learning_rate, self.momentum = learning_rate, momentum
         self.keep_local, self.folder = keep_local, folder
         self.contributions = make_rows(clients, initial.size, folder)
@@ -215,6 +219,17 @@ class Ledger:
             self.buffers[ids] = 0
         for client_id in ids:
             self.local.pop(client_id, None)
+
+    def fold_correction(self) -> None:
+        """Make what forgetting changed a part of the parameters to start from.
+
+        Of a client that was forgotten with a scale below 1, `correction` is a multiple
+        of its contribution: nobody should find that as a row of its own. The identity
+        goes on to hold, up to rounding.
+        """
+        total = self.initial.astype(np.float64) + self.correction
+        self.initial = total.astype(np.float32)
+        self.correction[...] = 0
 
     def last_weight(self, client_id: int) -> float:
         """Return the weight of a client in the last round it took part in, else 0."""

@@ -77,7 +77,7 @@ def partition_by_writer(
     order = np.argsort(client_of, kind="stable")
     bounds = np.searchsorted(client_of[order], np.arange(1, clients))
     return tuple(
-        _split(client_id, images, np.unique(writers[images]), seed)
+        split_images(client_id, images, np.unique(writers[images]), seed)
         for client_id, images in enumerate(np.split(order, bounds))
     )
 
@@ -172,8 +172,20 @@ def _cut(writer_of: Indices, pieces: int, rng: np.random.Generator) -> Indices:
     return piece_of
 
 
-def _split(client_id: int, images: Indices, writers: Indices, seed: int) -> ClientSplit:
-    """Split one client's images 10 : 1 : 1 after a shuffle of its own."""
+def split_images(
+    client_id: int, images: Indices, writers: Indices, seed: int
+) -> ClientSplit:
+    """Split one client's images 10 : 1 : 1 after a shuffle of its own.
+
+    Which image comes where depends on the seed, the client id and the number of images.
+
+    Parameters
+    ----------
+    images : (N,) int64
+        The client's images, ascending; from three on, each part has at least one.
+    writers : (W,) int64
+        Who wrote them.
+    """
     shuffled = seeding.rng(seed, "split", client_id=client_id).permutation(images)
     # A twelfth, rounded; one where that would be none and there are three images.
     held = max((len(images) + 6) // 12, 1) if len(images) >= 3 else 0

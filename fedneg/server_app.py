@@ -30,6 +30,9 @@ from fedneg.errors import FedNegError
 from fedneg.evidence import KeptEvidence, ModelEvidence, ServerTest
 from fedneg.formats import human_bytes
 from fedneg.job import do_job
+from fedneg.live.job import do_live_job
+from fedneg.live.pins import Pins
+from fedneg.live.state import State
 from fedneg.model import build_mlp, initial_parameters
 from fedneg.parameters import Vector, flatten, shapes_of, unflatten
 from fedneg.partition import partition_by_writer
@@ -38,6 +41,7 @@ from fedneg.settings import Config, Task
 from fedneg.store import Entry, Store, digest_of, training_identity
 from strategies import make_strategy
 from strategies.phases import Phase, RoundReport
+from strategies.roster import Roster
 
 app = ServerApp()
 AfterRound = Callable[[RoundReport, Vector], None]
@@ -81,10 +85,11 @@ class Federation:
 
     def __init__(self, grid: Grid, config: Config, progress: Progress) -> None:
         self.grid, self.config, self.progress = grid, config, progress
+        self.deployed = is_deployed(grid)
         data = config.data
         root = Path(data.root).resolve() if data.root else None
         self.dataset = load_dataset(data.name, root=root, download=data.download)
-        if is_deployed(grid):
+        if self.deployed:
             shared_root = None
         else:
             # Simulated clients read the files that the server read; and what cannot
@@ -98,6 +103,9 @@ class Federation:
             )
         task = Task.of(config, root=shared_root)
         self.strategy = make_strategy(config, task.to_json())
+        if self.deployed:
+            self.strategy.roster = _roster_of_real_clients(config)
+        self.strategy.roster.on_wait = progress.step
         size, classes = self.dataset.input_size, self.dataset.num_classes
         arrays = initial_parameters(
             size, config.model.hidden, classes, seed=config.seed
@@ -114,6 +122,7 @@ class Federation:
         self._temporary: list[Entry] = []
         self._entries: dict[bytes, Entry] = {}
         self.strategy.on_reply = progress.clients
+        self.strategy.accept = self._passes_gate
         self.strategy.reset(arrays)
 
     def train(self, after_round: AfterRound | None = None) -> Vector:
@@ -123,12 +132,55 @@ class Federation:
         """
         everybody = tuple(range(self.config.clients))
         self.progress.step(f"training with {len(everybody)} clients")
-        first = self.test.measure(self.initial)
-        self.history.append(history_row(RoundReport(0, "train"), first, seconds=0.0))
+        self.measure_initial()
         phase = Phase("train", everybody, self.config.rounds)
         if after_round is not None:
             return self._run(phase, self.initial, after_round=after_round)
         return self._run_kept(phase, self.initial, self._identity(everybody))
+
+    def measure_initial(self) -> None:
+        """Enter the initial parameters into the history, as round 0."""
+        first = self.test.measure(self.initial)
+        self.history.append(history_row(RoundReport(0, "train"), first, seconds=0.0))
+
+    def round(
+        self,
+        name: str,
+        clients: Sequence[int],
+        parameters: Vector,
+        *,
+        first_round: int,
+        first_stream: int,
+        shown: tuple[int, int],
+        forget: Sequence[int] = (),
+    ) -> Vector:
+        """Return the model after one round, for whoever decides after every one.
+
+        Parameters
+        ----------
+        name, clients, first_round, first_stream
+            As in `Phase`.
+        shown : tuple of int
+            The round's number and of how many, for people.
+        forget : sequence of int
+            Whom an unlearn round is to forget.
+        """
+        phase = Phase(name, tuple(clients), 1, first_round, first_stream)
+        return self._run(phase, parameters, forget=forget, shown=shown)
+
+    def start_over(self, server_round: int) -> Vector:
+        """Return the initial parameters, with an empty ledger, as a round of its own."""
+        self.strategy.reset(unflatten(self.initial, self.shapes))
+        report = RoundReport(server_round, "unlearn")
+        self.strategy.reports.append(report)
+        found = self.test.measure(self.initial)
+        self.history.append(history_row(report, found, seconds=0.0))
+        return self.initial
+
+    def _passes_gate(self, before: Vector, after: Vector) -> bool:
+        """Return whether a round that leaving clients trained may stand."""
+        least = self.config.strategy.gate * self.test.measure(before).accuracy
+        return self.test.measure(after).accuracy >= least
 
     def unlearn(self, parameters: Vector, forget: Sequence[int]) -> Vector:
         """Return the model right after the unlearn round."""
@@ -235,7 +287,7 @@ class Federation:
         """Run a phase from where an earlier run of the same one stopped, if any did."""
         # The server does not know the data of real clients: nothing tells it whether
         # another training would be the same.
-        if not self.config.cache or is_deployed(self.grid):
+        if not self.config.cache or self.deployed:
             return self._run(phase, parameters)
         entry = Store().entry(identity)
         if not lasting:
@@ -300,6 +352,7 @@ class Federation:
         after_round: AfterRound | None = None,
         done: int = 0,
         keep: Callable[[int, Vector], None] | None = None,
+        shown: tuple[int, int] | None = None,
     ) -> Vector:
         """Run what is left of a phase; measure, show, time and keep every round."""
         started = round_started = time.perf_counter()
@@ -316,8 +369,7 @@ class Federation:
             number = report.server_round - phase.first_round + 1
             self.progress.round(
                 phase.name,
-                number,
-                phase.rounds,
+                *(shown or (number, phase.rounds)),
                 accuracy=found.accuracy,
                 loss=found.loss,
                 failures=[
@@ -375,6 +427,28 @@ def run(grid: Grid, config: Config, out: Path, notices: Sequence[str] = ()) -> N
     do_job(lambda c, progress: Federation(grid, c, progress), config, out, notices)
 
 
+def live(
+    grid: Grid, config: Config, overrides: Sequence[str], notices: Sequence[str] = ()
+) -> None:
+    """Let the federation in `config.state` live on with the clients behind a Grid."""
+    do_live_job(
+        lambda c, progress: Federation(grid, c, progress), config, overrides, notices
+    )
+
+
+def _roster_of_real_clients(config: Config) -> Roster:
+    """Return the roster that `strategy.trust` asks for."""
+    trust = config.strategy.trust
+    if trust == "listed" and config.state is None:
+        raise FedNegError(
+            "strategy.trust=listed needs state=DIR, whose roster lists the clients' "
+            "keys (fedneg roster add); or say strategy.trust=first_sight, or "
+            "strategy.trust=unauthenticated to believe anybody"
+        )
+    pins = State.of(config).pins() if config.state else Pins()
+    return Roster(config.clients, trust, pins)
+
+
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Compose the configuration from Flower's run config and do the run."""
@@ -385,11 +459,15 @@ def main(grid: Grid, context: Context) -> None:
         # As for `out`: relative to where the SuperLink was started, not to the user.
         key, _, root = override.partition("=")
         root = root.strip("'\"")
-        if key == "data.root" and root != "null" and not Path(root).is_absolute():
-            raise FedNegError(f"data.root must be an absolute folder, got {root!r}")
+        named = key in ("data.root", "state", "keys") and root != "null"
+        if named and not Path(root).is_absolute():
+            raise FedNegError(f"{key} must be an absolute folder, got {root!r}")
     config, notices = load_config(overrides)
     for notice in notices:
         show_notice(notice)
+    if config.state is not None:
+        live(grid, config, overrides, notices)
+        return
     run(grid, config, _output_folder(str(context.run_config.get("out", ""))), notices)
 
 

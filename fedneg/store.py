@@ -25,11 +25,13 @@ from fedneg.machine import cache_root
 from fedneg.settings import Config
 
 SCHEMA = 1
-# What these files say determines, bit for bit, what a training ends with.
+# What these files say determines, bit for bit, what a training ends with. Clients' own
+# data is read by real clients only, whose trainings are not kept.
 CODE = (
-    *("fedneg.attacks", "fedneg.data", "fedneg.dense", "fedneg.ledger"),
-    *("fedneg.model", "fedneg.parameters", "fedneg.partition", "fedneg.seeding"),
-    *("fedneg.training", "clients.trainer", "strategies.base", "strategies.replies"),
+    *("fedneg.attacks", "fedneg.client_data", "fedneg.data", "fedneg.dense"),
+    *("fedneg.ledger", "fedneg.model", "fedneg.parameters", "fedneg.partition"),
+    *("fedneg.seeding", "fedneg.training"),
+    *("clients.trainer", "strategies.base", "strategies.replies"),
 )
 
 

@@ -282,7 +282,7 @@ def test_client_reports_the_examples_it_trained_on(client_id: int, tiny: Config)
     arrays = initial_parameters(64, tiny.model.hidden, 10, seed=0)
     before = [a.copy() for a in arrays]
     local, count, metrics = client.fit(arrays, {})
-    assert count == len(client.split.train)
+    assert count == len(client.data.train)
     assert set(metrics) == {"running_loss"}
     for a, b, c in zip(arrays, before, local, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -300,12 +300,12 @@ def test_client_measures_each_part_on_its_original_labels():
     assert found["trained_accuracy"] != found["train_accuracy"]
     assert found["train_accuracy"] == expected["train_accuracy"]
     assert found["test_accuracy"] == expected["test_accuracy"]
-    assert found["num_train"] == len(honest.split.train)
-    data = honest.dataset
+    assert found["num_train"] == len(honest.data.train)
+    data = honest.data
     naive = evaluate(
         model_of(arrays),
-        data.images[honest.split.val],
-        data.labels[honest.split.val],
+        data.images[honest.data.val],
+        data.labels[honest.data.val],
         scaling=data.scaling,
     )
     assert (found["val_accuracy"], found["num_val"]) == (

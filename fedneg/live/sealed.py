@@ -20,8 +20,13 @@ class Sealed:
     """The form of a sealed checkpoint (`fedneg.checkpoint.Form`).
 
     One array for every client's row, named ``contributions.3`` and so on, beside those
-    that all clients went into. A client without a key (it was forgotten) has no rows:
-    they are zero.
+    that all clients went into. The forgotten have no rows: they are zero.
+
+    Parameters
+    ----------
+    vault : Vault
+    forgotten : set of int
+        Whose rows are left out of what is written; may grow.
     """
 
     def __init__(self, vault: Vault, forgotten: set[int]) -> None:
@@ -31,7 +36,7 @@ class Sealed:
         """Write global parameters and ledger, sealed row by row."""
         model = self.vault.model_key()
         tensors = {}
-        for name, key, array in self._items(model, parameters, ledger, make=True):
+        for name, key, array in self._items(model, parameters, ledger):
             size = self.vault.sealed_size(array.nbytes)
             tensors[name] = Raw(size, self._pieces(key, name, array))
         return write_tensors(path, tensors, {"model_key": model})
@@ -43,22 +48,21 @@ class Sealed:
         release(array)
 
     def read(self, path: Path, parameters: Vector, ledger: Ledger) -> None:
-        """Open every array into its place; the rows of the forgotten are zero."""
+        """Open every array in the file into its place; other rows are zero."""
+        arrays = {"global": parameters, **ledger.arrays()}
         with safe_open(str(path), framework="numpy") as file:
             model = file.metadata()["model_key"]
-            ledger.contributions[...] = 0
-            if ledger.buffers is not None:
-                ledger.buffers[...] = 0
-            for name, key, out in self._items(model, parameters, ledger, make=False):
+            for name in ("contributions", "buffers", "local"):
+                if name in arrays:
+                    arrays[name][...] = 0
+            for name in file.keys():  # noqa: SIM118
+                kind, *place = name.split(".")
+                key, out = model, arrays[kind]
+                if place:
+                    key = self.vault.client_key(int(place[-1]), make=False)
+                    out = out[int(place[0])]
                 self.vault.open(key, name, file.get_tensor(name), out)
                 release(out)
-            for name in file.keys():  # noqa: SIM118
-                kind, _, place = name.partition(".")
-                if kind == "local":
-                    place, _, owner = place.partition(".")
-                    key = self.vault.client_key(int(owner), make=False)
-                    row = ledger.local.rows[int(place)]
-                    self.vault.open(key, name, file.get_tensor(name), row)
 
     def rows(self, path: Path, client_id: int) -> dict[str, Vector]:
         """Return one client's rows and the global parameters."""
@@ -78,13 +82,10 @@ class Sealed:
                 self.vault.open(key, name, sealed, found[name])
         return found
 
-    def _items(
-        self, model: str, parameters: Vector, ledger: Ledger, *, make: bool
-    ) -> Iterator[Item]:
-        """Yield name, key and array of what a checkpoint holds; `make` to write one.
+    def _items(self, model: str, parameters: Vector, ledger: Ledger) -> Iterator[Item]:
+        """Yield name, key and array of what a checkpoint holds.
 
-        To read one, keys are never made, and the last local models are for the file to
-        name.
+        A name is ``kind``, or ``kind.row.client`` where a row need not be its client's.
         """
         yield "global", model, parameters
         yield "initial", model, ledger.initial
@@ -92,10 +93,10 @@ class Sealed:
         for client_id in range(ledger.clients):
             if client_id in self.forgotten:
                 continue
-            key = self.vault.client_key(client_id, make=make)
+            key = self.vault.client_key(client_id)
             yield f"contributions.{client_id}", key, ledger.contributions[client_id]
             if ledger.buffers is not None:
                 yield f"buffers.{client_id}", key, ledger.buffers[client_id]
-        for client_id, place in ledger.local.places.items() if make else ():
+        for client_id, place in ledger.local.places.items():
             key = self.vault.client_key(client_id)
             yield f"local.{place}.{client_id}", key, ledger.local.rows[place]

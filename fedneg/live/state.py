@@ -127,6 +127,7 @@ class State:
         folder = self.folder / "checkpoints"
         folder.mkdir(parents=True, exist_ok=True)
         done = {r.client_id for r in self.requests.all() if not r.is_open}
+        done |= self.vault.destroyed() if encrypt else set()
         form = Sealed(self.vault, done) if encrypt else None
         return Checkpoints(folder, every=every, form=form, remedy="make room")
 

@@ -24,6 +24,7 @@ from fedneg.tensors import sync_folder
 
 CHUNK = 1 << 24  # bytes sealed at a time
 NONCE, TAG = 12, 16
+TOMBSTONE = re.compile(r"client-([0-9]+)\.destroyed")
 MODEL = re.compile(r"model-([0-9]{6})\.key")
 
 
@@ -69,6 +70,13 @@ class Vault:
         name = f"model-{numbers[-1] + 1 if numbers else 0:06d}"
         self._make(name)
         return name
+
+    def destroyed(self) -> set[int]:
+        """Return the client ids whose keys were destroyed."""
+        if not self.folder.is_dir():
+            return set()
+        found = (TOMBSTONE.fullmatch(path.name) for path in self.folder.iterdir())
+        return {int(match[1]) for match in found if match}
 
     def destroy(self, client_ids: list[int]) -> list[str]:
         """Destroy clients' keys and all model keys but the current; return their names.

@@ -1,0 +1,317 @@
+"""What makes forgetting final: the purge, its proof, and the receipt.
+
+Before the rows of the forgotten go, digests of what may be found nowhere in the end are
+taken: their contributions, momentum rows and last local models, and every global model
+that contains them (the old one, minus all other rows, would give the contribution
+back). After the repair every file that holds them is removed or made again, keys are
+destroyed, and every byte of the state folder is searched.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedneg.checkpoint import Checkpoints
+from fedneg.errors import FedNegError
+from fedneg.files import write_bytes
+from fedneg.live.fingerprints import Fingerprint, fingerprints
+from fedneg.live.receipts import write_receipt
+from fedneg.live.requests import DONE, Request
+from fedneg.live.scan import ScanResult, scan
+from fedneg.live.sealed import Sealed
+from fedneg.live.state import State
+from fedneg.parameters import Vector
+
+if TYPE_CHECKING:
+    from fedneg.server_app import Federation
+
+SCHEMA = 1
+BLOCK = 16  # numbers in the window of a fingerprint
+NOT_ERASED = (
+    "models that were handed out before: their holders must delete them",
+    "copies outside the state folder: backups, and what the SuperLink's database keeps "
+    "of messages (fedneg scan --state DIR PATH looks into them)",
+    "what the other clients learned while this client took part",
+)
+
+
+def digest_of_model(parameters: Vector) -> str:
+    """Return a model's name in receipts and logs: the sha256 of its float32 bytes."""
+    return hashlib.sha256(np.ascontiguousarray(parameters, "<f4").tobytes()).hexdigest()
+
+
+class Erasure:
+    """Takes a client out of everything that a federation keeps.
+
+    Parameters
+    ----------
+    state : State
+    federation : Federation
+    checkpoints : Checkpoints
+    """
+
+    def __init__(
+        self, state: State, federation: "Federation", checkpoints: Checkpoints
+    ) -> None:
+        self.state, self.federation = state, federation
+        self.checkpoints = checkpoints
+
+    # -- before ------------------------------------------------------------------------
+
+    def take_fingerprints(self, clients: Sequence[int], parameters: Vector) -> None:
+        """Write down, as digests, what must be found nowhere when this is done."""
+        for client_id in clients:
+            vectors = self._vectors(client_id, parameters)
+            self._write_fingerprints(client_id, fingerprints(vectors))
+
+    def _vectors(self, client_id: int, parameters: Vector) -> dict[str, Vector]:
+        """Return what memory and checkpoints hold of a client, by name."""
+        ledger = self.federation.strategy.ledger
+        vectors = {"contribution": ledger.contributions[client_id]}
+        if ledger.buffers is not None:
+            vectors["momentum"] = ledger.buffers[client_id]
+        if client_id in ledger.local:
+            vectors["last local model"] = ledger.local[client_id]
+        vectors["global model"] = parameters
+        for number in self.checkpoints.rounds():
+            try:
+                found = self.checkpoints.rows(number, client_id)
+            except (OSError, ValueError, KeyError):
+                continue  # damaged: its files go, whatever they hold
+            for name, vector in found.items():
+                vectors[f"{name}, round {number}"] = vector
+        # Weights that training never touched are everybody's, and stay.
+        return {n: _beyond(v, self.federation.initial) for n, v in vectors.items()}
+
+    def _write_fingerprints(self, client_id: int, found: list[Fingerprint]) -> None:
+        content = {
+            "client": client_id,
+            "request": f"forget-{client_id}",
+            "fingerprints": [f.to_json() for f in found],
+        }
+        path = self.state.fingerprints / f"forget-{client_id}.json"
+        write_bytes(path, (json.dumps(content) + "\n").encode())
+
+    def _fingerprints(self, client_id: int) -> list[Fingerprint]:
+        path = self.state.fingerprints / f"forget-{client_id}.json"
+        try:
+            content = json.loads(path.read_bytes())
+            return [Fingerprint.from_json(f) for f in content["fingerprints"]]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise FedNegError(f"{path} cannot be read: {error}") from None
+
+    # -- after -------------------------------------------------------------------------
+
+    def finish(
+        self,
+        work: Mapping[str, Any],
+        after: Mapping[str, Any],
+        answers: Mapping[int, Mapping[str, float]],
+        parameters: Vector,
+        server_round: int,
+    ) -> None:
+        """Purge, prove, write the receipts, and mark the requests done.
+
+        It may be repeated from the start, however far a killed run came.
+
+        Parameters
+        ----------
+        work : mapping
+            As `fedneg.live.job.Work`.
+        after : mapping
+            What was measured of the model to hand over.
+        answers : mapping of client id to mapping
+            What the remaining clients measured of it on their validation parts.
+        parameters : Vector, shape (d,)
+            That model.
+        server_round : int
+            Of its checkpoint.
+
+        Raises
+        ------
+        FedNegError
+            If a file still holds what had to go: it is named, the requests stay open.
+        """
+        clients: list[int] = work["clients"]
+        self.federation.progress.step("purging what holds the forgotten")
+        gone = self._purge(clients, parameters, server_round)
+        requests = [r for r in self.state.requests.all() if r.client_id in clients]
+        done_before = [r for r in self.state.requests.all() if not r.is_open]
+        found = self._prove([r.client_id for r in (*requests, *done_before)])
+        purged = self.state.audit.append(
+            "purged",
+            clients=clients,
+            files=gone["files"],
+            keys=gone["keys"],
+            scanned_files=found.files,
+            scanned_bytes=found.bytes,
+        )
+        rechecked = [self._recheck(r) for r in done_before]
+        for request in requests:
+            content = {
+                **self._asked(request),
+                "done": self._done(work, server_round),
+                "measured": _measured(work, after, answers),
+                "models": {
+                    "before": work["before"]["model"],
+                    "unlearned": work["unlearned"]["model"],
+                    "after": after["model"],
+                },
+                "purged": {
+                    **gone,
+                    "scanned_files": found.files,
+                    "scanned_bytes": found.bytes,
+                    "matches": len(found.matches),
+                    "fingerprints": len(self._fingerprints(request.client_id)),
+                },
+                "rechecked": rechecked,
+                "remains": self._remains(request.client_id, work),
+                "not_erased": list(NOT_ERASED),
+                "audit_entry": purged["digest"],
+            }
+            path = self.state.receipts / f"{request.id}.json"
+            write_receipt(path, content, self.state.operator)
+            self.state.audit.append(
+                "receipt",
+                request=request.id,
+                sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            )
+        self.state.requests.mark(clients, DONE)
+
+    def _purge(
+        self, clients: Sequence[int], parameters: Vector, server_round: int
+    ) -> dict[str, list[str]]:
+        """Remove or make again every file that holds the clients; return which."""
+        self.checkpoints.verify(server_round)
+        files: list[str] = []
+        if isinstance(self.checkpoints.form, Sealed):
+            # What all clients went into is sealed anew, before its key is destroyed.
+            facts = self.checkpoints.facts(server_round)
+            self.checkpoints.form.forgotten |= set(clients)
+            self.state.vault.next_model_key()
+            ledger = self.federation.strategy.ledger
+            self.checkpoints.write(server_round, parameters, ledger, facts)
+            self.checkpoints.verify(server_round)
+        for number in self.checkpoints.rounds():
+            if number != server_round:
+                files += [path.name for path in self.checkpoints.remove(number)]
+        self.checkpoints.tidy()
+        if self.state.model.exists():
+            files.append(self.state.model.name)
+        self.federation.save(self.state.model, parameters)
+        keys: list[str] = []
+        if isinstance(self.checkpoints.form, Sealed):
+            # Backups of what was sealed with these can be opened by nobody any more.
+            keys = self.state.vault.destroy(list(clients))
+        return {"files": files, "keys": keys}
+
+    def _prove(self, clients: Sequence[int]) -> ScanResult:
+        """Search every byte of the state folder; raise what is still there."""
+        wanted = [f for k in clients for f in self._fingerprints(k)]
+        found = scan([self.state.folder], wanted)
+        if found.matches:
+            match = found.matches[0]
+            self.state.audit.append("purge failed", file=str(match.path))
+            raise FedNegError(
+                f"{match.path} still holds a {match.name} of forgotten clients (byte "
+                f"{match.offset}); remove it and run again, the requests stay open"
+            )
+        return found
+
+    # -- what the receipt says ---------------------------------------------------------
+
+    def _asked(self, request: Request) -> dict[str, Any]:
+        facts = self.state.known_facts()
+        return {
+            "schema": SCHEMA,
+            "request": request.id,
+            "client": request.client_id,
+            "federation": facts.id,
+            "asked": {
+                "received": request.received,
+                "due": request.due,
+                "reason": request.reason,
+            },
+        }
+
+    def _done(self, work: Mapping[str, Any], server_round: int) -> dict[str, Any]:
+        recovery = [
+            {
+                "server_round": row["server_round"],
+                "clients": row["clients"],
+                "failures": row["failures"],
+            }
+            for row in self.federation.history
+            if work["unlearn_round"] < int(str(row["server_round"])) <= server_round
+        ]
+        return {
+            "completed": datetime.now(UTC).isoformat(timespec="seconds"),
+            "method": work["method"],
+            "forgotten_together": work["clients"],
+            "unlearn_round": work["unlearn_round"],
+            "recovery": work["mode"],
+            "recovery_rounds": recovery,
+        }
+
+    def _recheck(self, request: Request) -> dict[str, Any]:
+        """Return whether an earlier request still holds."""
+        ledger = self.federation.strategy.ledger
+        return {
+            "request": request.id,
+            "row_is_zero": not ledger.contributions[request.client_id].any(),
+            "excluded": request.client_id in self.state.requests.excluded(),
+            "matches": 0,  # `_prove` would have raised
+        }
+
+    def _remains(self, client_id: int, work: Mapping[str, Any]) -> str:
+        """Return what of the contribution the method left in the model."""
+        if work["mode"] == "scratch":
+            return "nothing: trained from the initial parameters without the client"
+        method = work["method"]
+        scale = method.get("scale", {}).get(str(client_id))
+        if method.get("form") == "update" and scale == 1:
+            return "nothing of the client's summed updates"
+        said = "" if scale is None else f" ({method.get('form')} form, scale {scale:g})"
+        return f"a part of the client's summed updates{said}"
+
+
+def _beyond(vector: Vector, initial: Vector) -> Vector:
+    """Return a vector with zeros for every stretch that shares a number with another.
+
+    Digests are taken of stretches of `BLOCK` numbers without a zero in them, or nearly.
+    """
+    found = np.array(vector, dtype=np.float32)
+    whole = found.size // BLOCK * BLOCK
+    same = (found[:whole] == initial[:whole]).reshape(-1, BLOCK).any(axis=1)
+    found[:whole].reshape(-1, BLOCK)[same] = 0
+    return found
+
+
+def _measured(
+    work: Mapping[str, Any],
+    after: Mapping[str, Any],
+    answers: Mapping[int, Mapping[str, float]],
+) -> dict[str, Any]:
+    """Return the numbers of the three models."""
+
+    def numbers(found: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in found.items() if k != "model"}
+
+    total = sum(a["num_val"] for a in answers.values())
+    validation = {
+        "clients": len(answers),
+        "examples": int(total),
+        "accuracy": sum(a["val_accuracy"] * a["num_val"] for a in answers.values())
+        / total
+        if total
+        else None,
+    }
+    return {
+        "before": numbers(work["before"]),
+        "unlearned": numbers(work["unlearned"]),
+        "after": {**numbers(after), "validation_of_remaining_clients": validation},
+    }

@@ -1,0 +1,400 @@
+"""The life of a federation: train, carry out what was asked, go on, survive.
+
+Told in the words of a `Federation` (fedneg/server_app.py), one round at a time. After
+every round it is decided anew what comes next, so that a request counts from the moment
+it is accepted. Where it stands is in the last checkpoint: a run that was killed goes on
+after the last complete round, with the same bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from fedneg import outputs
+from fedneg.checkpoint import Restored
+from fedneg.console import Progress, show_notice
+from fedneg.errors import FedNegError
+from fedneg.live.erasure import Erasure, digest_of_model
+from fedneg.live.requests import ACCEPTED, UNLEARNED
+from fedneg.live.state import State
+from fedneg.parameters import Vector
+from fedneg.settings import Config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fedneg.server_app import Federation
+
+
+@dataclass
+class Work:
+    """Requests that are being carried out.
+
+    Attributes
+    ----------
+    clients : list of int
+        Whose requests they are.
+    mode : str
+        What follows the unlearn round: none, remaining or scratch.
+    unlearn_round : int
+        Its number in the history.
+    recovered : int
+        Rounds since.
+    before, unlearned : mapping
+        What was measured of the two models, and their digests.
+    method : mapping
+        What the method says of what it did.
+    """
+
+    clients: list[int]
+    mode: str
+    unlearn_round: int
+    recovered: int
+    before: dict[str, Any]
+    unlearned: dict[str, Any]
+    method: dict[str, Any]
+
+
+def do_live_job(
+    make_federation: "Callable[[Config, Progress], Federation]",
+    config: Config,
+    overrides: Sequence[str],
+    notices: Sequence[str] = (),
+) -> None:
+    """Train up to `config.rounds`, and carry out every open request."""
+    state = State.of(config)
+    with state.running():
+        progress = Progress(_title(config), config.rounds)
+        federation = make_federation(config, progress)
+        state.settle(config, overrides, deployed=federation.deployed)
+        live = Live(state, federation)
+        with progress:
+            try:
+                live.restore()
+                while live.step():
+                    pass
+            finally:
+                live.tell(running=False)
+    for notice in (*notices, *federation.notices):
+        show_notice(notice)
+    live.show()
+
+
+class Live:
+    """Where a federation stands, and its next step.
+
+    Parameters
+    ----------
+    state : State
+        Held by `state.running()`.
+    federation : Federation
+
+    Attributes
+    ----------
+    parameters : Vector, shape (d,)
+        The global parameters.
+    server_round : int
+        Rounds of every kind so far.
+    trained : int
+        Training rounds among them.
+    contains : set of int
+        Client ids whose updates went into the parameters and were not taken out.
+    work : Work or None
+    """
+
+    def __init__(self, state: State, federation: "Federation") -> None:
+        self.state, self.federation = state, federation
+        self.config, self.strategy = federation.config, federation.strategy
+        self.progress = federation.progress
+        self.checkpoints = state.checkpoints(
+            every=self.config.checkpoint, encrypt=self.config.encrypt
+        )
+        self.parameters: Vector = federation.initial
+        self.server_round = self.trained = 0
+        self.contains: set[int] = set()
+        self.work: Work | None = None
+        self.erasure = Erasure(state, federation, self.checkpoints)
+        self.strategy.excluded = state.requests.excluded
+        roster = self.strategy.roster
+        roster.on_wait = self._on_wait
+        roster.on_refused = self._on_refused
+
+    # -- where it stands ---------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Go on from the last whole checkpoint, if there is one.
+
+        Raises
+        ------
+        FedNegError
+            If a checkpoint contains a client that was forgotten: it names both.
+        """
+        self._refuse_forgotten()
+        self.checkpoints.tidy()
+        found = self.checkpoints.restore(self.strategy.ledger, self._warn)
+        if found is None:
+            if self.state.read_status().get("server_round"):
+                self._warn(f"no whole checkpoint in {self.checkpoints.folder}")
+            self.federation.measure_initial()
+        else:
+            self._take_back(found)
+        self.strategy.forgotten |= {
+            r.client_id for r in self.state.requests.all() if r.status != ACCEPTED
+        }
+        self.tell()
+
+    def _refuse_forgotten(self) -> None:
+        """Raise FedNegError for any checkpoint that contains a forgotten client."""
+        done = {r.client_id for r in self.state.requests.all() if not r.is_open}
+        for number in self.checkpoints.rounds():
+            try:
+                contains = set(self.checkpoints.facts(number)["contains"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # damaged: `restore` says so, and does not use it
+            for client_id in sorted(contains & done):
+                raise FedNegError(
+                    f"the checkpoint of round {number} in {self.checkpoints.folder} "
+                    f"contains client {client_id}, which was forgotten "
+                    f"(forget-{client_id}); it is not used, remove it"
+                )
+
+    def _take_back(self, found: Restored) -> None:
+        facts = found.facts
+        self.parameters, self.server_round = found.parameters, found.rounds
+        self.trained, self.contains = facts["trained"], set(facts["contains"])
+        self.federation.history[:] = facts["history"]
+        if facts["work"] is not None:
+            self.work = Work(**facts["work"])
+            open_now = {r.client_id for r in self.state.requests.open()}
+            if not set(self.work.clients) & open_now:
+                self.work = None  # its receipts were written before the run ended
+        self.progress.skip(min(self.trained, self.progress.planned))
+        self.progress.step(f"going on after round {self.server_round}")
+        self.state.audit.append(
+            "resumed", round=self.server_round, model=digest_of_model(self.parameters)
+        )
+
+    def _keep(self, *, due: bool = False) -> None:
+        """Write a checkpoint, history and status."""
+        ledger = self.strategy.ledger
+        if due or self.checkpoints.is_due(
+            self.trained, self.config.rounds, ledger.num_bytes
+        ):
+            facts = {
+                "trained": self.trained,
+                "contains": sorted(self.contains),
+                "work": asdict(self.work) if self.work else None,
+                "history": self.federation.history,
+            }
+            self.checkpoints.write(self.server_round, self.parameters, ledger, facts)
+        outputs.write_csv(self.state.history, pd.DataFrame(self.federation.history))
+        self.tell()
+
+    # -- one step ----------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Do what comes next: one round, or the end of a request; False: nothing."""
+        if self.work is not None:
+            self._go_on(self.work)
+        elif requests := self.state.requests.open():
+            self._begin([request.client_id for request in requests])
+        elif self.trained < self.config.rounds:
+            self._train()
+        else:
+            return False
+        return True
+
+    def _remaining(self) -> tuple[int, ...]:
+        out = self.state.requests.excluded()
+        return tuple(k for k in range(self.config.clients) if k not in out)
+
+    def _round(
+        self, name: str, number: int, of: int, *, stream: int | None = None
+    ) -> None:
+        """Let the remaining clients train one round."""
+        place = self.server_round + 1
+        self.parameters = self.federation.round(
+            name,
+            self._remaining(),
+            self.parameters,
+            first_round=place,
+            first_stream=place if stream is None else stream,
+            shown=(number, of),
+        )
+        self.server_round = place
+        self.contains |= self._took_part()
+
+    def _took_part(self) -> set[int]:
+        """Return who trained in the round that was last entered."""
+        entries = self.strategy.ledger.participation
+        if not entries or self.strategy.reports[-1].clients == 0:
+            return set()
+        return set(entries[-1].weights)
+
+    def _train(self) -> None:
+        of = self.config.rounds
+        self._round("train", self.trained + 1, of)
+        self.trained += 1
+        self._keep()
+        if self.trained == of:
+            self.federation.save(self.state.model, self.parameters)
+
+    # -- a request ---------------------------------------------------------------------
+
+    def _begin(self, clients: list[int]) -> None:
+        """Take clients out of the model, by the method or by starting over."""
+        self.progress.step(f"forgetting {', '.join(map(str, clients))}")
+        before = self._measured()
+        # While the rows are still there; they are to be found nowhere in the end.
+        self.erasure.take_fingerprints(clients, self.parameters)
+        self._unlearn(clients, before)
+
+    def _unlearn(self, clients: list[int], before: dict[str, Any]) -> None:
+        place, mode = self.server_round + 1, self.config.retrain
+        if mode == "scratch":
+            self.parameters = self.federation.start_over(place)
+            self.contains, method = set(), {"form": "from the initial parameters"}
+        else:
+            self.parameters = self.federation.round(
+                "unlearn",
+                (),
+                self.parameters,
+                first_round=place,
+                first_stream=place,
+                shown=(1, 1),
+                forget=clients,
+            )
+            self.strategy.ledger.fold_correction()
+            self.contains -= set(clients)
+            method = dict(self.strategy.method_report)
+        self.strategy.forgotten |= set(clients)
+        self.server_round = place
+        method["strategy"] = self.config.strategy.name
+        self.work = Work(clients, mode, place, 0, before, self._measured(), method)
+        self._keep(due=True)
+        self.state.requests.mark(clients, UNLEARNED)
+        self.state.audit.append(
+            "unlearned",
+            clients=clients,
+            round=place,
+            model=self.work.unlearned["model"],
+        )
+
+    def _go_on(self, work: Work) -> None:
+        """Repair the model by one round, or hand it over."""
+        mode = self.config.retrain
+        if mode == "scratch" and work.mode != "scratch":
+            self._unlearn(work.clients, work.before)
+            return
+        of = {"none": 0, "remaining": self.config.retrain_rounds}.get(
+            work.mode, self.trained
+        )
+        if work.recovered < of:
+            # From scratch, every client draws what it drew when it was trained first.
+            stream = work.recovered + 1 if work.mode == "scratch" else None
+            self._round("recover", work.recovered + 1, of, stream=stream)
+            work.recovered += 1
+            self._keep(due=True)
+            return
+        after = self._measured()
+        self._check_gate(work, after)
+        self.progress.step("asking the remaining clients how good the model is")
+        answers = self.strategy.evaluate_clients(
+            self.federation.grid, self.parameters, ("val",)
+        )
+        self.erasure.finish(
+            asdict(work), after, answers, self.parameters, self.server_round
+        )
+        self.work = None
+        self.tell()
+
+    def _check_gate(self, work: Work, after: Mapping[str, Any]) -> None:
+        """Raise FedNegError if the model is too bad to be handed over."""
+        gate = self.config.strategy.gate
+        if after["test_accuracy"] >= gate * work.before["test_accuracy"]:
+            return
+        self.state.audit.append("gate", clients=work.clients, after=after)
+        raise FedNegError(
+            f"after forgetting {work.clients} and {work.recovered} recovery rounds the "
+            f"test accuracy is {after['test_accuracy']:.4f}, below strategy.gate="
+            f"{gate:g} times {work.before['test_accuracy']:.4f}; the model before stays "
+            "in service and the request open; run again with more retrain_rounds, or "
+            "with retrain=scratch"
+        )
+
+    def _measured(self) -> dict[str, Any]:
+        """Return what is known of the current model."""
+        found = self.federation.test.measure(self.parameters)
+        values: dict[str, Any] = {
+            "model": digest_of_model(self.parameters),
+            "test_accuracy": found.accuracy,
+            "test_loss": found.loss,
+        }
+        rate = self.federation.test.attack_success_rate(self.parameters)
+        if rate is not None:
+            values["attack_success_rate"] = rate
+        return values
+
+    # -- telling -----------------------------------------------------------------------
+
+    def _warn(self, text: str) -> None:
+        self.federation.notices.append(text)
+        self.progress.step(text)
+
+    def _on_wait(self, text: str) -> None:
+        self.progress.step(text)
+        self.tell(waiting=text)
+
+    def _on_refused(self, client_id: int | None, why: str) -> None:
+        self.progress.step(f"refused: {why}")
+        self.state.audit.append("refused", client=client_id, why=why)
+
+    def tell(self, *, running: bool = True, waiting: str = "") -> None:
+        """Write status.json: what `fedneg status` shows."""
+        history, reports = self.federation.history, self.strategy.reports
+        last: Mapping[str, Any] = history[-1] if history else {}
+        roster, work = self.strategy.roster, self.work
+        self.state.write_status(
+            {
+                "running": running,
+                "waiting": waiting,
+                "phase": last.get("phase"),
+                "server_round": self.server_round,
+                "trained": self.trained,
+                "rounds": self.config.rounds,
+                "clients": self.config.clients,
+                "online": sorted(roster.node_of),
+                "excluded": sorted(self.state.requests.excluded()),
+                "refused": {str(k): why for k, why in roster.refused.items()},
+                "failed": {
+                    str(f.client_id): f.reason
+                    for f in (reports[-1].failures if reports else [])
+                },
+                "accuracy": last.get("accuracy"),
+                "loss": last.get("loss"),
+                "carrying_out": work.clients if work else [],
+                "recovered": work.recovered if work else 0,
+            }
+        )
+
+    def show(self) -> None:
+        """Print where the federation stands, in a few lines."""
+        last: Mapping[str, Any] = self.federation.history[-1]
+        out = sorted(self.state.requests.excluded())
+        print(
+            f"{self.trained} of {self.config.rounds} rounds trained, round "
+            f"{self.server_round} in all; test accuracy {last['accuracy']:.4f}; "
+            f"forgotten: {', '.join(map(str, out)) or 'nobody'}"
+        )
+        for path in sorted(self.state.receipts.glob("*.json")):
+            print(f"receipt: {path}")
+        print(f"model: {self.state.model}")
+
+
+def _title(config: Config) -> str:
+    return (
+        f"fedneg: {config.data.name}, {config.clients} clients, seed {config.seed}, "
+        f"state {config.state}"
+    )
