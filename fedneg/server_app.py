@@ -169,7 +169,7 @@ class Federation:
         return self._run(phase, parameters, forget=forget, shown=shown)
 
     def start_over(self, server_round: int) -> Vector:
-        """Return the initial parameters, with an empty ledger, as a round of its own."""
+        """Return the initial parameters, with an empty ledger, as a round of it."""
         self.strategy.reset(unflatten(self.initial, self.shapes))
         report = RoundReport(server_round, "unlearn")
         self.strategy.reports.append(report)

@@ -1,4 +1,4 @@
-"""What an operator says: `fedneg request`, `requests`, `status`, `roster`, `rollback`."""
+"""What an operator says: `fedneg request`, `status`, `roster`, `rollback`."""
 
 import argparse
 import json

@@ -319,9 +319,9 @@ class Live:
         raise FedNegError(
             f"after forgetting {work.clients} and {work.recovered} recovery rounds the "
             f"test accuracy is {after['test_accuracy']:.4f}, below strategy.gate="
-            f"{gate:g} times {work.before['test_accuracy']:.4f}; the model before stays "
-            "in service and the request open; run again with more retrain_rounds, or "
-            "with retrain=scratch"
+            f"{gate:g} times {work.before['test_accuracy']:.4f}; the model before "
+            "stays in service and the request open; run again with more "
+            "retrain_rounds, or with retrain=scratch"
         )
 
     def _measured(self) -> dict[str, Any]:
