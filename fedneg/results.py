@@ -12,6 +12,10 @@ from fedneg.settings import Config
 from fedneg.training import Metrics
 
 SCHEMA = 1
+HISTORY_COLUMNS = (
+    *("server_round", "phase", "accuracy", "loss", "seconds"),
+    *("bytes_up", "bytes_down", "clients", "failures", "failed"),
+)
 CLIENT_COLUMNS = (
     "num_writers",
     "num_train",

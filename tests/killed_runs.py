@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -53,7 +54,10 @@ class Executioner:
     def watch(self) -> None:
         """Count whatever touches the disk from now on."""
         for owner, name in (
-            *((os, name) for name in ("fsync", "replace", "unlink", "open", "mkdir")),
+            *(
+                (os, name)
+                for name in ("fsync", "replace", "rename", "unlink", "open", "mkdir")
+            ),
             (tempfile, "mkstemp"),
         ):
             setattr(owner, name, self._counted(getattr(owner, name)))
@@ -143,6 +147,8 @@ def forked(work: Callable[[], None]) -> int:
         try:
             work()
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

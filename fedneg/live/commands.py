@@ -212,6 +212,8 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     for what in ("failed", "refused"):
         for client_id, why in found.get(what, {}).items():
             lines.append((what, f"client {client_id}: {why}"))
+    if found.get("error"):
+        lines.append(("last error", str(found["error"])))
     for request in found["open_requests"]:
         left = request["days_left"]
         due = f"due in {left} days" if left >= 0 else f"overdue by {-left} days"

@@ -62,11 +62,11 @@ class Erasure:
 
     # -- before ------------------------------------------------------------------------
 
-    def take_fingerprints(self, clients: Sequence[int], parameters: Vector) -> None:
-        """Write down, as digests, what must be found nowhere when this is done."""
-        for client_id in clients:
-            vectors = self._vectors(client_id, parameters)
-            self._write_fingerprints(client_id, fingerprints(vectors))
+    def must_go(
+        self, clients: Sequence[int], parameters: Vector
+    ) -> dict[int, dict[str, Vector]]:
+        """Return, by client and name, what must be found nowhere in the end."""
+        return {k: self._vectors(k, parameters) for k in clients}
 
     def _vectors(self, client_id: int, parameters: Vector) -> dict[str, Vector]:
         """Return what memory and checkpoints hold of a client, by name."""
@@ -84,17 +84,29 @@ class Erasure:
                 continue  # damaged: its files go, whatever they hold
             for name, vector in found.items():
                 vectors[f"{name}, round {number}"] = vector
-        # Weights that training never touched are everybody's, and stay.
-        return {n: _beyond(v, self.federation.initial) for n, v in vectors.items()}
+        # Copies: the rows are about to become zero.
+        return {name: np.array(vector) for name, vector in vectors.items()}
 
-    def _write_fingerprints(self, client_id: int, found: list[Fingerprint]) -> None:
-        content = {
-            "client": client_id,
-            "request": f"forget-{client_id}",
-            "fingerprints": [f.to_json() for f in found],
-        }
-        path = self.state.fingerprints / f"forget-{client_id}.json"
-        write_bytes(path, (json.dumps(content) + "\n").encode())
+    def write_fingerprints(
+        self, must_go: Mapping[int, Mapping[str, Vector]], *, stays: Vector
+    ) -> None:
+        """Write down digests of what `must_go` returned.
+
+        Weights that the clients never moved are everybody's: the same in the initial
+        parameters, or in the model without them (`stays`).
+        """
+        for client_id, vectors in must_go.items():
+            own = {
+                name: _beyond(vector, self.federation.initial, stays)
+                for name, vector in vectors.items()
+            }
+            content = {
+                "client": client_id,
+                "request": f"forget-{client_id}",
+                "fingerprints": [f.to_json() for f in fingerprints(own)],
+            }
+            path = self.state.fingerprints / f"forget-{client_id}.json"
+            write_bytes(path, (json.dumps(content) + "\n").encode())
 
     def _fingerprints(self, client_id: int) -> list[Fingerprint]:
         path = self.state.fingerprints / f"forget-{client_id}.json"
@@ -279,15 +291,16 @@ class Erasure:
         return f"a part of the client's summed updates{said}"
 
 
-def _beyond(vector: Vector, initial: Vector) -> Vector:
+def _beyond(vector: Vector, *others: Vector) -> Vector:
     """Return a vector with zeros for every stretch that shares a number with another.
 
-    Digests are taken of stretches of `BLOCK` numbers without a zero in them, or nearly.
+    Digests are taken of stretches of `BLOCK` numbers, never of zeros.
     """
     found = np.array(vector, dtype=np.float32)
     whole = found.size // BLOCK * BLOCK
-    same = (found[:whole] == initial[:whole]).reshape(-1, BLOCK).any(axis=1)
-    found[:whole].reshape(-1, BLOCK)[same] = 0
+    for other in others:
+        same = (found[:whole] == other[:whole]).reshape(-1, BLOCK).any(axis=1)
+        found[:whole].reshape(-1, BLOCK)[same] = 0
     return found
 
 

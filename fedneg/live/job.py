@@ -20,6 +20,7 @@ from fedneg.live.erasure import Erasure, digest_of_model
 from fedneg.live.requests import ACCEPTED, UNLEARNED
 from fedneg.live.state import State
 from fedneg.parameters import Vector
+from fedneg.results import HISTORY_COLUMNS
 from fedneg.settings import Config
 
 if TYPE_CHECKING:
@@ -75,8 +76,10 @@ def do_live_job(
                 live.restore()
                 while live.step():
                     pass
-            finally:
-                live.tell(running=False)
+                live.tell()
+            except FedNegError as error:
+                state.write_status({**state.read_status(), "error": str(error)})
+                raise
     for notice in (*notices, *federation.notices):
         show_notice(notice)
     live.show()
@@ -99,6 +102,8 @@ class Live:
         Rounds of every kind so far.
     trained : int
         Training rounds among them.
+    kept_round : int
+        The round of the last checkpoint.
     contains : set of int
         Client ids whose updates went into the parameters and were not taken out.
     work : Work or None
@@ -112,7 +117,7 @@ class Live:
             every=self.config.checkpoint, encrypt=self.config.encrypt
         )
         self.parameters: Vector = federation.initial
-        self.server_round = self.trained = 0
+        self.server_round = self.trained = self.kept_round = 0
         self.contains: set[int] = set()
         self.work: Work | None = None
         self.erasure = Erasure(state, federation, self.checkpoints)
@@ -135,8 +140,7 @@ class Live:
         self.checkpoints.tidy()
         found = self.checkpoints.restore(self.strategy.ledger, self._warn)
         if found is None:
-            if self.state.read_status().get("server_round"):
-                self._warn(f"no whole checkpoint in {self.checkpoints.folder}")
+            self._refuse_lost_checkpoints()
             self.federation.measure_initial()
         else:
             self._take_back(found)
@@ -144,6 +148,16 @@ class Live:
             r.client_id for r in self.state.requests.all() if r.status != ACCEPTED
         }
         self.tell()
+
+    def _refuse_lost_checkpoints(self) -> None:
+        """Raise FedNegError if there were checkpoints: the ledger is not made twice."""
+        kept = self.state.read_status().get("kept_round", 0)
+        if kept:
+            raise FedNegError(
+                f"there is no whole checkpoint in {self.checkpoints.folder}, and there "
+                f"was one of round {kept}; bring it back from a backup, or begin anew "
+                "with another state folder"
+            )
 
     def _refuse_forgotten(self) -> None:
         """Raise FedNegError for any checkpoint that contains a forgotten client."""
@@ -163,6 +177,7 @@ class Live:
     def _take_back(self, found: Restored) -> None:
         facts = found.facts
         self.parameters, self.server_round = found.parameters, found.rounds
+        self.kept_round = found.rounds
         self.trained, self.contains = facts["trained"], set(facts["contains"])
         self.federation.history[:] = facts["history"]
         if facts["work"] is not None:
@@ -170,6 +185,8 @@ class Live:
             open_now = {r.client_id for r in self.state.requests.open()}
             if not set(self.work.clients) & open_now:
                 self.work = None  # its receipts were written before the run ended
+        # A run that was killed after the checkpoint may not have come to this.
+        self._write_history()
         self.progress.skip(min(self.trained, self.progress.planned))
         self.progress.step(f"going on after round {self.server_round}")
         self.state.audit.append(
@@ -189,8 +206,14 @@ class Live:
                 "history": self.federation.history,
             }
             self.checkpoints.write(self.server_round, self.parameters, ledger, facts)
-        outputs.write_csv(self.state.history, pd.DataFrame(self.federation.history))
+            self.kept_round = self.server_round
+        self._write_history()
         self.tell()
+
+    def _write_history(self) -> None:
+        history = self.federation.history
+        table = pd.DataFrame(history, columns=list(HISTORY_COLUMNS))
+        outputs.write_csv(self.state.history, table)
 
     # -- one step ----------------------------------------------------------------------
 
@@ -248,10 +271,15 @@ class Live:
         self.progress.step(f"forgetting {', '.join(map(str, clients))}")
         before = self._measured()
         # While the rows are still there; they are to be found nowhere in the end.
-        self.erasure.take_fingerprints(clients, self.parameters)
-        self._unlearn(clients, before)
+        must_go = self.erasure.must_go(clients, self.parameters)
+        self._unlearn(clients, before, must_go)
 
-    def _unlearn(self, clients: list[int], before: dict[str, Any]) -> None:
+    def _unlearn(
+        self,
+        clients: list[int],
+        before: dict[str, Any],
+        must_go: Mapping[int, Mapping[str, Vector]],
+    ) -> None:
         place, mode = self.server_round + 1, self.config.retrain
         if mode == "scratch":
             self.parameters = self.federation.start_over(place)
@@ -271,6 +299,7 @@ class Live:
             method = dict(self.strategy.method_report)
         self.strategy.forgotten |= set(clients)
         self.server_round = place
+        self.erasure.write_fingerprints(must_go, stays=self.parameters)
         method["strategy"] = self.config.strategy.name
         self.work = Work(clients, mode, place, 0, before, self._measured(), method)
         self._keep(due=True)
@@ -286,7 +315,7 @@ class Live:
         """Repair the model by one round, or hand it over."""
         mode = self.config.retrain
         if mode == "scratch" and work.mode != "scratch":
-            self._unlearn(work.clients, work.before)
+            self._unlearn(work.clients, work.before, {})
             return
         of = {"none": 0, "remaining": self.config.retrain_rounds}.get(
             work.mode, self.trained
@@ -351,17 +380,17 @@ class Live:
         self.progress.step(f"refused: {why}")
         self.state.audit.append("refused", client=client_id, why=why)
 
-    def tell(self, *, running: bool = True, waiting: str = "") -> None:
+    def tell(self, *, waiting: str = "") -> None:
         """Write status.json: what `fedneg status` shows."""
         history, reports = self.federation.history, self.strategy.reports
         last: Mapping[str, Any] = history[-1] if history else {}
         roster, work = self.strategy.roster, self.work
         self.state.write_status(
             {
-                "running": running,
                 "waiting": waiting,
                 "phase": last.get("phase"),
                 "server_round": self.server_round,
+                "kept_round": self.kept_round,
                 "trained": self.trained,
                 "rounds": self.config.rounds,
                 "clients": self.config.clients,

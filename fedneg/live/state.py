@@ -135,7 +135,20 @@ class State:
     def running(self) -> Iterator[None]:
         """Be the one run of this federation; raises FedNegError if there is another."""
         with locked(self.folder / "lock", "the federation", timeout_s=0):
+            self._tidy()
             yield
+
+    def _tidy(self) -> None:
+        """Remove what a killed run left half-written: it may hold anything."""
+        for path in (self.model, self.history, self._status, self._facts):
+            for left in self.folder.glob(f".{path.name}.*"):
+                left.unlink(missing_ok=True)
+        for folder in (self.receipts, self.fingerprints, self.vault.folder):
+            for left in folder.glob(".*"):
+                left.unlink(missing_ok=True)
+        with self.requests.changing():
+            for left in self.requests.folder.glob(".forget-*"):
+                left.unlink(missing_ok=True)
 
     @property
     def is_running(self) -> bool:
