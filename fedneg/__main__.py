@@ -23,6 +23,7 @@ from fedneg.workers import warm_up
 # Sub-commands, and the function that takes the words after each.
 COMMANDS = {
     "cache": "fedneg.cache_command:run_cache_command",
+    "certificates": "fedneg.deploy.certificates_command:run_certificates_command",
 }
 
 
