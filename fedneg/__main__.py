@@ -1,4 +1,4 @@
-"""The command line: `fedneg [overrides]`, `fedneg cache ...`.
+"""The command line: `fedneg [overrides]`, `fedneg cache ...`, `fedneg up ...`.
 
 Everything with an = is Hydra's; exit code 0 is success, 2 a user's mistake (one line on
 stderr), 1 a defect of fedneg (a traceback), 130 an interrupt.
@@ -24,6 +24,7 @@ from fedneg.workers import warm_up
 COMMANDS = {
     "cache": "fedneg.cache_command:run_cache_command",
     "certificates": "fedneg.deploy.certificates_command:run_certificates_command",
+    "up": "fedneg.deploy.up:run_up_command",
 }
 
 

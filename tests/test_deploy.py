@@ -1,11 +1,19 @@
 """Certificates and keys, and a federation of real clients over gRPC, end to end."""
 
 import ipaddress
+import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from conftest import processes_in, processes_left_in, small_config
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -13,7 +21,12 @@ from cryptography.x509 import verification
 
 from fedneg.deploy.certificates import make_certificates
 from fedneg.deploy.certificates_command import run_certificates_command
+from fedneg.deploy.federation import LocalFederation
+from fedneg.deploy.processes import Process, end, free_ports, marked
+from fedneg.deploy.up import run_up_command
+from fedneg.engine import simulate
 from fedneg.errors import FedNegError
+from fedneg.server_app import run
 
 PRIVATE = ("ca.key", "server.key", "node0", "node1")
 
@@ -216,3 +229,213 @@ def test_the_command_says_what_it_made_and_that_it_made_nothing(
     assert "SuperLink at localhost, 127.0.0.1, 7 days" in said
     run_certificates_command([str(tmp_path), "--clients", "1"])
     assert "has all of it already" in capsys.readouterr().out
+
+
+def start_shell(folder: Path, script: str, name: str = "one") -> Process:
+    """Start a shell script as a process of a federation."""
+    return Process(
+        name,
+        ["sh", "-c", script],
+        folder=folder,
+        log=folder / "logs" / f"{name}.log",
+        environment=os.environ,
+    )
+
+
+def wait_for(path: Path, text: str, timeout_s: float = 60) -> str:
+    """Return a file's text once it contains what is waited for."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if path.exists() and text in path.read_text():
+            return path.read_text()
+        time.sleep(0.1)
+    pytest.fail(f"no {text!r} in {path.read_text()}")
+
+
+def test_ending_a_process_ends_children_that_left_its_session(tmp_path: Path):
+    """Flower's SuperLink detaches its helper; the mark in the environment finds it."""
+    one = start_shell(tmp_path, "setsid sleep 60 & echo started; sleep 60")
+    wait_for(one.log, "started")
+    while len(one.family()) < 3:
+        time.sleep(0.01)
+    end([one], grace_s=5)
+    assert one.exit_code == -signal.SIGTERM
+    assert one.family() == processes_in(tmp_path) == []
+
+
+def test_a_process_that_ignores_sigterm_is_ended_after_the_grace(tmp_path: Path):
+    one = start_shell(tmp_path, "trap '' TERM; echo started; while :; do sleep 1; done")
+    wait_for(one.log, "started")
+    started = time.monotonic()
+    end([one], grace_s=0.5)
+    assert time.monotonic() - started < 3
+    assert one.exit_code == -signal.SIGKILL
+    assert one.family() == []
+
+
+def test_the_last_lines_are_those_since_the_last_start(tmp_path: Path):
+    for text in ("old", "new"):
+        one = start_shell(tmp_path, f"echo {text}")
+        wait_for(one.log, text)
+        end([one], grace_s=5)
+    assert one.last_lines() == f"  {one.log}:\n    new"
+
+
+def test_another_process_of_the_same_folder_is_let_alone(tmp_path: Path):
+    one, other = (start_shell(tmp_path, "sleep 60", name) for name in ("n1", "n10"))
+    one.kill()
+    assert other.exit_code is None
+    assert len(marked(f"{tmp_path}:")) == 1
+    other.kill()
+
+
+def test_free_ports_are_different():
+    assert len(set(free_ports(20))) == 20
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--clients", "0"], "at least 1, got '0'"),
+        (["--data", "/nowhere"], "--data must be a folder, got /nowhere"),
+        (["--secure"], "unrecognized arguments: --secure"),
+    ],
+)
+def test_words_that_mean_nothing_start_nothing(
+    tmp_path: Path, words: list[str], message: str
+):
+    with pytest.raises(FedNegError, match=message):
+        run_up_command(["--dir", str(tmp_path / "new"), *words])
+    assert not (tmp_path / "new").exists()
+
+
+def start_up(folder: Path, *words: str) -> subprocess.Popen[bytes]:
+    """Start `fedneg up` with its output in a file beside the folder."""
+    with folder.with_suffix(".out").open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "fedneg", "up", "--dir", str(folder), *words],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+@pytest.mark.grpc
+@pytest.mark.slow
+def test_up_reports_what_ends_and_ends_with_the_superlink(tmp_path: Path):
+    """With --insecure, which says so; meanwhile the folder is taken."""
+    folder, said = tmp_path / "fed", tmp_path / "fed.out"
+    up = start_up(folder, "--insecure", "--clients", "1")
+    try:
+        text = wait_for(said, "Ctrl-C stops everything")
+        assert "nobody is authenticated and nothing is encrypted" in text
+        with pytest.raises(FedNegError, match=f"{folder} has a federation that runs"):
+            LocalFederation(folder, 1).start()
+        for name, reported in (("node0", "client 0 ended"), ("superlink", "error:")):
+            for process in marked(f"{folder}:{name}"):
+                os.kill(process, signal.SIGKILL)
+            text = wait_for(said, reported)
+            assert f"{folder}/logs/{name}.log:" in text
+        assert "fedneg: error: the SuperLink ended (exit code -9)" in text
+        assert up.wait(20) == 2
+        assert processes_in(folder) == []
+    finally:
+        up.kill()
+        up.wait()
+
+
+@pytest.mark.grpc
+@pytest.mark.slow
+def test_sigterm_stops_up_while_it_waits(tmp_path: Path):
+    folder = tmp_path / "fed"
+    up = start_up(folder, "--insecure", "--clients", "1")
+    try:
+        wait_for(tmp_path / "fed.out", "waiting for 1 clients to be online")
+        up.terminate()
+        assert up.wait(20) == 0
+        assert processes_in(folder) == []
+        assert "stopped" in (tmp_path / "fed.out").read_text()
+    finally:
+        up.kill()
+        up.wait()
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
+    """Return three clients with TLS and authentication; afterwards nobody is left."""
+    one = LocalFederation(tmp_path_factory.mktemp("federation"), clients=3)
+    with one:
+        yield one
+    assert processes_left_in(one.folder, timeout_s=0) == []
+
+
+@pytest.mark.grpc
+@pytest.mark.slow
+def test_a_key_that_nobody_registered_is_refused(federation: LocalFederation):
+    """And once it is registered, the same client joins."""
+    make_certificates(federation.folder / "certificates", clients=4)
+    federation.start_node(3)
+    with pytest.raises(FedNegError, match="ended: client 3") as raised:
+        federation.wait_online(60, 3)
+    assert "node3.log" in str(raised.value)
+    assert federation.online() == {0, 1, 2}
+    del federation.nodes[3]
+
+
+@pytest.mark.grpc
+@pytest.mark.slow
+def test_a_client_comes_back_under_the_id_it_had(federation: LocalFederation):
+    before = federation.node_ids()[1]
+    federation.kill_node(1)
+    assert federation.online() == {0, 2}
+    federation.start_node(1)
+    federation.wait_online(60, 1)
+    assert federation.node_ids()[1] == before
+
+
+@pytest.mark.grpc
+@pytest.mark.slow
+def test_a_run_over_grpc_gives_the_bytes_of_inline(
+    federation: LocalFederation, tmp_path: Path
+):
+    overrides = (
+        "data=digits clients=3 model.hidden=[16] client.local_epochs=1 reference=false"
+    )
+    found = federation.run(
+        f'rounds=1 forget=2 out="{tmp_path}/grpc" overrides="{overrides}"', 180
+    )
+    assert found.completed, (found.status, found.details, found.log)
+    assert "accuracy" in found.log
+    (tmp_path / "inline").mkdir()
+    config = small_config("rounds=1", "forget=2", "clients=3", "reference=false")
+    simulate(
+        lambda grid, context: run(grid, config, tmp_path / "inline"),
+        clients=3,
+        engine=config.engine,
+    )
+    for name in ("original", "unlearned"):
+        one, two = (
+            (tmp_path / engine / f"model_{name}.safetensors").read_bytes()
+            for engine in ("grpc", "inline")
+        )
+        assert one == two, name
+    models = [
+        json.loads((tmp_path / engine / "results.json").read_text())["models"]
+        for engine in ("grpc", "inline")
+    ]
+    assert models[0] == models[1]
+
+
+@pytest.mark.grpc
+@pytest.mark.slow
+def test_clients_find_a_superlink_that_was_killed_and_started_again(
+    federation: LocalFederation,
+):
+    """A run that fails at once shows that the new SuperLink works, and tells why."""
+    before = federation.node_ids()
+    federation.kill_superlink()
+    federation.start_superlink()
+    federation.wait_online(60)
+    assert federation.node_ids() == before
+    found = federation.run('out="somewhere"', 60)
+    assert found.status == "finished:failed"
+    assert "out must be an absolute folder, got 'somewhere'" in found.details
