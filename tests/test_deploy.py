@@ -282,11 +282,14 @@ def test_the_last_lines_are_those_since_the_last_start(tmp_path: Path):
 
 
 def test_another_process_of_the_same_folder_is_let_alone(tmp_path: Path):
-    one, other = (start_shell(tmp_path, "sleep 60", name) for name in ("n1", "n10"))
+    one, other = (
+        start_shell(tmp_path, "exec sleep 60", name) for name in ("n1", "n10")
+    )
     one.kill()
-    assert other.exit_code is None
-    assert len(marked(f"{tmp_path}:")) == 1
+    left = marked(f"{tmp_path}:")
     other.kill()
+    assert len(left) == 1
+    assert other.exit_code == -signal.SIGKILL
 
 
 def test_free_ports_are_different():
@@ -359,6 +362,62 @@ def test_sigterm_stops_up_while_it_waits(tmp_path: Path):
         up.wait()
 
 
+class Scripted(LocalFederation):
+    """A federation whose processes are shell scripts and whose clients are known."""
+
+    def __init__(self, folder: Path, *scripts: str) -> None:
+        super().__init__(folder, clients=1)
+        self.scripts = list(scripts)
+        self.superlink = start_shell(folder, "exec sleep 60", "superlink")
+        self._registered = {0}
+        self.start_node(0)
+
+    def start_node(self, client_id: int) -> None:
+        """Start the next script."""
+        self.nodes[client_id] = start_shell(
+            self.folder, self.scripts.pop(0), f"node{client_id}"
+        )
+
+    def online(self) -> set[int]:
+        """Believe what the scripts say."""
+        return set(self.node_ids())
+
+
+REFUSED = "echo '[code: 2004] Failed to activate SuperNode.'; exit 1"
+JOINED = "echo 'SuperNode ID: 5'; exec sleep 60"
+
+
+def test_a_client_that_was_killed_tries_until_the_superlink_forgets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """For a minute after a kill, Flower refuses the new process as a double."""
+    monkeypatch.setattr("fedneg.deploy.federation.RETRY_S", 0.05)
+    federation = Scripted(tmp_path, REFUSED, REFUSED, JOINED)
+    said: list[str] = []
+    federation.say = said.append
+    federation.wait_online(10)
+    assert federation.node_ids() == {0: 5}
+    federation.stop(1)
+    (line,) = said
+    assert "client 0 was killed" in line
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo boom; exit 3", r"^ended: client 0\n .*node0.log:\n +boom$"),
+        ("echo slow; exec sleep 60", r"^not online after 0.5 s: client 0\n.*\n +slow$"),
+    ],
+)
+def test_who_is_missing_is_named_with_the_end_of_its_log(
+    tmp_path: Path, script: str, message: str
+):
+    federation = Scripted(tmp_path, script)
+    with pytest.raises(FedNegError, match=message):
+        federation.wait_online(0.5)
+    federation.stop(1)
+
+
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
     """Return three clients with TLS and authentication; afterwards nobody is left."""
@@ -385,7 +444,7 @@ def test_a_key_that_nobody_registered_is_refused(federation: LocalFederation):
 @pytest.mark.slow
 def test_a_client_comes_back_under_the_id_it_had(federation: LocalFederation):
     before = federation.node_ids()[1]
-    federation.kill_node(1)
+    federation.stop_node(1)
     assert federation.online() == {0, 2}
     federation.start_node(1)
     federation.wait_online(60, 1)

@@ -34,7 +34,11 @@ from fedneg.machine import cores
 START_TIMEOUT_S = 120.0
 GRACE_S = 5.0
 POLL_S = 0.2
+RETRY_S = 3.0
 NODE_ID = re.compile(r"SuperNode ID: (\d+)")
+# What a SuperNode says whose key is unknown, and one whose last process was killed: for
+# two heartbeats, a minute, the SuperLink then takes the new one for a double.
+NOT_ACTIVATED = "Failed to activate SuperNode"
 
 
 def checkout() -> Path:
@@ -62,6 +66,8 @@ class LocalFederation:
         Added to each SuperNode's node config; ``{id}`` stands for the client id.
     app : Path, optional
         The folder with the app's pyproject.toml, if not this checkout.
+    say : callable
+        Told what is being waited for.
 
     Attributes
     ----------
@@ -79,29 +85,26 @@ class LocalFederation:
         data: Path | None = None,
         node_config: str = "",
         app: Path | None = None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.folder, self.clients, self.secure = folder.resolve(), clients, secure
-        self.data, self.node_config = data, node_config
+        self.data, self.node_config, self.say = data, node_config, say
         self.superlink: Process | None = None
         self.nodes: dict[int, Process] = {}
         self.flwr = Flwr(self.folder / "flwr", (app or checkout()).resolve())
         self._certificates = self.folder / "certificates" if secure else None
         self._lock: IO[bytes] | None = None
+        self._registered: set[int] = set()
+        self._refused: set[int] = set()
         self._settings: SuperLink | None = None
 
-    def start(
-        self,
-        timeout_s: float = START_TIMEOUT_S,
-        say: Callable[[str], None] = lambda line: None,
-    ) -> None:
+    def start(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Start everything and return when all clients are online.
 
         Parameters
         ----------
         timeout_s : float
             For the SuperLink, and again for the clients.
-        say : callable
-            Told what is being waited for.
 
         Raises
         ------
@@ -112,14 +115,14 @@ class LocalFederation:
         self._lock_folder()
         try:
             self._prepare()
-            say("waiting for the SuperLink")
+            self.say("waiting for the SuperLink")
             self.start_superlink(timeout_s)
             if self._certificates:
-                say(f"registering the keys of {self.clients} clients")
+                self.say(f"registering the keys of {self.clients} clients")
                 self.register(*range(self.clients))
             for client_id in range(self.clients):
                 self.start_node(client_id)
-            say(f"waiting for {self.clients} clients to be online")
+            self.say(f"waiting for {self.clients} clients to be online")
             self.wait_online(timeout_s)
         except BaseException:
             self.stop()
@@ -158,8 +161,7 @@ class LocalFederation:
         self.superlink = self._process("superlink", self._settings.command())
         deadline = time.monotonic() + timeout_s
         while not listens(self._settings.port):
-            if self.superlink.exit_code is not None:
-                raise FedNegError(f"the SuperLink ended\n{self.superlink.last_lines()}")
+            self.check_superlink()
             if time.monotonic() > deadline:
                 raise FedNegError(
                     f"waited {timeout_s:g} s for the SuperLink\n"
@@ -181,8 +183,16 @@ class LocalFederation:
         )
         self.nodes[client_id] = self._process(f"node{client_id}", command)
 
+    def stop_node(self, client_id: int, grace_s: float = GRACE_S) -> None:
+        """Stop a client's SuperNode, which says goodbye and may come back at once."""
+        end([self.nodes[client_id]], grace_s=grace_s)
+
     def kill_node(self, client_id: int) -> None:
-        """End a client's SuperNode and what it started, as a loss of power would."""
+        """End a client's SuperNode and what it started, as a loss of power would.
+
+        With authentication the SuperLink lets it come back only after two heartbeats,
+        a minute, for which `wait_online` tries again.
+        """
         self.nodes[client_id].kill()
 
     def register(self, *client_ids: int) -> None:
@@ -192,6 +202,7 @@ class LocalFederation:
         with ThreadPoolExecutor(cores()) as pool:
             keys = {k: folder / f"node{k}.pub" for k in client_ids}
             list(pool.map(lambda k: self.flwr.register(keys[k], f"client{k}"), keys))
+        self._registered |= keys.keys()
 
     def node_ids(self) -> dict[int, int]:
         """Return node ids by client id, of clients that run and have joined."""
@@ -219,22 +230,48 @@ class LocalFederation:
         """
         wanted = set(client_ids or range(self.clients))
         deadline = time.monotonic() + timeout_s
-        while True:
-            ended = [k for k in wanted if self.nodes[k].exit_code is not None]
+        while time.monotonic() < deadline:
+            self.check_superlink()
+            ended = {k for k in wanted if self.nodes[k].exit_code is not None}
+            doubles = {k for k in ended if self._is_double(k)}
+            if ended - doubles:
+                raise self._missing("ended", ended - doubles)
+            for client_id in doubles:
+                self.start_node(client_id)
             # The SuperLink is asked (a second's work) only when all have joined.
-            if not ended and wanted <= set(self.node_ids()) and wanted <= self.online():
+            if wanted <= set(self.node_ids()) and wanted <= self.online():
                 return
-            if ended or time.monotonic() > deadline:
-                break
-            time.sleep(POLL_S)
-        missing = sorted(ended or wanted - set(self.online()))
-        what = "ended" if ended else f"not online after {timeout_s:g} s"
-        raise FedNegError(
-            "\n".join(
-                [f"{what}: client {', '.join(map(str, missing))}"]
-                + [self.nodes[k].last_lines() for k in missing]
-            )
+            time.sleep(RETRY_S if doubles else POLL_S)
+        raise self._missing(
+            f"not online after {timeout_s:g} s", wanted - set(self.online())
         )
+
+    def _is_double(self, client_id: int) -> bool:
+        """Return whether a SuperNode was refused for the sake of its last process."""
+        node = self.nodes[client_id]
+        found = client_id in self._registered and NOT_ACTIVATED in node.output()
+        if found and client_id not in self._refused:
+            self._refused.add(client_id)
+            self.say(
+                f"client {client_id} was killed; the SuperLink lets it come back after "
+                "two heartbeats, a minute"
+            )
+        return found
+
+    def _missing(self, what: str, client_ids: set[int]) -> FedNegError:
+        """Return the error that names clients and shows the end of their logs."""
+        names = ", ".join(map(str, sorted(client_ids)))
+        logs = [self.nodes[k].last_lines() for k in sorted(client_ids)]
+        return FedNegError("\n".join([f"{what}: client {names}", *logs]))
+
+    def check_superlink(self) -> None:
+        """Raise FedNegError if the SuperLink has ended."""
+        assert self.superlink is not None, "start() first"
+        if self.superlink.exit_code is not None:
+            raise FedNegError(
+                f"the SuperLink ended (exit code {self.superlink.exit_code})\n"
+                f"{self.superlink.last_lines()}"
+            )
 
     def command(self, run_config: str) -> str:
         """Return the line that starts a run from any shell."""

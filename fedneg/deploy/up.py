@@ -36,12 +36,13 @@ def run_up_command(arguments: Sequence[str]) -> None:
         not options.insecure,
         data=options.data and options.data.resolve(),
         node_config=options.node_config,
+        say=_say,
     )
     if options.insecure:
         _say("--insecure: nobody is authenticated and nothing is encrypted")
     with _signals_raise():
         try:
-            federation.start(options.timeout, say=_say)
+            federation.start(options.timeout)
             _introduce(federation)
             _watch(federation)
         except _StopError:
@@ -111,8 +112,8 @@ def _introduce(federation: LocalFederation) -> None:
 def _watch(federation: LocalFederation) -> None:
     """Report processes that end; raises FedNegError when the SuperLink does."""
     running = dict(federation.nodes)
-    assert federation.superlink is not None
-    while federation.superlink.exit_code is None:
+    while True:
+        federation.check_superlink()
         for client_id, node in list(running.items()):
             if node.exit_code is not None:
                 del running[client_id]
@@ -121,10 +122,6 @@ def _watch(federation: LocalFederation) -> None:
                     f"{len(running)} go on\n{node.last_lines()}"
                 )
         time.sleep(POLL_S)
-    raise FedNegError(
-        f"the SuperLink ended (exit code {federation.superlink.exit_code})\n"
-        f"{federation.superlink.last_lines()}"
-    )
 
 
 @contextmanager
