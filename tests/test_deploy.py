@@ -273,6 +273,16 @@ def test_a_process_that_ignores_sigterm_is_ended_after_the_grace(tmp_path: Path)
     assert one.family() == []
 
 
+def test_a_process_gets_sigterm_once(tmp_path: Path):
+    """A second one breaks off the goodbye of Flower's SuperNode."""
+    script = "trap 'echo goodbye; sleep 0.3; exit 0' TERM; echo started; "
+    one = start_shell(tmp_path, script + "while :; do sleep 0.1; done")
+    wait_for(one.log, "started")
+    end([one], grace_s=5)
+    assert one.output().count("goodbye") == 1
+    assert one.exit_code == 0
+
+
 def test_the_last_lines_are_those_since_the_last_start(tmp_path: Path):
     for text in ("old", "new"):
         one = start_shell(tmp_path, f"echo {text}")
@@ -447,8 +457,10 @@ def test_a_client_comes_back_under_the_id_it_had(federation: LocalFederation):
     federation.stop_node(1)
     assert federation.online() == {0, 2}
     federation.start_node(1)
-    federation.wait_online(60, 1)
+    started = time.monotonic()
+    federation.wait_online(100, 1)
     assert federation.node_ids()[1] == before
+    assert time.monotonic() - started < 30, "the SuperLink was told no goodbye"
 
 
 @pytest.mark.grpc

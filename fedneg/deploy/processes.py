@@ -87,11 +87,16 @@ class Process:
         return sorted({*own, *marked(self.mark)})
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to itself and to its children."""
-        if self.exit_code is None:
+        """Send a signal to itself and to its children.
+
+        Once: Flower's programs say goodbye at the first SIGTERM, and break that off at
+        the second.
+        """
+        if PROC.is_dir():
+            send_to(self.family(), number)
+        elif self.exit_code is None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._popen.pid, number)
-        send_to(marked(self.mark), number)
 
     def kill(self) -> None:
         """End it and its children at once, as when a machine loses power."""
