@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import processes_in, processes_left_in, small_config
+import yaml
+from conftest import REPOSITORY, processes_in, processes_left_in, small_config
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,6 +23,7 @@ from cryptography.x509 import verification
 from fedneg.deploy.certificates import make_certificates
 from fedneg.deploy.certificates_command import run_certificates_command
 from fedneg.deploy.federation import LocalFederation
+from fedneg.deploy.flower import SuperLink
 from fedneg.deploy.processes import Process, end, free_ports, marked
 from fedneg.deploy.up import run_up_command
 from fedneg.engine import simulate
@@ -370,6 +372,61 @@ def test_sigterm_stops_up_while_it_waits(tmp_path: Path):
     finally:
         up.kill()
         up.wait()
+
+
+def test_a_killed_federation_is_ended_by_the_next_in_its_folder(tmp_path: Path):
+    left = start_shell(tmp_path, "exec sleep 60", "node7")
+    federation = LocalFederation(tmp_path, 0, secure=False)
+    federation._lock_folder()
+    federation.stop()
+    while left.exit_code is None:
+        time.sleep(0.01)
+    assert left.exit_code == -signal.SIGKILL
+
+
+def flags(words: list[str]) -> set[str]:
+    """Return the names of the options among the words of a command line."""
+    return {word.partition("=")[0] for word in words if word.startswith("--")}
+
+
+def test_compose_gives_the_options_that_up_gives():
+    folder = REPOSITORY / "fedneg" / "deploy"
+    services = yaml.safe_load((folder / "compose.yaml").read_text())["services"]
+    secure = SuperLink(1, 2, Path("db"), Path("certificates"))
+    assert flags(services["superlink"]["command"]) == flags(secure.command())
+    for client_id in range(3):
+        node = services[f"node{client_id}"]
+        mine = secure.node_command(client_id, port=3)
+        assert flags(node["command"]) == flags(mine)
+        assert f"--node-config={mine[-1]}" in node["command"]
+        keys = [v for v in node["volumes"] if "/node" in v]
+        assert keys == [
+            f"../../federation/certificates/node{client_id}:"
+            f"/app/certificates/node{client_id}:ro"
+        ]
+    assert "--insecure" not in str(services)
+
+
+def test_compose_takes_the_images_of_the_flower_that_is_tested():
+    services = yaml.safe_load(
+        (REPOSITORY / "fedneg" / "deploy" / "compose.yaml").read_text()
+    )["services"]
+    pins = (REPOSITORY / "constraints.txt").read_text().split()
+    (version,) = (pin.removeprefix("flwr==") for pin in pins if "flwr==" in pin)
+    for name, service in services.items():
+        kind = "superlink" if name == "superlink" else "supernode"
+        base = service["build"]["args"]["BASE"]
+        assert base.startswith(f"flwr/{kind}:{version}-py3.11-ubuntu")
+
+
+@pytest.mark.parametrize("secure", [True, False])
+def test_insecure_is_never_given_beside_certificates(tmp_path: Path, secure: bool):
+    one = SuperLink(1, 2, tmp_path / "db", tmp_path if secure else None)
+    node = one.node_command(4, port=3, more='data="/clients/{id}"')
+    for words in (one.command(), node):
+        assert ("--insecure" in words) is not secure
+    assert node[-1] == 'client-id=4 data="/clients/4"'
+    assert ("--enable-supernode-auth" in one.command()) is secure
 
 
 class Scripted(LocalFederation):
