@@ -103,7 +103,7 @@ def _say(line: str) -> None:
 def _introduce(federation: LocalFederation) -> None:
     """Print how to start a run, and where to look."""
     clients = federation.clients
-    example = f'forget={clients - 1} overrides="data=digits clients={clients}"'
+    example = f'forget={clients - 1} rounds=2 overrides="data=digits clients={clients}"'
     _say(f"{clients} clients are online; logs are in {federation.folder / 'logs'}")
     print(f"\n  {federation.command(example)}\n", flush=True)
     _say("Ctrl-C stops everything")
