@@ -343,6 +343,9 @@ def test_up_reports_what_ends_and_ends_with_the_superlink(tmp_path: Path):
     try:
         text = wait_for(said, "Ctrl-C stops everything")
         assert "nobody is authenticated and nothing is encrypted" in text
+        assert (
+            f"FLWR_HOME={folder}/flwr {sys.executable.rpartition('/')[0]}/flwr" in text
+        )
         with pytest.raises(FedNegError, match=f"{folder} has a federation that runs"):
             LocalFederation(folder, 1).start()
         for name, reported in (("node0", "client 0 ended"), ("superlink", "error:")):
