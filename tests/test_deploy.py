@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -244,6 +244,14 @@ def start_shell(folder: Path, script: str, name: str = "one") -> Process:
     )
 
 
+def eventually(condition: Callable[[], bool], timeout_s: float = 5) -> bool:
+    """Return whether something comes true in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
 def wait_for(path: Path, text: str, timeout_s: float = 60) -> str:
     """Return a file's text once it contains what is waited for."""
     deadline = time.monotonic() + timeout_s
@@ -258,8 +266,7 @@ def test_ending_a_process_ends_children_that_left_its_session(tmp_path: Path):
     """Flower's SuperLink detaches its helper; the mark in the environment finds it."""
     one = start_shell(tmp_path, "setsid sleep 60 & echo started; sleep 60")
     wait_for(one.log, "started")
-    while len(one.family()) < 3:
-        time.sleep(0.01)
+    assert eventually(lambda: len(one.family()) == 3)
     end([one], grace_s=5)
     assert one.exit_code == -signal.SIGTERM
     assert one.family() == processes_in(tmp_path) == []
@@ -382,8 +389,7 @@ def test_a_killed_federation_is_ended_by_the_next_in_its_folder(tmp_path: Path):
     federation = LocalFederation(tmp_path, 0, secure=False)
     federation._lock_folder()
     federation.stop()
-    while left.exit_code is None:
-        time.sleep(0.01)
+    assert eventually(lambda: left.exit_code is not None)
     assert left.exit_code == -signal.SIGKILL
 
 
