@@ -384,13 +384,14 @@ def test_sigterm_stops_up_while_it_waits(tmp_path: Path):
         up.wait()
 
 
-def test_a_killed_federation_is_ended_by_the_next_in_its_folder(tmp_path: Path):
-    left = start_shell(tmp_path, "exec sleep 60", "node7")
+def test_what_is_left_in_a_folder_is_ended_at_the_start_and_at_the_end(tmp_path: Path):
+    """A killed federation's processes; and one that an interrupt kept from the list."""
     federation = LocalFederation(tmp_path, 0, secure=False)
-    federation._lock_folder()
-    federation.stop()
-    assert eventually(lambda: left.exit_code is not None)
-    assert left.exit_code == -signal.SIGKILL
+    for act in (federation._lock_folder, federation.stop):
+        left = start_shell(tmp_path, "exec sleep 60", "node7")
+        act()
+        assert eventually(lambda one=left: one.exit_code is not None)
+        assert left.exit_code == -signal.SIGKILL
 
 
 def flags(words: list[str]) -> set[str]:
