@@ -1,4 +1,4 @@
-"""The command line: `fedneg [overrides]`, `fedneg cache ...`, and others.
+"""The command line: `fedneg [overrides]`, `fedneg request ...`, `fedneg up ...`.
 
 Everything with an = is Hydra's; exit code 0 is success, 2 a user's mistake (one line on
 stderr), 1 a defect of fedneg (a traceback), 130 an interrupt.
@@ -24,14 +24,16 @@ from fedneg.workers import warm_up
 COMMANDS = {
     "audit": "fedneg.live.verify_commands:run_audit_command",
     "cache": "fedneg.cache_command:run_cache_command",
-    "scan": "fedneg.live.verify_commands:run_scan_command",
-    "verify": "fedneg.live.verify_commands:run_verify_command",
+    "certificates": "fedneg.deploy.certificates_command:run_certificates_command",
+    "check-data": "fedneg.check_data_command:run_check_data_command",
     "request": "fedneg.live.commands:run_request_command",
     "requests": "fedneg.live.commands:run_requests_command",
     "rollback": "fedneg.live.commands:run_rollback_command",
     "roster": "fedneg.live.commands:run_roster_command",
+    "scan": "fedneg.live.verify_commands:run_scan_command",
     "status": "fedneg.live.commands:run_status_command",
-    "check-data": "fedneg.check_data_command:run_check_data_command",
+    "up": "fedneg.deploy.up:run_up_command",
+    "verify": "fedneg.live.verify_commands:run_verify_command",
 }
 
 

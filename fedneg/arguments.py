@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Callable
 from typing import Any
 
 from fedneg.errors import FedNegError
@@ -24,3 +25,16 @@ def days(text: str) -> float:
     if not 0 <= found < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number of days, got {text!r}")
     return found
+
+
+def whole_number(*, least: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers from `least` up; for argparse's `type`."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number, at least {least}, got {text!r}"
+            )
+        return int(text)
+
+    return read

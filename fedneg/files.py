@@ -9,11 +9,12 @@ from typing import IO
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
     """Open a temporary file that becomes `path` when the block ends without an error.
 
     It is flushed to the disk before it is renamed. Missing folders are made. After an
-    error nothing of it is left, and the old file is as it was.
+    error nothing of it is left, and the old file is as it was. `mode` is given just
+    before the renaming; until then only this user can read it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -22,18 +23,18 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp's 0600 shuts out other users
+        Path(temporary).chmod(mode)  # mkstemp's 0600 shuts out other users
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def write_bytes(path: Path, content: bytes) -> Path:
+def write_bytes(path: Path, content: bytes, *, mode: int = 0o644) -> Path:
     """Write under a temporary name, flush to the disk, rename; return `path`.
 
     Missing folders are made. Raises OSError, and then leaves the old file as it was.
     """
-    with replacing(path) as file:
+    with replacing(path, mode=mode) as file:
         file.write(content)
     return path

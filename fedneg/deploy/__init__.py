@@ -1,0 +1,1 @@
+"""A federation of real clients: certificates, and SuperLink and SuperNodes started."""
