@@ -29,6 +29,8 @@ from fedneg.deploy.processes import (
 )
 from fedneg.errors import FedNegError
 from fedneg.files import write_bytes
+from fedneg.live.pins import OPERATOR, fingerprint_of
+from fedneg.live.state import State
 from fedneg.machine import cores
 
 START_TIMEOUT_S = 120.0
@@ -71,6 +73,8 @@ class LocalFederation:
 
     Attributes
     ----------
+    state : Path
+        A state folder for runs, its roster filled with the clients' keys.
     superlink : Process or None
     nodes : dict of int to Process
         By client id; those that died are still in it.
@@ -89,6 +93,7 @@ class LocalFederation:
     ) -> None:
         self.folder, self.clients, self.secure = folder.resolve(), clients, secure
         self.data, self.node_config, self.say = data, node_config, say
+        self.state = self.folder / "state"
         self.superlink: Process | None = None
         self.nodes: dict[int, Process] = {}
         self.flwr = Flwr(self.folder / "flwr", (app or checkout()).resolve())
@@ -300,6 +305,7 @@ class LocalFederation:
         write_bytes(self.folder / ".gitignore", b"*\n")
         if self._certificates:
             make_certificates(self._certificates, clients=self.clients)
+            self._list_keys(self._certificates)
         port, fleet_port = free_ports(2)
         # Nodes that nobody authenticated do not belong beside those that were.
         name = "superlink.db" if self.secure else "superlink-insecure.db"
@@ -307,6 +313,14 @@ class LocalFederation:
             port, fleet_port, self.folder / name, self._certificates
         )
         self._settings.write_profile(self.folder / "flwr")
+
+    def _list_keys(self, certificates: Path) -> None:
+        """Say in the roster whose key is whose: whoever made them knows."""
+        pins = State(self.state).pins()
+        for client_id in range(self.clients):
+            key = fingerprint_of((certificates / f"node{client_id}.pub").read_bytes())
+            if pins.key_of(client_id) != key:
+                pins.add(client_id, key, OPERATOR)
 
     def _process(self, name: str, command: list[str]) -> Process:
         # Each has a home of its own, as on a machine of its own.

@@ -103,7 +103,11 @@ def _say(line: str) -> None:
 def _introduce(federation: LocalFederation) -> None:
     """Print how to start a run, and where to look."""
     clients = federation.clients
-    example = f'forget={clients - 1} rounds=2 overrides="data=digits clients={clients}"'
+    trust = "" if federation.secure else " strategy.trust=unauthenticated"
+    example = (
+        f'state="{federation.state}" rounds=2 '
+        f'overrides="data=digits clients={clients}{trust}"'
+    )
     _say(f"{clients} clients are online; logs are in {federation.folder / 'logs'}")
     print(f"\n  {federation.command(example)}\n", flush=True)
     _say("Ctrl-C stops everything")
