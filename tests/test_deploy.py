@@ -388,7 +388,11 @@ def test_what_is_left_in_a_folder_is_ended_at_the_start_and_at_the_end(tmp_path:
     """A killed federation's processes; and one that an interrupt kept from the list."""
     federation = LocalFederation(tmp_path, 0, secure=False)
     for act in (federation._lock_folder, federation.stop):
-        left = start_shell(tmp_path, "exec sleep 60", "node7")
+        log = tmp_path / "node7.log"
+        words = ["sleep", "60"]
+        left = Process("node7", words, folder=tmp_path, log=log, environment=os.environ)
+        # Until the program has taken over, its environment cannot be read.
+        assert eventually(lambda: len(marked(f"{tmp_path}:")) == 1)
         act()
         assert eventually(lambda one=left: one.exit_code is not None)
         assert left.exit_code == -signal.SIGKILL
