@@ -33,6 +33,7 @@ COMMANDS = {
     "scan": "fedneg.live.verify_commands:run_scan_command",
     "status": "fedneg.live.commands:run_status_command",
     "up": "fedneg.deploy.up:run_up_command",
+    "vacuum": "fedneg.live.vacuum_command:run_vacuum_command",
     "verify": "fedneg.live.verify_commands:run_verify_command",
 }
 

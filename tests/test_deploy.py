@@ -540,7 +540,8 @@ def test_a_run_over_grpc_gives_the_bytes_of_inline(
     federation: LocalFederation, tmp_path: Path
 ):
     overrides = (
-        "data=digits clients=3 model.hidden=[16] client.local_epochs=1 reference=false"
+        "data=digits clients=3 model.hidden=[16] client.local_epochs=1 "
+        "reference=false strategy.trust=first_sight"
     )
     found = federation.run(
         f'rounds=1 forget=2 out="{tmp_path}/grpc" overrides="{overrides}"', 180

@@ -33,8 +33,8 @@ SCHEMA = 1
 BLOCK = 16  # numbers in the window of a fingerprint
 NOT_ERASED = (
     "models that were handed out before: their holders must delete them",
-    "copies outside the state folder: backups, and what the SuperLink's database keeps "
-    "of messages (fedneg scan --state DIR PATH looks into them)",
+    "copies outside the state folder: backups, and what a SuperLink's database keeps "
+    "of deleted messages (fedneg vacuum DATABASE; fedneg scan --state DIR PATH)",
     "what the other clients learned while this client took part",
 )
 
