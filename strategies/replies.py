@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from fedneg.parameters import Shapes, Vector, flatten, from_npy, shapes_of
 from fedneg.settings import StrategySettings
 
+# Beside its numbers, of at most eight bytes each, an array says what it is.
+HEADER_BYTES = 4096
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -86,6 +89,10 @@ def read_reply(
             f"{settings.max_num_examples}, got {count:g}"
         )
     record = message.content.array_records["arrays"]
+    most = HEADER_BYTES * len(shapes) + 8 * before.size
+    size = sum(len(array.data) for array in record.values())
+    if size > most:
+        raise ValueError(f"arrays of at most {most} bytes expected, got {size}")
     try:
         arrays = read_arrays(record, shapes)
         found = shapes_of(arrays)

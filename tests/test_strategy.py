@@ -155,6 +155,13 @@ def poke(value: float) -> Callable[[NDArrays], list[np.ndarray]]:
     return change
 
 
+def claims(*shape: int) -> bytes:
+    """Return a short file that says it is an array of this shape."""
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}"
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(24)
+
+
 EMPTY_ZIP = b"PK\x05\x06" + bytes(18)  # NumPy reads it as a set of no arrays
 COUNT = "num-examples must be a whole number from 1 to 10000000, got {}"
 BAD = {
@@ -174,6 +181,11 @@ BAD = {
     "nothing to read": (unreadable(b""), "arrays cannot be read"),
     "garbage": (unreadable(b"\x93NUMPY garbage"), "arrays cannot be read"),
     "a zip file": (unreadable(EMPTY_ZIP), "arrays cannot be read"),
+    "claims terabytes": (unreadable(claims(10**12, 3)), "arrays cannot be read"),
+    "enormous": (
+        bad_reply(arrays=lambda a: [np.zeros(10**6, np.float32), a[1]]),
+        "arrays of at most 8256 bytes expected, got 4000",
+    ),
     "another's id": (bad_reply(metrics={"client-id": 3}), "claims to be client 3"),
     "nobody's id": (bad_reply(metrics={"client-id": 99}), "claims to be client 99"),
     "an id that is no number": (bad_reply(metrics={"client-id": np.nan}), ""),
