@@ -463,3 +463,9 @@ def test_killed_at_any_step_a_life_ends_the_same(tmp_path: Path):
         assert (found["code"], found["again"]) == (-signal.SIGKILL, 0), found["step"]
         for name in undisturbed.keys() - {"step"}:
             assert found[name] == undisturbed[name], (found["step"], name)
+
+
+def test_what_lies_in_a_checkout_is_not_sent_to_clients(trained: Path):
+    """`flwr run` sends every file of the app that git does not ignore."""
+    for folder in (trained, State(trained).keys):
+        assert (folder / ".gitignore").read_text() == "*\n"

@@ -106,7 +106,14 @@ class State:
     @cached_property
     def operator(self) -> OperatorKey:
         """The operator's key; made when it is first needed."""
-        return OperatorKey.load_or_create(self.keys)
+        found = OperatorKey.load_or_create(self.keys)
+        # Git, and with it `flwr run`, which sends the app to every client, leave what
+        # lies here alone, should it lie in a checkout.
+        for folder in (self.folder, self.keys):
+            hidden = folder / ".gitignore"
+            if folder.is_dir() and not hidden.exists():
+                write_bytes(hidden, b"*\n")
+        return found
 
     @cached_property
     def audit(self) -> AuditLog:
