@@ -1,16 +1,18 @@
 """A federation that lives on: what a request does, and that nothing stays of it."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SMALL, RecordingGrid, command, small_config
+from conftest import REPOSITORY, SMALL, RecordingGrid, command, small_config
 from flwr.app import Message
 from safetensors.numpy import load_file
 
@@ -465,7 +467,24 @@ def test_killed_at_any_step_a_life_ends_the_same(tmp_path: Path):
             assert found[name] == undisturbed[name], (found["step"], name)
 
 
-def test_what_lies_in_a_checkout_is_not_sent_to_clients(trained: Path):
-    """`flwr run` sends every file of the app that git does not ignore."""
+def test_what_lies_in_a_checkout_is_not_sent_to_clients(trained: Path, tmp_path: Path):
+    """`flwr run` sends the app to everybody: whoever asked to be forgotten is not in.
+
+    Nor is it committed.
+    """
+    app = tmp_path / "app"
+    for name in ("fedneg", "strategies", "clients", "conf"):
+        shutil.copytree(
+            REPOSITORY / name, app / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, app / name)
+    shutil.copytree(trained, app / "state")
+    flwr = Path(sys.executable).parent / "flwr"
+    subprocess.run([flwr, "build"], cwd=app, check=True, capture_output=True)
+    (built,) = app.glob("*.fab")
+    names = zipfile.ZipFile(built).namelist()
+    assert {"fedneg/live/job.py", "conf/config.yaml"} <= set(names)
+    assert [name for name in names if "state/" in name] == []
     for folder in (trained, State(trained).keys):
         assert (folder / ".gitignore").read_text() == "*\n"
