@@ -115,7 +115,7 @@ class Checkpoints:
         *,
         every: int = 1,
         form: Form | None = None,
-        remedy: str = "make room, or use cache=false",
+        remedy: str = "make room, set FEDNEG_CACHE to another disk, or use cache=false",
     ) -> None:
         self.folder, self.every, self.remedy = folder, every, remedy
         self.form = Plain() if form is None else form
@@ -152,8 +152,7 @@ class Checkpoints:
         if free < needed:
             raise FedNegError(
                 f"checkpoints of this training need {human_bytes(needed)} in "
-                f"{self.folder.parent}, which has {human_bytes(free)}; make room, set "
-                "FEDNEG_CACHE to another disk, or use cache=false"
+                f"{self.folder.parent}, which has {human_bytes(free)}; {self.remedy}"
             )
 
     def write(

@@ -43,6 +43,11 @@ from strategies import make_strategy
 from strategies.phases import Phase, RoundReport
 from strategies.roster import Roster
 
+UNAUTHENTICATED = (
+    "strategy.trust=unauthenticated: any node may claim to be any client, have it "
+    "forgotten, or poison what the server keeps of it"
+)
+
 app = ServerApp()
 AfterRound = Callable[[RoundReport, Vector], None]
 
@@ -86,6 +91,7 @@ class Federation:
     def __init__(self, grid: Grid, config: Config, progress: Progress) -> None:
         self.grid, self.config, self.progress = grid, config, progress
         self.deployed = is_deployed(grid)
+        self.notices: list[str] = []
         data = config.data
         root = Path(data.root).resolve() if data.root else None
         self.dataset = load_dataset(data.name, root=root, download=data.download)
@@ -105,6 +111,8 @@ class Federation:
         self.strategy = make_strategy(config, task.to_json())
         if self.deployed:
             self.strategy.roster = _roster_of_real_clients(config)
+            if config.strategy.trust == "unauthenticated":
+                self.notices.append(UNAUTHENTICATED)
         self.strategy.roster.on_wait = progress.step
         size, classes = self.dataset.input_size, self.dataset.num_classes
         arrays = initial_parameters(
@@ -116,7 +124,6 @@ class Federation:
         self.test = ServerTest(self.dataset, config.model, config.attack, self.shapes)
         self.history: list[dict[str, object]] = []
         self.seconds: dict[str, float] = {"checkpoint": 0.0}
-        self.notices: list[str] = []
         self.reused: set[str] = set()
         self.resumed: dict[str, int] = {}
         self._temporary: list[Entry] = []

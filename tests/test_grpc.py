@@ -2,12 +2,12 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL
+from conftest import REPOSITORY, SMALL
 from safetensors.numpy import load_file
 from test_live import Meddling, ask, files_with, go_on
 
@@ -32,11 +32,11 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
         yield made
 
 
-def wait_for(path: Path, timeout_s: float = 120) -> None:
-    """Wait until a file is there."""
+def wait_for(what: str, is_so: Callable[[], bool], timeout_s: float = 120) -> None:
+    """Wait until something is so."""
     deadline = time.monotonic() + timeout_s
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not come"
+    while not is_so():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
         time.sleep(0.1)
 
 
@@ -50,9 +50,10 @@ def forgotten(federation: LocalFederation) -> tuple[State, list[np.ndarray]]:
     state, flwr = State(federation.state), federation.flwr
     config = f'state="{state.folder}" rounds=2 overrides="{SETTINGS} {REPAIR}"'
     flwr.submit(config)
-    wait_for(state.folder / "checkpoints" / "round-000001.json")
+    first = state.folder / "checkpoints" / "round-000001.json"
+    wait_for("round 1", first.exists)
     federation.kill_superlink()
-    assert not state.is_running
+    wait_for("the ServerApp to be gone", lambda: not state.is_running, 10)
     federation.start_superlink()
     federation.wait_online()
     done = federation.run(config, timeout_s=200)
@@ -66,8 +67,10 @@ def forgotten(federation: LocalFederation) -> tuple[State, list[np.ndarray]]:
         left += [kept["contributions"][2], kept["global"]]
     federation.start_node(1)
     federation.wait_online()
-    done = federation.run(f'state="{state.folder}"', timeout_s=200)
-    assert done.completed, done.details
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLWR_HOME", str(federation.folder / "flwr"))
+        words = ["--state", str(state.folder), "--app", str(REPOSITORY)]
+        run_request_command(["forget", "2", *words, "--now", "federation"])
     return state, left
 
 

@@ -205,7 +205,7 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     if found.get("accuracy") is not None:
         lines += [("test accuracy", f"{found['accuracy']:.4f}")]
     lines += [
-        ("clients", f"{found.get('clients', '-')}, {kind}"),
+        ("clients", f"{found.get('clients', '-')}, {kind}{_trust(found)}"),
         ("online at last", ids(found.get("online", []))),
         ("out", ids(found["excluded"])),
     ]
@@ -219,6 +219,17 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         due = f"due in {left} days" if left >= 0 else f"overdue by {-left} days"
         lines.append(("open", f"{request['id']}: {request['status']}, {due}"))
     return [*lines, ("disk", human_bytes(found["disk_bytes"]))]
+
+
+def _trust(found: dict[str, Any]) -> str:
+    """Return how real clients are known."""
+    said = {
+        "listed": "known by listed keys",
+        "first_sight": "known by the keys they came with",
+        "unauthenticated": "unauthenticated: anybody may claim to be any of them",
+    }
+    trust = said.get(str(found.get("trust")))
+    return f", {trust}" if trust else ""
 
 
 # -- who is who ------------------------------------------------------------------------
@@ -242,6 +253,8 @@ def run_roster_command(arguments: Sequence[str]) -> None:
     state = _state(options)
     pins = state.pins()
     if options.action == "list":
+        if not pins.all():
+            print("no keys: clients are unauthenticated until they are listed or seen")
         for client_id, pin in pins.all().items():
             print(f"client {client_id}: {pin.key} ({pin.source}, {pin.since})")
         return

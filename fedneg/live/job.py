@@ -144,6 +144,7 @@ class Live:
             self.federation.measure_initial()
         else:
             self._take_back(found)
+        self.checkpoints.check_room(self.strategy.ledger.num_bytes)
         self.strategy.forgotten |= {
             r.client_id for r in self.state.requests.all() if r.status != ACCEPTED
         }
@@ -394,6 +395,7 @@ class Live:
                 "trained": self.trained,
                 "rounds": self.config.rounds,
                 "clients": self.config.clients,
+                "trust": roster.trust,
                 "online": sorted(roster.node_of),
                 "excluded": sorted(self.state.requests.excluded()),
                 "refused": {str(k): why for k, why in roster.refused.items()},
