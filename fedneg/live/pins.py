@@ -36,7 +36,8 @@ def fingerprint_of(key: bytes) -> str:
     ValueError
         If it is neither.
     """
-    load = load_ssh_public_key if key.lstrip()[:5] != b"-----" else load_pem_public_key
+    key = key.strip()
+    load = load_pem_public_key if key.startswith(b"-----") else load_ssh_public_key
     try:
         public = load(key)
     except UnsupportedAlgorithm as error:
