@@ -48,6 +48,8 @@ class Request:
     def __post_init__(self) -> None:
         if self.status not in (ACCEPTED, UNLEARNED, DONE):
             raise ValueError(f"its status is {self.status!r}")
+        if type(self.client_id) is not int or not isinstance(self.reason, str):
+            raise ValueError("its client_id is no whole number, or its reason no text")
         date.fromisoformat(self.due)
         datetime.fromisoformat(self.received)
 
