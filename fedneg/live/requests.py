@@ -139,7 +139,7 @@ class Requests:
         Raises
         ------
         FedNegError
-            If there is no such client, or nobody would be left.
+            If there is no such client, no such day, or nobody would be left.
         """
         if client_id not in range(clients):
             raise FedNegError(
@@ -155,12 +155,14 @@ class Requests:
                     "to be forgotten; a federation of nobody has no model"
                 )
             now = datetime.now(UTC)
-            request = Request(
-                client_id,
-                now.isoformat(timespec="microseconds"),
-                (now + timedelta(days=due_days)).date().isoformat(),
-                reason,
-            )
+            try:
+                due = (now + timedelta(days=due_days)).date().isoformat()
+            except OverflowError:
+                raise FedNegError(
+                    f"no calendar has a day in {due_days:g} days"
+                ) from None
+            received = now.isoformat(timespec="microseconds")
+            request = Request(client_id, received, due, reason)
             self._write(request)
             return request, True
 
