@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -467,3 +468,22 @@ def test_a_look_at_a_lock_puts_nobody_off(
     monkeypatch.setattr(locks.time, "sleep", lambda seconds: os.close(looking))
     with locked(path, "it", timeout_s=0):
         pass
+
+
+def test_who_looks_and_then_writes_waits_for_who_does_so(
+    requests: Requests, monkeypatch: pytest.MonkeyPatch
+):
+    ask(requests, 0)
+    impatient = partial(locked, timeout_s=0)
+    monkeypatch.setattr("fedneg.live.requests.locked", impatient)
+    acts: list[Callable[[], object]] = [
+        lambda: ask(requests, 1),
+        lambda: requests.mark([0], DONE),
+    ]
+    for act in acts:
+        with (
+            locked(requests.folder / ".lock", "it"),
+            pytest.raises(FedNegError, match="is using the queue of requests"),
+        ):
+            act()
+    assert [(r.client_id, r.status) for r in requests.all()] == [(0, ACCEPTED)]
