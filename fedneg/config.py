@@ -136,14 +136,20 @@ def _with_stored(overrides: Sequence[str]) -> list[str]:
     A federation that lives on forgets by request only, and repairs by default.
     """
     given = dict(override.partition("=")[::2] for override in overrides)
-    folder = given.get("state", "").strip("'\"")
-    if folder in ("", "null"):
+    folder, keys = (_path(name, given.get(name, "null")) for name in ("state", "keys"))
+    if folder is None:
         return list(overrides)
-    keys = given.get("keys", "").strip("'\"")
-    facts = State(Path(folder), Path(keys) if keys else None).facts()
+    facts = State(folder, keys).facts()
     stored = [] if facts is None else facts.overrides
     defaults = ("forget=null", "retrain=remaining", "reference=false")
     return merged([*defaults, *stored], overrides)
+
+
+def _path(name: str, text: str) -> Path | None:
+    """Return the path that Hydra reads in an override's value, quotes and all."""
+    with hydra_errors():
+        value = OverridesParser.create().parse_override(f"{name}={text}").value()
+    return None if value in (None, "") else Path(str(value))
 
 
 def overrides_of_run_config(run_config: Mapping[str, Any]) -> list[str]:

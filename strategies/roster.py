@@ -8,7 +8,7 @@ or poison its row of the ledger. Whoever is refused is asked nothing any more.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from logging import WARNING
 
@@ -155,8 +155,13 @@ class Roster:
     def _look(self, grid: Grid, timeout_s: float) -> None:
         """See who is online, ask the new ones, and decide who is believed."""
         online = self._online(grid)
+        known = self._nodes
         self._nodes = {
-            node: self._nodes.get(node, Node(key)) for node, key in online.items()
+            # A node with another key is another node, whatever its number.
+            number: known[number]
+            if number in known and known[number].key == key
+            else Node(key)
+            for number, key in online.items()
         }
         now = time.monotonic()
         new = [
@@ -196,9 +201,15 @@ class Roster:
                 self._last_error = f"; a node answered: {error}"
                 continue
             if simulated_nodes not in (0, self.clients):
-                raise FedNegError(
+                numbers = (
                     f"clients={self.clients} but the federation has {simulated_nodes} "
-                    "nodes; make them equal, e.g. flwr run . --federation-config "
+                    "nodes"
+                )
+                if self.trust is not None:  # one real node's word ends no run
+                    self._last_error = f"; a node answered: {numbers}"
+                    continue
+                raise FedNegError(
+                    f"{numbers}; make them equal, e.g. flwr run . --federation-config "
                     f"'num-supernodes={self.clients}'"
                 )
             if node is not None:
@@ -208,24 +219,36 @@ class Roster:
 
     def _decide(self) -> None:
         """Believe each client id's one node, or none."""
+        self.pins.refresh()  # the operator may have listed a key meanwhile
         self.node_of = {}
+        reasons: dict[int, str] = {}
         claimants: dict[int, list[int]] = defaultdict(list)
         for number, node in self._nodes.items():
             if node.claims is None:
                 continue
-            why = self._distrust(node.claims, node.key)
-            self._refuse([number], why)
-            if not why:
+            reasons[number] = self._distrust(node.claims, node.key)
+            if not reasons[number]:
                 claimants[node.claims].append(number)
         for client_id, numbers in sorted(claimants.items()):
             if len(numbers) > 1:
                 # Whoever came second may be the impostor, or the restarted client.
-                self._refuse(numbers, f"two nodes call themselves client {client_id}")
-                continue
-            self.node_of[client_id] = numbers[0]
-            key = self._nodes[numbers[0]].key
-            if self.trust == "first_sight" and self.pins.key_of(client_id) is None:
-                self.pins.add(client_id, key, FIRST_SIGHT)
+                why = f"two nodes call themselves client {client_id}"
+            else:
+                why = self._pin(client_id, self._nodes[numbers[0]].key)
+            reasons |= dict.fromkeys(numbers, why)
+            if not why:
+                self.node_of[client_id] = numbers[0]
+        self._refuse(reasons)
+
+    def _pin(self, client_id: int, key: str) -> str:
+        """Pin a key at first sight; return why it cannot be, or nothing."""
+        if self.trust != "first_sight" or self.pins.key_of(client_id) is not None:
+            return ""
+        try:
+            self.pins.add(client_id, key, FIRST_SIGHT)
+        except FedNegError as error:  # nobody's key ends the run of the others
+            return str(error)
+        return ""
 
     def _distrust(self, client_id: int, key: str) -> str:
         """Return why a node with this key is not that client, or nothing."""
@@ -255,9 +278,9 @@ class Roster:
             )
         return ""
 
-    def _refuse(self, numbers: Iterable[int], why: str) -> None:
-        """Enter why nodes are refused, and say so once."""
-        for number in numbers:
+    def _refuse(self, reasons: Mapping[int, str]) -> None:
+        """Enter why nodes are refused, if they are, and say so once."""
+        for number, why in reasons.items():
             node = self._nodes[number]
             if why and why != node.refused:
                 log(WARNING, "refused: %s", why)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -106,11 +107,19 @@ def _carry_out(state: State, request: Request, superlink: str, app: Path) -> Non
         command += ["--run-config", " ".join(texts)]
     else:
         command = [sys.executable, "-m", "fedneg"]
-        command += [f"{name}={value}" for name, value in values.items()]
+        command += [f"{name}={_quoted(value)}" for name, value in values.items()]
     subprocess.run([str(part) for part in command], check=False)
     found = state.requests.of(request.client_id)
     if found is None or found.is_open:
         raise FedNegError(f"{request.id} is still open: see what the run said above")
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as a value that Hydra reads as it is, whatever is in it."""
+    text = re.sub(
+        r"(\\*)('|$)", lambda m: m[1] * 2 + "\\" * bool(m[2]) + m[2], str(path)
+    )
+    return f"'{text}'"
 
 
 def run_requests_command(arguments: Sequence[str]) -> None:
@@ -182,7 +191,11 @@ def run_status_command(arguments: Sequence[str]) -> None:
         print(json.dumps(found, indent=1))
         return
     table = Table(title=str(state.folder), title_justify="left", show_header=False)
-    for name, value in _lines(found):
+    try:
+        lines = _lines(found)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise FedNegError(f"status.json in {state.folder} is odd: {error}") from None
+    for name, value in lines:
         table.add_row(name, value)
     Console().print(table, markup=False)
 
@@ -260,6 +273,12 @@ def run_roster_command(arguments: Sequence[str]) -> None:
         return
     if options.client < 0:
         raise FedNegError(f"client ids begin at 0, got {options.client}")
+    facts = state.facts()
+    if facts is not None and options.client >= facts.fixed["clients"]:
+        raise FedNegError(
+            f"there is no client {options.client}; client ids are 0 to "
+            f"{facts.fixed['clients'] - 1}"
+        )
     if options.action == "remove":
         pins.remove(options.client)
         state.audit.append("key removed", client=options.client)

@@ -6,7 +6,8 @@ known by its fingerprint, the sha256 of its DER SubjectPublicKeyInfo in hex.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from fedneg.errors import FedNegError
 from fedneg.files import write_bytes
+from fedneg.live.locks import locked
 
 OPERATOR, FIRST_SIGHT = "operator", "first sight"
 
@@ -34,7 +36,8 @@ def fingerprint_of(key: bytes) -> str:
     ValueError
         If it is neither.
     """
-    load = load_ssh_public_key if key.lstrip()[:5] != b"-----" else load_pem_public_key
+    key = key.strip()
+    load = load_pem_public_key if key.startswith(b"-----") else load_ssh_public_key
     try:
         public = load(key)
     except UnsupportedAlgorithm as error:
@@ -69,12 +72,25 @@ class Pins:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self._pins: dict[int, Pin] = {}
-        if path is not None and path.exists():
-            try:
-                content = json.loads(path.read_bytes())
-                self._pins = {int(k): Pin(**pin) for k, pin in content.items()}
-            except (OSError, ValueError, TypeError, AttributeError) as error:
-                raise FedNegError(f"{path} is no roster of keys: {error}") from None
+        self._seen: tuple[int, ...] = ()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the file again if it is another than before."""
+        if self.path is None or not self.path.exists():
+            return
+        try:
+            found = self.path.stat()
+            seen = (found.st_ino, found.st_size, found.st_mtime_ns)
+            if seen == self._seen:
+                return
+            content = json.loads(self.path.read_bytes())
+            pins = {int(k): Pin(**pin) for k, pin in content.items()}
+            if len({pin.key for pin in pins.values()}) < len(pins):
+                raise ValueError("two clients have the same key")
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise FedNegError(f"{self.path} is no roster of keys: {error}") from None
+        self._pins, self._seen = pins, seen
 
     def all(self) -> Mapping[int, Pin]:
         """Return all pins by client id, ascending."""
@@ -95,22 +111,36 @@ class Pins:
         Raises
         ------
         FedNegError
-            If the key is another client's.
+            If the key is another client's, or was seen first where there is one.
         """
-        owner = self.client_of(key)
-        if owner not in (None, client_id):
-            raise FedNegError(
-                f"key {key[:16]} belongs to client {owner}, and cannot be client "
-                f"{client_id}'s too"
-            )
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._pins[client_id] = Pin(key, source, now)
-        self._write()
+        with self._changing():
+            owner, pinned = self.client_of(key), self.key_of(client_id)
+            if owner not in (None, client_id):
+                raise FedNegError(
+                    f"key {key[:16]} belongs to client {owner}, and cannot be client "
+                    f"{client_id}'s too"
+                )
+            if source == FIRST_SIGHT and pinned not in (None, key):
+                raise FedNegError(f"client {client_id} has another key already")
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self._pins[client_id] = Pin(key, source, now)
+            self._write()
 
     def remove(self, client_id: int) -> None:
         """Take a client's pin away; none is no error."""
-        if self._pins.pop(client_id, None) is not None:
-            self._write()
+        with self._changing():
+            if self._pins.pop(client_id, None) is not None:
+                self._write()
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Hold the file, as it is now: a run and an operator may both write it."""
+        if self.path is None:
+            yield
+            return
+        with locked(self.path.with_suffix(".lock"), "the roster of keys"):
+            self.refresh()
+            yield
 
     def _write(self) -> None:
         if self.path is None:

@@ -48,6 +48,8 @@ class Request:
     def __post_init__(self) -> None:
         if self.status not in (ACCEPTED, UNLEARNED, DONE):
             raise ValueError(f"its status is {self.status!r}")
+        if type(self.client_id) is not int or not isinstance(self.reason, str):
+            raise ValueError("its client_id is no whole number, or its reason no text")
         date.fromisoformat(self.due)
         datetime.fromisoformat(self.received)
 
@@ -137,7 +139,7 @@ class Requests:
         Raises
         ------
         FedNegError
-            If there is no such client, or nobody would be left.
+            If there is no such client, no such day, or nobody would be left.
         """
         if client_id not in range(clients):
             raise FedNegError(
@@ -153,12 +155,14 @@ class Requests:
                     "to be forgotten; a federation of nobody has no model"
                 )
             now = datetime.now(UTC)
-            request = Request(
-                client_id,
-                now.isoformat(timespec="microseconds"),
-                (now + timedelta(days=due_days)).date().isoformat(),
-                reason,
-            )
+            try:
+                due = (now + timedelta(days=due_days)).date().isoformat()
+            except OverflowError:
+                raise FedNegError(
+                    f"no calendar has a day in {due_days:g} days"
+                ) from None
+            received = now.isoformat(timespec="microseconds")
+            request = Request(client_id, received, due, reason)
             self._write(request)
             return request, True
 

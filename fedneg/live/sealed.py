@@ -98,5 +98,7 @@ class Sealed:
             if ledger.buffers is not None:
                 yield f"buffers.{client_id}", key, ledger.buffers[client_id]
         for client_id, place in ledger.local.places.items():
+            if client_id in self.forgotten:
+                continue
             key = self.vault.client_key(client_id)
             yield f"local.{place}.{client_id}", key, ledger.local.rows[place]

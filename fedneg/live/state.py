@@ -174,7 +174,10 @@ class State:
             content = json.loads(self._facts.read_bytes())
             if content.pop("schema") != SCHEMA:
                 raise ValueError("it is of another schema")
-            return Facts(**content)
+            facts = Facts(**content)
+            if type(facts.fixed["clients"]) is not int:
+                raise ValueError("its number of clients is none")
+            return facts
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -238,6 +241,8 @@ class State:
         """Return status.json; empty before the first run."""
         try:
             found: dict[str, Any] = json.loads(self._status.read_bytes())
+            if not isinstance(found, dict):
+                raise ValueError("it is no JSON object")
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
