@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -38,3 +39,9 @@ def whole_number(*, least: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def quoted(text: str) -> str:
+    """Return a text as a value that Hydra reads as it is, whatever is in it."""
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + "\\" * bool(m[2]) + m[2], text)
+    return f"'{escaped}'"

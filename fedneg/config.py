@@ -20,6 +20,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fedneg.arguments import quoted
 from fedneg.data import resolve_auto
 from fedneg.errors import FedNegError
 from fedneg.live.state import State, merged
@@ -136,7 +137,9 @@ def _with_stored(overrides: Sequence[str]) -> list[str]:
     A federation that lives on forgets by request only, and repairs by default.
     """
     given = dict(override.partition("=")[::2] for override in overrides)
-    folder, keys = (_path(name, given.get(name, "null")) for name in ("state", "keys"))
+    folder, keys = (
+        path_in(f"{name}={given.get(name, 'null')}") for name in ("state", "keys")
+    )
     if folder is None:
         return list(overrides)
     facts = State(folder, keys).facts()
@@ -145,10 +148,10 @@ def _with_stored(overrides: Sequence[str]) -> list[str]:
     return merged([*defaults, *stored], overrides)
 
 
-def _path(name: str, text: str) -> Path | None:
-    """Return the path that Hydra reads in an override's value, quotes and all."""
+def path_in(override: str) -> Path | None:
+    """Return the path that Hydra reads in an override; None for null."""
     with hydra_errors():
-        value = OverridesParser.create().parse_override(f"{name}={text}").value()
+        value = OverridesParser.create().parse_override(override).value()
     return None if value in (None, "") else Path(str(value))
 
 
@@ -163,6 +166,8 @@ def overrides_of_run_config(run_config: Mapping[str, Any]) -> list[str]:
         if key in ("out", "overrides") or value == "":
             continue
         text = str(value).lower() if isinstance(value, bool) else str(value)
+        if key in ("state", "keys"):
+            text = quoted(text)
         found.append(f"{key}={text}")
     try:
         return found + shlex.split(str(run_config.get("overrides", "")))

@@ -23,7 +23,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedneg import outputs
 from fedneg.checkpoint import LARGE_BYTES, Checkpoints, Restored
-from fedneg.config import load_config, overrides_of_run_config
+from fedneg.config import load_config, overrides_of_run_config, path_in
 from fedneg.console import Progress, show_notice
 from fedneg.data import default_root, load_dataset
 from fedneg.errors import FedNegError
@@ -464,11 +464,10 @@ def main(grid: Grid, context: Context) -> None:
     overrides = overrides_of_run_config(context.run_config)
     for override in overrides:
         # As for `out`: relative to where the SuperLink was started, not to the user.
-        key, _, root = override.partition("=")
-        root = root.strip("'\"")
-        named = key in ("data.root", "state", "keys") and root != "null"
-        if named and not Path(root).is_absolute():
-            raise FedNegError(f"{key} must be an absolute folder, got {root!r}")
+        key = override.partition("=")[0]
+        root = path_in(override) if key in ("data.root", "state", "keys") else None
+        if root is not None and not root.is_absolute():
+            raise FedNegError(f"{key} must be an absolute folder, got {str(root)!r}")
     config, notices = load_config(overrides)
     for notice in notices:
         show_notice(notice)

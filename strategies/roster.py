@@ -6,6 +6,7 @@ public key (`strategy.trust`): who claims another's id could have that client fo
 or poison its row of the ledger. Whoever is refused is asked nothing any more.
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
@@ -19,8 +20,10 @@ from flwr.serverapp import Grid
 from fedneg.errors import FedNegError
 from fedneg.live.pins import FIRST_SIGHT, Pins, fingerprint_of
 
-# A node that gave no usable answer is asked again after so long.
+# A node that gave no usable answer is asked again after so long; one that gave none
+# (it hangs) after twice as long every time: whoever is asked with it waits for it.
 ASK_AGAIN_S = 5.0
+QUESTION_TIMEOUT_S = 60.0
 
 
 @dataclass
@@ -37,12 +40,15 @@ class Node:
         Why it is not believed; empty if it is.
     asked_at : float
         When it was last asked, monotonic seconds.
+    silences : int
+        How often it was asked in vain.
     """
 
     key: str
     claims: int | None = None
     refused: str = ""
-    asked_at: float = -ASK_AGAIN_S
+    asked_at: float = -math.inf
+    silences: int = 0
 
 
 class Roster:
@@ -117,7 +123,7 @@ class Roster:
         deadline = time.monotonic() + timeout_s
         told = False
         while True:
-            self._look(grid, timeout_s)
+            self._look(grid)
             missing = sorted(set(wanted) - set(self.node_of))
             self._absent &= set(missing)
             enough = minimum is not None and len(wanted) - len(missing) >= minimum
@@ -152,7 +158,7 @@ class Roster:
             f"{refused}{self._last_error}"
         )
 
-    def _look(self, grid: Grid, timeout_s: float) -> None:
+    def _look(self, grid: Grid) -> None:
         """See who is online, ask the new ones, and decide who is believed."""
         online = self._online(grid)
         known = self._nodes
@@ -167,9 +173,10 @@ class Roster:
         new = [
             number
             for number, node in sorted(self._nodes.items())
-            if node.claims is None and now - node.asked_at >= ASK_AGAIN_S
+            if node.claims is None
+            and now - node.asked_at >= ASK_AGAIN_S * 2**node.silences
         ]
-        self._ask(grid, new, timeout_s)
+        self._ask(grid, new)
         self._decide()
 
     def _online(self, grid: Grid) -> dict[int, str]:
@@ -185,7 +192,7 @@ class Roster:
             found[node.node_id] = key
         return found
 
-    def _ask(self, grid: Grid, nodes: list[int], timeout_s: float) -> None:
+    def _ask(self, grid: Grid, nodes: list[int]) -> None:
         """Ask nodes for their client ids and enter the answers."""
         questions = [
             Message(RecordDict(), message_type=MessageType.QUERY, dst_node_id=node)
@@ -193,8 +200,10 @@ class Roster:
         ]
         if not questions:
             return
-        for reply in grid.send_and_receive(questions, timeout=timeout_s):
+        silent = set(nodes)
+        for reply in grid.send_and_receive(questions, timeout=QUESTION_TIMEOUT_S):
             node = self._nodes.get(reply.metadata.src_node_id)
+            silent.discard(reply.metadata.src_node_id)
             try:
                 client_id, simulated_nodes = _identity(reply)
             except (KeyError, ValueError) as error:
@@ -215,7 +224,9 @@ class Roster:
             if node is not None:
                 node.claims = client_id
         for number in nodes:
-            self._nodes[number].asked_at = time.monotonic()
+            node = self._nodes[number]
+            node.silences += number in silent
+            node.asked_at = time.monotonic()
 
     def _decide(self) -> None:
         """Believe each client id's one node, or none."""

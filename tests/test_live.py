@@ -21,6 +21,7 @@ from fedneg.config import load_config
 from fedneg.engine import FIRST_NODE_ID
 from fedneg.errors import FedNegError
 from fedneg.live.audit import check
+from fedneg.live.commands import run_rollback_command
 from fedneg.live.receipts import read_receipt
 from fedneg.live.requests import Request
 from fedneg.live.state import State
@@ -488,3 +489,15 @@ def test_what_lies_in_a_checkout_is_not_sent_to_clients(trained: Path, tmp_path:
     assert [name for name in names if "state/" in name] == []
     for folder in (trained, State(trained).keys):
         assert (folder / ".gitignore").read_text() == "*\n"
+
+
+def test_after_a_rollback_the_model_in_service_is_the_earlier_one(trained: Path):
+    first = load_file(trained / "checkpoints" / "round-000001.safetensors")["global"]
+    later = _read(trained / "model.safetensors")
+    run_rollback_command(["1", "--state", str(trained)])
+    go_on(trained, "rounds=1")
+    found = load_file(trained / "model.safetensors")
+    flat = np.concatenate([array.reshape(-1) for array in found.values()])
+    assert sorted(flat) == sorted(first)
+    go_on(trained)
+    assert _read(trained / "model.safetensors") == later

@@ -72,6 +72,8 @@ class KeyedGrid(RecordingGrid):
         self.simulated = simulated
         self.keys: dict[int, bytes] = {}
         self.asked_nodes: list[int] = []
+        self.timeouts: list[float | None] = []
+        self.hanging: set[int] = set()
         self.answers: dict[int, Any] = {}
         self._one = dict(self.contexts)
         self.contexts.clear()
@@ -104,6 +106,9 @@ class KeyedGrid(RecordingGrid):
             node = message.metadata.dst_node_id
             if message.metadata.message_type == "query":
                 self.asked_nodes.append(node)
+                self.timeouts.append(timeout)
+                if node in self.hanging:
+                    continue
                 if isinstance(self.answers.get(node), RecordDict):
                     self._stamped([message])
                     replies.append(Message(self.answers[node], reply_to=message))
@@ -468,6 +473,32 @@ def test_nonsense_stops_nobody_and_is_asked_about_again(
     grid.contexts[10].node_config["partition-id"] = 0
     assert look(made, grid) == {0: 10, 1: 11}
     assert grid.asked_nodes == [10, 11, 10]
+
+
+def test_a_node_that_hangs_is_asked_more_and_more_seldom(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """After 10, 20 and 40 s, if 5 s is what one waits that answered nonsense.
+
+    Each question has an end of its own, however long clients are waited for.
+    """
+    now = [0.0]
+    monkeypatch.setattr(roster_module.time, "monotonic", lambda: now[0])
+    grid, made = KeyedGrid(2), roster_of(2, "unauthenticated")
+    grid.come(10, 0)
+    grid.come(11, 1)
+    grid.hanging = {10}
+    asked_at = []
+    for second in range(100):
+        now[0], before = float(second), grid.asked_nodes.count(10)
+        made.discover(grid, [1], timeout_s=3600)
+        if grid.asked_nodes.count(10) > before:
+            asked_at.append(second)
+    assert asked_at == [0, 10, 30, 70]
+    assert set(grid.timeouts) == {roster_module.QUESTION_TIMEOUT_S}
+    grid.hanging.clear()
+    now[0] = 1000.0
+    assert look(made, grid) == {0: 10, 1: 11}
 
 
 def test_the_number_of_nodes_of_a_simulation_does_end_the_run():

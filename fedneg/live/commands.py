@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fedneg.arguments import OneLineParser, days
+from fedneg.arguments import OneLineParser, days, quoted
 from fedneg.errors import FedNegError
 from fedneg.formats import human_bytes
 from fedneg.live.pins import OPERATOR, fingerprint_of
@@ -102,24 +101,17 @@ def _carry_out(state: State, request: Request, superlink: str, app: Path) -> Non
     programs = Path(sys.executable).parent
     values = {"state": state.folder, "keys": state.keys}
     if superlink:
-        texts = [f'{name}="{value}"' for name, value in values.items()]
+        # TOML's basic strings are JSON's.
+        texts = [f"{name}={json.dumps(str(value))}" for name, value in values.items()]
         command = [programs / "flwr", "run", app, superlink, "--stream"]
         command += ["--run-config", " ".join(texts)]
     else:
         command = [sys.executable, "-m", "fedneg"]
-        command += [f"{name}={_quoted(value)}" for name, value in values.items()]
+        command += [f"{name}={quoted(str(value))}" for name, value in values.items()]
     subprocess.run([str(part) for part in command], check=False)
     found = state.requests.of(request.client_id)
     if found is None or found.is_open:
         raise FedNegError(f"{request.id} is still open: see what the run said above")
-
-
-def _quoted(path: Path) -> str:
-    """Return a path as a value that Hydra reads as it is, whatever is in it."""
-    text = re.sub(
-        r"(\\*)('|$)", lambda m: m[1] * 2 + "\\" * bool(m[2]) + m[2], str(path)
-    )
-    return f"'{text}'"
 
 
 def run_requests_command(arguments: Sequence[str]) -> None:

@@ -145,6 +145,9 @@ class Live:
         else:
             self._take_back(found)
         self.checkpoints.check_room(self.strategy.ledger.num_bytes)
+        if found is not None and self.work is None:
+            # After a rollback, or a run that was killed before this.
+            self.federation.save(self.state.model, self.parameters)
         self.strategy.forgotten |= {
             r.client_id for r in self.state.requests.all() if r.status != ACCEPTED
         }
