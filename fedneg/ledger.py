@@ -220,6 +220,16 @@ class Ledger:
         for client_id in ids:
             self.local.pop(client_id, None)
 
+    def start_over(self) -> None:
+        """Empty every row, as before round 1: another lineage from the same start."""
+        self.contributions[...] = 0
+        self.correction[...] = 0
+        if self.buffers is not None:
+            self.buffers[...] = 0
+        self.local.clear()
+        self.participation.clear()
+        self.release()
+
     def fold_correction(self) -> None:
         """Make what forgetting changed a part of the parameters to start from.
 

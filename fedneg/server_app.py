@@ -128,6 +128,10 @@ class Federation:
         self.resumed: dict[str, int] = {}
         self._temporary: list[Entry] = []
         self._entries: dict[bytes, Entry] = {}
+        self.unlearn_rounds = self.strategy.unlearn_rounds(config)
+        if config.forget:
+            progress.skip(1 - self.unlearn_rounds)  # one was planned
+        self.strategy.use_server_data(self.dataset)
         self.strategy.on_reply = progress.clients
         self.strategy.accept = self._passes_gate
         self.strategy.reset(arrays)
@@ -161,7 +165,9 @@ class Federation:
         shown: tuple[int, int],
         forget: Sequence[int] = (),
     ) -> Vector:
-        """Return the model after one round, for whoever decides after every one.
+        """Return the model after one round, or one unlearn phase.
+
+        For whoever decides after every round what comes next.
 
         Parameters
         ----------
@@ -172,7 +178,8 @@ class Federation:
         forget : sequence of int
             Whom an unlearn round is to forget.
         """
-        phase = Phase(name, tuple(clients), 1, first_round, first_stream)
+        rounds = self.unlearn_rounds if name == "unlearn" else 1
+        phase = Phase(name, tuple(clients), rounds, first_round, first_stream)
         return self._run(phase, parameters, forget=forget, shown=shown)
 
     def start_over(self, server_round: int) -> Vector:
@@ -191,7 +198,8 @@ class Federation:
 
     def unlearn(self, parameters: Vector, forget: Sequence[int]) -> Vector:
         """Return the model right after the unlearn round."""
-        phase = Phase("unlearn", (), 1, first_round=self.config.rounds + 1)
+        first = self.config.rounds + 1
+        phase = Phase("unlearn", (), self.unlearn_rounds, first, first_stream=first)
         return self._run(phase, parameters, forget=forget)
 
     def recover(
@@ -207,7 +215,7 @@ class Federation:
         With `forget`, the clients that were forgotten, a killed recovery goes on where
         it stopped; it is of no use to any other run, and `close` removes it.
         """
-        first = self.config.rounds + 2
+        first = self.config.rounds + 1 + self.unlearn_rounds
         phase = Phase("recover", tuple(clients), rounds, first, first_stream=first)
         if not forget:
             return self._run(phase, parameters)
@@ -229,7 +237,8 @@ class Federation:
         """
         self.strategy.reset(unflatten(self.initial, self.shapes))
         rounds = self.config.rounds
-        name, first = ("recover", rounds + 2) if recovery else ("retrain", 1)
+        after = rounds + 1 + self.unlearn_rounds
+        name, first = ("recover", after) if recovery else ("retrain", 1)
         phase = Phase(name, tuple(clients), rounds, first_round=first)
         return self._run_kept(phase, self.initial, self._identity(tuple(clients)))
 

@@ -2,9 +2,9 @@
 
 `LedgerFedAvg` is a `flwr.serverapp.strategy.FedAvg`: `start()` is Flower's own, only
 the hooks differ. A run is a sequence of phases (train, unlearn, recover, retrain); each
-is one call of `start()` after `begin()` has said what the phase is. In an unlearn round
-no client is asked to train: `configure_train` returns no messages and `aggregate_train`
-returns the rectified parameters.
+is one call of `start()` after `begin()` has said what the phase is. In the first round
+of an unlearn phase the method rectifies the parameters on the server; where it needs no
+client, `configure_train` returns no messages and `aggregate_train` what was rectified.
 
 Differs from Flower's FedAvg: all clients take part from round 1 (the stock strategy
 counts nodes before a simulation has registered them); replies are validated and summed
@@ -34,6 +34,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from fedneg.checks import build
+from fedneg.data import Dataset
 from fedneg.errors import FedNegError
 from fedneg.ledger import Ledger
 from fedneg.machine import cache_root
@@ -57,7 +58,11 @@ from strategies.roster import Roster
 
 PARTS = ("train", "val", "test")
 # What a subclass may override without changing how a federation is trained.
-FORGETTING = ("Options", "parse_options", "keeps_local_models", "rectify", "_abc_impl")
+FORGETTING = (
+    *("Options", "parse_options", "keeps_local_models", "rectify", "starts_over"),
+    *("unlearn_rounds", "unlearn_clients", "unlearn_stream", "unlearn_settings"),
+    *("needs_leaving_client", "adjust", "combine", "use_server_data", "_abc_impl"),
+)
 
 
 class LedgerFedAvg(FedAvg):
@@ -106,12 +111,56 @@ class LedgerFedAvg(FedAvg):
 
     # -- what a method implements ------------------------------------------------------
 
+    # Whether it begins anew from the initial parameters, with an empty ledger.
+    starts_over = False
+    # Whether clients that are to be forgotten take part in their own forgetting.
+    needs_leaving_client = False
+
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return the parameters after forgetting; the ledger still has `client_ids`.
 
-        Runs on the server, sees `self.ledger` and nothing of any client's data.
+        Runs on the server, sees `self.ledger` and nothing of any client's data. Where
+        clients take part, this is what they start from in the first unlearn round.
         """
         raise FedNegError(f"strategy={self.settings.name} cannot forget a client")
+
+    @classmethod
+    def unlearn_rounds(cls, config: Config) -> int:
+        """Return how many rounds an unlearn phase has."""
+        return 1
+
+    def unlearn_clients(self, number: int) -> tuple[int, ...]:
+        """Return who is asked in unlearn round `number` (1-based); by default nobody.
+
+        `self.forgetting` and `self.remaining` are the two sides.
+        """
+        return ()
+
+    def unlearn_stream(self, number: int) -> int | None:
+        """Return the server round that clients are told; None: that of the history."""
+        return None
+
+    def unlearn_settings(self, number: int) -> dict[str, int | float | str]:
+        """Return what clients are told beside it; ``task`` replaces what they do."""
+        return {}
+
+    def adjust(self, number: int, client_id: int, update: Vector) -> Vector:
+        """Return what counts as a client's update in an unlearn round."""
+        return update
+
+    def combine(self, number: int, good: Mapping[int, Reply]) -> Vector:
+        """Return the parameters after an unlearn round with replies; by default FedAvg.
+
+        The ledger is told, so that its identity goes on to hold.
+        """
+        local = {
+            k: self._global + self.adjust(number, k, reply.local - self._global)
+            for k, reply in good.items()
+        }
+        return self._record(local, good)
+
+    def use_server_data(self, dataset: Dataset) -> None:
+        """Take what the server holds, for methods that need images of their own."""
 
     @property
     def keeps_local_models(self) -> bool:
@@ -133,6 +182,12 @@ class LedgerFedAvg(FedAvg):
         return found
 
     # -- phases ------------------------------------------------------------------------
+
+    @property
+    def remaining(self) -> tuple[int, ...]:
+        """Client ids that are not being forgotten, now or before."""
+        out = self.forgotten | set(self.forgetting)
+        return tuple(k for k in range(self.config.clients) if k not in out)
 
     @property
     def ledger(self) -> Ledger:
@@ -177,20 +232,25 @@ class LedgerFedAvg(FedAvg):
         """Send the global parameters to the phase's clients; to nobody to unlearn."""
         self._global = flatten(arrays.to_numpy_ndarrays())
         self.reports.append(RoundReport(self._number(server_round), self.phase.name))
-        if self.phase.name == "unlearn":
-            return []
-        taking_part = self._taking_part(grid)
         stream = self.phase.first_stream + server_round - 1
-        content = ConfigRecord(
-            {
-                "server-round": stream,
-                "task": self.task,
-            }
-        )
+        content = ConfigRecord({"server-round": stream, "task": self.task})
+        if self.phase.name == "unlearn":
+            if server_round == 1:
+                self._unlearn()
+                arrays = ArrayRecord(unflatten(self._global, self._shapes))
+            out, self._asked = self._out(), {}
+            asked = [k for k in self.unlearn_clients(server_round) if k not in out]
+            if not asked:
+                return []
+            content["server-round"] = self.unlearn_stream(server_round) or stream
+            for name, value in self.unlearn_settings(server_round).items():
+                content[name] = value
+            self._discover(grid, asked)
+        else:
+            asked = self._sample(self._taking_part(grid), stream)
         record = RecordDict(
             {self.arrayrecord_key: arrays, self.configrecord_key: content}
         )
-        asked = self._sample(taking_part, stream)
         for client_id in sorted(set(asked) - set(self.roster.node_of)):
             self._fail(client_id, "not online")
         messages = self._to_clients(record, asked, MessageType.TRAIN)
@@ -245,9 +305,8 @@ class LedgerFedAvg(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the next global parameters; FedAvg, or the unlearn round's result."""
         report = self.reports[-1]
-        if self.phase.name == "unlearn":
-            after = self._unlearn()
-        else:
+        is_unlearning = self.phase.name == "unlearn"
+        if not (is_unlearning and not self.unlearn_clients(server_round)):
             good = self._gated(self._validated(replies))
             report.clients = len(good)
             report.metrics = {k: r.metrics for k, r in good.items()}
@@ -259,22 +318,34 @@ class LedgerFedAvg(FedAvg):
                     report.server_round,
                     self.phase.name,
                 )
-            after = self.ledger.record(
-                report.server_round,
-                self._global,
-                {k: r.local for k, r in good.items()},
-                {k: r.num_examples for k, r in good.items()},
-            )
+            elif is_unlearning:
+                self._global = self.combine(server_round, good)
+            else:
+                local = {k: reply.local for k, reply in good.items()}
+                self._global = self._record(local, good)
             release(self._waiting)
-        self._global = after
-        return ArrayRecord(unflatten(after, self._shapes)), MetricRecord()
+        return ArrayRecord(unflatten(self._global, self._shapes)), MetricRecord()
 
-    def _unlearn(self) -> Vector:
+    def _record(self, local: Mapping[int, Vector], good: Mapping[int, Reply]) -> Vector:
+        """Enter local models into the ledger; return the parameters after FedAvg."""
+        number = self.reports[-1].server_round
+        counts = {k: reply.num_examples for k, reply in good.items()}
+        return self.ledger.record(number, self._global, local, counts)
+
+    def _unlearn(self) -> None:
         """Run the method, and take the forgotten clients out of ledger and sampling."""
-        after = self.rectify(self._global, self.forgetting)
-        self.ledger.forget(self.forgetting, before=self._global, after=after)
-        self.forgotten |= set(self.forgetting)
-        return after
+        before, ids = self._global, self.forgetting
+        self._global = self.rectify(before, ids)
+        if self.starts_over:
+            self.ledger.start_over()
+        else:
+            self.ledger.forget(ids, before=before, after=self._global)
+        self.forgotten |= set(ids)
+
+    def _out(self) -> set[int]:
+        """Return who is out, but for those that take part in their own forgetting."""
+        leaving = self.forgetting if self.needs_leaving_client else ()
+        return set(self.excluded()) - set(leaving)
 
     # -- what is believed of a reply ---------------------------------------------------
 
@@ -300,7 +371,7 @@ class LedgerFedAvg(FedAvg):
                     self._fail(client_id, str(error))
         for client_id in sorted(set(self._asked.values()) - answered):
             self._fail(client_id, "no reply")
-        for client_id in sorted(set(self.excluded()) & set(good)):
+        for client_id in sorted(self._out() & set(good)):
             del good[client_id]
             self._fail(client_id, "asked to be forgotten meanwhile")
         good = dict(sorted(good.items()))

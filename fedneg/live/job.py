@@ -295,11 +295,15 @@ class Live:
                 self.parameters,
                 first_round=place,
                 first_stream=place,
-                shown=(1, 1),
+                shown=(1, self.federation.unlearn_rounds),
                 forget=clients,
             )
             self.strategy.ledger.fold_correction()
+            if self.strategy.starts_over:
+                self.contains = set()
+            self.contains |= self._took_part()
             self.contains -= set(clients)
+            place += self.federation.unlearn_rounds - 1
             method = dict(self.strategy.method_report)
         self.strategy.forgotten |= set(clients)
         self.server_round = place
