@@ -86,13 +86,7 @@ def train_epochs(
     x = torch.from_numpy(images).flatten(1).to(device)
     y = torch.from_numpy(labels).to(device)
     size = settings.batch_size
-    trainer = DenseTrainer.of(
-        model,
-        learning_rate=settings.learning_rate,
-        momentum=settings.momentum,
-        batch_size=min(size, len(labels)),
-    )
-    step = _autograd_step(model, settings) if trainer is None else trainer.step
+    step = make_step(model, settings, num_examples=len(labels))
     total: torch.Tensor | float = 0.0
     for epoch in range(1, settings.local_epochs + 1):
         model.train()
@@ -106,6 +100,20 @@ def train_epochs(
         if after_epoch is not None:
             after_epoch(epoch)
     return float(total) / len(labels)
+
+
+def make_step(model: nn.Module, settings: ClientSettings, *, num_examples: int) -> Step:
+    """Return what trains `model` on one batch, its momentum zero at first.
+
+    Batches are at most the settings' size, and never larger than `num_examples`.
+    """
+    trainer = DenseTrainer.of(
+        model,
+        learning_rate=settings.learning_rate,
+        momentum=settings.momentum,
+        batch_size=min(settings.batch_size, num_examples),
+    )
+    return _autograd_step(model, settings) if trainer is None else trainer.step
 
 
 def _autograd_step(model: nn.Module, settings: ClientSettings) -> Step:

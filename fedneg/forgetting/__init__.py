@@ -1,0 +1,1 @@
+"""How much a model has forgotten: distances, attacks, relearning, and the verdict."""

@@ -1,0 +1,125 @@
+"""What was measured of a model for the verdict, and the case that it decides on."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import median
+
+from fedneg.checks import number
+from fedneg.forgetting.floor import absolute_gap, floor_of
+from fedneg.forgetting.membership import Interval
+from fedneg.forgetting.relearn import RelearnTime
+from fedneg.forgetting.settings import VerdictSettings
+
+
+@dataclass(frozen=True)
+class ModelNumbers:
+    """The numbers of one model; None or no entry for what was not measured.
+
+    Parameters
+    ----------
+    name : str
+        Only to be written down; nothing is decided by it.
+    fingerprint : str
+        A digest of the parameters: which models are the same one.
+    test_accuracy, attack_success, as_trained_accuracy : float
+        Fractions. Attack success on the server's test images; accuracy as trained on
+        the forgotten clients' own examples with the labels that they trained.
+    membership_auc, canary_auc : Interval
+        With a bootstrap interval.
+    relearn : RelearnTime
+        On the forgotten clients' own examples.
+    js_divergence, disagreement : mapping
+        From the fingerprint of another model to the mean divergence in nats and to the
+        share of differing predictions, on the same images. To every retrained model,
+        and to the original.
+
+    Raises
+    ------
+    FedNegError
+        If a value is not finite or out of its range.
+    """
+
+    name: str
+    fingerprint: str
+    test_accuracy: float
+    attack_success: float | None = None
+    as_trained_accuracy: float | None = None
+    membership_auc: Interval | None = None
+    canary_auc: Interval | None = None
+    relearn: RelearnTime | None = None
+    js_divergence: Mapping[str, float] = field(default_factory=dict)
+    disagreement: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("test_accuracy", "attack_success", "as_trained_accuracy"):
+            value = getattr(self, name)
+            if value is not None or name == "test_accuracy":
+                number(name, value, minimum=0, maximum=1)
+        for name in ("membership_auc", "canary_auc"):
+            interval = getattr(self, name)
+            if interval is not None:
+                for end in ("value", "low", "high"):
+                    number(name, getattr(interval, end), minimum=0, maximum=1)
+        for name, top in (("js_divergence", math.log(2)), ("disagreement", 1.0)):
+            for value in getattr(self, name).values():
+                number(name, value, minimum=0, maximum=top)
+
+
+@dataclass(frozen=True)
+class Utility:
+    """Test accuracy beside retrained models: reported, no sign of forgetting.
+
+    `gap` is the model's accuracy minus the median of theirs; `kept` whether it is no
+    lower than `threshold`. None without a floor.
+    """
+
+    value: float
+    gap: float | None
+    threshold: float | None
+    kept: bool | None
+
+
+class Case:
+    """A model to judge, the original, and the retrained models beside it.
+
+    Parameters
+    ----------
+    judged, original : ModelNumbers
+    retrained : sequence of ModelNumbers
+        With different seeds. `references` are those of them that are not the judged
+        model: nothing is its own proof. One that comes twice counts once.
+    settings : VerdictSettings
+    """
+
+    def __init__(
+        self,
+        judged: ModelNumbers,
+        *,
+        original: ModelNumbers,
+        retrained: Sequence[ModelNumbers],
+        settings: VerdictSettings,
+    ) -> None:
+        self.judged, self.original, self.settings = judged, original, settings
+        distinct = {m.fingerprint: m for m in retrained}
+        self.references = tuple(
+            m for key, m in distinct.items() if key != judged.fingerprint
+        )
+
+    def too_few(self, retrainings: int) -> str:
+        """Return why there is no floor."""
+        least = self.settings.min_retrainings
+        return f"{retrainings} other retrained models measured, {least} needed"
+
+    @cached_property
+    def utility(self) -> Utility:
+        """The judged model's test accuracy beside retrained models'."""
+        accuracy = self.judged.test_accuracy
+        others = [m.test_accuracy for m in self.references]
+        floor = floor_of(others, absolute_gap)
+        if floor is None or floor.models < self.settings.min_retrainings:
+            return Utility(accuracy, None, None, None)
+        threshold = -(floor.gap + self.settings.utility_margin)
+        gap = accuracy - median(others)
+        return Utility(accuracy, gap, threshold, gap >= threshold)
