@@ -211,7 +211,7 @@ def relearn_line(case: Case) -> Evidence:
     """Return what relearning says: the time as a ratio to retrained models'.
 
     Sooner is memory. As late as they says 'forgotten' only of a model whose accuracy is
-    theirs too: one that is damaged learns anything late.
+    theirs too, and never alone: one that is damaged learns anything late.
     """
     name = "relearn_ratio"
     judged = case.judged.relearn

@@ -19,8 +19,10 @@ from fedneg.forgetting.settings import VerdictSettings
 
 INCONCLUSIVE = "inconclusive"
 # Answers like a retrained model's are what a model without the client gives, and also
-# what one with it gives on images that have nothing to do with the client.
-PROVES_NOTHING_ALONE = frozenset({"js_divergence", "disagreement"})
+# what one with it gives on images that have nothing to do with the client. And the
+# original knows at once by construction, so that relearning always seems to have power,
+# while any disturbance makes a model learn late.
+PROVES_NOTHING_ALONE = frozenset({"js_divergence", "disagreement", "relearn_ratio"})
 
 
 @dataclass(frozen=True)
