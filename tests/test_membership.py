@@ -4,13 +4,16 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
+from torch.nn.functional import cross_entropy
 
 from fedneg.forgetting.canary import canary_input, chance_exposure, exposures
-from fedneg.forgetting.lira import lira_scores, scaled_confidence
+from fedneg.forgetting.confidence import cross_entropies, scaled_confidence
+from fedneg.forgetting.lira import lira_scores
 from fedneg.forgetting.membership import (
     Interval,
     MembershipInput,
@@ -246,6 +249,27 @@ def test_scaled_confidence_refuses_what_does_not_fit(
 ):
     with pytest.raises(ValueError, match=match):
         scaled_confidence(logits, np.array(labels))
+
+
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=3), st.integers(0, 2))
+def test_cross_entropies_are_torchs(logits: list[float], label: int):
+    given_logits = torch.tensor([logits], dtype=torch.float64)
+    expected = cross_entropy(given_logits, torch.tensor([label]))
+    found = cross_entropies(given_logits.numpy(), np.array([label]))
+    assert found[0] == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_cross_entropies_keep_the_order_of_what_is_certain():
+    """In float32 both are 0, and of equal scores an attack makes nothing."""
+    logits = np.array([[40.0, 0.0], [50.0, 0.0]], dtype=np.float32)
+    labels = np.array([0, 0])
+    in_float32 = cross_entropy(
+        torch.from_numpy(logits), torch.from_numpy(labels), reduction="none"
+    )
+    assert in_float32.tolist() == [0, 0]
+    assert cross_entropies(logits, labels) == pytest.approx(
+        [math.exp(-40), math.exp(-50)], rel=1e-9
+    )
 
 
 def test_lira_scores_of_few_models_by_hand():
