@@ -23,7 +23,9 @@ LOGITS = arrays(np.float32, (5, 3), elements=st.floats(-60, 60, width=32))
 def test_agreement_by_hand():
     """Classes 0 1 1 2 against 0 1 2 2: three of four. The second 1 is a tie with 2."""
     first = np.array([[0.8, 0.1, 0.1], [0.1, 0.6, 0.3], [0.2, 0.4, 0.4], [0, 0, 1]])
-    second = np.array([[0.5, 0.3, 0.2], [0, 1, 0], [0.2, 0.3, 0.5], [0.2, 0.3, 0.5]])
+    second = np.array(
+        [[0.5, 0.3, 0.2], [0.2, 0.7, 0.1], [0.2, 0.3, 0.5], [0.2, 0.3, 0.5]]
+    )
     assert prediction_agreement(first, second) == 0.75
 
 
