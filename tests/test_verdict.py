@@ -210,7 +210,30 @@ def test_an_accuracy_collapse_is_reported_and_proves_nothing():
     assert found.utility.kept is False
     assert found.utility.gap == pytest.approx(-0.71)
     assert line(found, "as_trained_accuracy_gap").why.startswith("below retrained")
-    assert line(found, "relearn_ratio").why.startswith("damaged models learn late")
+    assert line(found, "relearn_ratio").why.startswith("a damaged model's")
+
+
+def test_relearning_counts_only_for_models_in_a_like_state():
+    """An untrained network may learn the client's labels sooner than a retrained one.
+
+    Retrained models have .97, the poisoned original .80: a model at .80 that is sooner
+    remembers, one at .78 is damaged, and one at .80 that is late may be so by that.
+    """
+    poisoned = replace(ORIGINAL, test_accuracy=0.80)
+    for accuracy, batches, expected in (
+        (0.80, 20, "not forgotten"),
+        (0.78, 20, "abstains"),
+        (0.80, 100, "abstains"),
+        (0.97, 100, "forgotten"),
+    ):
+        judged = numbers(
+            "x", test_accuracy=accuracy, relearn=RelearnTime(batches, True)
+        )
+        found = verdict(judged, original=poisoned)
+        assert decisions(found)["relearn_ratio"] == expected
+    # Beside an original as good as retrained models, .80 is damaged.
+    judged = numbers("x", test_accuracy=0.80, relearn=RelearnTime(20, True))
+    assert decisions(verdict(judged))["relearn_ratio"] == "abstains"
 
 
 def test_a_ruined_model_hits_the_attackers_answer_by_chance():

@@ -207,11 +207,33 @@ def disagreement_line(case: Case) -> Evidence:
     return _distance_line(case, "disagreement", lambda m: m.disagreement, margin=margin)
 
 
+def _relearned(case: Case, found: Evidence, sooner: bool, *, capped: bool) -> Evidence:
+    """Return what a powered line of relearning says.
+
+    Sooner is memory, and as late as retrained models is forgetting (never alone), but
+    only of models in a like state: an untrained network has nothing to overcome and
+    learns random labels sooner than a retrained one; ruined weights learn anything
+    late.
+    """
+    if case.damaged:
+        return replace(found, why="a damaged model's relearning says nothing")
+    if sooner:
+        return replace(
+            found, decision=NOT_FORGOTTEN, why="sooner than retrained models"
+        )
+    if capped:
+        return replace(
+            found, why="retrained models met the cap, so the ratio is a bound"
+        )
+    if not case.utility.kept:
+        return replace(found, why="less accurate than retrained models: late anyway")
+    return replace(found, decision=FORGOTTEN, why="as late as retrained models")
+
+
 def relearn_line(case: Case) -> Evidence:
     """Return what relearning says: the time as a ratio to retrained models'.
 
-    Sooner is memory. As late as they says 'forgotten' only of a model whose accuracy is
-    theirs too, and never alone: one that is damaged learns anything late.
+    Without power it abstains, as where the retrained models are too quick.
     """
     name = "relearn_ratio"
     judged = case.judged.relearn
@@ -230,17 +252,8 @@ def relearn_line(case: Case) -> Evidence:
     found = _abstain(case, name, "", value=ratio, threshold=threshold)
     if case.original.relearn.batches / middle * case.settings.power >= threshold:
         return replace(found, why="no power: the original is no faster")
-    if ratio < threshold:
-        return replace(
-            found, decision=NOT_FORGOTTEN, why="sooner than retrained models"
-        )
-    if not all(t.reached for t in times):
-        return replace(
-            found, why="retrained models met the cap, so the ratio is a bound"
-        )
-    if not case.utility.kept:
-        return replace(found, why="damaged models learn late whatever they remember")
-    return replace(found, decision=FORGOTTEN, why="as late as retrained models")
+    capped = not all(t.reached for t in times)
+    return _relearned(case, found, ratio < threshold, capped=capped)
 
 
 LINES: tuple[Callable[[Case], Evidence], ...] = (

@@ -112,6 +112,19 @@ class Case:
         least = self.settings.min_retrainings
         return f"{retrainings} other retrained models measured, {least} needed"
 
+    @property
+    def damaged(self) -> bool:
+        """Whether it is less accurate than retrained models *and* than the original.
+
+        A poisoned original may be the less accurate one: it is damaged by what it
+        remembers, and so is a model that did nothing.
+        """
+        gap, threshold = self.utility.gap, self.utility.threshold
+        if gap is None or threshold is None:
+            return False
+        lost = self.judged.test_accuracy - gap - self.original.test_accuracy
+        return gap < threshold - max(0.0, lost)
+
     @cached_property
     def utility(self) -> Utility:
         """The judged model's test accuracy beside retrained models'."""
