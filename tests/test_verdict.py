@@ -231,6 +231,10 @@ def test_relearning_counts_only_for_models_in_a_like_state():
         )
         found = verdict(judged, original=poisoned)
         assert decisions(found)["relearn_ratio"] == expected
+    # An original that is better than retrained models asks no more of anyone.
+    judged = numbers("x", test_accuracy=0.965, relearn=RelearnTime(20, True))
+    found = verdict(judged, original=replace(ORIGINAL, test_accuracy=0.99))
+    assert decisions(found)["relearn_ratio"] == "not forgotten"
     # Beside an original as good as retrained models, .80 is damaged.
     judged = numbers("x", test_accuracy=0.80, relearn=RelearnTime(20, True))
     assert decisions(verdict(judged))["relearn_ratio"] == "abstains"
