@@ -518,3 +518,13 @@ def test_real_clients_are_not_believed_unless_it_is_said_how(
     run(RecordingGrid(real_clients, 3), anybody, tmp_path)
     notices = json.loads((tmp_path / "results.json").read_text())["notices"]
     assert any("any node may claim to be any client" in text for text in notices)
+
+
+def test_a_run_with_nothing_left_to_do_writes_no_second_receipt(trained: Path):
+    """The last checkpoint still names the work that has been done."""
+    ask(trained, 1)
+    go_on(trained)
+    receipt = _read(trained / "receipts" / "forget-1.json")
+    grid = go_on(trained)
+    assert grid.asked("evaluate") == []
+    assert _read(trained / "receipts" / "forget-1.json") == receipt
