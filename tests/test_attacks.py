@@ -159,6 +159,18 @@ def test_an_attack_is_told_by_its_own_settings():
         assert own & set(replace(BACKDOOR, name=name).settings) == key
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("none", "none"), ("label_flip", "label_flip"), ("backdoor", "backdoor")),
+        *(("model_replacement", "backdoor"), ("sybils", "label_flip")),
+        ("canaries", "canaries"),
+    ],
+)
+def test_every_attack_says_what_it_does_to_images(name: str, kind: str):
+    assert replace(BACKDOOR, name=name).poison == kind
+
+
 # -- model replacement ----------------------------------------------------------------
 
 

@@ -175,6 +175,13 @@ def test_dirichlet_leaves_nobody_without_a_handful(
     assert counts.min() >= min(10, len(labels) // clients)
 
 
+def test_dirichlet_mixes_the_order_of_the_files():
+    """Of 40 images of one label, a client's share is not the first ones."""
+    client_of = deal_dirichlet(np.zeros(40, np.int64), 2, 1e6, rng(0, "test"))
+    assert client_of.sum() == 20
+    assert 0 < client_of[:20].sum() < 20
+
+
 def test_smaller_alpha_is_more_skewed():
     """A client's most frequent class has all of its images, or a tenth if iid."""
     labels = np.repeat(np.arange(10), 500)
