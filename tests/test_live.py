@@ -16,6 +16,7 @@ from conftest import REPOSITORY, SMALL, RecordingGrid, command, small_config
 from flwr.app import Message
 from safetensors.numpy import load_file
 
+from fedneg import server_app
 from fedneg.client_app import app as real_clients
 from fedneg.config import load_config
 from fedneg.engine import FIRST_NODE_ID
@@ -516,3 +517,19 @@ def test_after_a_rollback_the_model_in_service_is_the_earlier_one(trained: Path)
     assert sorted(flat) == sorted(first)
     go_on(trained)
     assert _read(trained / "model.safetensors") == later
+
+
+def test_real_clients_are_not_believed_unless_it_is_said_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Without a roster of keys the default has nobody to believe."""
+    monkeypatch.setattr(server_app, "is_deployed", lambda grid: True)
+    config = small_config("clients=3", "forget=1")
+    with pytest.raises(FedNegError, match=r"needs state=DIR, whose roster lists"):
+        run(RecordingGrid(real_clients, 3), config, tmp_path)
+    anybody = small_config(
+        "clients=3", "forget=1", "strategy.trust=unauthenticated", "reference=false"
+    )
+    run(RecordingGrid(real_clients, 3), anybody, tmp_path)
+    notices = json.loads((tmp_path / "results.json").read_text())["notices"]
+    assert any("any node may claim to be any client" in text for text in notices)

@@ -292,7 +292,7 @@ def test_cache_false_neither_reads_nor_writes(cache: Path):
 def test_real_clients_share_no_training(cache: Path, monkeypatch: pytest.MonkeyPatch):
     """Nothing tells the server whether their data are the same as before."""
     monkeypatch.setattr(server_app, "is_deployed", lambda grid: True)
-    config = small_config(*BASE)
+    config = small_config(*BASE, "strategy.trust=unauthenticated")
     made = federation_of(config, work="")
     made._run_kept(made.strategy.phase, made.initial, {"any": 1})
     assert not cache.exists()
