@@ -378,6 +378,10 @@ def test_later_runs_need_not_repeat_what_the_first_said(tmp_path: Path):
         ("model.hidden=[8]", r"model.hidden is \[16\]"),
         ("strategy.server_momentum=0.5", "strategy.server_momentum is 0.0"),
         ("encrypt=true", "encrypt is False"),
+        (
+            "data.partition=dirichlet",
+            "data.partition is 'writer' in the federation in .*, got 'dirichlet'",
+        ),
     ],
 )
 def test_what_the_ledger_hangs_on_stays(trained: Path, override: str, message: str):
@@ -385,6 +389,17 @@ def test_what_the_ledger_hangs_on_stays(trained: Path, override: str, message: s
     with pytest.raises(FedNegError, match=message):
         go_on(trained, override)
     assert kept == {p: _read(p) for p in (trained / "checkpoints").iterdir()}
+
+
+def test_a_federation_that_never_named_its_partition_deals_by_writer(trained: Path):
+    """As those made before there were others."""
+    path = trained / "federation.json"
+    facts = json.loads(path.read_text())
+    del facts["fixed"]["data.partition"]
+    path.write_text(json.dumps(facts))
+    assert go_on(trained).asked("train") == []
+    with pytest.raises(FedNegError, match=r"data\.partition is 'writer'"):
+        go_on(trained, "data.partition=iid")
 
 
 @pytest.mark.parametrize(
