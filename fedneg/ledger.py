@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from fedneg.machine import cores
 from fedneg.parameters import Vector, weights_of
-from fedneg.rows import Rows, Vectors, make_rows, release
+from fedneg.rows import KeptUpdates, Vectors, make_rows, release
 
 # Numbers summed at a time: a block of every sum stays in the processor's cache.
 BLOCK = 1 << 15
@@ -50,35 +50,6 @@ class Participation:
         ids = set(client_ids)
         norms = {k: found for k, found in self.norms.items() if k not in ids}
         return Participation(self.server_round, self.weights, norms)
-
-
-class KeptUpdates:
-    """The updates of every n-th round, whole: what some methods cannot do without.
-
-    Parameters
-    ----------
-    every : int
-        Keep the first round of every so many; 0: keep nothing.
-    rows : Rows, shape (kept rounds * K, d)
-        Where; rounds for which there is no room are not kept.
-    """
-
-    def __init__(self, every: int = 0, rows: Rows | None = None) -> None:
-        self.every = every
-        self.rows = make_rows(0, 0) if rows is None else rows
-
-    def row(self, place: int, client_id: int, clients: int) -> Vector | None:
-        """Return where the update of a client in the ledger's round `place` is kept."""
-        if not self.every or place % self.every:
-            return None
-        number = place // self.every * clients + client_id
-        row: Vector | None = self.rows[number] if number < len(self.rows) else None
-        return row
-
-    def forget(self, client_ids: Iterable[int], clients: int) -> None:
-        """Zero what is kept of clients."""
-        for client_id in client_ids:
-            self.rows[client_id::clients] = 0
 
 
 class Ledger:

@@ -36,7 +36,7 @@ from flwr.serverapp.strategy import FedAvg
 from fedneg.checks import build
 from fedneg.data import Dataset
 from fedneg.errors import FedNegError
-from fedneg.ledger import KeptUpdates, Ledger
+from fedneg.ledger import Ledger
 from fedneg.machine import cache_root
 from fedneg.model import initial_parameters
 from fedneg.parameters import (
@@ -49,7 +49,7 @@ from fedneg.parameters import (
     unflatten,
     weights_of,
 )
-from fedneg.rows import Rows, make_rows, release
+from fedneg.rows import KeptUpdates, Rows, make_rows, release
 from fedneg.seeding import rng
 from fedneg.settings import Config
 from fedneg.store import code_digest

@@ -7,9 +7,10 @@ import pytest
 from conftest import Answer, Behaviour, Bench, small_config
 
 from fedneg.errors import FedNegError
-from fedneg.ledger import KeptUpdates, Ledger
+from fedneg.ledger import Ledger
 from fedneg.model import initial_parameters
 from fedneg.parameters import NDArrays
+from fedneg.rows import KeptUpdates
 from fedneg.settings import Task
 from strategies import make_strategy
 from strategies.federaser import rescaled
