@@ -10,7 +10,7 @@ Differs from the paper: the threshold is looked at after every batch; without va
 images, on the training ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -49,39 +49,49 @@ class AscentClient(WriterClient):
         """
         set_parameters(self.model, parameters)
         images, labels = self._training_data()
+        metrics = self._climb(images, labels, {k: float(v) for k, v in config.items()})
+        return get_parameters(self.model), len(labels), metrics
+
+    def _climb(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        settings: Mapping[str, float],
+    ) -> dict[str, Scalar]:
+        """Climb in place and return the metrics."""
         torch.set_num_threads(1)  # sums must not depend on how many there are
         weights = [p for p in self.model.parameters() if p.requires_grad]
         start = [p.detach().clone() for p in weights]
         optimiser = torch.optim.SGD(
-            weights,
-            lr=float(config["learning-rate"]),
-            momentum=float(config["momentum"]),
+            weights, lr=settings["learning-rate"], momentum=settings["momentum"]
         )
         device = weights[0].device
         x, y = torch.tensor(images, device=device), torch.tensor(labels, device=device)
+        steps, accuracy = 0, self._accuracy()
+        for batch in self._batches(len(labels), settings):
+            if accuracy < settings["stop-accuracy"]:
+                break
+            optimiser.zero_grad()
+            logits = self.model(as_input(x[batch], self.data.scaling))
+            loss = -functional.cross_entropy(logits, y[batch])
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(weights, settings["clip"])
+            optimiser.step()
+            project(weights, start, radius=settings["radius"])
+            steps, accuracy = steps + 1, self._accuracy()
+        away = distance(weights, start)
+        return {"steps": steps, "distance": away, "val_accuracy": accuracy}
+
+    def _batches(
+        self, count: int, settings: Mapping[str, float]
+    ) -> Iterator[torch.Tensor]:
+        """Yield the places of each batch's examples, epoch after epoch."""
         generator = torch_generator(
             self.task.seed, "ascent", self.server_round, self.client_id
         )
-        size, steps, accuracy = int(config["batch-size"]), 0, self._accuracy()
-        for _ in range(int(config["epochs"])):
-            order = torch.randperm(len(labels), generator=generator).to(device)
-            for batch in torch.split(order, size):
-                if accuracy < float(config["stop-accuracy"]):
-                    break
-                optimiser.zero_grad()
-                logits = self.model(as_input(x[batch], self.data.scaling))
-                loss = -functional.cross_entropy(logits, y[batch])
-                loss.backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(weights, float(config["clip"]))
-                optimiser.step()
-                project(weights, start, radius=float(config["radius"]))
-                steps, accuracy = steps + 1, self._accuracy()
-        metrics: dict[str, Scalar] = {
-            "steps": steps,
-            "distance": distance(weights, start),
-            "val_accuracy": accuracy,
-        }
-        return get_parameters(self.model), len(labels), metrics
+        for _ in range(int(settings["epochs"])):
+            order = torch.randperm(count, generator=generator)
+            yield from torch.split(order, int(settings["batch-size"]))
 
     def _accuracy(self) -> float:
         """Return the model's accuracy on this client's validation images."""

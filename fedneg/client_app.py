@@ -134,8 +134,8 @@ def train(message: Message, context: Context) -> Message:
     client = _client(message, context)
     config = message.content["config"]
     assert isinstance(config, ConfigRecord)
-    settings = {k: v for k, v in config.items() if not isinstance(v, list)}
-    parameters, num_examples, metrics = client.fit(_arrays(message), settings)
+    numbers = {k: v for k, v in config.items() if isinstance(v, int | float)}
+    parameters, num_examples, metrics = client.fit(_arrays(message), dict(numbers))
     record = MetricRecord({k: float(str(v)) for k, v in metrics.items()})
     record["num-examples"], record["client-id"] = num_examples, client.client_id
     return Message(
