@@ -89,6 +89,10 @@ class GradientAscent(LedgerFedAvg):
                 f"strategy=gradient_ascent forgets one client a round, got "
                 f"{list(client_ids)} for {self.phase.rounds} rounds"
             )
+        for client_id in set(self.excluded()) - set(client_ids):
+            # Who waits for its turn is in nobody's reference, and its last model would
+            # keep stretches of global models that these clients went into.
+            self.ledger.local.pop(client_id, None)
         reference = self._reference(before)
         self._radius = self.options.radius or self._paper_radius(reference)
         self.method_report = {
