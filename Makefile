@@ -28,7 +28,7 @@ paper: $(STAMP)
 	$(BIN)/fedneg experiment=paper $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from flwr.common import Scalar
 from numpy.typing import NDArray
 from torch import nn
 
-from fedneg.attacks import poison
+from fedneg.attacks import boosted, poison
 from fedneg.client_data import own_data, partition_data
 from fedneg.errors import FedNegError
 from fedneg.model import build_mlp, get_parameters, set_parameters
@@ -54,6 +54,7 @@ class WriterClient(NumPyClient):
                 f"client-id must be 0 to {task.clients - 1}, got {client_id}"
             )
         self.client_id, self.task, self.server_round = client_id, task, server_round
+        self.own = own
         if own is None:
             self.data = partition_data(client_id, task)
         else:
@@ -73,7 +74,8 @@ class WriterClient(NumPyClient):
         """Return the local parameters after training, the examples used, and metrics.
 
         Metrics: ``running_loss`` (nats, running mean of the last epoch); with
-        `evaluate_after_fit` also what `evaluate` measures, of the local model.
+        `evaluate_after_fit` also what `evaluate` measures, of the local model. An
+        attacker that means to replace the model returns other parameters than those.
         """
         set_parameters(self.model, parameters)
         images, labels = self._training_data()
@@ -91,7 +93,11 @@ class WriterClient(NumPyClient):
         metrics: dict[str, Scalar] = {"running_loss": loss}
         if task.client.evaluate_after_fit:
             metrics |= self._measure(("train", "val", "test"))
-        return get_parameters(self.model), len(labels), metrics
+        local = get_parameters(self.model)
+        if self._attacks and task.attack.name == "model_replacement":
+            assert task.attack.boost is not None  # `Config` fills it in
+            local = boosted(parameters, local, task.attack.boost)
+        return local, len(labels), metrics
 
     def evaluate(
         self, parameters: list[NDArray[np.float32]], config: dict[str, Scalar]
@@ -109,14 +115,26 @@ class WriterClient(NumPyClient):
         last = parts[-1]
         return float(metrics[f"{last}_loss"]), int(metrics[f"num_{last}"]), metrics
 
+    @property
+    def _attacks(self) -> bool:
+        """Whether this client is an attacker."""
+        return self.client_id in (self.task.attack.clients or ())
+
     def _training_data(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return the images and labels to train on, poisoned if this client attacks."""
-        data = self.data
+        data, source = self.data, self.task.attack.source_of(self.client_id)
+        if source != self.client_id:
+            if self.own is not None:
+                raise FedNegError(
+                    f"attack=sybils trains client {self.client_id} on the images of "
+                    f"client {source}; with data of its own it has none of them"
+                )
+            data = partition_data(source, self.task)
         return poison(
             data.images[data.train],
             data.labels[data.train],
             attack=self.task.attack,
-            client_id=self.client_id,
+            client_id=source,
             seed=self.task.seed,
             pixel_max=data.pixel_max,
         )
@@ -138,7 +156,7 @@ class WriterClient(NumPyClient):
             metrics[f"num_{name}"] = found.num_examples
         if "train" not in parts:
             return metrics
-        if self.client_id in (self.task.attack.clients or ()):
+        if self._attacks:
             images, labels = self._training_data()
             metrics["trained_accuracy"] = evaluate(
                 self.model, images, labels, scaling=data.scaling

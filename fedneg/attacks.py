@@ -1,18 +1,23 @@
-"""Poisoning: what an attacking client does to its training data, and how well it works.
+"""Attacks: what a client does to its training data and its update, and how it works.
 
 * label flip: y -> (y + 1) mod 10 (Fung et al., arXiv:1808.04866, flip every digit);
 * backdoor: a bright square in the lower right corner, relabelled as the target class
-  (Gu et al., arXiv:1708.06733, 'BadNets'; Bagdasaryan et al., AISTATS 2020, for FL).
+  (Gu et al., arXiv:1708.06733, 'BadNets'; Bagdasaryan et al., AISTATS 2020, for FL);
+* model replacement: a backdoor whose update is made longer (Bagdasaryan et al., eq. 3);
+* sybils: several clients train on the poisoned images of one (Fung et al.);
+* canaries: images to be remembered (`fedneg.canaries`).
 
-Success is measured on test images of *other* classes only: images that truly belong to
-the target class would count as successes of any good model.
+A backdoor's success is measured on test images of *other* classes only: images that
+truly belong to the target class would count as successes of any good model.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedneg.canaries import make_canaries
+from fedneg.parameters import NDArrays
+from fedneg.scenario import AttackSettings
 from fedneg.seeding import rng
-from fedneg.settings import AttackSettings
 
 NUM_CLASSES = 10
 
@@ -48,14 +53,26 @@ def poison(
         Never changed; an honest client gets these very arrays back.
     attack : AttackSettings
         `fraction` of the images, rounded to a whole number, is poisoned; which ones is
-        drawn from the stream (seed, "poison", client_id).
+        drawn from the stream (seed, "poison", client_id). Canaries are added after all
+        of them instead.
+    client_id : int
+        Whose images these are.
     """
     if attack.name == "none" or client_id not in (attack.clients or ()):
         return images, labels
+    if attack.poison == "canaries":
+        made = make_canaries(
+            images.shape[1:],
+            count=attack.canaries,
+            client_id=client_id,
+            seed=seed,
+            pixel_max=pixel_max,
+        )
+        return np.concatenate([images, made.planted]), np.append(labels, made.labels)
     count = round(attack.fraction * len(labels))
     chosen = rng(seed, "poison", 0, client_id).permutation(len(labels))[:count]
     labels = labels.copy()
-    if attack.name == "label_flip":
+    if attack.poison == "label_flip":
         labels[chosen] = flip_labels(labels[chosen])
         return images, labels
     labels[chosen] = attack.target
@@ -64,6 +81,35 @@ def poison(
         images[chosen], trigger_size=attack.trigger_size, pixel_max=pixel_max
     )
     return images, labels
+
+
+def boosted(parameters: NDArrays, local: NDArrays, boost: float) -> NDArrays:
+    """Return what an attacker sends to replace the model: global + boost * update.
+
+    With boost n / eta, for n clients that weigh the same and a server learning rate
+    eta, the others' updates being small, the new global model is ``local``.
+
+    Parameters
+    ----------
+    parameters, local : NDArrays
+        The global model and the attacker's trained one; neither is changed.
+    boost : float
+        1 sends ``local``, up to rounding.
+
+    References
+    ----------
+    Bagdasaryan et al., AISTATS 2020, equation 3. arXiv:1807.00459
+
+    Differs from the paper: the attacker does so in every round that it takes part in,
+    not once after the model has converged; and it does not hold its update below what
+    the server would refuse (`strategy.max_update_norm_ratio`).
+    """
+    # What is too long for float32 is not finite, and the server's to refuse.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return [
+            start + np.float32(boost) * (end - start)
+            for start, end in zip(parameters, local, strict=True)
+        ]
 
 
 def attack_probe(
@@ -77,11 +123,11 @@ def attack_probe(
 
     The share of inputs answered so is the attack success rate. For a backdoor these are
     stamped images of every class but the target; for a label flip all images with the
-    flipped label.
+    flipped label. Canaries say nothing about images of a test set.
     """
-    if attack.name == "none":
+    if attack.poison in ("none", "canaries"):
         return None
-    if attack.name == "label_flip":
+    if attack.poison == "label_flip":
         return images, flip_labels(labels)
     other = labels != attack.target
     stamped = stamp(

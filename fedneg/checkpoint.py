@@ -251,7 +251,11 @@ class Checkpoints:
 
     def rows(self, rounds: int, client_id: int) -> dict[str, Vector]:
         """Return what a checkpoint holds of a client, and its global parameters."""
-        return self.form.rows(self._paths(rounds)[0], client_id)
+        found = self.form.rows(self._paths(rounds)[0], client_id)
+        place = self._head(rounds)["ledger"]["local"].get(str(client_id))
+        # The other last local models are of clients that stay, or leave later.
+        others = {n for n in found if n.startswith("local ")} - {f"local {place}"}
+        return {name: row for name, row in found.items() if name not in others}
 
     def verify(self, rounds: int) -> None:
         """Raise FedNegError unless a checkpoint is whole."""

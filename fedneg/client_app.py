@@ -22,10 +22,14 @@ from flwr.clientapp import ClientApp
 from flwr.common import log
 from flwr.common.constant import ErrorCode
 
+from clients.ascent import AscentClient
 from clients.trainer import WriterClient
 from fedneg.errors import FedNegError
 from fedneg.parameters import NDArrays, from_npy, to_npy
 from fedneg.settings import Task
+
+# What a client does when the server asks it to train; the message names the role.
+ROLES: dict[str, type[WriterClient]] = {"train": WriterClient, "ascent": AscentClient}
 
 
 def name_mistakes(
@@ -79,7 +83,13 @@ def _client(message: Message, context: Context) -> WriterClient:
     config = message.content["config"]
     assert isinstance(config, ConfigRecord)
     task = Task.from_json(str(config["task"]))
-    return WriterClient(
+    role = str(config.get("role", "train"))
+    if role not in ROLES:
+        raise FedNegError(
+            f"the server asks for {role!r}, and this client knows "
+            f"{', '.join(ROLES)}; is it of another version?"
+        )
+    return ROLES[role](
         client_id_of(context),
         task,
         int(str(config.get("server-round", 0))),
@@ -122,7 +132,10 @@ def identify(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Train on the message's parameters; answer with the local ones."""
     client = _client(message, context)
-    parameters, num_examples, metrics = client.fit(_arrays(message), {})
+    config = message.content["config"]
+    assert isinstance(config, ConfigRecord)
+    numbers = {k: v for k, v in config.items() if isinstance(v, int | float)}
+    parameters, num_examples, metrics = client.fit(_arrays(message), dict(numbers))
     record = MetricRecord({k: float(str(v)) for k, v in metrics.items()})
     record["num-examples"], record["client-id"] = num_examples, client.client_id
     return Message(

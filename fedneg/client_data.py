@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from fedneg.data import Scaling, image_kind, load_dataset
 from fedneg.own_data import OwnImages, read_own_images
-from fedneg.partition import ClientSplit, Indices, partition_by_writer, split_images
+from fedneg.partition import ClientSplit, Indices, partition, split_images
+from fedneg.scenario import DataSettings
 from fedneg.settings import Task
 
 
@@ -50,9 +51,7 @@ def partition_data(client_id: int, task: Task) -> ClientData:
     data = task.data
     root = Path(data.root) if data.root else None
     found = load_dataset(data.name, root=root, download=False)
-    split = _splits(data.name, data.root, task.clients, task.seed, data.split_writers)[
-        client_id
-    ]
+    split = _splits(data, task.clients, task.seed)[client_id]
     return ClientData(
         images=found.images,
         labels=found.labels,
@@ -67,20 +66,17 @@ def partition_data(client_id: int, task: Task) -> ClientData:
 
 
 @lru_cache(maxsize=4)
-def _splits(
-    name: str, root: str | None, clients: int, seed: int, split_writers: bool
-) -> tuple[ClientSplit, ...]:
+def _splits(data: DataSettings, clients: int, seed: int) -> tuple[ClientSplit, ...]:
     """Return the partition, made once per process."""
-    dataset = load_dataset(name, root=Path(root) if root else None, download=False)
-    return partition_by_writer(
-        dataset.writers, clients=clients, seed=seed, split_writers=split_writers
-    )
+    root = Path(data.root) if data.root else None
+    dataset = load_dataset(data.name, root=root, download=False)
+    return partition(dataset, data, clients=clients, seed=seed)
 
 
 def own_data(place: str, *, name: str, client_id: int, seed: int) -> ClientData:
     """Return a client's own data; no file of the data set `name` is needed.
 
-    The images are split as `partition_by_writer` splits a client's.
+    The images are split as `partition` splits a client's.
 
     Parameters
     ----------

@@ -17,7 +17,8 @@ from fedneg.files import write_bytes
 from fedneg.machine import cores
 from fedneg.model import build_mlp, set_parameters
 from fedneg.parameters import Shapes, Vector, unflatten
-from fedneg.settings import AttackSettings, ModelSettings
+from fedneg.scenario import AttackSettings
+from fedneg.settings import ModelSettings
 from fedneg.store import code_digest
 from fedneg.training import Metrics, evaluate
 

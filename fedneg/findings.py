@@ -149,17 +149,39 @@ def attack_name(results: Mapping[str, Any]) -> str:
     return str((results.get("attack") or {}).get("name") or "none")
 
 
+def poison_name(results: Mapping[str, Any]) -> str:
+    """Return the attack's name; for sybils, of what poisons the images they share."""
+    name = attack_name(results)
+    return str((results.get("attack") or {})["shared"]) if name == "sybils" else name
+
+
 def describe_poison(results: Mapping[str, Any]) -> Iterator[str]:
     """Yield who was poisoned, how, and how much of their data."""
     attack, name = results.get("attack") or {}, attack_name(results)
     if name == "none" or not attack.get("clients"):
         return
-    target = f", towards class {attack.get('target')}" if name == "backdoor" else ""
     who = _name_clients(attack["clients"])
+    if name == "canaries":
+        yield (
+            f"Poisoned: {who}, each by {attack.get('canaries')} images of random dots "
+            "with random labels among the training examples, to see whether the model "
+            "remembers them."
+        )
+        return
+    kind = poison_name(results)
+    backdoor = kind in ("backdoor", "model_replacement")
+    target = f", towards class {attack.get('target')}" if backdoor else ""
     yield (
         f"Poisoned: {who}, by {name.replace('_', ' ')}{target}, in a fraction of "
         f"{attack.get('fraction')} of the training examples."
     )
+    if name == "model_replacement":
+        yield f"Their updates were sent {attack.get('boost'):g} times as long."
+    if name == "sybils":
+        yield (
+            f"All of them trained on the images of client {attack['clients'][0]}, "
+            f"poisoned by {kind.replace('_', ' ')}."
+        )
 
 
 def _collapsed(before: float, after: float) -> bool:

@@ -18,7 +18,7 @@ buffer_k``, for every client in every round in which anybody took part.
 import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from fedneg.machine import cores
 from fedneg.parameters import Vector, weights_of
-from fedneg.rows import Vectors, make_rows, release
+from fedneg.rows import KeptUpdates, Vectors, make_rows, release
 
 # Numbers summed at a time: a block of every sum stays in the processor's cache.
 BLOCK = 1 << 15
@@ -35,10 +35,21 @@ BLOCK = 1 << 15
 
 @dataclass(frozen=True)
 class Participation:
-    """Who took part in a round, with which aggregation weight (they sum to 1)."""
+    """Who took part in a round, with which aggregation weight (they sum to 1).
+
+    `norms` are those of each client's update in each of the model's arrays: some
+    methods need no more of an update than how long it was.
+    """
 
     server_round: int
     weights: Mapping[int, float]
+    norms: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+
+    def without(self, client_ids: Iterable[int]) -> "Participation":
+        """Return the same without the norms of some clients."""
+        ids = set(client_ids)
+        norms = {k: found for k, found in self.norms.items() if k not in ids}
+        return Participation(self.server_round, self.weights, norms)
 
 
 class Ledger:
@@ -54,6 +65,8 @@ class Ledger:
         The server optimiser; 1 and 0 are plain FedAvg.
     keep_local : bool
         Also keep the last local model of each client: another K rows.
+    updates : KeptUpdates, optional
+        Also keep every client's update in some rounds: K rows for each.
     folder : Path, optional
         Hold the rows in memory maps of nameless files here, not in memory.
 
@@ -77,6 +90,7 @@ class Ledger:
         learning_rate: float = 1.0,
         momentum: float = 0.0,
         keep_local: bool = True,
+        updates: KeptUpdates | None = None,
         folder: Path | None = None,
     ) -> None:
         self.initial = initial.astype(np.float32)
@@ -89,6 +103,7 @@ class Ledger:
         self.buffers = make_rows(clients, initial.size, folder) if momentum else None
         rows = make_rows(clients if keep_local else 0, initial.size, folder)
         self.local = Vectors(rows)
+        self.updates = KeptUpdates() if updates is None else updates
         self.participation: list[Participation] = []
 
     @property
@@ -101,14 +116,16 @@ class Ledger:
         """Bytes held so that clients can be forgotten."""
         rows = self.contributions.nbytes + self.correction.nbytes
         buffers = 0 if self.buffers is None else self.buffers.nbytes
-        return rows + buffers + sum(v.nbytes for v in self.local.values())
+        local = sum(v.nbytes for v in self.local.values())
+        return rows + buffers + local + self.updates.rows.nbytes
 
     def record(
         self,
         server_round: int,
         before: Vector,
         local: Mapping[int, Vector],
-        num_examples: Mapping[int, int],
+        num_examples: Mapping[int, float],
+        norms: Mapping[int, tuple[float, ...]] | None = None,
     ) -> Vector:
         """Enter a round and return the new global parameters.
 
@@ -121,8 +138,11 @@ class Ledger:
         local : mapping of client id to Vector
             Local parameters after training. Summed in the order of client ids, so
             that the result does not depend on who answered first.
-        num_examples : mapping of client id to int
-            Training examples of the same clients.
+        num_examples : mapping of client id to number
+            Training examples of the same clients, or what their weights are to be
+            proportional to.
+        norms : mapping of client id to tuple of float, optional
+            What to write down of how long their updates were (`Participation`).
 
         Returns
         -------
@@ -150,7 +170,13 @@ class Ledger:
         if self.keep_local:
             for client_id in order:
                 self.local[client_id] = local[client_id]
-        self.participation.append(Participation(server_round, weights))
+        for client_id in order:
+            kept = self.updates.row(len(self.participation), client_id, self.clients)
+            if kept is not None:
+                np.subtract(local[client_id], before, out=kept)
+        self.participation.append(
+            Participation(server_round, weights, dict(norms or {}))
+        )
         self.release()
         return after
 
@@ -194,6 +220,7 @@ class Ledger:
         if self.buffers is not None:
             release(self.buffers)
         self.local.release()
+        release(self.updates.rows)
 
     def contribution(self, client_ids: Iterable[int]) -> NDArray[np.float64]:
         """Return the summed contribution of several clients, shape (d,)."""
@@ -219,14 +246,18 @@ class Ledger:
             self.buffers[ids] = 0
         for client_id in ids:
             self.local.pop(client_id, None)
+        self.updates.forget(ids, self.clients)
+        self.participation = [entry.without(ids) for entry in self.participation]
 
-    def start_over(self) -> None:
-        """Empty every row, as before round 1: another lineage from the same start."""
+    def start_over(self, initial: Vector) -> None:
+        """Empty every row, as before round 1: another lineage, from `initial`."""
+        self.initial = initial.astype(np.float32)
         self.contributions[...] = 0
         self.correction[...] = 0
         if self.buffers is not None:
             self.buffers[...] = 0
         self.local.clear()
+        self.updates.rows[...] = 0
         self.participation.clear()
         self.release()
 
@@ -267,13 +298,19 @@ class Ledger:
             arrays["buffers"] = self.buffers
         if self.keep_local:
             arrays["local"] = self.local.rows
+        if self.updates.every:
+            arrays["updates"] = self.updates.rows
         return arrays
 
     def facts(self) -> dict[str, Any]:
         """Return what belongs to the arrays, as JSON can hold it."""
         return {
             "participation": [
-                [p.server_round, {str(k): w for k, w in p.weights.items()}]
+                [
+                    p.server_round,
+                    {str(k): w for k, w in p.weights.items()},
+                    {str(k): list(found) for k, found in p.norms.items()},
+                ]
                 for p in self.participation
             ],
             "local": {str(k): place for k, place in self.local.places.items()},
@@ -282,8 +319,13 @@ class Ledger:
     def restore_facts(self, facts: Mapping[str, Any]) -> None:
         """Take back what `facts` gave, after the arrays have been filled."""
         self.participation = [
-            Participation(server_round, {int(k): w for k, w in weights.items()})
-            for server_round, weights in facts["participation"]
+            Participation(
+                server_round,
+                {int(k): w for k, w in weights.items()},
+                # Older checkpoints have none.
+                {int(k): tuple(n) for found in norms for k, n in found.items()},
+            )
+            for server_round, weights, *norms in facts["participation"]
         ]
         self.local.restore({int(k): place for k, place in facts["local"].items()})
 

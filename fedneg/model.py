@@ -37,13 +37,19 @@ def build_mlp(
 
 
 def initial_parameters(
-    input_size: int, hidden: Sequence[int], num_classes: int, *, seed: int
+    input_size: int,
+    hidden: Sequence[int],
+    num_classes: int,
+    *,
+    seed: int,
+    draw: int = 0,
 ) -> NDArrays:
     """Return the parameters before round 1, drawn as torch's nn.Linear draws them.
 
-    Weights and biases are uniform in ±1/sqrt(fan_in), from the stream (seed, "init").
+    Weights and biases are uniform in ±1/sqrt(fan_in), from the stream (seed, "init");
+    `draw` 1, 2, .. gives others, which no round of training ever saw.
     """
-    generator = torch_generator(seed, "init")
+    generator = torch_generator(seed, "init", draw)
     model = build_mlp(input_size, hidden, num_classes)
     for layer in model:
         if isinstance(layer, nn.Linear):

@@ -90,7 +90,7 @@ def from_npy(content: bytes, shape: tuple[int, ...]) -> NDArray[np.float32] | No
     return view.reshape(shape)
 
 
-def weights_of(num_examples: Sequence[int]) -> list[float]:
+def weights_of(num_examples: Sequence[float]) -> list[float]:
     """Return each client's share of the examples, the aggregation weights of FedAvg.
 
     Raises

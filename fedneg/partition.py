@@ -1,7 +1,8 @@
-"""Cut a data set into clients, writer by writer, as evenly as exchanges can make it.
+"""Cut a data set into clients: writer by writer, or by `fedneg.label_skew`.
 
-Longest-first list scheduling (Graham, SIAM J. Appl. Math. 17, 1969) deals the writers
-out; then moves and swaps even out the loads until no single one can lower the spread.
+Writers are dealt out as evenly as exchanges can make it. Longest-first list scheduling
+(Graham, SIAM J. Appl. Math. 17, 1969) deals them out; then moves and swaps even out the
+loads until no single one can lower the spread.
 """
 
 import heapq
@@ -11,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedneg import seeding
+from fedneg.data import Dataset
 from fedneg.errors import FedNegError
+from fedneg.label_skew import deal_dirichlet, deal_evenly, deal_shards
+from fedneg.scenario import DataSettings
 
 Indices = NDArray[np.int64]
 
@@ -25,6 +29,51 @@ class ClientSplit:
     train: Indices
     val: Indices
     test: Indices
+
+
+def partition(
+    dataset: Dataset, settings: DataSettings, *, clients: int, seed: int
+) -> tuple[ClientSplit, ...]:
+    """Deal all images of a data set out as `settings.partition` says.
+
+    Server and clients call this alike, and get the same. A client's `writers` are those
+    of its images: only with ``writer`` is each of them in one client alone.
+
+    Parameters
+    ----------
+    clients : int
+        Number of clients K.
+    seed : int
+        Another seed gives another partition.
+
+    Returns
+    -------
+    tuple of K ClientSplit
+        In the order of client ids; each client's images split as by
+        `partition_by_writer`.
+
+    Raises
+    ------
+    FedNegError
+        If there are fewer than one, or too many clients (or shards).
+    """
+    name, labels = settings.partition, dataset.labels
+    if name == "writer":
+        return partition_by_writer(
+            dataset.writers,
+            clients=clients,
+            seed=seed,
+            split_writers=settings.split_writers,
+        )
+    _check_clients(clients, len(labels))
+    rng = seeding.rng(seed, f"partition {name}")
+    if name == "iid":
+        client_of = deal_evenly(len(labels), clients, rng)
+    elif name == "dirichlet":
+        client_of = deal_dirichlet(labels, clients, settings.alpha, rng)
+    else:
+        client_of = deal_shards(labels, clients, settings.shards_per_client, rng)
+    return _splits(client_of, dataset.writers, clients=clients, seed=seed)
 
 
 def partition_by_writer(
@@ -58,22 +107,33 @@ def partition_by_writer(
         If there are fewer than one, or too many clients.
     """
     known, piece_of = np.unique(writers, return_inverse=True)
-    if clients < 1:
-        raise FedNegError(f"clients must be at least 1, got {clients}")
     if clients > len(known) and not split_writers:
         raise FedNegError(
             f"clients must be at most the number of writers, {len(known)}, got "
             f"{clients}; data.split_writers=true allows more"
         )
-    if clients > len(writers):
-        raise FedNegError(
-            f"clients must be at most the number of images, {len(writers)}, got "
-            f"{clients}"
-        )
+    _check_clients(clients, len(writers))
     rng = seeding.rng(seed, "partition")
     if clients > len(known):
         piece_of = _cut(piece_of, clients, rng)
     client_of = balance(np.bincount(piece_of), clients, rng)[piece_of]
+    return _splits(client_of, writers, clients=clients, seed=seed)
+
+
+def _check_clients(clients: int, images: int) -> None:
+    """Refuse no clients at all, and more of them than images."""
+    if clients < 1:
+        raise FedNegError(f"clients must be at least 1, got {clients}")
+    if clients > images:
+        raise FedNegError(
+            f"clients must be at most the number of images, {images}, got {clients}"
+        )
+
+
+def _splits(
+    client_of: Indices, writers: Indices, *, clients: int, seed: int
+) -> tuple[ClientSplit, ...]:
+    """Return each client's images, split; `client_of` and `writers` are by image."""
     order = np.argsort(client_of, kind="stable")
     bounds = np.searchsorted(client_of[order], np.arange(1, clients))
     return tuple(

@@ -20,6 +20,7 @@ from fedneg.findings import (
     describe_findings,
     describe_poison,
     describe_request,
+    poison_name,
 )
 from fedneg.formats import (
     as_overrides,
@@ -41,11 +42,19 @@ EXPLAINED = {
         "standard that the others should come close to."
     ),
 }
+_BACKDOOR = (
+    "Share of triggered test inputs of other classes that the model puts in the "
+    "attacker's target class. Lower is better."
+)
+_FLIP = (
+    "Share of test inputs that the model puts in the class which the flipped labels "
+    "taught. Lower is better."
+)
+# By `poison_name`.
 _ATTACK_MEASURED = {
-    "backdoor": "Share of triggered test inputs of other classes that the model puts "
-    "in the attacker's target class. Lower is better.",
-    "label_flip": "Share of test inputs that the model puts in the class which the "
-    "flipped labels taught. Lower is better.",
+    "backdoor": _BACKDOOR,
+    "model_replacement": _BACKDOOR,
+    "label_flip": _FLIP,
 }
 
 
@@ -118,7 +127,7 @@ def write_report(
     if attack is not None:
         page.section("The attack").text(*describe_poison(results))
         page.figure(
-            attack, _ATTACK_MEASURED.get(attack_name(results), "Lower is better.")
+            attack, _ATTACK_MEASURED.get(poison_name(results), "Lower is better.")
         )
     _add_costs(page, results)
     _add_failures(page, results)

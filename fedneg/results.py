@@ -124,6 +124,11 @@ def results_of(
             "clients": list(config.attack.clients or ()),
             "fraction": config.attack.fraction,
             "target": config.attack.target,
+            **{
+                key: value
+                for key, value in config.attack.settings.items()
+                if key in ("boost", "shared", "canaries")
+            },
         },
         "data": {
             "name": dataset.name,

@@ -10,7 +10,7 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 
 import numpy as np
@@ -116,3 +116,32 @@ class Vectors(MutableMapping[int, Vector]):
         self._place = dict(places)
         taken = set(self._place.values())
         self._free = [k for k in range(len(self._rows)) if k not in taken][::-1]
+
+
+class KeptUpdates:
+    """The updates of every n-th round, whole: what some methods cannot do without.
+
+    Parameters
+    ----------
+    every : int
+        Keep the first round of every so many; 0: keep nothing.
+    rows : Rows, shape (kept rounds * K, d)
+        Where; rounds for which there is no room are not kept.
+    """
+
+    def __init__(self, every: int = 0, rows: Rows | None = None) -> None:
+        self.every = every
+        self.rows = make_rows(0, 0) if rows is None else rows
+
+    def row(self, place: int, client_id: int, clients: int) -> Vector | None:
+        """Return where the update of a client in the ledger's round `place` is kept."""
+        if not self.every or place % self.every:
+            return None
+        number = place // self.every * clients + client_id
+        row: Vector | None = self.rows[number] if number < len(self.rows) else None
+        return row
+
+    def forget(self, client_ids: Iterable[int], clients: int) -> None:
+        """Zero what is kept of clients."""
+        for client_id in client_ids:
+            self.rows[client_id::clients] = 0

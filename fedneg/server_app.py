@@ -35,7 +35,7 @@ from fedneg.live.pins import Pins
 from fedneg.live.state import State
 from fedneg.model import build_mlp, initial_parameters
 from fedneg.parameters import Vector, flatten, shapes_of, unflatten
-from fedneg.partition import partition_by_writer
+from fedneg.partition import partition
 from fedneg.results import history_row
 from fedneg.settings import Config, Task
 from fedneg.store import Entry, Store, digest_of, training_identity
@@ -101,12 +101,7 @@ class Federation:
             # Simulated clients read the files that the server read; and what cannot
             # be split among them should not be found out K times.
             shared_root = str(root or default_root().resolve())
-            partition_by_writer(
-                self.dataset.writers,
-                clients=config.clients,
-                seed=config.seed,
-                split_writers=data.split_writers,
-            )
+            partition(self.dataset, data, clients=config.clients, seed=config.seed)
         task = Task.of(config, root=shared_root)
         self.strategy = make_strategy(config, task.to_json())
         if self.deployed:

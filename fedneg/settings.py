@@ -7,33 +7,17 @@ read. No Hydra here: clients import this module and must start fast.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 from fedneg.checks import build, choice, client_ids, flag, number, whole
 from fedneg.errors import FedNegError
+from fedneg.scenario import ATTACKS
+from fedneg.scenario import AttackSettings as AttackSettings
+from fedneg.scenario import DataSettings as DataSettings
 
 RETRAIN = ("none", "remaining", "forgotten", "scratch")
-ATTACKS = ("none", "label_flip", "backdoor")
 TRUST = ("listed", "first_sight", "unauthenticated")
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """Which data, and where it lies (`root` None: $FEDNEG_DATA, else the cache)."""
-
-    name: str
-    requested: str
-    root: str | None
-    download: bool
-    split_writers: bool
-
-    def __post_init__(self) -> None:
-        choice("data.name", self.name, ("mnist", "digits", "auto"))
-        flag("data.download", self.download)
-        flag("data.split_writers", self.split_writers)
-        if self.root is not None and (not isinstance(self.root, str) or not self.root):
-            raise FedNegError(f"data.root must be a folder or null, got {self.root!r}")
 
 
 @dataclass(frozen=True)
@@ -72,26 +56,6 @@ class ClientSettings:
         whole("client.batch_size", self.batch_size, minimum=1)
         choice("client.device", self.device, ("auto", "cpu", "cuda"))
         flag("client.evaluate_after_fit", self.evaluate_after_fit)
-
-
-@dataclass(frozen=True)
-class AttackSettings:
-    """Who poisons its training data, and how (see `fedneg.attacks`)."""
-
-    name: str
-    clients: tuple[int, ...] | None
-    fraction: float
-    target: int
-    trigger_size: int
-
-    def __post_init__(self) -> None:
-        choice("attack.name", self.name, ATTACKS)
-        number("attack.fraction", self.fraction, above=0, maximum=1)
-        if whole("attack.target", self.target, minimum=0) > 9:
-            raise FedNegError(
-                f"attack.target must be a class from 0 to 9, got {self.target}"
-            )
-        whole("attack.trigger_size", self.trigger_size, minimum=1)
 
 
 @dataclass(frozen=True)
@@ -254,24 +218,34 @@ class Config:
             )
 
     def _settle_attackers(self) -> None:
-        """Fill in who attacks: by default the clients to forget."""
+        """Fill in who attacks, by default the clients to forget, and how hard."""
         attackers = client_ids(
             "attack.clients", self.attack.clients, clients=self.clients
         )
-        if self.attack.name == "none":
+        name, boost = self.attack.name, self.attack.boost
+        if name == "none":
             if attackers:
                 raise FedNegError(
-                    "attack.clients needs attack=label_flip or attack=backdoor, "
-                    f"got {list(attackers)} with attack=none"
+                    f"attack.clients needs attack to be one of {', '.join(ATTACKS[1:])}"
+                    f", got {list(attackers)} with attack=none"
                 )
         elif not attackers:
             attackers = self.forget
             if not attackers:
                 raise FedNegError(
-                    f"attack={self.attack.name} needs attack.clients when forget "
-                    "names nobody"
+                    f"attack={name} needs attack.clients when forget names nobody"
                 )
-        attack = AttackSettings(**{**asdict(self.attack), "clients": attackers})
+        if name == "sybils" and len(attackers) < 2:
+            raise FedNegError(
+                "attack=sybils needs at least two attack.clients, got "
+                f"{list(attackers)}"
+            )
+        if name == "model_replacement" and boost is None:
+            # The paper's n / eta, shared among the attackers: where clients have as
+            # many images as each other, what they send becomes the global model.
+            rate = self.strategy.server_learning_rate
+            boost = self.clients / (len(attackers) * rate)
+        attack = replace(self.attack, clients=attackers, boost=boost)
         object.__setattr__(self, "attack", attack)
 
     @property

@@ -28,10 +28,10 @@ SCHEMA = 1
 # What these files say determines, bit for bit, what a training ends with. Clients' own
 # data is read by real clients only, whose trainings are not kept.
 CODE = (
-    *("fedneg.attacks", "fedneg.client_data", "fedneg.data", "fedneg.dense"),
-    *("fedneg.ledger", "fedneg.model", "fedneg.parameters", "fedneg.partition"),
-    *("fedneg.seeding", "fedneg.training"),
-    *("clients.trainer", "strategies.base", "strategies.replies"),
+    *("fedneg.attacks", "fedneg.canaries", "fedneg.client_data", "fedneg.data"),
+    *("fedneg.dense", "fedneg.label_skew", "fedneg.ledger", "fedneg.model"),
+    *("fedneg.parameters", "fedneg.partition", "fedneg.scenario", "fedneg.seeding"),
+    *("fedneg.training", "clients.trainer", "strategies.base", "strategies.replies"),
 )
 
 
@@ -78,7 +78,7 @@ def training_identity(
     client["device"] = "cuda" if cuda else "cpu"
     attack: dict[str, Any] = {"name": "none"}
     if set(config.attack.clients or ()) & set(clients):
-        attack = asdict(config.attack)
+        attack = config.attack.settings
     strategy = config.strategy
     return {
         "schema": SCHEMA,
@@ -91,7 +91,7 @@ def training_identity(
         "data": {
             "name": config.data.name,
             "digest": data_digest,
-            "split_writers": config.data.split_writers,
+            **config.data.partition_settings,
         },
         "model": asdict(config.model),
         "client": client,

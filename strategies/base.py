@@ -38,6 +38,7 @@ from fedneg.data import Dataset
 from fedneg.errors import FedNegError
 from fedneg.ledger import Ledger
 from fedneg.machine import cache_root
+from fedneg.model import initial_parameters
 from fedneg.parameters import (
     NDArrays,
     Shapes,
@@ -48,7 +49,7 @@ from fedneg.parameters import (
     unflatten,
     weights_of,
 )
-from fedneg.rows import Rows, make_rows, release
+from fedneg.rows import KeptUpdates, Rows, make_rows, release
 from fedneg.seeding import rng
 from fedneg.settings import Config
 from fedneg.store import code_digest
@@ -61,7 +62,8 @@ PARTS = ("train", "val", "test")
 FORGETTING = (
     *("Options", "parse_options", "keeps_local_models", "rectify", "starts_over"),
     *("unlearn_rounds", "unlearn_clients", "unlearn_stream", "unlearn_settings"),
-    *("needs_leaving_client", "adjust", "combine", "use_server_data", "_abc_impl"),
+    *("keeps_updates", "needs_leaving_client", "adjust", "combine"),
+    *("use_server_data", "_abc_impl"),
 )
 
 
@@ -99,6 +101,7 @@ class LedgerFedAvg(FedAvg):
         self._asked: dict[int, int] = {}
         self._shapes: Shapes = ()
         self._global: Vector = np.empty(0, dtype=np.float32)
+        self.initial: Vector = self._global
         self._ledger: Ledger | None = None
         # Replies of a round wait here until all are in.
         self._waiting: Rows = make_rows(0, 0)
@@ -111,7 +114,7 @@ class LedgerFedAvg(FedAvg):
 
     # -- what a method implements ------------------------------------------------------
 
-    # Whether it begins anew from the initial parameters, with an empty ledger.
+    # Whether it begins anew from what `rectify` returns, with an empty ledger.
     starts_over = False
     # Whether clients that are to be forgotten take part in their own forgetting.
     needs_leaving_client = False
@@ -144,19 +147,21 @@ class LedgerFedAvg(FedAvg):
         """Return what clients are told beside it; ``task`` replaces what they do."""
         return {}
 
-    def adjust(self, number: int, client_id: int, update: Vector) -> Vector:
-        """Return what counts as a client's update in an unlearn round."""
-        return update
+    def adjust(self, number: int, client_id: int, local: Vector) -> Vector:
+        """Return what counts as a client's local parameters in an unlearn round.
+
+        They are not to be written to. By default as they came, to the last bit.
+        """
+        return local
 
     def combine(self, number: int, good: Mapping[int, Reply]) -> Vector:
-        """Return the parameters after an unlearn round with replies; by default FedAvg.
+        """Return the parameters after an unlearn round; by default FedAvg.
 
-        The ledger is told, so that its identity goes on to hold.
+        `good` is empty where the method asks nobody; where nobody that was asked gave a
+        usable answer, the parameters stay and this is not called. The ledger is told,
+        so that its identity goes on to hold.
         """
-        local = {
-            k: self._global + self.adjust(number, k, reply.local - self._global)
-            for k, reply in good.items()
-        }
+        local = {k: self.adjust(number, k, r.local) for k, r in good.items()}
         return self._record(local, good)
 
     def use_server_data(self, dataset: Dataset) -> None:
@@ -167,6 +172,11 @@ class LedgerFedAvg(FedAvg):
         """Whether the method needs each client's last local model in the ledger."""
         return False
 
+    @property
+    def keeps_updates(self) -> int:
+        """Every how many rounds the ledger keeps all clients' updates; 0: never."""
+        return 0
+
     def training_identity(self) -> dict[str, Any]:
         """Return what this class adds to that which determines a training.
 
@@ -174,6 +184,8 @@ class LedgerFedAvg(FedAvg):
         shares trainings with all others; one that does brings its code and options.
         """
         found: dict[str, Any] = {"local_models": self.keeps_local_models}
+        if self.keeps_updates:
+            found["updates"] = self.keeps_updates
         above = type(self).__mro__[: type(self).__mro__.index(LedgerFedAvg)]
         names = {name for cls in above for name in vars(cls) if name[:2] != "__"}
         if {n for n in names if hasattr(LedgerFedAvg, n)} - set(FORGETTING):
@@ -204,7 +216,12 @@ class LedgerFedAvg(FedAvg):
         # Before the new ones are made: there may be room for one ledger only.
         self._ledger, self._waiting = None, make_rows(0, 0)
         start, clients = flatten(initial), self.config.clients
-        large = clients * start.nbytes > self.settings.ledger_memory_mib * 2**20
+        # The ledger's own may come to hold what forgetting left (`fold_correction`).
+        self.initial = start
+        every = self.keeps_updates
+        kept = -(-self.config.rounds // every) if every else 0
+        rows = clients * (1 + kept)
+        large = rows * start.nbytes > self.settings.ledger_memory_mib * 2**20
         folder = cache_root() / "scratch" if large else None
         self._ledger = Ledger(
             start,
@@ -212,9 +229,21 @@ class LedgerFedAvg(FedAvg):
             learning_rate=self.settings.server_learning_rate,
             momentum=self.settings.server_momentum,
             keep_local=self.keeps_local_models,
+            updates=KeptUpdates(every, make_rows(clients * kept, start.size, folder)),
             folder=folder,
         )
         self._waiting = make_rows(self._sample_size(clients), start.size, folder)
+
+    def fresh_parameters(self, draw: int) -> Vector:
+        """Return other initial parameters, which no training ever saw; `draw` >= 1."""
+        arrays = initial_parameters(
+            self._shapes[0][1],
+            self.config.model.hidden,
+            self._shapes[-1][0],
+            seed=self.config.seed,
+            draw=draw,
+        )
+        return flatten(arrays)
 
     def begin(self, phase: Phase, forget: Sequence[int] = ()) -> None:
         """Say which phase the next `start()` runs; `forget` is for an unlearn phase."""
@@ -288,6 +317,17 @@ class LedgerFedAvg(FedAvg):
         draws = rng(self.config.seed, "sample", stream).random(self.config.clients)
         return sorted(sorted(clients, key=lambda k: draws[k])[:size])
 
+    def sampled(self, number: int) -> tuple[int, ...]:
+        """Return which of the remaining clients train in unlearn round `number`.
+
+        All of them, or `client_fraction` of them, drawn as for a round of training that
+        tells its clients the same server round.
+        """
+        out = self.excluded()
+        clients = [k for k in self.remaining if k not in out]
+        own = self.phase.first_stream + number - 1
+        return tuple(self._sample(clients, self.unlearn_stream(number) or own))
+
     def _to_clients(
         self, record: RecordDict, clients: Iterable[int], message_type: str
     ) -> list[Message]:
@@ -306,7 +346,9 @@ class LedgerFedAvg(FedAvg):
         """Return the next global parameters; FedAvg, or the unlearn round's result."""
         report = self.reports[-1]
         is_unlearning = self.phase.name == "unlearn"
-        if not (is_unlearning and not self.unlearn_clients(server_round)):
+        if is_unlearning and not self.unlearn_clients(server_round):
+            self._global = self.combine(server_round, {})
+        else:
             good = self._gated(self._validated(replies))
             report.clients = len(good)
             report.metrics = {k: r.metrics for k, r in good.items()}
@@ -330,14 +372,15 @@ class LedgerFedAvg(FedAvg):
         """Enter local models into the ledger; return the parameters after FedAvg."""
         number = self.reports[-1].server_round
         counts = {k: reply.num_examples for k, reply in good.items()}
-        return self.ledger.record(number, self._global, local, counts)
+        norms = {k: reply.norms for k, reply in good.items()}
+        return self.ledger.record(number, self._global, local, counts, norms)
 
     def _unlearn(self) -> None:
         """Run the method, and take the forgotten clients out of ledger and sampling."""
         before, ids = self._global, self.forgetting
         self._global = self.rectify(before, ids)
         if self.starts_over:
-            self.ledger.start_over()
+            self.ledger.start_over(self._global)
         else:
             self.ledger.forget(ids, before=before, after=self._global)
         self.forgotten |= set(ids)

@@ -26,14 +26,19 @@ class Reply:
     num_examples : int
     metrics : dict of str to float
         The client's own.
-    norm : float
-        Euclidean norm of the update, local minus global.
+    norms : tuple of float
+        Euclidean norm of the update, local minus global, in each of the model's arrays.
     """
 
     local: Vector
     num_examples: int
     metrics: dict[str, float]
-    norm: float
+    norms: tuple[float, ...]
+
+    @property
+    def norm(self) -> float:
+        """Euclidean norm of the whole update."""
+        return math.hypot(*self.norms)
 
 
 def numbers_of(content: RecordDict) -> dict[str, float]:
@@ -106,11 +111,11 @@ def read_reply(
         raise ValueError("arrays must be floating point")
     with np.errstate(over="ignore"):  # what overflows is not finite, and refused
         local = flatten(arrays, out)
-    norm = _update_norm(local, before)
+    norms = _update_norms(local, before, shapes)
     # One number tells of all: nothing infinite has a finite norm.
-    if not math.isfinite(norm):
+    if not all(map(math.isfinite, norms)):
         raise ValueError("parameters are not finite")
-    return Reply(local, int(count), metrics, norm)
+    return Reply(local, int(count), metrics, norms)
 
 
 def read_arrays(record: ArrayRecord, shapes: Shapes) -> list[NDArray[Any]]:
@@ -124,15 +129,23 @@ def read_arrays(record: ArrayRecord, shapes: Shapes) -> list[NDArray[Any]]:
     return record.to_numpy_ndarrays()
 
 
-def _update_norm(local: Vector, before: Vector) -> float:
-    """Return the norm of local - before."""
+def _update_norms(local: Vector, before: Vector, shapes: Shapes) -> tuple[float, ...]:
+    """Return the norm of local - before in each of the arrays."""
     with np.errstate(over="ignore", invalid="ignore"):
         update = local - before
-        square = float(np.dot(update, update))
-    if math.isfinite(square) and square > 1e-30:
-        return math.sqrt(square)
-    # float32 cannot hold the square of a very long update, nor of a very short one.
-    return float(np.linalg.norm(local - before.astype(np.float64)))
+    norms, start = [], 0
+    for shape in shapes:
+        part = slice(start, start := start + math.prod(shape))
+        with np.errstate(over="ignore", invalid="ignore"):
+            square = float(np.dot(update[part], update[part]))
+        if math.isfinite(square) and square > 1e-30:
+            norms.append(math.sqrt(square))
+        else:
+            # float32 cannot hold the square of a very long update, nor of a very
+            # short one.
+            exact = local[part] - before[part].astype(np.float64)
+            norms.append(float(np.linalg.norm(exact)))
+    return tuple(norms)
 
 
 def read_evaluation(

@@ -192,7 +192,8 @@ class Bench:
     def unlearn(self, *forget: int) -> Vector:
         """Forget and return the global parameters; naming clients asks none."""
         everybody = tuple(range(self.config.clients))
-        return self._run(Phase("unlearn", everybody, 1, first_round=9), forget)
+        rounds = self.strategy.unlearn_rounds(self.config)
+        return self._run(Phase("unlearn", everybody, rounds, first_round=9), forget)
 
     def failures(self) -> list[tuple[int, int, str]]:
         """Return (round, client id, reason) of every client that was left out."""

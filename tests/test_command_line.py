@@ -147,7 +147,8 @@ def test_help_names_groups_values_and_folders(fedneg: Callable[..., Said]):
     found = fedneg("--help")
     assert found.code == 0
     for word in (
-        *("attack: backdoor, label_flip, none", "strategy:", "engine:", "data:"),
+        *("attack: backdoor, canaries, label_flip, model_replacement, none, sybils",),
+        *("strategy:", "engine:", "data:"),
         *("FEDNEG_DATA", "FEDNEG_CACHE", "retrain=none|remaining|forgotten|scratch"),
         *("forget=[1,4]", "experiment=paper"),
     ):

@@ -58,7 +58,18 @@ MISTAKES = [
     ("attack.fraction=0", "attack.fraction must be greater than 0, got 0"),
     ("attack.fraction=1.5", "attack.fraction must be at most 1, got 1.5"),
     ("attack.target=10", "attack.target must be a class from 0 to 9, got 10"),
-    ("attack.clients=1", "attack.clients needs attack=label_flip or attack=backdoor"),
+    (
+        "attack.clients=1",
+        "attack.clients needs attack to be one of label_flip, backdoor, "
+        r"model_replacement, sybils, canaries, got \[1\] with attack=none",
+    ),
+    ("attack.boost=0", "attack.boost must be greater than 0, got 0"),
+    ("attack.canaries=0", "attack.canaries must be at least 1, got 0"),
+    (
+        "attack.shared=canaries",
+        "attack.shared must be one of label_flip, backdoor, got 'canaries'",
+    ),
+    ("attack=sybils forget=1", r"needs at least two attack.clients, got \[1\]"),
     ("attack=poison", "(?i)could not find 'attack/poison'"),
     ("attack=backdoor forget=null", "attack=backdoor needs attack.clients"),
     ("attack=backdoor attack.clients=7", "attack.clients must name client ids from 0"),
@@ -78,6 +89,14 @@ MISTAKES = [
     ("strategy.round_timeout_s=0", "strategy.round_timeout_s must be greater than 0"),
     ("engine=warp", "(?i)could not find 'engine/warp'"),
     ("data.split_writers=7", "data.split_writers must be true or false, got 7"),
+    ("data.partition=random", "must be one of writer, iid, dirichlet, shards, got"),
+    ("data.alpha=0", "data.alpha must be at least 0.001, got 0"),
+    ("data.alpha=1e9", r"data.alpha must be at most 1e\+06, got 1e\+09"),
+    ("data.shards_per_client=0", "data.shards_per_client must be at least 1, got 0"),
+    (
+        "data.partition=iid data.split_writers=true",
+        "data.split_writers=true needs data.partition=writer, got data.partition=iid",
+    ),
     ("data.root=''", "data.root must be a folder or null, got ''"),
     ("data=7", "group override must be a string or a list. Got int"),
     ("experiment=poem", "(?i)could not find 'experiment/poem'"),
@@ -195,6 +214,24 @@ def test_configuration_survives_being_written_down():
     plain = json.loads(json.dumps(config.to_mapping()))
     assert Config.from_mapping(plain) == config
     assert config.strategy.options["scale"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "boost"),
+    [
+        ("attack=model_replacement", 5.0),
+        ("attack=model_replacement clients=8 attack.clients=[1,2]", 4.0),
+        ("attack=model_replacement strategy.server_learning_rate=0.5", 10.0),
+        ("attack=model_replacement attack.boost=3", 3),
+        ("attack=backdoor", None),
+    ],
+)
+def test_boost_is_what_replaces_the_model_unless_given(
+    overrides: str, boost: float | None
+):
+    config, _ = load_config(["data=digits", *overrides.split()])
+    assert config.attack.boost == boost
+    assert Task.from_json(Task.of(config, root=None).to_json()).attack.boost == boost
 
 
 def test_task_survives_the_message():

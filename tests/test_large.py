@@ -22,7 +22,7 @@ from fedneg.errors import FedNegError
 from fedneg.ledger import Ledger
 from fedneg.rows import Vectors, make_rows, release
 from fedneg.server_app import Federation
-from strategies.replies import Reply, _median_of_others, _update_norm, absurd
+from strategies.replies import Reply, _median_of_others, _update_norms, absurd
 
 
 @pytest.fixture
@@ -298,7 +298,7 @@ def test_thousands_of_norms_are_judged_without_a_square_of_work():
     norms = np.ones(3000)
     norms[17] = 1e4
     replies = {
-        k: Reply(np.empty(0, np.float32), 1, {}, norm)
+        k: Reply(np.empty(0, np.float32), 1, {}, (norm,))
         for k, norm in enumerate(norms.tolist())
     }
     assert list(absurd(replies, 100)) == [17]
@@ -309,8 +309,16 @@ def test_norms_are_right_from_the_shortest_to_the_longest_update(power: int, siz
     """float32 cannot hold the square of either."""
     update = np.full(size, 10.0**power, np.float32)
     expected = float(np.linalg.norm(update.astype(np.float64)))
-    found = _update_norm(update, np.zeros(size, np.float32))
-    assert found == pytest.approx(expected, rel=1e-5, abs=0)
+    found = _update_norms(update, np.zeros(size, np.float32), ((size,),))
+    assert found == (pytest.approx(expected, rel=1e-5, abs=0),)
+
+
+def test_an_updates_norm_is_known_of_each_array_and_of_the_whole():
+    local = np.array([3, 4, 1, 12], np.float32)
+    before = np.array([0, 0, 1, 0], np.float32)
+    norms = _update_norms(local, before, ((2, 1), (1,), (1,)))
+    assert norms == (5, 0, 12)
+    assert Reply(local, 1, {}, norms).norm == 13
 
 
 # -- what a person sees of a long round -----------------------------------------------

@@ -16,6 +16,7 @@ from conftest import REPOSITORY, SMALL, RecordingGrid, command, small_config
 from flwr.app import Message
 from safetensors.numpy import load_file
 
+from fedneg import server_app
 from fedneg.client_app import app as real_clients
 from fedneg.config import load_config
 from fedneg.engine import FIRST_NODE_ID
@@ -377,6 +378,10 @@ def test_later_runs_need_not_repeat_what_the_first_said(tmp_path: Path):
         ("model.hidden=[8]", r"model.hidden is \[16\]"),
         ("strategy.server_momentum=0.5", "strategy.server_momentum is 0.0"),
         ("encrypt=true", "encrypt is False"),
+        (
+            "data.partition=dirichlet",
+            "data.partition is 'writer' in the federation in .*, got 'dirichlet'",
+        ),
     ],
 )
 def test_what_the_ledger_hangs_on_stays(trained: Path, override: str, message: str):
@@ -384,6 +389,17 @@ def test_what_the_ledger_hangs_on_stays(trained: Path, override: str, message: s
     with pytest.raises(FedNegError, match=message):
         go_on(trained, override)
     assert kept == {p: _read(p) for p in (trained / "checkpoints").iterdir()}
+
+
+def test_a_federation_that_never_named_its_partition_deals_by_writer(trained: Path):
+    """As those made before there were others."""
+    path = trained / "federation.json"
+    facts = json.loads(path.read_text())
+    del facts["fixed"]["data.partition"]
+    path.write_text(json.dumps(facts))
+    assert go_on(trained).asked("train") == []
+    with pytest.raises(FedNegError, match=r"data\.partition is 'writer'"):
+        go_on(trained, "data.partition=iid")
 
 
 @pytest.mark.parametrize(
@@ -501,3 +517,29 @@ def test_after_a_rollback_the_model_in_service_is_the_earlier_one(trained: Path)
     assert sorted(flat) == sorted(first)
     go_on(trained)
     assert _read(trained / "model.safetensors") == later
+
+
+def test_real_clients_are_not_believed_unless_it_is_said_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Without a roster of keys the default has nobody to believe."""
+    monkeypatch.setattr(server_app, "is_deployed", lambda grid: True)
+    config = small_config("clients=3", "forget=1")
+    with pytest.raises(FedNegError, match=r"needs state=DIR, whose roster lists"):
+        run(RecordingGrid(real_clients, 3), config, tmp_path)
+    anybody = small_config(
+        "clients=3", "forget=1", "strategy.trust=unauthenticated", "reference=false"
+    )
+    run(RecordingGrid(real_clients, 3), anybody, tmp_path)
+    notices = json.loads((tmp_path / "results.json").read_text())["notices"]
+    assert any("any node may claim to be any client" in text for text in notices)
+
+
+def test_a_run_with_nothing_left_to_do_writes_no_second_receipt(trained: Path):
+    """The last checkpoint still names the work that has been done."""
+    ask(trained, 1)
+    go_on(trained)
+    receipt = _read(trained / "receipts" / "forget-1.json")
+    grid = go_on(trained)
+    assert grid.asked("evaluate") == []
+    assert _read(trained / "receipts" / "forget-1.json") == receipt

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from fedneg.figures import LIGHT, Picture, draw_picture
 from fedneg.files import write_bytes
-from fedneg.findings import describe_findings, describe_request
+from fedneg.findings import describe_findings, describe_poison, describe_request
 from fedneg.formats import human_bytes, human_seconds, number, plain, rate, signed
 from fedneg.page import Card, Page, link
 from fedneg.report import write_report
@@ -198,6 +198,54 @@ def test_configuration_is_written_as_overrides(default_page: Path) -> None:
 )
 def test_request_is_told_in_plain_words(change: dict[str, Any], claim: str) -> None:
     assert claim in describe_request(make_run()[0] | change)
+
+
+@pytest.mark.parametrize(
+    ("attack", "claims"),
+    [
+        ({"name": "backdoor"}, ["by backdoor, towards class 3, in a fraction of 0.5"]),
+        ({"name": "label_flip"}, ["Poisoned: client 4, by label flip, in a fraction"]),
+        (
+            {"name": "model_replacement", "boost": 2.5},
+            ["by model replacement, towards class 3", "sent 2.5 times as long"],
+        ),
+        (
+            {"name": "sybils", "shared": "label_flip", "clients": [2, 4]},
+            ["clients 2 and 4, by sybils, in", "images of client 2, poisoned by label"],
+        ),
+        (
+            {"name": "sybils", "shared": "backdoor", "clients": [2, 4]},
+            ["by sybils, towards class 3", "client 2, poisoned by backdoor."],
+        ),
+        (
+            {"name": "canaries", "canaries": 70},
+            ["Poisoned: client 4, each by 70 images of random dots with random labels"],
+        ),
+    ],
+)
+def test_poison_is_told_in_plain_words(
+    attack: dict[str, Any], claims: list[str]
+) -> None:
+    settings = {"clients": [4], "fraction": 0.5, "target": 3} | attack
+    found = " ".join(describe_poison({"attack": settings}))
+    for claim in claims:
+        assert claim in found
+
+
+@pytest.mark.parametrize(
+    ("attack", "claim"),
+    [
+        ({"name": "model_replacement", "boost": 5.0}, "triggered test inputs"),
+        ({"name": "sybils", "shared": "backdoor"}, "triggered test inputs"),
+        ({"name": "sybils", "shared": "label_flip"}, "which the flipped labels"),
+    ],
+)
+def test_the_page_says_what_attack_success_is(
+    tmp_path: Path, attack: dict[str, Any], claim: str
+) -> None:
+    results, history, clients = make_run()
+    results["attack"] |= attack
+    assert claim in write_report(tmp_path, results, history, clients).read_text()
 
 
 def test_findings_follow_the_numbers() -> None:

@@ -89,6 +89,7 @@ def test_what_is_reused_is_what_was_trained(cache: Path):
         *("strategy.server_learning_rate=0.5", "strategy.client_fraction=0.5"),
         *("strategy.max_update_norm_ratio=50", "strategy.max_num_examples=9999"),
         *("attack=backdoor", "strategy.form=parameters", "data.split_writers=true"),
+        *("data.partition=iid", "data.partition=dirichlet", "data.partition=shards"),
     ],
 )
 def test_what_determines_a_training_changes_its_name(change: str, cache: Path):
@@ -103,11 +104,30 @@ def test_what_determines_a_training_changes_its_name(change: str, cache: Path):
         *("engine=local", "strategy.scale=0.5", "strategy.renormalise=true"),
         *("strategy.round_timeout_s=5", "strategy.ledger_memory_mib=0"),
         *("checkpoint=3", "client.device=cpu", "client.evaluate_after_fit=true"),
+        *("data.alpha=0.5", "data.shards_per_client=3"),  # of another partition
     ],
 )
 def test_what_does_not_determine_a_training_leaves_its_name(change: str, cache: Path):
     names = {identity_of(small_config(*BASE, *more)) for more in ((), (change,))}
     assert len(names) == 1
+
+
+@pytest.mark.parametrize(
+    ("partition", "change", "counts"),
+    [
+        ("dirichlet", "data.alpha=0.5", True),
+        ("dirichlet", "data.shards_per_client=3", False),
+        ("shards", "data.shards_per_client=3", True),
+        ("shards", "data.alpha=0.5", False),
+        ("iid", "data.alpha=0.5", False),
+    ],
+)
+def test_a_partitions_option_counts_where_it_deals(
+    partition: str, change: str, counts: bool
+):
+    plain = (*BASE, f"data.partition={partition}")
+    one, two = small_config(*plain), small_config(*plain, change)
+    assert (identity_of(one) != identity_of(two)) == counts
 
 
 def identity_of(config: Config, clients: tuple[int, ...] | None = None) -> str:
@@ -133,6 +153,25 @@ def test_each_attack_option_counts_where_the_attacker_takes_part():
         assert identity_of(one, (0, 2)) == identity_of(two, (0, 2))
         assert identity_of(one, (0, 2)) == identity_of(plain, (0, 2))
     assert identity_of(plain, (0, 2)) != identity_of(plain, (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("attack", "option", "counts"),
+    [
+        ("model_replacement", "attack.boost=7", True),
+        ("sybils", "attack.shared=backdoor", True),
+        ("canaries", "attack.canaries=7", True),
+        ("backdoor", "attack.boost=7", False),
+        ("backdoor", "attack.shared=backdoor", False),
+        ("backdoor", "attack.canaries=7", False),
+    ],
+)
+def test_an_attacks_own_option_counts_with_that_attack_only(
+    attack: str, option: str, counts: bool
+):
+    plain = (*BASE, f"attack={attack}", "attack.clients=[0,1]")
+    one, two = small_config(*plain), small_config(*plain, option)
+    assert (identity_of(one) != identity_of(two)) == counts
 
 
 def test_a_change_of_the_training_code_invalidates(
@@ -253,7 +292,7 @@ def test_cache_false_neither_reads_nor_writes(cache: Path):
 def test_real_clients_share_no_training(cache: Path, monkeypatch: pytest.MonkeyPatch):
     """Nothing tells the server whether their data are the same as before."""
     monkeypatch.setattr(server_app, "is_deployed", lambda grid: True)
-    config = small_config(*BASE)
+    config = small_config(*BASE, "strategy.trust=unauthenticated")
     made = federation_of(config, work="")
     made._run_kept(made.strategy.phase, made.initial, {"any": 1})
     assert not cache.exists()

@@ -430,3 +430,19 @@ def test_a_checkpoint_of_another_start_is_refused(tmp_path: Path):
     other, said = Ledger(np.ones(3, np.float32), clients=2), []
     assert Checkpoints(tmp_path).restore(other, said.append) is None
     assert "starts from other initial parameters" in said[0]
+
+
+def test_a_checkpoint_tells_whose_last_local_model_it_holds(tmp_path: Path):
+    """Rows are in the order of first answers, not of client ids."""
+    ledger = Ledger(np.zeros(2, np.float32), clients=3)
+    for client_id in (2, 0):
+        ledger.local[client_id] = np.full(2, client_id + 5, np.float32)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.write(1, ledger.initial, ledger, {})
+    found = [checkpoints.rows(1, client_id) for client_id in range(3)]
+    local = [
+        {n: v.tolist() for n, v in rows.items() if n.startswith("local")}
+        for rows in found
+    ]
+    assert local == [{"local 1": [5, 5]}, {}, {"local 0": [7, 7]}]
+    assert all({"global", "contributions"} <= set(rows) for rows in found)

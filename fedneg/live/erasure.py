@@ -284,6 +284,8 @@ class Erasure:
         if work["mode"] == "scratch":
             return "nothing: trained from the initial parameters without the client"
         method = work["method"]
+        if "remains" in method:
+            return str(method["remains"])
         scale = method.get("scale", {}).get(str(client_id))
         if method.get("form") == "update" and scale == 1:
             return "nothing of the client's summed updates"

@@ -226,7 +226,10 @@ class Live:
         if self.work is not None:
             self._go_on(self.work)
         elif requests := self.state.requests.open():
-            self._begin([request.client_id for request in requests])
+            clients = [request.client_id for request in requests]
+            # Who is to take part in its own forgetting has an unlearn phase to itself.
+            alone = self.strategy.needs_leaving_client
+            self._begin(clients[:1] if alone else clients)
         elif self.trained < self.config.rounds:
             self._train()
         else:
@@ -301,7 +304,10 @@ class Live:
             self.strategy.ledger.fold_correction()
             if self.strategy.starts_over:
                 self.contains = set()
-            self.contains |= self._took_part()
+            for entry in self.strategy.ledger.participation:
+                # Every round of the phase, not its last alone.
+                if entry.server_round >= place:
+                    self.contains |= set(entry.weights)
             self.contains -= set(clients)
             place += self.federation.unlearn_rounds - 1
             method = dict(self.strategy.method_report)

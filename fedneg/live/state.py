@@ -64,7 +64,7 @@ def fixed_settings(config: Config) -> dict[str, Any]:
         "seed": config.seed,
         "clients": config.clients,
         "data.name": config.data.name,
-        "data.split_writers": config.data.split_writers,
+        **{f"data.{k}": v for k, v in config.data.partition_settings.items()},
         "model.name": config.model.name,
         "model.hidden": list(config.model.hidden),
         "strategy.server_learning_rate": strategy.server_learning_rate,
@@ -218,10 +218,12 @@ class State:
             write_bytes(self._facts, (json.dumps(content, indent=1) + "\n").encode())
             self.audit.append("federation made", id=facts.id, settings=fixed)
             return facts
+        # A federation made before there were other partitions does not name its own.
+        kept = {"data.partition": "writer"} | dict(found.fixed)
         for name, value in fixed.items():
-            if found.fixed.get(name) != value:
+            if kept.get(name) != value:
                 raise FedNegError(
-                    f"{name} is {found.fixed.get(name)!r} in the federation in "
+                    f"{name} is {kept.get(name)!r} in the federation in "
                     f"{self.folder} and stays so, got {value!r}"
                 )
         if found.deployed != deployed:

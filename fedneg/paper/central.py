@@ -9,7 +9,7 @@ import pandas as pd
 
 from fedneg.model import build_mlp, get_parameters, set_parameters
 from fedneg.parameters import flatten, unflatten
-from fedneg.partition import partition_by_writer
+from fedneg.partition import partition
 from fedneg.seeding import torch_generator
 from fedneg.training import evaluate, train_epochs
 
@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 def train_centrally(federation: "Federation") -> pd.DataFrame:
     """Train one model on all clients' training images together (Fig 2)."""
     config, data = federation.config, federation.dataset
-    splits = partition_by_writer(
-        data.writers,
-        clients=config.clients,
-        seed=config.seed,
-        split_writers=config.data.split_writers,
-    )
+    splits = partition(data, config.data, clients=config.clients, seed=config.seed)
     index = np.concatenate([split.train for split in splits])
     images, labels = data.images[index], data.labels[index]
     model = build_mlp(data.input_size, config.model.hidden, data.num_classes)

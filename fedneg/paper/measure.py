@@ -31,7 +31,7 @@ from fedneg.paper.numbers import (
 )
 from fedneg.paper.state import PaperMeasurements, Snapshot, remove
 from fedneg.parameters import Vector
-from fedneg.settings import AttackSettings, Config
+from fedneg.settings import Config
 
 if TYPE_CHECKING:
     from fedneg.server_app import Federation
@@ -294,13 +294,7 @@ def _backdoor(
     attacker (None unless config.reference).
     """
     attacker = config.clients - 1
-    attack = AttackSettings(
-        "backdoor",
-        (attacker,),
-        config.attack.fraction,
-        config.attack.target,
-        config.attack.trigger_size,
-    )
+    attack = replace(config.attack, name="backdoor", clients=(attacker,))
     plain = replace(config.client, evaluate_after_fit=False)
     federation = make_federation(replace(config, attack=attack, client=plain))
     last = _train(federation)[0][-1]

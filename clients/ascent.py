@@ -1,0 +1,121 @@
+"""The leaving client that climbs its own loss: its part in `gradient_ascent`.
+
+Halimi, Kadhe, Rawat and Baracaldo, 'Federated Unlearning: How to Efficiently Erase a
+Client in FL?', arXiv:2207.05521, section 3: maximise the mean cross-entropy on this
+client's data within a Euclidean ball around the parameters that the server sent, by
+projected gradient ascent, and stop early when the accuracy on its validation part has
+fallen below a threshold.
+
+Differs from the paper: the threshold is looked at after every batch; without validation
+images, on the training ones.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from flwr.common import Scalar
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from clients.trainer import WriterClient
+from fedneg.model import get_parameters, set_parameters
+from fedneg.seeding import torch_generator
+from fedneg.training import as_input, evaluate
+
+
+class AscentClient(WriterClient):
+    """A client that unlearns its own data, as far as the server allows."""
+
+    def fit(
+        self, parameters: list[NDArray[np.float32]], config: dict[str, Scalar]
+    ) -> tuple[list[NDArray[np.float32]], int, dict[str, Scalar]]:
+        """Return the parameters after the ascent, the examples used, and metrics.
+
+        Parameters
+        ----------
+        parameters : list of arrays
+            The centre of the ball, and where the ascent starts.
+        config : dict
+            ``radius`` of the ball, ``epochs``, ``learning-rate``, ``momentum``,
+            ``batch-size``, ``clip`` (the largest norm of a gradient) and
+            ``stop-accuracy`` (a fraction).
+
+        Returns
+        -------
+        parameters, num_examples, metrics
+            Metrics: ``steps``, ``distance`` from the start, and ``val_accuracy``, that
+            which the early stop looked at last.
+        """
+        set_parameters(self.model, parameters)
+        images, labels = self._training_data()
+        metrics = self._climb(images, labels, {k: float(v) for k, v in config.items()})
+        return get_parameters(self.model), len(labels), metrics
+
+    def _climb(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        settings: Mapping[str, float],
+    ) -> dict[str, Scalar]:
+        """Climb in place and return the metrics."""
+        torch.set_num_threads(1)  # sums must not depend on how many there are
+        weights = [p for p in self.model.parameters() if p.requires_grad]
+        start = [p.detach().clone() for p in weights]
+        optimiser = torch.optim.SGD(
+            weights, lr=settings["learning-rate"], momentum=settings["momentum"]
+        )
+        device = weights[0].device
+        x, y = torch.tensor(images, device=device), torch.tensor(labels, device=device)
+        steps, accuracy = 0, self._accuracy()
+        for batch in self._batches(len(labels), settings):
+            if accuracy < settings["stop-accuracy"]:
+                break
+            optimiser.zero_grad()
+            logits = self.model(as_input(x[batch], self.data.scaling))
+            loss = -functional.cross_entropy(logits, y[batch])
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(weights, settings["clip"])
+            optimiser.step()
+            project(weights, start, radius=settings["radius"])
+            steps, accuracy = steps + 1, self._accuracy()
+        away = distance(weights, start)
+        return {"steps": steps, "distance": away, "val_accuracy": accuracy}
+
+    def _batches(
+        self, count: int, settings: Mapping[str, float]
+    ) -> Iterator[torch.Tensor]:
+        """Yield the places of each batch's examples, epoch after epoch."""
+        generator = torch_generator(
+            self.task.seed, "ascent", self.server_round, self.client_id
+        )
+        for _ in range(int(settings["epochs"])):
+            order = torch.randperm(count, generator=generator)
+            yield from torch.split(order, int(settings["batch-size"]))
+
+    def _accuracy(self) -> float:
+        """Return the model's accuracy on this client's validation images."""
+        data = self.data
+        part = data.val if len(data.val) else data.train
+        images, labels = data.images[part], data.labels[part]
+        return evaluate(self.model, images, labels, scaling=data.scaling).accuracy
+
+
+def distance(weights: Sequence[torch.Tensor], start: Sequence[torch.Tensor]) -> float:
+    """Return the Euclidean distance of all parameters together, not its square."""
+    square = sum(
+        float(((w.detach() - s).double() ** 2).sum())
+        for w, s in zip(weights, start, strict=True)
+    )
+    return float(square**0.5)
+
+
+@torch.no_grad()
+def project(
+    weights: Sequence[torch.Tensor], start: Sequence[torch.Tensor], *, radius: float
+) -> None:
+    """Put parameters that have left the ball around `start` back onto it, in place."""
+    away = distance(weights, start)
+    if away > radius:
+        for weight, centre in zip(weights, start, strict=True):
+            weight.copy_(centre + (weight - centre) * (radius / away))

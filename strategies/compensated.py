@@ -1,0 +1,176 @@
+"""The negative gradient, less what the other clients have undone already.
+
+Ours: the update form of the paper (strategies/negative_gradient.py; Wu, Zhu and Mitra,
+arXiv:2201.09441, section 3) subtracts all of what a client put into the model. Where
+that client worked against the others they have answered it: a part of their sum exists
+only to take its contribution back. Subtracting all of it leaves that answer behind, and
+overshoots.
+
+Let w be the global parameters, w_0 those before round 1, R the ledger's correction
+(what forgetting left earlier: nobody's), C the summed contribution of the clients that
+leave, and O = w - w_0 - R - C that of all others. In a unit u of the model, the
+multiple of C_u nearest to what the others did is the least-squares solution
+
+    b_u = argmin over b of |O_u - b C_u|^2 = <O_u, C_u> / |C_u|^2,
+
+so O_u = b_u C_u + r_u with r_u orthogonal to C_u: r_u says nothing of C_u, and b_u C_u
+is all of the others' sum that lies along it. If b_u < 0, the others have undone the
+share -b_u of the contribution, and w holds (1 + b_u) C_u of it: that is subtracted, or
+nothing if they have undone all and more. If b_u >= 0 they went the same way on their
+own data, which excuses nothing: all of C_u is subtracted, as in the update form.
+
+    scale_u = clip(1 + min(0, <O_u, C_u> / |C_u|^2), 0, 1),    w' = w - scale_u C_u
+
+A unit is the whole model, a layer (weight and bias), or a neuron (a row of the weight
+matrix and its bias). Small units follow the compensation where it happened, and find
+more of it by chance. There is nothing to tune but that.
+
+Several clients: C is their joint contribution, not one after the other. What they did
+to each other is nobody's compensation: it goes with them, as a retraining without all
+of them would have it. Forgetting {a, b} is therefore not forgetting a, then b.
+
+Where it fails, always by forgetting less than the update form:
+
+* what lies against C by chance, or because the others would have gone there anyway,
+  counts as undone. In a unit of m parameters chance alone gives b_u of about
+  |O_u| / (|C_u| sqrt(m)): many clients and small units hide a contribution;
+* a forgotten client's accomplices that stay can shield it, by contributing -C;
+* compensation by other units than those that C is in is not seen.
+
+It leaves more of a backdoor than the update form, for far more accuracy.
+
+Nobody has to be online; one round on the server, O(clients to forget * d). The server
+stores the ledger: one row of d numbers per client.
+"""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedneg.checks import choice
+from fedneg.parameters import Shapes, Vector
+from strategies.base import LedgerFedAvg
+
+UNITS = ("model", "layer", "neuron")
+
+
+def layers_of(shapes: Shapes) -> list[list[tuple[int, ...]]]:
+    """Return the arrays' shapes by layer: a matrix, and the vector of its biases.
+
+    That is a vector right after it with a number for each of its rows; any other array
+    is a layer of its own.
+    """
+    layers: list[list[tuple[int, ...]]] = []
+    for shape in shapes:
+        before = layers[-1] if layers else []
+        rows = before[0][0] if len(before) == 1 and len(before[0]) > 1 else None
+        if shape == (rows,):
+            before.append(shape)
+        else:
+            layers.append([shape])
+    return layers
+
+
+def units_of(shapes: Shapes, unit: str) -> NDArray[np.intp]:
+    """Return the unit, 0, 1, .., that each of the d parameters is in, shape (d,).
+
+    `unit` is one of `UNITS`. A vector that is nobody's bias is one neuron.
+    """
+    parts, first = [], 0
+    for layer in layers_of(shapes):
+        rows = layer[0][0] if unit == "neuron" and len(layer[0]) > 1 else 1
+        for shape in layer:
+            parts.append(first + np.repeat(np.arange(rows), prod(shape) // rows))
+        first += 0 if unit == "model" else rows
+    return np.concatenate(parts)
+
+
+def shares_left(
+    contribution: NDArray[np.float64],
+    others: NDArray[np.float64],
+    units: NDArray[np.intp],
+) -> NDArray[np.float64]:
+    """Return the share of the contribution that others have not undone, per unit.
+
+    Parameters
+    ----------
+    contribution, others : float64 arrays, shape (d,)
+        C and O of the module docstring.
+    units : int array, shape (d,)
+        From `units_of`.
+
+    Returns
+    -------
+    float64 array, shape (units,)
+        0 to 1; 1 where the contribution is zero.
+    """
+    along = np.bincount(units, contribution * others)
+    square = np.bincount(units, contribution * contribution)
+    # Where C is zero so is <O, C>: any divisor does.
+    share = np.minimum(0.0, along / np.where(square > 0, square, 1.0))
+    found: NDArray[np.float64] = np.clip(1 + share, 0.0, 1.0)
+    return found
+
+
+class Compensated(LedgerFedAvg):
+    """FedAvg whose unlearn round subtracts what is left of a contribution."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """`unit`: what has a scale of its own, a model, layer or neuron."""
+
+        unit: str = "neuron"
+
+        def __post_init__(self) -> None:
+            choice("strategy.unit", self.unit, UNITS)
+
+    def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
+        """Return w' as in the module docstring."""
+        ledger = self.ledger
+        contribution = ledger.contribution(client_ids)
+        # In float64: the difference of near numbers is what is looked at.
+        others: NDArray[np.float64] = before.astype(np.float64)
+        for part in (ledger.initial, ledger.correction, contribution):
+            others -= part
+        units = units_of(self._shapes, self.options.unit)
+        scales = shares_left(contribution, others, units)
+        subtracted = scales[units] * contribution
+        self.method_report = self._report(contribution, subtracted, scales, units)
+        if not subtracted.any():
+            return before  # the very bytes
+        return (before - subtracted).astype(np.float32)
+
+    def _report(
+        self,
+        contribution: NDArray[np.float64],
+        subtracted: NDArray[np.float64],
+        scales: NDArray[np.float64],
+        units: NDArray[np.intp],
+    ) -> dict[str, Any]:
+        """Return what results.json and receipts say of it."""
+        layers, square = [], float(contribution @ contribution)
+        start = 0
+        for layer in layers_of(self._shapes):
+            stop = start + sum(map(prod, layer))
+            # Units are numbered through, so those of a layer lie side by side.
+            found = scales[units[start] : units[stop - 1] + 1]
+            layers.append(
+                {
+                    "min": float(found.min()),
+                    "mean": float(found.mean()),
+                    "max": float(found.max()),
+                }
+            )
+            start = stop
+        share = float(subtracted @ subtracted) / square if square else 1.0
+        return {
+            "form": "compensated",
+            "unit": self.options.unit,
+            "scales": layers,
+            "subtracted_share": share,
+            "remains": "what the others had undone of it: "
+            f"{share:.3f} of its squared norm was subtracted",
+        }

@@ -1,0 +1,18 @@
+"""A control: the clients are taken off the list, and the model stays as it is.
+
+Every measure of forgetting must call this a failure; one that does not is of no use.
+
+Nobody has to be online, and the server stores nothing for it.
+"""
+
+from fedneg.parameters import Vector
+from strategies.base import LedgerFedAvg
+
+
+class DoNothing(LedgerFedAvg):
+    """FedAvg whose unlearn round changes no parameter."""
+
+    def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
+        """Return the very parameters that were there."""
+        self.method_report = {"form": "none", "remains": "all of it: a control"}
+        return before

@@ -1,0 +1,153 @@
+"""The compensated negative gradient, by hand: units, signs, several clients."""
+
+import numpy as np
+import pytest
+from conftest import Answer, Bench, small_config
+
+from fedneg.errors import FedNegError
+from fedneg.parameters import NDArrays, flatten
+from strategies.compensated import layers_of, shares_left, units_of
+
+SHAPES = ((2, 2), (2,), (1, 2), (1,))
+ZERO = ([[0, 0], [0, 0]], [0, 0], [[0, 0]], [0])
+
+
+def bench(*updates: object, examples: tuple[int, ...], options: tuple[str, ...] = ()):
+    """Return a federation after one round in which client k added updates[k]."""
+
+    def adds(k: int):  # noqa: ANN202
+        def train(arrays: NDArrays, server_round: int) -> Answer:
+            step = [np.array(u, np.float32) for u in updates[k]]
+            return [a + u for a, u in zip(arrays, step, strict=True)], examples[k]
+
+        return train
+
+    config = small_config(
+        f"clients={len(updates)}", "forget=null", "strategy=compensated", *options
+    )
+    initial = [np.full(np.shape(u), 3, np.float32) for u in updates[0]]
+    made = Bench(config, initial, {k: adds(k) for k in range(len(updates))})
+    made.train(1)
+    return made
+
+
+def vector(*numbers: float) -> tuple[list[float]]:
+    """Return a model of one array."""
+    return ([*numbers],)
+
+
+@pytest.mark.parametrize(
+    ("others", "expected", "scale"),
+    [
+        # C = 1/4 * [8, 0] = [2, 0]; O = 3/4 * others.
+        ((-2, 4), (3 - 1.5 + 2 - 0.5, 6), 0.25),  # O = [-1.5, 3]: b = -3/4
+        ((0, 4), (3, 6), 1),  # orthogonal: nothing was undone
+        ((4, 4), (6, 6), 1),  # aligned: the same way on their own data
+        ((-8, 4), (-1, 6), 0),  # O = [-6, 3]: b = -3, undone thrice
+    ],
+)
+def test_only_what_the_others_have_not_undone_is_subtracted(
+    others: tuple[float, float], expected: tuple[float, float], scale: float
+):
+    """From [3, 3] + C + O, clip(1 + min(0, b), 0, 1) times C is subtracted."""
+    made = bench(vector(8, 0), vector(*others), examples=(1, 3))
+    assert made.unlearn(0).tolist() == list(expected)
+    report = made.strategy.method_report
+    assert report["scales"] == [{"min": scale, "mean": scale, "max": scale}]
+    assert report["subtracted_share"] == scale**2
+    ledger = made.strategy.ledger
+    np.testing.assert_allclose(ledger.rebuilt(), made.model)
+    assert ledger.correction.tolist() == [2 * (1 - scale), 0]
+
+
+LEAVES = ([[4, 0], [0, 4]], [0, 8], [[4, 4]], [0])
+OTHERS = ([[-4, 2], [2, 4]], [9, -2], [[-1, -1]], [5])
+
+
+@pytest.mark.parametrize(
+    ("unit", "scales"),
+    [
+        # Equal weights. <O, C> and |C|^2, times 4:
+        # neuron 0: -16, 16; neuron 1: 16 - 16 = 0, 80; neuron 2: -8, 32.
+        ("neuron", [0, 0, 1, 1, 0, 1, 0.75, 0.75, 0.75]),
+        # layer 0: -16, 96; layer 1: -8, 32.
+        ("layer", [1 - 16 / 96] * 6 + [0.75] * 3),
+        # -24, 128.
+        ("model", [1 - 24 / 128] * 9),
+    ],
+)
+def test_each_unit_has_a_scale_of_its_own(unit: str, scales: list[float]):
+    made = bench(LEAVES, OTHERS, examples=(2, 2), options=(f"strategy.unit={unit}",))
+    before = made.model.copy()
+    half = flatten([np.array(u, np.float32) for u in LEAVES]) / 2
+    np.testing.assert_allclose(
+        made.unlearn(0), before - np.array(scales) * half, rtol=1e-6
+    )
+    report = made.strategy.method_report
+    assert report["unit"] == unit
+    for layer, part in zip(report["scales"], (slice(0, 6), slice(6, 9)), strict=True):
+        assert layer["min"] == pytest.approx(min(scales[part]))
+        assert layer["max"] == pytest.approx(max(scales[part]))
+    first = {"neuron": 0.5, "layer": 5 / 6, "model": 1 - 24 / 128}[unit]
+    assert report["scales"][0]["mean"] == pytest.approx(first)
+
+
+def test_units_of_a_network_are_rows_with_their_bias():
+    assert layers_of(SHAPES) == [[(2, 2), (2,)], [(1, 2), (1,)]]
+    assert units_of(SHAPES, "neuron").tolist() == [0, 0, 1, 1, 0, 1, 2, 2, 2]
+    assert units_of(SHAPES, "layer").tolist() == [0] * 6 + [1] * 3
+    assert units_of(SHAPES, "model").tolist() == [0] * 9
+    # A vector with another size, or after a bias, is nobody's bias.
+    odd = ((2, 1), (3,), (2, 1), (2,), (2,))
+    assert units_of(odd, "neuron").tolist() == [0, 1, 2, 2, 2, 3, 4, 3, 4, 5, 5]
+    assert units_of(odd, "layer").tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3]
+
+
+def test_several_clients_are_one_contribution():
+    """C = [2, 1] + [-2, 1] = [0, 2], O = [6, -1]: b = -1/2, and w' = w - [0, 1].
+
+    One by one, client 0's first number would count as undone by client 1.
+    """
+    made = bench(vector(8, 4), vector(-8, 4), vector(12, -2), examples=(1, 1, 2))
+    assert made.model.tolist() == [9, 4]
+    assert made.unlearn(0, 1).tolist() == [9, 3]
+    assert not made.strategy.ledger.contributions[:2].any()
+
+
+def test_what_was_forgotten_before_is_nobodys_compensation():
+    """As the first case above, with a correction that lies against C."""
+    made = bench(vector(8, 0), vector(-2, 4), vector(-60, 0), examples=(1, 3, 4))
+    ledger = made.strategy.ledger
+    before = made.model
+    # Client 2 goes, and by some method all that it did stays: a pure correction.
+    ledger.forget((2,), before=before, after=before)
+    assert ledger.correction.tolist() == [-30, 0]
+    # C = [1, 0], O = [-0.75, 1.5]: 1/4 of C is subtracted.
+    assert made.unlearn(0).tolist() == (before - [0.25, 0]).tolist()
+
+
+def test_a_client_without_contribution_leaves_the_very_bytes():
+    made = bench(vector(0.1, 0.7), vector(0, 0), examples=(1, 3))
+    before = made.model.tobytes()
+    assert made.unlearn(1).tobytes() == before
+    assert made.strategy.method_report["subtracted_share"] == 1
+
+
+def test_shares_agree_with_a_loop_over_units():
+    rng = np.random.default_rng(0)
+    shapes = ((5, 7), (5,), (3, 5), (3,))
+    contribution, others = rng.normal(size=(2, 35 + 5 + 15 + 3))
+    units = units_of(shapes, "neuron")
+    found = shares_left(contribution, others, units)
+    assert len(found) == 8
+    for unit in range(8):
+        c, o = contribution[units == unit], others[units == unit]
+        best = np.linalg.lstsq(c[:, None], o, rcond=None)[0][0]
+        assert found[unit] == pytest.approx(min(1, max(0, 1 + min(0, best))))
+
+
+def test_the_unit_must_be_known():
+    with pytest.raises(
+        FedNegError, match=r"strategy\.unit must be one of model, layer"
+    ):
+        small_config("strategy=compensated", "strategy.unit=row")
