@@ -180,6 +180,19 @@ def test_what_fails_the_gate_is_refused():
     assert made.strategy.method_report["ascents"] == {"1": {"kept": False}}
 
 
+def test_what_two_ascents_cost_is_measured_from_where_the_first_began():
+    made = by_hand("[1,3]", [3, 4], [0, -1])
+    seen = []
+
+    def accept(before: np.ndarray, after: np.ndarray) -> bool:
+        seen.append((before.tolist(), after.tolist()))
+        return True
+
+    made.strategy.accept = accept
+    made.unlearn(1, 3)
+    assert seen == [([1, 6], [4, 10]), ([1, 6], [4, 9])]
+
+
 def test_more_clients_than_rounds_are_refused():
     made = by_hand("1", [0, 0], [0, 0])
     with pytest.raises(FedNegError, match="one client a round"):
