@@ -81,6 +81,14 @@ def test_the_ball_binds_by_distance_not_by_its_square():
     assert np.linalg.norm(flatten(after) - flatten(start)) <= radius * (1 + 1e-4)
 
 
+def test_within_the_ball_nothing_is_projected():
+    """Also where the square of the distance would be outside."""
+    _, free, metrics = ascended(epochs=4)
+    assert metrics["distance"] > 2
+    _, after, _ = ascended(epochs=4, radius=1.01 * float(metrics["distance"]))
+    assert flatten(after).tobytes() == flatten(free).tobytes()
+
+
 def test_it_stops_as_soon_as_its_validation_accuracy_is_low():
     start, after, metrics = ascended(stop_accuracy=1.0, epochs=3)
     assert metrics["steps"] == 0
