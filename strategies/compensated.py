@@ -29,13 +29,14 @@ Several clients: C is their joint contribution, not one after the other. What th
 to each other is nobody's compensation: it goes with them, as a retraining without all
 of them would have it. Forgetting {a, b} is therefore not forgetting a, then b.
 
-Where it fails, always by forgetting less than the update form:
+Where it fails; it never subtracts more than the update form:
 
 * what lies against C by chance, or because the others would have gone there anyway,
   counts as undone. In a unit of m parameters chance alone gives b_u of about
   |O_u| / (|C_u| sqrt(m)): many clients and small units hide a contribution;
 * a forgotten client's accomplices that stay can shield it, by contributing -C;
-* compensation by other units than those that C is in is not seen.
+* compensation by other units than those that C is in is not seen: there it overshoots,
+  as the update form does.
 
 It leaves more of a backdoor than the update form, for far more accuracy.
 
