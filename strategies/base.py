@@ -101,7 +101,7 @@ class LedgerFedAvg(FedAvg):
         self._asked: dict[int, int] = {}
         self._shapes: Shapes = ()
         self._global: Vector = np.empty(0, dtype=np.float32)
-        self.initial: Vector = self._global
+        self.initial = self._rectified = self._global
         self._ledger: Ledger | None = None
         # Replies of a round wait here until all are in.
         self._waiting: Rows = make_rows(0, 0)
@@ -378,7 +378,7 @@ class LedgerFedAvg(FedAvg):
     def _unlearn(self) -> None:
         """Run the method, and take the forgotten clients out of ledger and sampling."""
         before, ids = self._global, self.forgetting
-        self._global = self.rectify(before, ids)
+        self._global = self._rectified = self.rectify(before, ids)
         if self.starts_over:
             self.ledger.start_over(self._global)
         else:
@@ -428,7 +428,8 @@ class LedgerFedAvg(FedAvg):
         """Return the replies, or none if the round that they make may not stand.
 
         Only a round that forgotten clients train is looked at: they may wish the model
-        no good, and whoever trains alone is compared with nobody (`absurd`).
+        no good, and whoever trains alone is compared with nobody (`absurd`). What they
+        all may cost is measured from what the method began with: it does not add up.
         """
         if not good or not set(good) & self.forgotten:
             return good
@@ -437,7 +438,7 @@ class LedgerFedAvg(FedAvg):
             (w, r.local - self._global)
             for w, r in zip(weights, good.values(), strict=True)
         ]
-        if self.accept(self._global, add(self._global, terms)):
+        if self.accept(self._rectified, add(self._global, terms)):
             return good
         for client_id in good:
             self._fail(

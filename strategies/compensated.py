@@ -19,7 +19,7 @@ share -b_u of the contribution, and w holds (1 + b_u) C_u of it: that is subtrac
 nothing if they have undone all and more. If b_u >= 0 they went the same way on their
 own data, which excuses nothing: all of C_u is subtracted, as in the update form.
 
-    scale_u = clip(1 + min(0, <O_u, C_u> / |C_u|^2), 0, 1),    w' = w - scale_u C_u
+    scale_u = clip(1 + <O_u, C_u> / |C_u|^2, 0, 1),    w' = w - scale_u C_u
 
 A unit is the whole model, a layer (weight and bias), or a neuron (a row of the weight
 matrix and its bias). Small units follow the compensation where it happened, and find
@@ -29,13 +29,14 @@ Several clients: C is their joint contribution, not one after the other. What th
 to each other is nobody's compensation: it goes with them, as a retraining without all
 of them would have it. Forgetting {a, b} is therefore not forgetting a, then b.
 
-Where it fails, always by forgetting less than the update form:
+Where it fails; it never subtracts more than the update form:
 
 * what lies against C by chance, or because the others would have gone there anyway,
   counts as undone. In a unit of m parameters chance alone gives b_u of about
   |O_u| / (|C_u| sqrt(m)): many clients and small units hide a contribution;
 * a forgotten client's accomplices that stay can shield it, by contributing -C;
-* compensation by other units than those that C is in is not seen.
+* compensation by other units than those that C is in is not seen: there it overshoots,
+  as the update form does.
 
 It leaves more of a backdoor than the update form, for far more accuracy.
 
@@ -110,9 +111,9 @@ def shares_left(
     along = np.bincount(units, contribution * others)
     square = np.bincount(units, contribution * contribution)
     # Where C is zero so is <O, C>: any divisor does.
-    share = np.minimum(0.0, along / np.where(square > 0, square, 1.0))
-    found: NDArray[np.float64] = np.clip(1 + share, 0.0, 1.0)
-    return found
+    best = along / np.where(square > 0, square, 1.0)  # b of the module docstring
+    left: NDArray[np.float64] = np.clip(1 + best, 0.0, 1.0)
+    return left
 
 
 class Compensated(LedgerFedAvg):

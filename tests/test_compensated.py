@@ -49,7 +49,7 @@ def vector(*numbers: float) -> tuple[list[float]]:
 def test_only_what_the_others_have_not_undone_is_subtracted(
     others: tuple[float, float], expected: tuple[float, float], scale: float
 ):
-    """From [3, 3] + C + O, clip(1 + min(0, b), 0, 1) times C is subtracted."""
+    """From [3, 3] + C + O, clip(1 + b, 0, 1) times C is subtracted."""
     made = bench(vector(8, 0), vector(*others), examples=(1, 3))
     assert made.unlearn(0).tolist() == list(expected)
     report = made.strategy.method_report

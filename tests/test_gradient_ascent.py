@@ -81,6 +81,14 @@ def test_the_ball_binds_by_distance_not_by_its_square():
     assert np.linalg.norm(flatten(after) - flatten(start)) <= radius * (1 + 1e-4)
 
 
+def test_within_the_ball_nothing_is_projected():
+    """Also where the square of the distance would be outside."""
+    _, free, metrics = ascended(epochs=4)
+    assert metrics["distance"] > 2
+    _, after, _ = ascended(epochs=4, radius=1.01 * float(metrics["distance"]))
+    assert flatten(after).tobytes() == flatten(free).tobytes()
+
+
 def test_it_stops_as_soon_as_its_validation_accuracy_is_low():
     start, after, metrics = ascended(stop_accuracy=1.0, epochs=3)
     assert metrics["steps"] == 0
@@ -178,6 +186,19 @@ def test_what_fails_the_gate_is_refused():
     np.testing.assert_allclose(seen, [[3, 4]], rtol=1e-6)
     assert "failed the gate" in made.failures()[0][2]
     assert made.strategy.method_report["ascents"] == {"1": {"kept": False}}
+
+
+def test_what_two_ascents_cost_is_measured_from_where_the_first_began():
+    made = by_hand("[1,3]", [3, 4], [0, -1])
+    seen = []
+
+    def accept(before: np.ndarray, after: np.ndarray) -> bool:
+        seen.append((before.tolist(), after.tolist()))
+        return True
+
+    made.strategy.accept = accept
+    made.unlearn(1, 3)
+    assert seen == [([1, 6], [4, 10]), ([1, 6], [4, 9])]
 
 
 def test_more_clients_than_rounds_are_refused():
