@@ -87,3 +87,12 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
                 if isinstance(value, str)
                 else json.dumps(value, ensure_ascii=False),
             )
+
+
+def human_value(value: object) -> object:
+    """Return nested mappings and lists as a line to read; a plain value as it is."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}: {human_value(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return "; ".join(str(human_value(v)) for v in value)
+    return f"{value:.4g}" if isinstance(value, float) else value

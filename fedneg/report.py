@@ -26,6 +26,7 @@ from fedneg.formats import (
     as_overrides,
     human_bytes,
     human_seconds,
+    human_value,
     number,
     rate,
     signed,
@@ -253,7 +254,7 @@ def _add_background(
         "Strategy": results["strategy"],
     }
     for key, value in (results.get("method") or {}).items():
-        facts[f"Method, {key}"] = value
+        facts[f"Method, {key}"] = human_value(value)
     attack = results.get("attack") or {}
     if attack_name(results) != "none":
         facts["Attack"] = ", ".join(f"{key} {attack[key]}" for key in attack)

@@ -10,8 +10,9 @@ holds. The teacher knows a backdoor, but on images without its trigger it does n
 Which images is all the difference:
 
 * ``noise``: Gaussian, independent pixels with the mean and the deviation of the model's
-  input. They need nothing, and they do tell: some have a bright corner, and on the
-  8x8 digits that brings the backdoor back almost whole;
+  input. They need nothing, and they do tell: some have a bright corner. On the 8x8
+  digits (4 clients, seed 0) that brings the backdoor back almost whole, attack success
+  .97 where it was .99; with every corner kept dark it is .03;
 * ``test``: the server's test images, without their labels. What is measured on them
   afterwards is *transductive*: the student has seen the questions, and has been told
   the old model's answers. Not to be compared with other methods' accuracy.

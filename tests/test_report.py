@@ -15,7 +15,15 @@ from matplotlib.figure import Figure
 from fedneg.figures import LIGHT, Picture, draw_picture
 from fedneg.files import write_bytes
 from fedneg.findings import describe_findings, describe_poison, describe_request
-from fedneg.formats import human_bytes, human_seconds, number, plain, rate, signed
+from fedneg.formats import (
+    human_bytes,
+    human_seconds,
+    human_value,
+    number,
+    plain,
+    rate,
+    signed,
+)
 from fedneg.page import Card, Page, link
 from fedneg.report import write_report
 from fedneg.run_figures import accuracy_over_rounds, client_accuracy
@@ -537,3 +545,12 @@ def test_page_puts_its_pieces_in_the_order_given() -> None:
     places = [body.index(word) for word in [*order, "Footer"]]
     assert places == sorted(places)
     assert '<td class="number">0.5000</td>' in text
+
+
+def test_nested_values_read_as_a_line():
+    scales = [{"min": 0.0, "mean": 0.51234567}, {"min": 1.0, "mean": 1.0}]
+    assert human_value({"unit": "neuron", "scales": scales}) == (
+        "unit: neuron, scales: min: 0, mean: 0.5123; min: 1, mean: 1"
+    )
+    assert human_value({"4": 1.0}) == "4: 1"
+    assert human_value(True) is True
