@@ -12,11 +12,11 @@ in the order of client ids, so that every engine gives the same bytes; a server 
 rate and momentum form the server optimiser of the paper's section 3.2.
 
 Longer than others: the hooks of one round belong together, and what can stand alone
-(roster, replies, phases) already has a file of its own.
+(roster, replies, phases, what a method implements) has a file of its own.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from logging import WARNING
 from typing import Any
 
@@ -33,9 +33,6 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from fedneg.checks import build
-from fedneg.data import Dataset
-from fedneg.errors import FedNegError
 from fedneg.ledger import Ledger
 from fedneg.machine import cache_root
 from fedneg.model import initial_parameters
@@ -53,22 +50,18 @@ from fedneg.rows import KeptUpdates, Rows, make_rows, release
 from fedneg.seeding import rng
 from fedneg.settings import Config
 from fedneg.store import code_digest
+from strategies.method import ForgettingMethod
 from strategies.phases import Failure, Phase, RoundReport
 from strategies.replies import Reply, absurd, read_evaluation, read_reply
 from strategies.roster import Roster
 
 PARTS = ("train", "val", "test")
 # What a subclass may override without changing how a federation is trained.
-FORGETTING = (
-    *("Options", "parse_options", "keeps_local_models", "rectify", "starts_over"),
-    *("unlearn_rounds", "unlearn_clients", "unlearn_stream", "unlearn_settings"),
-    *("keeps_updates", "needs_leaving_client", "adjust", "combine"),
-    *("use_server_data", "_abc_impl"),
-)
+FORGETTING = {*vars(ForgettingMethod), "combine", "_abc_impl"}
 
 
-class LedgerFedAvg(FedAvg):
-    """FedAvg with a ledger; subclasses say how to forget by overriding `rectify`.
+class LedgerFedAvg(ForgettingMethod, FedAvg):
+    """FedAvg with a ledger; subclasses say how to forget (`ForgettingMethod`).
 
     Parameters
     ----------
@@ -77,10 +70,6 @@ class LedgerFedAvg(FedAvg):
     task : str
         JSON that tells the clients what to train; sent with every message.
     """
-
-    @dataclass(frozen=True)
-    class Options:
-        """Options of the method, as in its YAML; subclasses replace this class."""
 
     def __init__(self, config: Config, task: str) -> None:
         # Clients evaluate when asked by name (`evaluate_clients`), not every round.
@@ -107,53 +96,6 @@ class LedgerFedAvg(FedAvg):
         self._waiting: Rows = make_rows(0, 0)
         self.on_reply: Callable[[int, int], None] = lambda done, of: None
 
-    @classmethod
-    def parse_options(cls, config: Config) -> Any:
-        """Check and freeze the method's own options; raises FedNegError."""
-        return build(cls.Options, "strategy", config.strategy.options)
-
-    # -- what a method implements ------------------------------------------------------
-
-    # Whether it begins anew from what `rectify` returns, with an empty ledger.
-    starts_over = False
-    # Whether clients that are to be forgotten take part in their own forgetting.
-    needs_leaving_client = False
-
-    def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
-        """Return the parameters after forgetting; the ledger still has `client_ids`.
-
-        Runs on the server, sees `self.ledger` and nothing of any client's data. Where
-        clients take part, this is what they start from in the first unlearn round.
-        """
-        raise FedNegError(f"strategy={self.settings.name} cannot forget a client")
-
-    @classmethod
-    def unlearn_rounds(cls, config: Config) -> int:
-        """Return how many rounds an unlearn phase has."""
-        return 1
-
-    def unlearn_clients(self, number: int) -> tuple[int, ...]:
-        """Return who is asked in unlearn round `number` (1-based); by default nobody.
-
-        `self.forgetting` and `self.remaining` are the two sides.
-        """
-        return ()
-
-    def unlearn_stream(self, number: int) -> int | None:
-        """Return the server round that clients are told; None: that of the history."""
-        return None
-
-    def unlearn_settings(self, number: int) -> dict[str, int | float | str]:
-        """Return what clients are told beside it; ``task`` replaces what they do."""
-        return {}
-
-    def adjust(self, number: int, client_id: int, local: Vector) -> Vector:
-        """Return what counts as a client's local parameters in an unlearn round.
-
-        They are not to be written to. By default as they came, to the last bit.
-        """
-        return local
-
     def combine(self, number: int, good: Mapping[int, Reply]) -> Vector:
         """Return the parameters after an unlearn round; by default FedAvg.
 
@@ -163,19 +105,6 @@ class LedgerFedAvg(FedAvg):
         """
         local = {k: self.adjust(number, k, r.local) for k, r in good.items()}
         return self._record(local, good)
-
-    def use_server_data(self, dataset: Dataset) -> None:
-        """Take what the server holds, for methods that need images of their own."""
-
-    @property
-    def keeps_local_models(self) -> bool:
-        """Whether the method needs each client's last local model in the ledger."""
-        return False
-
-    @property
-    def keeps_updates(self) -> int:
-        """Every how many rounds the ledger keeps all clients' updates; 0: never."""
-        return 0
 
     def training_identity(self) -> dict[str, Any]:
         """Return what this class adds to that which determines a training.
@@ -188,7 +117,7 @@ class LedgerFedAvg(FedAvg):
             found["updates"] = self.keeps_updates
         above = type(self).__mro__[: type(self).__mro__.index(LedgerFedAvg)]
         names = {name for cls in above for name in vars(cls) if name[:2] != "__"}
-        if {n for n in names if hasattr(LedgerFedAvg, n)} - set(FORGETTING):
+        if {n for n in names if hasattr(LedgerFedAvg, n)} - FORGETTING:
             found["options"] = asdict(self.options)
             found["code"] = code_digest(tuple(cls.__module__ for cls in above))
         return found

@@ -1,0 +1,94 @@
+"""What a forgetting method implements: one class with a few hooks, most with defaults.
+
+A method overrides `rectify`, which runs on the server. One in which clients take part
+says in how many rounds, who, and what counts of their answers.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fedneg.checks import build
+from fedneg.data import Dataset
+from fedneg.errors import FedNegError
+from fedneg.parameters import Vector
+from fedneg.settings import Config, StrategySettings
+
+
+class ForgettingMethod:
+    """The part of a strategy that comes after training.
+
+    Nothing here changes how a federation is trained, so all methods share trainings;
+    what a method needs the ledger to keep (`keeps_local_models`, `keeps_updates`) is a
+    part of a training's identity.
+
+    Attributes
+    ----------
+    settings : StrategySettings
+    options : Options
+        Those of the method, checked.
+    """
+
+    @dataclass(frozen=True)
+    class Options:
+        """Options of the method, as in its YAML; subclasses replace this class."""
+
+    settings: StrategySettings
+    options: Any
+
+    @classmethod
+    def parse_options(cls, config: Config) -> Any:
+        """Check and freeze the method's own options; raises FedNegError."""
+        return build(cls.Options, "strategy", config.strategy.options)
+
+    # Whether it begins anew from what `rectify` returns, with an empty ledger.
+    starts_over = False
+    # Whether clients that are to be forgotten take part in their own forgetting.
+    needs_leaving_client = False
+
+    def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
+        """Return the parameters after forgetting; the ledger still has `client_ids`.
+
+        Runs on the server, sees `self.ledger` and nothing of any client's data. Where
+        clients take part, this is what they start from in the first unlearn round.
+        """
+        raise FedNegError(f"strategy={self.settings.name} cannot forget a client")
+
+    @classmethod
+    def unlearn_rounds(cls, config: Config) -> int:
+        """Return how many rounds an unlearn phase has."""
+        return 1
+
+    def unlearn_clients(self, number: int) -> tuple[int, ...]:
+        """Return who is asked in unlearn round `number` (1-based); by default nobody.
+
+        `self.forgetting` and `self.remaining` are the two sides.
+        """
+        return ()
+
+    def unlearn_stream(self, number: int) -> int | None:
+        """Return the server round that clients are told; None: that of the history."""
+        return None
+
+    def unlearn_settings(self, number: int) -> dict[str, int | float | str]:
+        """Return what clients are told beside it; ``task`` replaces what they do."""
+        return {}
+
+    def adjust(self, number: int, client_id: int, local: Vector) -> Vector:
+        """Return what counts as a client's local parameters in an unlearn round.
+
+        They are not to be written to. By default as they came, to the last bit.
+        """
+        return local
+
+    def use_server_data(self, dataset: Dataset) -> None:
+        """Take what the server holds, for methods that need images of their own."""
+
+    @property
+    def keeps_local_models(self) -> bool:
+        """Whether the method needs each client's last local model in the ledger."""
+        return False
+
+    @property
+    def keeps_updates(self) -> int:
+        """Every how many rounds the ledger keeps all clients' updates; 0: never."""
+        return 0
