@@ -358,7 +358,8 @@ class LedgerFedAvg(ForgettingMethod, FedAvg):
 
         Only a round that forgotten clients train is looked at: they may wish the model
         no good, and whoever trains alone is compared with nobody (`absurd`). What they
-        all may cost is measured from what the method began with: it does not add up.
+        all may cost is measured from where the phase, or the method, began: it does
+        not add up.
         """
         if not good or not set(good) & self.forgotten:
             return good
@@ -476,7 +477,7 @@ class LedgerFedAvg(ForgettingMethod, FedAvg):
                 return MetricRecord()
             return MetricRecord(dict(after_round(self.reports[-1], self._global)))
 
-        self._global = parameters
+        self._global = self._rectified = parameters
         self.start(
             grid,
             ArrayRecord(unflatten(parameters, self._shapes)),
