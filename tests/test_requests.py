@@ -453,7 +453,7 @@ def test_a_lock_that_is_given_back_is_had_by_who_waits(tmp_path: Path):
     process.stdin.close()
     process.stdin = None
     with locked(tmp_path / "lock", "it"):
-        pass
+        assert is_locked(tmp_path / "lock")
     process.communicate()
 
 
@@ -467,7 +467,9 @@ def test_a_look_at_a_lock_puts_nobody_off(
     locks.fcntl.flock(looking, locks.fcntl.LOCK_EX)
     monkeypatch.setattr(locks.time, "sleep", lambda seconds: os.close(looking))
     with locked(path, "it", timeout_s=0):
-        pass
+        assert is_locked(path)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(looking)  # it was waited for, and given back
 
 
 def test_who_looks_and_then_writes_waits_for_who_does_so(

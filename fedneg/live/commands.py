@@ -16,7 +16,7 @@ from fedneg.errors import FedNegError
 from fedneg.formats import human_bytes
 from fedneg.live.pins import OPERATOR, fingerprint_of
 from fedneg.live.requests import Request
-from fedneg.live.state import State
+from fedneg.live.state import Facts, State
 
 
 def _parser(command: str, description: str) -> OneLineParser:
@@ -35,6 +35,17 @@ def _add_state(parser: argparse.ArgumentParser) -> None:
 
 def _state(options: argparse.Namespace) -> State:
     return State(options.state, options.keys)
+
+
+def _looked_at(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[argparse.Namespace, State, Facts]:
+    """Return options, folder and facts for a command that only looks; has --json."""
+    _add_state(parser)
+    parser.add_argument("--json", action="store_true", help="for machines")
+    options = parser.parse_args(arguments)
+    state = _state(options)
+    return options, state, state.known_facts()
 
 
 # -- requests --------------------------------------------------------------------------
@@ -117,11 +128,7 @@ def _carry_out(state: State, request: Request, superlink: str, app: Path) -> Non
 def run_requests_command(arguments: Sequence[str]) -> None:
     """Show all requests."""
     parser = _parser("requests", "All requests to be forgotten, and how far they are.")
-    _add_state(parser)
-    parser.add_argument("--json", action="store_true", help="for machines")
-    options = parser.parse_args(arguments)
-    state = _state(options)
-    state.known_facts()
+    options, state, _ = _looked_at(parser, arguments)
     requests = state.requests.all()
     if options.json:
         print(json.dumps([_as_json(request) for request in requests], indent=1))
@@ -167,11 +174,7 @@ def _as_json(request: Request) -> dict[str, Any]:
 def run_status_command(arguments: Sequence[str]) -> None:
     """Show where the federation stands."""
     parser = _parser("status", "Where a federation stands.")
-    _add_state(parser)
-    parser.add_argument("--json", action="store_true", help="for machines")
-    options = parser.parse_args(arguments)
-    state = _state(options)
-    facts = state.known_facts()
+    options, state, facts = _looked_at(parser, arguments)
     found = {**state.read_status(), "running": state.is_running}
     found["deployed"], found["federation"] = facts.deployed, facts.id
     found["excluded"] = sorted(state.requests.excluded())

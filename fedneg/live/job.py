@@ -4,6 +4,10 @@ Told in the words of a `Federation` (fedneg/server_app.py), one round at a time.
 every round it is decided anew what comes next, so that a request counts from the moment
 it is accepted. Where it stands is in the last checkpoint: a run that was killed goes on
 after the last complete round, with the same bytes.
+
+Longer than others: what a step changes, a checkpoint keeps and the status tells are the
+same few values of one class, and the order in which they are written is what survives a
+kill; the purge (erasure.py) and the folder (state.py) have files of their own.
 """
 
 from collections.abc import Mapping, Sequence
