@@ -162,7 +162,7 @@ class Erasure:
             scanned_files=found.files,
             scanned_bytes=found.bytes,
         )
-        rechecked = [self._recheck(r) for r in done_before]
+        rechecked = [self._recheck(r, found) for r in done_before]
         for request in requests:
             content = {
                 **self._asked(request),
@@ -269,14 +269,14 @@ class Erasure:
             "recovery_rounds": recovery,
         }
 
-    def _recheck(self, request: Request) -> dict[str, Any]:
+    def _recheck(self, request: Request, found: ScanResult) -> dict[str, Any]:
         """Return whether an earlier request still holds."""
         ledger = self.federation.strategy.ledger
         return {
             "request": request.id,
             "row_is_zero": not ledger.contributions[request.client_id].any(),
             "excluded": request.client_id in self.state.requests.excluded(),
-            "matches": 0,  # `_prove` would have raised
+            "matches": len(found.matches),
         }
 
     def _remains(self, client_id: int, work: Mapping[str, Any]) -> str:
