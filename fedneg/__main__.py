@@ -91,8 +91,22 @@ def main() -> None:
         module, _, function = COMMANDS[sys.argv[1]].partition(":")
         with _one_line_errors():
             getattr(importlib.import_module(module), function)(sys.argv[2:])
+    elif sys.argv[1:2] == ["compare"]:
+        _compare(sys.argv[2:])
     else:
         _run_hydra()
+
+
+def _compare(words: Sequence[str]) -> None:
+    """Run the sweep over all methods, or say what it would be."""
+    from fedneg.compare_command import compare_arguments, compare_help
+
+    if {"-h", "--help"} & set(words):
+        print(compare_help())
+        return
+    with _one_line_errors():
+        sys.argv[1:] = compare_arguments(words)
+    _run_hydra()
 
 
 @contextmanager

@@ -35,6 +35,16 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else here.parent / "conf"
 
 
+def sweep_of(name: str) -> dict[str, str]:
+    """Return a sweep that conf/ describes: from each key to its values, as typed."""
+    found = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{name}.yaml"))
+    assert isinstance(found, dict)
+    return {
+        str(key): str(value).lower() if isinstance(value, bool) else str(value)
+        for key, value in found.items()
+    }
+
+
 @contextmanager
 def hydra_errors() -> Iterator[None]:
     """Turn what Hydra and OmegaConf raise for wrong input into one-line errors."""

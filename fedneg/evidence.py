@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedneg.attacks import attack_probe
 from fedneg.data import Dataset
 from fedneg.files import write_bytes
+from fedneg.forgetting.testimony import Testimony
 from fedneg.machine import cores
 from fedneg.model import build_mlp, set_parameters
 from fedneg.parameters import Shapes, Vector, unflatten
 from fedneg.scenario import AttackSettings
 from fedneg.settings import ModelSettings
 from fedneg.store import code_digest
-from fedneg.training import Metrics, evaluate
+from fedneg.training import Metrics, evaluate, predict
 
 
 class ServerTest:
@@ -70,6 +72,14 @@ class ServerTest:
         )
         self._latest = parameters.copy(), found
         return found
+
+    def logits(
+        self, parameters: Vector, images: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
+        """Return a model's logits (N, classes) on images of the data set's kind."""
+        set_parameters(self.model, unflatten(parameters, self.shapes))
+        scaling = self.dataset.scaling
+        return predict(self.model, images, scaling=scaling, threads=cores()).numpy()
 
     def attack_success_rate(self, parameters: Vector) -> float | None:
         """Return the share of the attacker's inputs answered as it hopes, or None."""
@@ -158,13 +168,9 @@ class KeptEvidence:
 
         A damaged file counts as none: measuring again costs little.
         """
-        try:
-            digest, text = self._path.read_text().split("\n", 1)
-            if digest != hashlib.sha256(text.encode()).hexdigest():
-                return None
-        except (OSError, ValueError):
+        values = _read_kept(self._path)
+        if values is None:
             return None
-        values = json.loads(text)
         per_client = {int(k): answer for k, answer in values["per_client"].items()}
         return ModelEvidence(
             name, Metrics(**values["test"]), values["attack_success_rate"], per_client
@@ -172,7 +178,62 @@ class KeptEvidence:
 
     def write(self, found: ModelEvidence) -> None:
         """Keep evidence; a disk that has no room for it is no reason to stop."""
-        text = json.dumps(asdict(found))
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        with suppress(OSError):
-            write_bytes(self._path, f"{digest}\n{text}".encode())
+        _write_kept(self._path, asdict(found))
+
+
+class KeptTestimony:
+    """What leaving clients said of a model that is kept: a sweep asks them once.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the training.
+    parameters : Vector
+    asked : mapping
+        All else that the answers depend on, as JSON takes it; with the code that
+        answers, they name the file.
+    """
+
+    CODE = (
+        *("clients.witness", "clients.trainer", "fedneg.attacks"),
+        *("fedneg.forgetting.testimony", "fedneg.forgetting.relearn"),
+        "fedneg.forgetting.confidence",
+    )
+
+    def __init__(
+        self, folder: Path, parameters: Vector, asked: Mapping[str, Any]
+    ) -> None:
+        what = hashlib.sha256(parameters.tobytes())
+        what.update(json.dumps(asked, sort_keys=True).encode())
+        what.update(code_digest(self.CODE).encode())
+        self._path = folder / f"testimony-{what.hexdigest()[:16]}.json"
+
+    def read(self) -> dict[int, Testimony] | None:
+        """Return it by client id; None if there is none, or the file is damaged."""
+        values = _read_kept(self._path)
+        if values is None:
+            return None
+        return {int(k): Testimony.from_json(said) for k, said in values.items()}
+
+    def write(self, found: Mapping[int, Testimony]) -> None:
+        """Keep it; a disk that has no room for it is no reason to stop."""
+        _write_kept(self._path, {k: said.to_json() for k, said in found.items()})
+
+
+def _read_kept(path: Path) -> Any:
+    """Return the values in a kept file; None if it is missing or damaged."""
+    try:
+        digest, text = path.read_text().split("\n", 1)
+    except (OSError, ValueError):
+        return None
+    if digest != hashlib.sha256(text.encode()).hexdigest():
+        return None
+    return json.loads(text)
+
+
+def _write_kept(path: Path, values: object) -> None:
+    """Write values with their digest, if the disk has room."""
+    text = json.dumps(values)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    with suppress(OSError):
+        write_bytes(path, f"{digest}\n{text}".encode())

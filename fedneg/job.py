@@ -19,6 +19,7 @@ from fedneg.parameters import Vector
 from fedneg.report import write_report
 from fedneg.results import clients_table, results_of
 from fedneg.settings import Config
+from fedneg.trial import Trial
 
 if TYPE_CHECKING:
     from fedneg.server_app import Federation
@@ -41,15 +42,19 @@ def do_job(
     # Before anything is shown: missing data should be the only thing said.
     federation = make_federation(config, progress)
     outputs.remove_results(out)
+    trial = Trial(config, federation.test, federation.question)
     with progress:
 
         def keep(name: str, parameters: Vector) -> None:
             federation.save(out / f"model_{name}.safetensors", parameters)
             models[name] = federation.evaluate(name, parameters)
+            if config.forget:
+                trial.add(name, parameters, models[name])
 
         original = federation.train()
         keep("original", original)
         ledger_bytes = federation.strategy.ledger.num_bytes
+        server_bytes = federation.strategy.server_bytes
         if config.forget:
             unlearned = federation.unlearn(original, config.forget)
             keep("unlearned", unlearned)
@@ -59,20 +64,27 @@ def do_job(
             if config.reference:
                 if config.retrain == "scratch" and recovered is not None:
                     models["retrained"] = models["recovered"]
+                    trial.add("retrained", recovered, models["retrained"])
                     federation.save(out / "model_retrained.safetensors", recovered)
                     federation.seconds["retrain"] = federation.seconds["recover"]
                 else:
                     keep("retrained", federation.retrain(config.remaining))
+                for draw in range(1, config.verdict.retrainings + 1):
+                    progress.step(f"retraining with another seed ({draw})")
+                    again = federation.retrain_again(config.remaining, draw)
+                    trial.add_retrained(f"retrained with seed {draw}", again)
         notices = [*notices, *federation.notices, *_empty_rounds(federation)]
         progress.step("writing the report")
         results = results_of(
             config,
             dataset=federation.dataset,
             models=models,
+            trial=trial if config.forget else None,
             strategy=federation.strategy,
             history=federation.history,
             seconds=federation.seconds,
             ledger_bytes=ledger_bytes,
+            server_bytes=server_bytes,
             reused=federation.reused,
             resumed=federation.resumed,
             notices=notices,
@@ -139,8 +151,10 @@ def _planned_rounds(config: Config) -> int:
     after = {"none": 0, "scratch": config.rounds}.get(
         config.retrain, config.retrain_rounds
     )
-    reference = config.reference and config.retrain != "scratch"
-    return config.rounds + 1 + after + (config.rounds if reference else 0)
+    references = 0
+    if config.reference:
+        references = config.verdict.retrainings + (config.retrain != "scratch")
+    return config.rounds + 1 + after + config.rounds * references
 
 
 def _title(config: Config) -> str:

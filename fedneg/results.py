@@ -1,6 +1,7 @@
 """What results.json, history.csv and clients.csv hold; their keys are a contract."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import pandas as pd
@@ -8,7 +9,9 @@ import pandas as pd
 from fedneg import __version__
 from fedneg.data import Dataset
 from fedneg.evidence import ModelEvidence
+from fedneg.forgetting.cost import cost_of, curve_of, speed_up
 from fedneg.settings import Config
+from fedneg.trial import Trial
 from fedneg.training import Metrics
 
 SCHEMA = 1
@@ -40,6 +43,7 @@ class Report(Protocol):
     failures: Any
     bytes_up: int
     bytes_down: int
+    metrics: Mapping[int, Mapping[str, float]]
 
 
 class Strategy(Protocol):
@@ -93,10 +97,12 @@ def results_of(
     *,
     dataset: Dataset,
     models: Mapping[str, ModelEvidence],
+    trial: Trial | None,
     strategy: Strategy,
     history: Sequence[Mapping[str, Any]],
     seconds: Mapping[str, float],
     ledger_bytes: int,
+    server_bytes: int,
     reused: Collection[str],
     resumed: Mapping[str, int],
     notices: Sequence[str],
@@ -104,7 +110,9 @@ def results_of(
     """Return results.json. Rates are fractions in [0, 1], times seconds.
 
     `cost` counts what the run itself needed (train, unlearn, recover); training the
-    reference is `retrain_seconds` and no part of the bytes.
+    reference is `retrain_seconds` and no part of the bytes. `server_bytes` is what the
+    method reads of the ledger, `ledger_bytes` all of it. `trial` is None where nobody
+    is forgotten.
     """
     answers = models["original"].per_client
     own = [row for row in history if row["phase"] != "retrain"]
@@ -148,6 +156,11 @@ def results_of(
             name: model.summary(forget=config.forget, clients=config.clients)
             for name, model in models.items()
         },
+        **(
+            {"verdict": None, "evidence": {}, "floor": None}
+            if trial is None
+            else trial.to_json()
+        ),
         "cost": {
             "train_seconds": seconds.get("train", 0.0),
             "unlearn_seconds": seconds.get("unlearn", 0.0),
@@ -162,6 +175,7 @@ def results_of(
             "reused_retraining": "retrain" in reused,
             "resumed_from_round": resumed.get("train", 0),
             "retrain_resumed_from_round": resumed.get("retrain", 0),
+            **_forgetting_cost(config, history, strategy.reports, server_bytes),
         },
         "failures": [
             {
@@ -176,3 +190,41 @@ def results_of(
         "notices": list(notices),
         "config": config.to_mapping(),
     }
+
+
+def _forgetting_cost(
+    config: Config,
+    history: Sequence[Mapping[str, Any]],
+    reports: Sequence[Report],
+    server_bytes: int,
+) -> dict[str, Any]:
+    """Return what forgetting and repair took, beside retraining; {} without forgetting.
+
+    The speed-up is in client-epochs, to the highest test accuracy that both reach.
+    """
+    if not config.forget:
+        return {}
+    epochs = config.client.local_epochs
+    asked: dict[str, set[int]] = {"unlearn": set()}
+    for report in reports:
+        if report.phase == "unlearn":
+            asked["unlearn"] |= set(report.metrics)
+            asked["unlearn"] |= {f.client_id for f in report.failures}
+    forgotten = config.retrain == "forgotten"
+    asked["recover"] = set(config.forget if forgotten else config.remaining)
+    asked["retrain"] = set(config.remaining)
+    participants = {phase: sorted(ids) for phase, ids in asked.items()}
+    own = [row for row in history if row["phase"] in ("unlearn", "recover")]
+    forgetting = cost_of(own, local_epochs=epochs, participants=participants).to_json()
+    again = [row for row in history if row["phase"] == "retrain"]
+    cost: dict[str, Any] = {
+        "forgetting": forgetting | {"server_bytes": server_bytes},
+        "retraining": None,
+        "speed_up": None,
+    }
+    if again:
+        found = cost_of(again, local_epochs=epochs, participants=participants)
+        cost["retraining"] = found.to_json()
+        curves = (curve_of(rows, local_epochs=epochs) for rows in (own, again))
+        cost["speed_up"] = asdict(speed_up(*curves))
+    return cost

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from fedneg.config import load_config, overrides_of_run_config, path_in
 from fedneg.console import Progress, show_notice
 from fedneg.data import default_root, load_dataset
 from fedneg.errors import FedNegError
-from fedneg.evidence import KeptEvidence, ModelEvidence, ServerTest
+from fedneg.evidence import KeptEvidence, KeptTestimony, ModelEvidence, ServerTest
+from fedneg.forgetting.testimony import Testimony
 from fedneg.formats import human_bytes
 from fedneg.job import do_job
 from fedneg.live.job import do_live_job
@@ -47,6 +48,9 @@ UNAUTHENTICATED = (
     "strategy.trust=unauthenticated: any node may claim to be any client, have it "
     "forgotten, or poison what the server keeps of it"
 )
+# What retrainings with other seeds draw, nobody else does.
+REFERENCE_DRAWS = 1000
+REFERENCE_ROUNDS = 10**6
 
 app = ServerApp()
 AfterRound = Callable[[RoundReport, Vector], None]
@@ -236,6 +240,61 @@ class Federation:
         name, first = ("recover", after) if recovery else ("retrain", 1)
         phase = Phase(name, tuple(clients), rounds, first_round=first)
         return self._run_kept(phase, self.initial, self._identity(tuple(clients)))
+
+    def retrain_again(self, clients: Sequence[int], draw: int) -> Vector:
+        """Return a model retrained with another seed: how far do seeds alone lead?
+
+        The clients hold what they held; initial parameters, order of the examples and
+        sampling of clients are drawn anew. Its rounds are not part of the history.
+
+        Parameters
+        ----------
+        draw : int
+            1, 2, ..: which other seed.
+        """
+        size, classes = self.dataset.input_size, self.dataset.num_classes
+        arrays = initial_parameters(
+            *(size, self.config.model.hidden, classes),
+            seed=self.config.seed,
+            draw=REFERENCE_DRAWS + draw,
+        )
+        self.strategy.reset(arrays)
+        # Streams hang on the round that clients are told, and no run has so many.
+        first = 1 + draw * REFERENCE_ROUNDS
+        clients, rows = tuple(clients), len(self.history)
+        phase = Phase("reference", clients, self.config.rounds, 1, first_stream=first)
+        identity = self._identity(clients) | {"draw": draw}
+        found = self._run_kept(phase, flatten(arrays), identity)
+        del self.history[rows:]
+        return found
+
+    def question(
+        self, parameters: Vector, targets: Mapping[int, float] | None
+    ) -> dict[int, Testimony]:
+        """Return what the clients to forget say of a model; see `Trial`."""
+        cap = self.config.verdict.relearn_cap
+        asked = {
+            "clients": list(self.config.forget),
+            "attack": asdict(self.config.attack),
+            "cap": cap,
+            "targets": targets and {str(k): v for k, v in targets.items()},
+        }
+        entry = self._entries.get(parameters.tobytes())
+        kept = entry and KeptTestimony(entry.folder, parameters, asked)
+        found = kept.read() if kept else None
+        if found is None:
+            found = {}
+            for client_id in self.config.forget:
+                found |= self.strategy.question_clients(
+                    self.grid,
+                    parameters,
+                    (client_id,),
+                    relearn_target=(targets or {}).get(client_id),
+                    relearn_cap=cap,
+                )
+            if kept and len(found) == len(self.config.forget):
+                kept.write(found)
+        return found
 
     def close(self) -> None:
         """Remove what was kept for this run only, now that its results are written."""

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from fedneg.checks import build, choice, client_ids, flag, number, whole
 from fedneg.errors import FedNegError
+from fedneg.forgetting.settings import VerdictSettings
 from fedneg.scenario import ATTACKS
 from fedneg.scenario import AttackSettings as AttackSettings
 from fedneg.scenario import DataSettings as DataSettings
@@ -170,6 +171,7 @@ class Config:
     attack: AttackSettings
     engine: EngineSettings
     strategy: StrategySettings
+    verdict: VerdictSettings
     experiment: str | None = None
 
     def __post_init__(self) -> None:
@@ -262,6 +264,7 @@ class Config:
             "client": ClientSettings,
             "attack": AttackSettings,
             "engine": EngineSettings,
+            "verdict": VerdictSettings,
         }
         made: dict[str, Any] = dict(values)
         for name, group in groups.items():

@@ -22,7 +22,7 @@ MARGINS = yaml.safe_load((REPOSITORY / "conf/verdict/margins.yaml").read_text())
 SETTINGS = VerdictSettings.from_mapping(MARGINS)
 LINES = (
     *("attack_success_gap", "as_trained_accuracy_gap", "membership_auc"),
-    *("canary_auc", "relearn_ratio", "js_divergence", "disagreement"),
+    *("lira_auc", "canary_auc", "relearn_ratio", "js_divergence", "disagreement"),
 )
 
 
@@ -39,6 +39,7 @@ def numbers(name: str, **changed: Any) -> ModelNumbers:
         "attack_success": 0.003,
         "as_trained_accuracy": 0.50,
         "membership_auc": around(0.50),
+        "lira_auc": around(0.50),
         "canary_auc": around(0.50),
         "relearn": RelearnTime(100, True),
     }
@@ -46,7 +47,8 @@ def numbers(name: str, **changed: Any) -> ModelNumbers:
 
 
 # Three retrainings with other seeds; the pairwise floors by hand:
-# attack .002, as trained .02, membership .02, canaries .04, relearning 10 of 100.
+# attack .002, as trained .02, membership .02, LiRA .03, canaries .04,
+# relearning 10 of 100.
 RETRAINED = (
     numbers("seed 1", js_divergence={"seed 2": 0.004, "seed 3": 0.003}),
     numbers(
@@ -54,6 +56,7 @@ RETRAINED = (
         attack_success=0.004,
         as_trained_accuracy=0.49,
         membership_auc=around(0.49),
+        lira_auc=around(0.51),
         canary_auc=around(0.52),
         relearn=RelearnTime(105, True),
         js_divergence={"seed 1": 0.004, "seed 3": 0.002},
@@ -63,6 +66,7 @@ RETRAINED = (
         attack_success=0.002,
         as_trained_accuracy=0.51,
         membership_auc=around(0.51),
+        lira_auc=around(0.48),
         canary_auc=around(0.48),
         relearn=RelearnTime(95, True),
         js_divergence={"seed 1": 0.003, "seed 2": 0.002},
@@ -74,6 +78,7 @@ REMEMBERS = {
     "attack_success": 0.98,
     "as_trained_accuracy": 0.95,
     "membership_auc": around(0.60),
+    "lira_auc": around(0.65),
     "canary_auc": around(0.90),
     "relearn": RelearnTime(0, True),
     "js_divergence": FAR,
@@ -85,6 +90,7 @@ POWERLESS = numbers(
     attack_success=0.010,
     as_trained_accuracy=0.52,
     membership_auc=around(0.53, 0.04),
+    lira_auc=around(0.55, 0.04),
     canary_auc=around(0.51),
     relearn=RelearnTime(0, True),
     js_divergence={"seed 1": 0.003, "seed 2": 0.003, "seed 3": 0.004},
@@ -196,7 +202,9 @@ def test_a_federation_without_power_is_inconclusive_for_every_model():
 
 def test_an_accuracy_collapse_is_reported_and_proves_nothing():
     """Without other numbers a ruined model has not been shown to forget."""
-    bare = {"attack_success": None, "membership_auc": None, "canary_auc": None}
+    bare = dict.fromkeys(
+        ("attack_success", "membership_auc", "lira_auc", "canary_auc")
+    )
     ruined = numbers(
         "ruined",
         test_accuracy=0.26,
@@ -288,6 +296,8 @@ def test_swapping_the_numbers_swaps_the_verdicts():
             {"membership_auc": around(0.539)},
             {"membership_auc": around(0.541)},
         ),
+        # .50 + .03 + .02 = .55
+        ("lira_auc", {"lira_auc": around(0.549)}, {"lira_auc": around(0.551)}),
         # .50 + .04 + .05 = .59
         ("canary_auc", {"canary_auc": around(0.589)}, {"canary_auc": around(0.591)}),
         # 1 - 10/100 - .1 = .8 of 100 batches
@@ -323,6 +333,11 @@ def test_each_line_turns_at_floor_plus_margin(
             "membership_auc",
             {"membership_auc": Interval(0.6, 0.539, 0.7)},
             {"membership_auc": Interval(0.6, 0.541, 0.7)},
+        ),
+        (
+            "lira_auc",
+            {"lira_auc": Interval(0.6, 0.549, 0.7)},
+            {"lira_auc": Interval(0.6, 0.551, 0.7)},
         ),
         (
             "canary_auc",
@@ -398,7 +413,7 @@ def test_answers_like_a_retrained_models_prove_nothing_alone(name: str):
     silent: dict[str, Any] = dict.fromkeys(
         (
             *("attack_success", "as_trained_accuracy", "membership_auc"),
-            *("canary_auc", "relearn", name),
+            *("lira_auc", "canary_auc", "relearn", name),
         )
     )
     distances = {
@@ -436,7 +451,7 @@ def test_what_was_not_measured_abstains():
     nothing: dict[str, Any] = dict.fromkeys(
         (
             *("attack_success", "as_trained_accuracy", "membership_auc"),
-            *("canary_auc", "relearn"),
+            *("lira_auc", "canary_auc", "relearn"),
         )
     )
     bare = numbers("x", **nothing)

@@ -144,6 +144,12 @@ def membership_line(case: Case) -> Evidence:
     return _auc_line(case, "membership_auc", lambda m: m.membership_auc, margin=margin)
 
 
+def lira_line(case: Case) -> Evidence:
+    """Return what membership says where each example's difficulty is known (LiRA)."""
+    margin = case.settings.lira_margin
+    return _auc_line(case, "lira_auc", lambda m: m.lira_auc, margin=margin)
+
+
 def canary_line(case: Case) -> Evidence:
     """Return what planted canaries against held-out ones say."""
     margin = case.settings.canary_margin
@@ -257,6 +263,6 @@ def relearn_line(case: Case) -> Evidence:
 
 
 LINES: tuple[Callable[[Case], Evidence], ...] = (
-    *(attack_line, as_trained_line, membership_line, canary_line),
+    *(attack_line, as_trained_line, membership_line, lira_line, canary_line),
     *(relearn_line, js_line, disagreement_line),
 )

@@ -26,7 +26,7 @@ class ModelNumbers:
     test_accuracy, attack_success, as_trained_accuracy : float
         Fractions. Attack success on the server's test images; accuracy as trained on
         the forgotten clients' own examples with the labels that they trained.
-    membership_auc, canary_auc : Interval
+    membership_auc, lira_auc, canary_auc : Interval
         With a bootstrap interval.
     relearn : RelearnTime
         On the forgotten clients' own examples.
@@ -47,6 +47,7 @@ class ModelNumbers:
     attack_success: float | None = None
     as_trained_accuracy: float | None = None
     membership_auc: Interval | None = None
+    lira_auc: Interval | None = None
     canary_auc: Interval | None = None
     relearn: RelearnTime | None = None
     js_divergence: Mapping[str, float] = field(default_factory=dict)
@@ -57,7 +58,7 @@ class ModelNumbers:
             value = getattr(self, name)
             if value is not None or name == "test_accuracy":
                 number(name, value, minimum=0, maximum=1)
-        for name in ("membership_auc", "canary_auc"):
+        for name in ("membership_auc", "lira_auc", "canary_auc"):
             interval = getattr(self, name)
             if interval is not None:
                 for end in ("value", "low", "high"):

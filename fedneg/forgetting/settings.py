@@ -20,11 +20,16 @@ class VerdictSettings:
     is more than so many times what is allowed. `min_relearn_batches`: retrained models
     that relearn faster leave nothing to tell apart. `min_retrainings`: fewer give no
     floor.
+
+    What is done for it: `retrainings` trainings of the reference with other seeds,
+    beside the one with the run's own; and relearning for at most `relearn_cap` batches
+    (0: no relearning).
     """
 
     attack_margin: float
     as_trained_margin: float
     membership_margin: float
+    lira_margin: float
     canary_margin: float
     js_margin: float
     disagreement_margin: float
@@ -33,6 +38,8 @@ class VerdictSettings:
     power: float
     min_relearn_batches: int
     min_retrainings: int
+    retrainings: int
+    relearn_cap: int
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -42,6 +49,8 @@ class VerdictSettings:
         number("verdict.power", self.power, minimum=1)
         whole("verdict.min_relearn_batches", self.min_relearn_batches, minimum=1)
         whole("verdict.min_retrainings", self.min_retrainings, minimum=2)
+        whole("verdict.retrainings", self.retrainings, minimum=0)
+        whole("verdict.relearn_cap", self.relearn_cap, minimum=0)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:

@@ -1,0 +1,55 @@
+"""`fedneg compare [key=value,value ..]`: all methods side by side, as a Hydra sweep.
+
+conf/compare.yaml is the comparison; what is said on the command line replaces its lines
+one by one. Everything else is Hydra's: jobs, folders, and the page at the end.
+"""
+
+from collections.abc import Sequence
+
+from fedneg.config import sweep_of
+from fedneg.errors import FedNegError
+
+HELP = """\
+fedneg compare [key=value,value ..]: forgetting methods side by side
+
+Trains every federation once, forgets with every method, judges each against models
+retrained without the client, and writes comparison.html and comparison.csv beside the
+runs. What is swept, unless the command line says otherwise (conf/compare.yaml):
+
+{defaults}
+
+  fedneg compare data=digits seed=0,1                  another data set, two seeds
+  fedneg compare strategy=compensated,fine_tune        two methods
+  fedneg compare clients=100 strategy.client_fraction=0.1 attack=canaries
+  fedneg compare hydra.sweep.dir=DIR                   where the runs go"""
+
+
+def compare_arguments(words: Sequence[str]) -> list[str]:
+    """Return the command line of the sweep; all methods of a setting stand together.
+
+    Raises
+    ------
+    FedNegError
+        If a word is no override.
+    """
+    sweep = sweep_of("compare")
+    methods = sweep.pop("strategy")
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key or key.startswith("-"):
+            raise FedNegError(
+                "fedneg compare takes overrides, key=value or key=value,value, "
+                f"got {word!r}"
+            )
+        if key == "strategy":
+            methods = value
+        else:
+            sweep[key] = value
+    # The last varies fastest.
+    return ["-m", *(f"{k}={v}" for k, v in sweep.items()), f"strategy={methods}"]
+
+
+def compare_help() -> str:
+    """Return what `fedneg compare --help` says."""
+    lines = "\n".join(f"  {key}={value}" for key, value in sweep_of("compare").items())
+    return HELP.format(defaults=lines)

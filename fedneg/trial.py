@@ -1,0 +1,408 @@
+"""A run's models measured alike, and the verdict on the one that it hands over.
+
+Every model is asked the same: the server's test set, canaries that the server makes
+itself, and what the leaving clients testify on their own data. The judge is asked about
+the original and the retrained model too: their answers are known.
+
+Where several clients are to be forgotten each counts the same: rates and AUCs are means
+over them, relearn times sums.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedneg.canaries import make_canaries
+from fedneg.evidence import ModelEvidence, ServerTest
+from fedneg.forgetting.canary import canary_input, chance_exposure, exposures
+from fedneg.forgetting.confidence import cross_entropies
+from fedneg.forgetting.divergence import (
+    mean_js_divergence,
+    prediction_agreement,
+    probabilities_of,
+)
+from fedneg.forgetting.floor import absolute_gap, floor_of
+from fedneg.forgetting.lira import lira_scores
+from fedneg.forgetting.membership import (
+    Interval,
+    MembershipInput,
+    bootstrap,
+    roc,
+)
+from fedneg.forgetting.model_numbers import ModelNumbers
+from fedneg.forgetting.relearn import RelearnTime
+from fedneg.forgetting.testimony import Testimony
+from fedneg.forgetting.verdict import Verdict, judge
+from fedneg.parameters import Vector
+from fedneg.seeding import rng
+from fedneg.settings import Config
+
+# Asks leaving clients about a model, given how good each is to become by relearning.
+Ask = Callable[[Vector, Mapping[int, float] | None], Mapping[int, Testimony]]
+FPR = 0.01
+MIN_SHADOWS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was seen of one model; None or no entry for what was not, or not finite.
+
+    `probabilities` (N, classes) on the server's test images; `canaries` by client id.
+    """
+
+    name: str
+    parameters: Vector
+    test_accuracy: float
+    attack_success: float | None
+    probabilities: NDArray[np.float64] | None
+    canaries: Mapping[int, tuple[NDArray[np.float64], NDArray[np.float64]]]
+    testimony: Mapping[int, Testimony]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the parameters."""
+        return hashlib.sha256(self.parameters.tobytes()).hexdigest()
+
+    @property
+    def relearn(self) -> RelearnTime | None:
+        """All leaving clients' relearn times together."""
+        times = [t.relearn for t in self.testimony.values() if t.relearn is not None]
+        if not times or len(times) < len(self.testimony):
+            return None
+        return RelearnTime(sum(t.batches for t in times), all(t.reached for t in times))
+
+    @property
+    def as_trained_accuracy(self) -> float | None:
+        """Accuracy on what the leaving clients trained, poison included."""
+        found = [t.as_trained_accuracy for t in self.testimony.values()]
+        return fmean(found) if found else None
+
+
+@dataclass(frozen=True)
+class _Attack:
+    """A membership attack over one client or several."""
+
+    auc: Interval
+    advantage: float
+    tpr: float | None
+
+
+class Trial:
+    """Collects what is seen of a run's models, and judges.
+
+    Parameters
+    ----------
+    config : Config
+    test : ServerTest
+    ask : callable
+        Asks the leaving clients; those that do not answer are missing.
+    """
+
+    def __init__(self, config: Config, test: ServerTest, ask: Ask) -> None:
+        self.config, self.test, self._ask = config, test, ask
+        self.models: dict[str, Measured] = {}
+        self.retrained: list[Measured] = []
+        self._numbers: dict[str, ModelNumbers] = {}
+        self._cached: dict[tuple[str, str], _Attack | None] = {}
+
+    def add(self, name: str, parameters: Vector, found: ModelEvidence) -> None:
+        """Add a model of the run; the original comes first, a 'retrained' is one of
+        those that the others are compared with.
+        """
+        self.models[name] = self._measure(
+            name, parameters, found.test.accuracy, found.attack_success_rate
+        )
+        if name == "retrained":
+            self.retrained.append(self.models[name])
+
+    def add_retrained(self, name: str, parameters: Vector) -> None:
+        """Add a model that was retrained with another seed."""
+        accuracy = self.test.measure(parameters).accuracy
+        success = self.test.attack_success_rate(parameters)
+        self.retrained.append(self._measure(name, parameters, accuracy, success))
+
+    def _measure(
+        self, name: str, parameters: Vector, accuracy: float, success: float | None
+    ) -> Measured:
+        """See a model on the server's data and on the leaving clients'."""
+        finite = bool(np.isfinite(parameters).all())
+        logits = self.test.logits(parameters, self.test.dataset.test_images)
+        finite = finite and bool(np.isfinite(logits).all())
+        return Measured(
+            name,
+            parameters,
+            accuracy,
+            success,
+            probabilities_of(logits) if finite else None,
+            self._canary_losses(parameters) if finite else {},
+            self._testimony(parameters) if finite else {},
+        )
+
+    def _testimony(self, parameters: Vector) -> Mapping[int, Testimony]:
+        """Ask the leaving clients, if there is anything to compare the answers with."""
+        if not self.config.reference:
+            return {}
+        original = self.models.get("original")
+        if not self.config.verdict.relearn_cap:
+            return self._ask(parameters, None)
+        if original is None:
+            # As good as the original is what the others are to become: it is so now.
+            at_once = RelearnTime(0, True)
+            said = self._ask(parameters, None)
+            return {k: replace(t, relearn=at_once) for k, t in said.items()}
+        targets = {k: t.check_loss for k, t in original.testimony.items()}
+        return self._ask(parameters, targets)
+
+    def _canary_losses(
+        self, parameters: Vector
+    ) -> dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Return losses in nats of planted and of held-out canaries, by client id."""
+        attack, dataset = self.config.attack, self.test.dataset
+        if attack.name != "canaries":
+            return {}
+        found = {}
+        for client_id in sorted(set(attack.clients or ()) & set(self.config.forget)):
+            made = make_canaries(
+                dataset.test_images.shape[1:],
+                count=attack.canaries,
+                client_id=client_id,
+                seed=self.config.seed,
+                pixel_max=dataset.pixel_max,
+            )
+            planted, held_out = (
+                cross_entropies(self.test.logits(parameters, images), made.labels)
+                for images in (made.planted, made.held_out)
+            )
+            found[client_id] = planted, held_out
+        return found
+
+    # -- attacks -----------------------------------------------------------------------
+
+    def _attack(
+        self,
+        purpose: str,
+        model: Measured,
+        inputs: Mapping[int, MembershipInput],
+    ) -> _Attack | None:
+        """Return the mean over clients; the interval of a mean of independent ones.
+
+        Models that are only compared with need no interval, and get none: 500
+        resamplings a model would cost more than the model.
+        """
+        if not inputs:
+            return None
+        shown = model.name in self.models
+        curves = {k: roc(given) for k, given in inputs.items()}
+        value = fmean(curve.auc for curve in curves.values())
+        below = above = 0.0
+        for client_id, given in inputs.items() if shown else ():
+            draws = rng(self.config.seed, f"bootstrap {purpose}", 0, client_id)
+            found = bootstrap(given, lambda curve: curve.auc, draws)
+            below += (found.value - found.low) ** 2
+            above += (found.high - found.value) ** 2
+        tprs = [curve.tpr_at(FPR) for curve in curves.values()]
+        known = [tpr for tpr in tprs if tpr is not None]
+        count = len(inputs)
+        return _Attack(
+            Interval(
+                value,
+                max(0.0, value - math.sqrt(below) / count),
+                min(1.0, value + math.sqrt(above) / count),
+            ),
+            fmean(curve.advantage for curve in curves.values()),
+            fmean(known) if len(known) == count else None,
+        )
+
+    def _membership(self, model: Measured) -> _Attack | None:
+        """Return the loss-threshold attack: the scaled confidence orders as -loss."""
+        inputs = {
+            k: MembershipInput(t.members, t.unseen) for k, t in model.testimony.items()
+        }
+        return self._once("membership", model, lambda: inputs)
+
+    def _lira(self, model: Measured) -> _Attack | None:
+        """Return the calibrated attack: retrained models never saw these examples."""
+        return self._once("lira", model, lambda: self._lira_inputs(model))
+
+    def _canary(self, model: Measured) -> _Attack | None:
+        """Return planted against held-out canaries."""
+        return self._once(
+            "canary",
+            model,
+            lambda: {k: canary_input(*losses) for k, losses in model.canaries.items()},
+        )
+
+    def _once(
+        self,
+        purpose: str,
+        model: Measured,
+        inputs: Callable[[], Mapping[int, MembershipInput]],
+    ) -> _Attack | None:
+        """Do an attack on a model once."""
+        key = purpose, model.name
+        if key not in self._cached:
+            self._cached[key] = self._attack(purpose, model, inputs())
+        return self._cached[key]
+
+    def _lira_inputs(self, model: Measured) -> dict[int, MembershipInput]:
+        """Return LiRA's scores; a retrained model is no shadow of itself."""
+        found = {}
+        for client_id, testimony in model.testimony.items():
+            shadows = [
+                m.testimony[client_id]
+                for m in self._references(model)
+                if client_id in m.testimony
+            ]
+            if len(shadows) >= MIN_SHADOWS:
+                found[client_id] = MembershipInput(
+                    lira_scores(testimony.members, np.stack([s.members for s in shadows])),
+                    lira_scores(testimony.unseen, np.stack([s.unseen for s in shadows])),
+                )
+        return found
+
+    def _references(self, model: Measured) -> list[Measured]:
+        """Return the retrained models but those that are the model itself."""
+        return [m for m in self.retrained if m.fingerprint != model.fingerprint]
+
+    # -- the verdict -------------------------------------------------------------------
+
+    def numbers_of(self, model: Measured) -> ModelNumbers:
+        """Return what the verdict is to know of a model; all models have been added."""
+        if model.name not in self._numbers:
+            membership, lira, canary = (
+                attack(model) for attack in (self._membership, self._lira, self._canary)
+            )
+            others = [*self.retrained, self.models["original"]]
+            pairs = [
+                (other.fingerprint, model.probabilities, other.probabilities)
+                for other in others
+                if other.fingerprint != model.fingerprint
+            ]
+            self._numbers[model.name] = ModelNumbers(
+                model.name,
+                model.fingerprint,
+                model.test_accuracy,
+                attack_success=model.attack_success,
+                as_trained_accuracy=model.as_trained_accuracy,
+                membership_auc=membership and membership.auc,
+                lira_auc=lira and lira.auc,
+                canary_auc=canary and canary.auc,
+                relearn=model.relearn,
+                js_divergence={
+                    key: mean_js_divergence(mine, theirs)
+                    for key, mine, theirs in pairs
+                    if mine is not None and theirs is not None
+                },
+                disagreement={
+                    key: 1 - prediction_agreement(mine, theirs)
+                    for key, mine, theirs in pairs
+                    if mine is not None and theirs is not None
+                },
+            )
+        return self._numbers[model.name]
+
+    @property
+    def handed_over(self) -> str:
+        """Name of the model that the run hands over."""
+        return "recovered" if "recovered" in self.models else "unlearned"
+
+    def judge(self, name: str) -> Verdict:
+        """Return the verdict on one of the models."""
+        return judge(
+            self.numbers_of(self.models[name]),
+            original=self.numbers_of(self.models["original"]),
+            retrained=[self.numbers_of(m) for m in self.retrained],
+            settings=self.config.verdict,
+        )
+
+    # -- results.json ------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entries verdict, evidence and floor of results.json."""
+        controls = [name for name in ("original", "retrained") if name in self.models]
+        return {
+            "verdict": {
+                **self.judge(self.handed_over).to_json(),
+                "model": self.handed_over,
+                "retrainings": len(self.retrained),
+                "controls": {name: self.judge(name).outcome for name in controls},
+            },
+            "evidence": {name: self._entry(m) for name, m in self.models.items()},
+            "floor": self._floor(),
+        }
+
+    def _entry(self, model: Measured) -> dict[str, Any]:
+        """Return what was measured of a model."""
+        membership, lira, canary = (
+            attack(model) for attack in (self._membership, self._lira, self._canary)
+        )
+        relearn, retrained = model.relearn, self.models.get("retrained")
+        exposure = [exposures(*losses).mean() for losses in model.canaries.values()]
+        attack = self.config.attack
+        return {
+            "fingerprint": model.fingerprint,
+            "membership_auc": membership and asdict(membership.auc),
+            "membership_advantage": membership and membership.advantage,
+            "membership_tpr_at_fpr_1": membership and membership.tpr,
+            "lira_auc": lira and asdict(lira.auc),
+            "lira_tpr_at_fpr_1": lira and lira.tpr,
+            "canary_auc": canary and asdict(canary.auc),
+            "canary_exposure": float(fmean(exposure)) if exposure else None,
+            "canary_exposure_chance": (
+                chance_exposure(attack.canaries) if exposure else None
+            ),
+            "relearn_batches": relearn and relearn.batches,
+            "relearn_reached": relearn and relearn.reached,
+            **_apart(model, retrained),
+            "distance_to_original": _distance(model, self.models["original"]),
+        }
+
+    def _floor(self) -> dict[str, Any]:
+        """Return how far retrained models are from each other."""
+        accuracies = [m.test_accuracy for m in self.retrained]
+        successes = [
+            m.attack_success for m in self.retrained if m.attack_success is not None
+        ]
+        seen = [m.probabilities for m in self.retrained if m.probabilities is not None]
+        return {
+            "models": len(self.retrained),
+            "test_accuracy": _gap(accuracies, absolute_gap),
+            "attack_success_rate": _gap(successes, absolute_gap),
+            "js": _gap(seen, mean_js_divergence),
+            "disagreement": _gap(seen, lambda p, q: 1 - prediction_agreement(p, q)),
+        }
+
+
+def _gap(values: Sequence[Any], gap: Callable[[Any, Any], float]) -> float | None:
+    """Return the floor of a metric; None with fewer than two values."""
+    found = floor_of(values, gap)
+    return None if found is None else found.gap
+
+
+def _apart(model: Measured, retrained: Measured | None) -> dict[str, float | None]:
+    """Return how a model's answers and parameters differ from the retrained one's."""
+    js = agreement = distance = None
+    if retrained is not None:
+        distance = _distance(model, retrained)
+        mine, theirs = model.probabilities, retrained.probabilities
+        if mine is not None and theirs is not None:
+            js = mean_js_divergence(mine, theirs)
+            agreement = prediction_agreement(mine, theirs)
+    return {
+        "js_to_retrained": js,
+        "agreement_with_retrained": agreement,
+        "distance_to_retrained": distance,
+    }
+
+
+def _distance(model: Measured, other: Measured) -> float | None:
+    """Return the Euclidean distance of parameters; None if one is not finite."""
+    found = float(np.linalg.norm(model.parameters - other.parameters))
+    return found if math.isfinite(found) else None
