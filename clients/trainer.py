@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedneg.attacks import boosted, poison
-from fedneg.client_data import own_data, partition_data
+from fedneg.client_data import ClientData, own_data, partition_data
 from fedneg.errors import FedNegError
 from fedneg.model import build_mlp, get_parameters, set_parameters
 from fedneg.seeding import torch_generator
@@ -120,16 +120,21 @@ class WriterClient(NumPyClient):
         """Whether this client is an attacker."""
         return self.client_id in (self.task.attack.clients or ())
 
+    def _source(self) -> tuple[ClientData, int]:
+        """Return the data to train on and whose they are: for sybils the first's."""
+        source = self.task.attack.source_of(self.client_id)
+        if source == self.client_id:
+            return self.data, source
+        if self.own is not None:
+            raise FedNegError(
+                f"attack=sybils trains client {self.client_id} on the images of "
+                f"client {source}; with data of its own it has none of them"
+            )
+        return partition_data(source, self.task), source
+
     def _training_data(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return the images and labels to train on, poisoned if this client attacks."""
-        data, source = self.data, self.task.attack.source_of(self.client_id)
-        if source != self.client_id:
-            if self.own is not None:
-                raise FedNegError(
-                    f"attack=sybils trains client {self.client_id} on the images of "
-                    f"client {source}; with data of its own it has none of them"
-                )
-            data = partition_data(source, self.task)
+        data, source = self._source()
         return poison(
             data.images[data.train],
             data.labels[data.train],

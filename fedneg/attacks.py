@@ -44,6 +44,7 @@ def poison(
     client_id: int,
     seed: int,
     pixel_max: int,
+    purpose: str = "poison",
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return what a client trains on: its own data, poisoned if it attacks.
 
@@ -53,10 +54,12 @@ def poison(
         Never changed; an honest client gets these very arrays back.
     attack : AttackSettings
         `fraction` of the images, rounded to a whole number, is poisoned; which ones is
-        drawn from the stream (seed, "poison", client_id). Canaries are added after all
+        drawn from the stream (seed, `purpose`, client_id). Canaries are added after all
         of them instead.
     client_id : int
         Whose images these are.
+    purpose : str
+        Of the stream; images that are not trained on have one of their own.
     """
     if attack.name == "none" or client_id not in (attack.clients or ()):
         return images, labels
@@ -70,7 +73,7 @@ def poison(
         )
         return np.concatenate([images, made.planted]), np.append(labels, made.labels)
     count = round(attack.fraction * len(labels))
-    chosen = rng(seed, "poison", 0, client_id).permutation(len(labels))[:count]
+    chosen = rng(seed, purpose, 0, client_id).permutation(len(labels))[:count]
     labels = labels.copy()
     if attack.poison == "label_flip":
         labels[chosen] = flip_labels(labels[chosen])

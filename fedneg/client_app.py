@@ -24,12 +24,18 @@ from flwr.common.constant import ErrorCode
 
 from clients.ascent import AscentClient
 from clients.trainer import WriterClient
+from clients.witness import WitnessClient
 from fedneg.errors import FedNegError
+from fedneg.forgetting.testimony import CHECK_EVERY, RELEARN_CAP
 from fedneg.parameters import NDArrays, from_npy, to_npy
 from fedneg.settings import Task
 
-# What a client does when the server asks it to train; the message names the role.
-ROLES: dict[str, type[WriterClient]] = {"train": WriterClient, "ascent": AscentClient}
+# What a client does when the server asks it; the message names the role.
+ROLES: dict[str, type[WriterClient]] = {
+    "train": WriterClient,
+    "ascent": AscentClient,
+    "witness": WitnessClient,
+}
 
 
 def name_mistakes(
@@ -146,13 +152,43 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Measure the message's parameters on this client's own data."""
+    """Measure the message's parameters on this client's own data, or testify."""
     client = _client(message, context)
     config = message.content["config"]
     assert isinstance(config, ConfigRecord)
+    if isinstance(client, WitnessClient):
+        found = _testimony(client, _arrays(message), config)
+        return Message(found, reply_to=message)
     _, num_examples, metrics = client.evaluate(
         _arrays(message), {"parts": str(config["parts"])}
     )
     record = MetricRecord({k: float(str(v)) for k, v in metrics.items()})
     record["num-examples"], record["client-id"] = num_examples, client.client_id
     return Message(RecordDict({"metrics": record}), reply_to=message)
+
+
+def _testimony(
+    client: WitnessClient, parameters: NDArrays, config: ConfigRecord
+) -> RecordDict:
+    """Return a client's testimony as it travels; `strategies.questions` reads it."""
+    target = config.get("relearn-target")
+    found = client.testify(
+        parameters,
+        relearn_target=None if target is None else float(str(target)),
+        relearn_cap=int(str(config.get("relearn-cap", RELEARN_CAP))),
+        check_every=int(str(config.get("check-every", CHECK_EVERY))),
+    )
+    metrics = MetricRecord(
+        {
+            "client-id": client.client_id,
+            "num-examples": client.num_examples,
+            "accuracy": found.as_trained_accuracy,
+            "loss": found.as_trained_loss,
+            "check-loss": found.check_loss,
+        }
+    )
+    if found.relearn is not None:
+        metrics["relearn-batches"] = found.relearn.batches
+        metrics["relearn-reached"] = int(found.relearn.reached)
+    confidence = {"members": Array(found.members), "unseen": Array(found.unseen)}
+    return RecordDict({"metrics": metrics, "confidence": ArrayRecord(confidence)})

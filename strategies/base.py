@@ -12,7 +12,7 @@ in the order of client ids, so that every engine gives the same bytes; a server 
 rate and momentum form the server optimiser of the paper's section 3.2.
 
 Longer than others: the hooks of one round belong together, and what can stand alone
-(roster, replies, phases, what a method implements) has a file of its own.
+(roster, replies, phases, questions, what a method implements) has a file of its own.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -52,15 +52,18 @@ from fedneg.settings import Config
 from fedneg.store import code_digest
 from strategies.method import ForgettingMethod
 from strategies.phases import Failure, Phase, RoundReport
-from strategies.replies import Reply, absurd, read_evaluation, read_reply
+from strategies.questions import Questions
+from strategies.replies import Reply, absurd, read_reply
 from strategies.roster import Roster
 
-PARTS = ("train", "val", "test")
 # What a subclass may override without changing how a federation is trained.
-FORGETTING = {*vars(ForgettingMethod), "combine", "_abc_impl"}
+FORGETTING = {
+    *vars(ForgettingMethod),
+    *("combine", "evaluate_clients", "question_clients", "_abc_impl"),
+}
 
 
-class LedgerFedAvg(ForgettingMethod, FedAvg):
+class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
     """FedAvg with a ledger; subclasses say how to forget (`ForgettingMethod`).
 
     Parameters
@@ -404,50 +407,11 @@ class LedgerFedAvg(ForgettingMethod, FedAvg):
             reason,
         )
 
-    # -- evaluation on clients ---------------------------------------------------------
-
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask nobody: clients evaluate whole models, in `evaluate_clients`."""
         return []
-
-    def evaluate_clients(
-        self,
-        grid: Grid,
-        parameters: Vector,
-        parts: Sequence[str] = PARTS,
-    ) -> dict[int, dict[str, float]]:
-        """Return what each client measures of a model on parts of its own data.
-
-        Clients that are out are not asked; those that do not answer are missing from
-        the result.
-        """
-        clients = [k for k in range(self.config.clients) if k not in self.excluded()]
-        self._discover(grid, clients)
-        record = RecordDict(
-            {
-                self.arrayrecord_key: ArrayRecord(unflatten(parameters, self._shapes)),
-                self.configrecord_key: ConfigRecord(
-                    {"task": self.task, "parts": " ".join(parts)}
-                ),
-            }
-        )
-        messages = self._to_clients(record, clients, MessageType.EVALUATE)
-        found: dict[int, dict[str, float]] = {}
-        for reply in grid.send_and_receive(
-            messages, timeout=self.settings.round_timeout_s
-        ):
-            client_id = self._asked.get(reply.metadata.src_node_id)
-            if client_id is None:
-                continue
-            try:
-                found[client_id] = read_evaluation(reply, client_id, parts)
-            except (ValueError, KeyError) as error:
-                log(WARNING, "client %d: no evaluation: %s", client_id, error)
-        for client_id in sorted(set(clients) - set(found)):
-            log(WARNING, "client %d did not evaluate the model", client_id)
-        return dict(sorted(found.items()))
 
     # -- one phase, whole --------------------------------------------------------------
 

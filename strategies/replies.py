@@ -47,6 +47,37 @@ def numbers_of(content: RecordDict) -> dict[str, float]:
     return {k: v for k, v in record.items() if isinstance(v, int | float)}
 
 
+def claims_of(
+    message: Message, client_id: int, *, max_num_examples: int
+) -> tuple[dict[str, float], int]:
+    """Return a reply's metrics and its number of examples, checked.
+
+    Raises
+    ------
+    ValueError
+        If it is an error reply, another client's, or its count is not a whole number
+        from 1 to `max_num_examples`.
+    KeyError
+        If the record is missing.
+    """
+    if message.has_error():
+        raise ValueError(f"error: {message.error.reason}")
+    metrics = numbers_of(message.content)
+    for entry in ("client-id", "num-examples"):
+        if entry not in metrics:
+            raise ValueError(f"the reply has no {entry}")
+    claimed, count = metrics.pop("client-id"), metrics.pop("num-examples")
+    if claimed != client_id:
+        raise ValueError(f"claims to be client {claimed:g}")
+    # A range test first: it is false for NaN, which int() would choke on.
+    if not 0 < count <= max_num_examples or int(count) != count:
+        raise ValueError(
+            f"num-examples must be a whole number from 1 to {max_num_examples}, "
+            f"got {count:g}"
+        )
+    return metrics, int(count)
+
+
 def read_reply(
     message: Message,
     client_id: int,
@@ -78,21 +109,9 @@ def read_reply(
     KeyError
         If a record or an entry is missing.
     """
-    if message.has_error():
-        raise ValueError(f"error: {message.error.reason}")
-    metrics = numbers_of(message.content)
-    for entry in ("client-id", "num-examples"):
-        if entry not in metrics:
-            raise ValueError(f"the reply has no {entry}")
-    claimed, count = metrics.pop("client-id"), metrics.pop("num-examples")
-    if claimed != client_id:
-        raise ValueError(f"claims to be client {claimed:g}")
-    # A range test first: it is false for NaN, which int() would choke on.
-    if not 0 < count <= settings.max_num_examples or int(count) != count:
-        raise ValueError(
-            f"num-examples must be a whole number from 1 to "
-            f"{settings.max_num_examples}, got {count:g}"
-        )
+    metrics, count = claims_of(
+        message, client_id, max_num_examples=settings.max_num_examples
+    )
     record = message.content.array_records["arrays"]
     most = HEADER_BYTES * len(shapes) + 8 * before.size
     size = sum(len(array.data) for array in record.values())
@@ -115,7 +134,7 @@ def read_reply(
     # One number tells of all: nothing infinite has a finite norm.
     if not all(map(math.isfinite, norms)):
         raise ValueError("parameters are not finite")
-    return Reply(local, int(count), metrics, norms)
+    return Reply(local, count, metrics, norms)
 
 
 def read_arrays(record: ArrayRecord, shapes: Shapes) -> list[NDArray[Any]]:

@@ -83,6 +83,7 @@ class Roster:
         self.on_wait: Callable[[str], None] = lambda text: None
         self._nodes: dict[int, Node] = {}
         self._absent: set[int] = set()
+        self._missed: set[int] = set()
         self._last_error = ""
 
     @property
@@ -139,6 +140,27 @@ class Roster:
             if not told and time.monotonic() > deadline - timeout_s + 1:
                 self.on_wait(f"waiting for clients {missing}, up to {timeout_s:g} s")
                 told = True
+            time.sleep(0.1)
+
+    def look_for(
+        self, grid: Grid, wanted: Collection[int], *, timeout_s: float
+    ) -> None:
+        """Wait a little for clients, and go on without those that do not come.
+
+        Who was waited for in vain, here or by `discover`, is not waited for again;
+        whom `discover` waits for stays as it was.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self._look(grid)
+            self._missed -= set(self.node_of)
+            missing = set(wanted) - set(self.node_of)
+            hopeless = self.trust is None and bool(self.refused)
+            if missing <= self._missed | self._absent or hopeless:
+                return
+            if time.monotonic() > deadline:
+                self._missed |= missing
+                return
             time.sleep(0.1)
 
     def _missing(

@@ -210,3 +210,39 @@ def test_without_examples_there_is_nothing_to_relearn():
             target=Target("loss", 1.0),
             cap=1,
         )
+
+
+def relearn_checked(
+    images: np.ndarray | None, labels: np.ndarray | None, value: float
+) -> RelearnTime:
+    """Return the relearn time of the noise, judged on some of it."""
+    return relearn_module(
+        untrained(),
+        IMAGES,
+        LABELS,
+        scaling=SCALING,
+        settings=SETTINGS,
+        generator=torch_generator(0, "relearn"),
+        target=Target("loss", value),
+        cap=600,
+        check_images=images,
+        check_labels=labels,
+    )
+
+
+def test_a_check_passes_over_its_own_examples_and_training_over_all():
+    """All of them are the default; on 5 the same training is judged by another loss."""
+    value = slow_losses(untrained(), 20)[-1]
+    assert relearn_checked(IMAGES, LABELS, value) == relearn(untrained(), value)
+    loss = evaluate(untrained(), IMAGES[:5], LABELS[:5], scaling=SCALING).loss
+    assert relearn_checked(IMAGES[:5], LABELS[:5], loss) == RelearnTime(0, True)
+    assert loss != evaluate(untrained(), IMAGES, LABELS, scaling=SCALING).loss
+
+
+def test_half_a_check_and_an_empty_one_are_refused():
+    with pytest.raises(ValueError, match="go together, got one of them"):
+        relearn_checked(IMAGES, None, 1.0)
+    with pytest.raises(ValueError, match="go together, got one of them"):
+        relearn_checked(None, LABELS, 1.0)
+    with pytest.raises(ValueError, match="a check needs at least 1 example, got 0"):
+        relearn_checked(IMAGES[:0], LABELS[:0], 1.0)

@@ -113,6 +113,8 @@ def relearn_module(
     target: Target,
     cap: int,
     check_every: int = 1,
+    check_images: NDArray[np.uint8] | None = None,
+    check_labels: NDArray[np.int64] | None = None,
 ) -> RelearnTime:
     """Return the relearn time of a torch model; the model itself stays as it is.
 
@@ -126,19 +128,27 @@ def relearn_module(
         The order of the batches; from `fedneg.seeding.torch_generator`. Every model
         that is compared needs the same stream anew, else their luck differs.
     target : Target
-        Of the original model on these very examples.
+        Of the original model on the very examples that are checked.
     cap, check_every : int
-        As `relearn_time`; a check costs a pass over all N examples.
+        As `relearn_time`.
+    check_images, check_labels : arrays, optional
+        What a check passes over, at least 1 example; by default all N.
 
     Raises
     ------
     ValueError
-        If there is no example.
+        If there is no example, or the checked ones are not both images and labels.
     FedNegError
         As `relearn_time`.
     """
     if not len(labels):
         raise ValueError("relearning needs at least 1 example, got 0")
+    if check_images is None and check_labels is None:
+        check_images, check_labels = images, labels
+    if check_images is None or check_labels is None:
+        raise ValueError("check_images and check_labels go together, got one of them")
+    if not len(check_labels):
+        raise ValueError("a check needs at least 1 example, got 0")
     learner = copy.deepcopy(model)
     # As in train_epochs: sums must not depend on how many threads there are.
     torch.set_num_threads(1)
@@ -154,6 +164,7 @@ def relearn_module(
         one_step(as_input(x[chosen].to(device), scaling), y[chosen].to(device))
 
     def as_good() -> bool:
-        return target.met_by(evaluate(learner, images, labels, scaling=scaling))
+        found = evaluate(learner, check_images, check_labels, scaling=scaling)
+        return target.met_by(found)
 
     return relearn_time(step, as_good, cap=cap, check_every=check_every)

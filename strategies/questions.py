@@ -1,0 +1,252 @@
+"""What clients are asked about a model: to measure it, or to testify about it.
+
+Nothing here trains: a federation ends with the same bytes whoever was asked what.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from logging import WARNING
+from typing import TypeVar
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.common import log
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from fedneg.forgetting.relearn import RelearnTime
+from fedneg.forgetting.testimony import (
+    CHECK_EVERY,
+    MAX_EXAMPLES,
+    RELEARN_CAP,
+    Testimony,
+)
+from fedneg.parameters import Shapes, Vector, unflatten
+from fedneg.settings import Config, StrategySettings
+from strategies.replies import HEADER_BYTES, claims_of, read_evaluation
+from strategies.roster import Roster
+
+PARTS = ("train", "val", "test")
+# Who is to leave may be gone already; it is not waited for as a round waits.
+WAIT_FOR_WITNESSES_S = 10.0
+Answer = TypeVar("Answer")
+
+
+class Questions:
+    """The part of a strategy that asks clients about a model.
+
+    The attributes and hooks are those of `LedgerFedAvg`.
+    """
+
+    config: Config
+    settings: StrategySettings
+    task: str
+    roster: Roster
+    excluded: Callable[[], Collection[int]]
+    arrayrecord_key: str
+    configrecord_key: str
+    _shapes: Shapes
+    _asked: dict[int, int]
+
+    def _discover(self, grid: Grid, clients: Collection[int]) -> None:
+        """Wait for clients as a round does."""
+        raise NotImplementedError
+
+    def _to_clients(
+        self, record: RecordDict, clients: Iterable[int], message_type: str
+    ) -> list[Message]:
+        """Address one record to those clients that are online."""
+        raise NotImplementedError
+
+    def evaluate_clients(
+        self,
+        grid: Grid,
+        parameters: Vector,
+        parts: Sequence[str] = PARTS,
+    ) -> dict[int, dict[str, float]]:
+        """Return what each client measures of a model on parts of its own data.
+
+        Clients that are out are not asked; those that do not answer are missing from
+        the result.
+        """
+        clients = [k for k in range(self.config.clients) if k not in self.excluded()]
+        self._discover(grid, clients)
+        return self._answers(
+            grid,
+            parameters,
+            clients,
+            {"parts": " ".join(parts)},
+            read=lambda reply, k: read_evaluation(reply, k, parts),
+            said=("evaluation", "evaluate the model"),
+        )
+
+    def question_clients(
+        self,
+        grid: Grid,
+        parameters: Vector,
+        clients: Collection[int],
+        *,
+        relearn_target: float | None,
+        relearn_cap: int = RELEARN_CAP,
+        check_every: int = CHECK_EVERY,
+    ) -> dict[int, Testimony]:
+        """Return what clients testify about a model, by client id, in order.
+
+        Parameters
+        ----------
+        clients : collection of int
+            Only these are asked, whether they are out or not: it is their data.
+        relearn_target : float or None
+            The original's `check_loss`, nats; None: nothing is relearned.
+        relearn_cap, check_every : int
+            As `fedneg.forgetting.relearn.relearn_time`.
+
+        Returns
+        -------
+        dict of int to Testimony
+            Without those that are not online, that cannot testify (a model that
+            diverged), or whose answer is not usable; each is logged by its client id.
+        """
+        wait_s = min(self.settings.wait_for_clients_s, WAIT_FOR_WITNESSES_S)
+        self.roster.look_for(grid, clients, timeout_s=wait_s)
+        settings: dict[str, int | float | str] = {
+            "role": "witness",
+            "relearn-cap": relearn_cap,
+            "check-every": check_every,
+        }
+        if relearn_target is not None:
+            settings["relearn-target"] = float(relearn_target)
+
+        def read(reply: Message, client_id: int) -> Testimony:
+            return read_testimony(
+                reply,
+                client_id,
+                max_num_examples=self.settings.max_num_examples,
+                relearn_cap=None if relearn_target is None else relearn_cap,
+            )
+
+        return self._answers(
+            grid,
+            parameters,
+            clients,
+            settings,
+            read=read,
+            said=("testimony", "testify about the model"),
+        )
+
+    def _answers(
+        self,
+        grid: Grid,
+        parameters: Vector,
+        clients: Collection[int],
+        settings: Mapping[str, int | float | str],
+        *,
+        read: Callable[[Message, int], Answer],
+        said: tuple[str, str],
+    ) -> dict[int, Answer]:
+        """Return the usable answers by client id; `said` names them in the log."""
+        arrays = ArrayRecord(unflatten(parameters, self._shapes))
+        config = ConfigRecord({"task": self.task, **settings})
+        record = RecordDict(
+            {self.arrayrecord_key: arrays, self.configrecord_key: config}
+        )
+        messages = self._to_clients(record, clients, MessageType.EVALUATE)
+        found: dict[int, Answer] = {}
+        answered: set[int] = set()
+        for reply in grid.send_and_receive(
+            messages, timeout=self.settings.round_timeout_s
+        ):
+            client_id = self._asked.get(reply.metadata.src_node_id)
+            if client_id is None:
+                continue
+            try:
+                if client_id in answered:
+                    found.pop(client_id, None)
+                    raise ValueError("answered more than once")
+                answered.add(client_id)
+                found[client_id] = read(reply, client_id)
+            except (ValueError, KeyError, TypeError) as error:
+                log(WARNING, "client %d: no %s: %s", client_id, said[0], error)
+        for client_id in sorted(set(clients) - set(found)):
+            log(WARNING, "client %d did not %s", client_id, said[1])
+        return dict(sorted(found.items()))
+
+
+def read_testimony(
+    message: Message,
+    client_id: int,
+    *,
+    max_num_examples: int,
+    relearn_cap: int | None,
+) -> Testimony:
+    """Return a client's testimony, checked.
+
+    Parameters
+    ----------
+    relearn_cap : int or None
+        Of the relearning that was asked for; None: none was.
+
+    Raises
+    ------
+    ValueError
+        What is wrong: an error reply, another client's id, an absurd count, arrays that
+        are larger than a testimony's, unreadable, or no rows of finite numbers, a rate
+        or a time that cannot be.
+    KeyError
+        If a record or an entry is missing.
+    """
+    metrics, _ = claims_of(message, client_id, max_num_examples=max_num_examples)
+    confidence = message.content.array_records["confidence"]
+    if set(confidence) != {"members", "unseen"}:
+        raise ValueError(f"members and unseen expected, got {sorted(confidence)}")
+    return Testimony(
+        members=_read_confidence(confidence, "members"),
+        unseen=_read_confidence(confidence, "unseen"),
+        as_trained_accuracy=metrics["accuracy"],
+        as_trained_loss=metrics["loss"],
+        check_loss=metrics["check-loss"],
+        relearn=_read_relearn(metrics, relearn_cap),
+    )
+
+
+def _read_confidence(record: ArrayRecord, name: str) -> NDArray[np.float64]:
+    """Return one array; it is for `Testimony` to say whether it holds numbers."""
+    array, most = record[name], HEADER_BYTES + 8 * MAX_EXAMPLES
+    if len(array.data) > most:
+        raise ValueError(
+            f"{name} of at most {most} bytes expected, got {len(array.data)}"
+        )
+    try:
+        found = array.numpy()
+    except Exception as error:
+        # As for parameters: bytes of the sender's choice are not the server's failure.
+        raise ValueError(f"{name} cannot be read: {error}") from error
+    if not isinstance(found, np.ndarray):  # NumPy reads a zip file as a set of arrays
+        raise ValueError(f"{name} cannot be read: no array")
+    if found.size > MAX_EXAMPLES:
+        raise ValueError(
+            f"{name} must hold at most {MAX_EXAMPLES} numbers, got {found.size}"
+        )
+    return found
+
+
+def _read_relearn(
+    metrics: Mapping[str, float], relearn_cap: int | None
+) -> RelearnTime | None:
+    """Return the relearn time, which is there exactly if it was asked for."""
+    if relearn_cap is None:
+        if "relearn-batches" in metrics:
+            raise ValueError("relearned without having been asked to")
+        return None
+    batches, reached = metrics["relearn-batches"], metrics["relearn-reached"]
+    # A range test first: it is false for NaN, which int() would choke on.
+    if not 0 <= batches <= relearn_cap or int(batches) != batches:
+        raise ValueError(
+            f"relearn-batches must be a whole number from 0 to {relearn_cap}, "
+            f"got {batches:g}"
+        )
+    if reached not in (0, 1) or (not reached and batches != relearn_cap):
+        raise ValueError(
+            f"relearn-reached must be 1, or 0 after {relearn_cap} batches, "
+            f"got {reached:g} after {batches:g}"
+        )
+    return RelearnTime(int(batches), bool(reached))
