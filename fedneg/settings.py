@@ -105,6 +105,9 @@ class StrategySettings:
         Share of a phase's clients that train in a round, at least one.
     ledger_memory_mib : int
         A ledger of more mebibytes is a memory map on the cache's disk.
+    keep_local_models : bool
+        Keep each client's last local model also where the method needs none, so that
+        methods share a training.
     """
 
     name: str
@@ -119,6 +122,7 @@ class StrategySettings:
     max_num_examples: int
     client_fraction: float
     ledger_memory_mib: int
+    keep_local_models: bool
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -136,6 +140,7 @@ class StrategySettings:
         whole("strategy.max_num_examples", self.max_num_examples, minimum=1)
         number("strategy.client_fraction", self.client_fraction, above=0, maximum=1)
         whole("strategy.ledger_memory_mib", self.ledger_memory_mib, minimum=0)
+        flag("strategy.keep_local_models", self.keep_local_models)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:

@@ -95,6 +95,7 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
         self._global: Vector = np.empty(0, dtype=np.float32)
         self.initial = self._rectified = self._global
         self._ledger: Ledger | None = None
+        self._server_bytes: int | None = None
         # Replies of a round wait here until all are in.
         self._waiting: Rows = make_rows(0, 0)
         self.on_reply: Callable[[int, int], None] = lambda done, of: None
@@ -115,7 +116,7 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
         Forgetting comes after it, so a method that overrides nothing of the training
         shares trainings with all others; one that does brings its code and options.
         """
-        found: dict[str, Any] = {"local_models": self.keeps_local_models}
+        found: dict[str, Any] = {"local_models": self._keep_local}
         if self.keeps_updates:
             found["updates"] = self.keeps_updates
         above = type(self).__mro__[: type(self).__mro__.index(LedgerFedAvg)]
@@ -139,6 +140,21 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
         assert self._ledger is not None, "reset() comes first"
         return self._ledger
 
+    @property
+    def server_bytes(self) -> int:
+        """What the method reads of that which the server keeps (`Needs`), bytes.
+
+        Measured when forgetting began, the last time; before that, of the ledger now.
+        """
+        if self._server_bytes is None:
+            return self.needs().server_bytes
+        return self._server_bytes
+
+    @property
+    def _keep_local(self) -> bool:
+        """Whether the ledger keeps last local models: needed, or asked for."""
+        return self.keeps_local_models or self.settings.keep_local_models
+
     def reset(self, initial: NDArrays) -> None:
         """Start a new lineage: an empty ledger at these initial parameters.
 
@@ -160,7 +176,7 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
             clients=clients,
             learning_rate=self.settings.server_learning_rate,
             momentum=self.settings.server_momentum,
-            keep_local=self.keeps_local_models,
+            keep_local=self._keep_local,
             updates=KeptUpdates(every, make_rows(clients * kept, start.size, folder)),
             folder=folder,
         )
@@ -310,6 +326,8 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
     def _unlearn(self) -> None:
         """Run the method, and take the forgotten clients out of ledger and sampling."""
         before, ids = self._global, self.forgetting
+        # While all rows are there.
+        self._server_bytes = self.needs().server_bytes
         self._global = self._rectified = self.rectify(before, ids)
         if self.starts_over:
             self.ledger.start_over(self._global)

@@ -54,6 +54,7 @@ from numpy.typing import NDArray
 from fedneg.checks import choice
 from fedneg.parameters import Shapes, Vector
 from strategies.base import LedgerFedAvg
+from strategies.method import Needs
 
 UNITS = ("model", "layer", "neuron")
 
@@ -127,6 +128,15 @@ class Compensated(LedgerFedAvg):
 
         def __post_init__(self) -> None:
             choice("strategy.unit", self.unit, UNITS)
+
+    def needs(self) -> Needs:
+        """Return all that the identity takes: contributions, where it began, the rest.
+
+        That is, the three of which w is the sum.
+        """
+        ledger = self.ledger
+        parts = (ledger.contributions, ledger.initial, ledger.correction)
+        return Needs(server_bytes=sum(part.nbytes for part in parts))
 
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return w' as in the module docstring."""

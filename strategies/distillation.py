@@ -42,6 +42,7 @@ from fedneg.seeding import torch_generator
 from fedneg.settings import Config
 from fedneg.training import as_input
 from strategies.base import LedgerFedAvg
+from strategies.method import Needs
 
 
 class Distillation(LedgerFedAvg):
@@ -71,6 +72,12 @@ class Distillation(LedgerFedAvg):
     def __init__(self, config: Config, task: str) -> None:
         super().__init__(config, task)
         self._dataset: Dataset | None = None
+
+    def needs(self) -> Needs:
+        """Return all contributions, and which images."""
+        return Needs(
+            proxy=self.options.proxy, server_bytes=self.ledger.contributions.nbytes
+        )
 
     def use_server_data(self, dataset: Dataset) -> None:
         """Keep what the proxy images may be taken from."""

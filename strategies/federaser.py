@@ -42,6 +42,7 @@ from fedneg.ledger import Participation
 from fedneg.parameters import Shapes, Vector, unflatten
 from fedneg.settings import Config, Task
 from strategies.base import LedgerFedAvg
+from strategies.method import Needs
 from strategies.replies import Reply
 
 Norms = tuple[float, ...]
@@ -109,15 +110,25 @@ class FedEraser(LedgerFedAvg):
         options: FedEraser.Options = self.options
         return options.interval if options.storage == "updates" else 0
 
+    def needs(self) -> Needs:
+        """Return the rounds, the initial parameters, and everybody's norms or updates.
+
+        Of the norms, those of the rounds that would be rebuilt.
+        """
+        rounds, kept = self.unlearn_rounds(self.config), self.ledger.updates.rows.nbytes
+        if self.keeps_updates:
+            rounds -= 1  # the first is aggregated from what is kept
+        else:
+            entries = [self.ledger.participation[place] for place in self._places()]
+            kept = sum(np.array([*e.norms.values()]).nbytes for e in entries)
+        return Needs(remaining_rounds=rounds, server_bytes=self.initial.nbytes + kept)
+
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Take what is retained out of the ledger; return the initial parameters."""
         options: FedEraser.Options = self.options
-        entries = self.ledger.participation
-        # A federation that lives on has had more rounds than its unlearn phases have.
-        step = max(options.interval, math.ceil(len(entries) / self.phase.rounds))
         self._retained, self._first = [], {}
-        for place in range(0, len(entries), step):
-            self._retain(entries[place], place)
+        for place in self._places():
+            self._retain(self.ledger.participation[place], place)
         self.method_report = {
             "form": "rebuilt from retained norms, calibrated",
             "storage": options.storage,
@@ -126,6 +137,12 @@ class FedEraser(LedgerFedAvg):
             "remains": "its part in how long the others' updates were",
         }
         return self.initial
+
+    def _places(self) -> range:
+        """Return the places of the rounds to rebuild among the ledger's rounds."""
+        count, most = len(self.ledger.participation), self.unlearn_rounds(self.config)
+        # A federation that lives on has had more rounds than its unlearn phases have.
+        return range(0, count, max(self.options.interval, math.ceil(count / most)))
 
     def _retain(self, entry: Participation, place: int) -> None:
         """Remember what a round's remaining clients did."""

@@ -19,6 +19,7 @@ from fedneg.checks import whole
 from fedneg.parameters import Vector
 from fedneg.settings import Config
 from strategies.base import LedgerFedAvg
+from strategies.method import Needs
 
 
 class FineTune(LedgerFedAvg):
@@ -42,6 +43,10 @@ class FineTune(LedgerFedAvg):
     def unlearn_clients(self, number: int) -> tuple[int, ...]:
         """Return the remaining clients, or the fraction of them that is drawn."""
         return self.sampled(number)
+
+    def needs(self) -> Needs:
+        """Return the rounds; the ledger is not looked at."""
+        return Needs(remaining_rounds=self.options.rounds)
 
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return the parameters that the remaining clients go on from: as they were."""

@@ -38,6 +38,7 @@ from fedneg.errors import FedNegError
 from fedneg.parameters import Vector, add
 from fedneg.settings import Config
 from strategies.base import LedgerFedAvg
+from strategies.method import Needs
 from strategies.replies import Reply
 
 RANDOM_MODELS = 10
@@ -81,6 +82,10 @@ class GradientAscent(LedgerFedAvg):
     def unlearn_rounds(cls, config: Config) -> int:
         """Return one round for each client that leaves."""
         return max(1, len(config.forget))
+
+    def needs(self) -> Needs:
+        """Return the leaving clients, and everybody's last local models."""
+        return Needs(leaving_client=True, server_bytes=self.ledger.local.rows.nbytes)
 
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return w_ref, and settle the radius of the ball."""

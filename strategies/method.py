@@ -14,6 +14,31 @@ from fedneg.parameters import Vector
 from fedneg.settings import Config, StrategySettings
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a method needs in order to forget; rounds of repair after it are not in it.
+
+    Attributes
+    ----------
+    leaving_client : bool
+        Whether clients must be online for their own forgetting.
+    remaining_rounds : int
+        In how many rounds of the unlearn phase, at most, clients that stay must be.
+    proxy : str or None
+        Which images the server uses, that belong to no client.
+    server_bytes : int
+        Size of what the method reads of that which the server keeps: all rows of it,
+        since anybody may ask to be forgotten, not only the rows of those who did.
+        Measured, of the ledger as it is. What only keeps the ledger in order (momentum
+        rows), weights and client ids, and the images of `proxy` are not in it.
+    """
+
+    leaving_client: bool = False
+    remaining_rounds: int = 0
+    proxy: str | None = None
+    server_bytes: int = 0
+
+
 class ForgettingMethod:
     """The part of a strategy that comes after training.
 
@@ -79,6 +104,13 @@ class ForgettingMethod:
         They are not to be written to. By default as they came, to the last bit.
         """
         return local
+
+    def needs(self) -> Needs:
+        """Return what the method needs, once `reset` has made a ledger.
+
+        By default nothing but the model that is there.
+        """
+        return Needs(leaving_client=self.needs_leaving_client)
 
     def use_server_data(self, dataset: Dataset) -> None:
         """Take what the server holds, for methods that need images of their own."""

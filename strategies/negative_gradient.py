@@ -32,6 +32,7 @@ from fedneg.checks import choice, flag, number
 from fedneg.errors import FedNegError
 from fedneg.parameters import Vector, add
 from strategies.base import LedgerFedAvg
+from strategies.method import Needs
 
 
 class NegativeGradient(LedgerFedAvg):
@@ -69,6 +70,17 @@ class NegativeGradient(LedgerFedAvg):
         """The parameters form subtracts them; so does the paper's experiment."""
         form: str = self.options.form
         return form == "parameters" or self.config.experiment == "paper"
+
+    def needs(self) -> Needs:
+        """Return all contributions or last local models, and what renormalising takes.
+
+        For updates that is the initial parameters.
+        """
+        ledger = self.ledger
+        if self.options.form == "parameters":
+            return Needs(server_bytes=ledger.local.rows.nbytes)
+        initial = ledger.initial.nbytes if self.options.renormalise else 0
+        return Needs(server_bytes=ledger.contributions.nbytes + initial)
 
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return w' as in the module docstring."""

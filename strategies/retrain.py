@@ -14,6 +14,7 @@ initial parameters only, which the seed gives.
 from fedneg.parameters import Vector
 from fedneg.settings import Config
 from strategies.base import LedgerFedAvg
+from strategies.method import Needs
 
 
 class Retrain(LedgerFedAvg):
@@ -33,6 +34,13 @@ class Retrain(LedgerFedAvg):
     def unlearn_stream(self, number: int) -> int:
         """Return the round of the training that is done again."""
         return number
+
+    def needs(self) -> Needs:
+        """Return all rounds, and the initial parameters."""
+        return Needs(
+            remaining_rounds=self.unlearn_rounds(self.config),
+            server_bytes=self.initial.nbytes,
+        )
 
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return the initial parameters; the ledger begins anew at them."""

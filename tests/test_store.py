@@ -89,6 +89,7 @@ def test_what_is_reused_is_what_was_trained(cache: Path):
         *("strategy.server_learning_rate=0.5", "strategy.client_fraction=0.5"),
         *("strategy.max_update_norm_ratio=50", "strategy.max_num_examples=9999"),
         *("attack=backdoor", "strategy.form=parameters", "data.split_writers=true"),
+        "strategy.keep_local_models=true",
         *("data.partition=iid", "data.partition=dirichlet", "data.partition=shards"),
     ],
 )
