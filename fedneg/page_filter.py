@@ -5,7 +5,7 @@ Without JavaScript the form stays hidden and the table whole.
 
 FILTER_CSS = """
 .filters { display: grid; gap: .6rem .9rem; margin: 0 0 1rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(11rem, 100%), 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(11rem, 45%), 1fr)); }
 .filters[hidden] { display: none; }
 .filters label { display: block; font-size: .875rem; color: var(--muted);
   min-width: 0; }
@@ -22,7 +22,6 @@ FILTER_CSS = """
 .filtered thead th { position: sticky; top: 0; background: var(--surface); z-index: 1; }
 .filtered thead th:first-child { left: 0; z-index: 2; }
 .filtered td:nth-child(3), .filtered td:nth-child(5) { min-width: 13rem; }
-.filtered caption span { max-width: 46rem; }
 th button { font: inherit; color: inherit; background: none; border: 0; padding: 0;
   text-align: inherit; cursor: pointer; }
 th[aria-sort="ascending"] button::after { content: " \\2191"; }
