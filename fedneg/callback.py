@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fedneg.comparison_page import write_comparison
 from fedneg.config import check_sweep
 from fedneg.errors import FedNegError
-from fedneg.sweep import write_sweep
+from fedneg.sweep import collect_sweep, write_sweep
 
 
 class SweepCallback:
@@ -26,12 +27,15 @@ class SweepCallback:
             sys.exit(2)
 
     def on_multirun_end(self, config: Any, **_: Any) -> None:
-        """Collect the jobs' results into sweep.csv and sweep.html."""
+        """Collect the jobs' results: the sweep, and methods if there are several."""
         folder = Path(config.hydra.sweep.dir)
         if not folder.is_dir():  # no job came so far as to write anything
             return
         _csv, page = write_sweep(folder)
         print(f"sweep: {page.resolve()}")
+        if collect_sweep(folder)["strategy"].nunique() > 1:
+            _csv, page = write_comparison(folder)
+            print(f"comparison: {page.resolve()}")
 
     def __getattr__(self, name: str) -> Any:
         """Ignore every other event."""

@@ -31,6 +31,17 @@ THEME: dict[str, tuple[str, str]] = {
     "original": ("#6b7580", "#8f9ba8"),
     "unlearned": ("#c8500a", "#f0914d"),
     "recovered": ("#0069a8", "#5fb4ee"),
+    # Of methods, where several are compared; each has a marker of its own as well.
+    "method_0": ("#0072b2", "#56b4e9"),
+    "method_1": ("#b84a00", "#ff9a52"),
+    "method_2": ("#007a5a", "#3cc9a0"),
+    "method_3": ("#a0408a", "#e08cc8"),
+    "method_4": ("#8a6d00", "#e6c84a"),
+    "method_5": ("#4b4fc4", "#9aa0ff"),
+    "method_6": ("#b3213b", "#ff7b8d"),
+    "method_7": ("#3d7a1f", "#8ccf66"),
+    "method_8": ("#6d6d6d", "#a8a8a8"),
+    "method_9": ("#80502f", "#d0a080"),
 }
 LIGHT = {name: pair[0] for name, pair in THEME.items()}
 SIZE_PT = {"wide": 9.0, "narrow": 8.5}
@@ -127,6 +138,16 @@ def _saved(figure: Figure, kind: str, **metadata: None) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format=kind, metadata=metadata)
     return stream.getvalue()
+
+
+def method_style(place: int) -> dict[str, Any]:
+    """Return colour and marker of the method at a place; both differ for the first ten.
+
+    Beyond these a marker comes back with another colour.
+    """
+    hues = [name for name in LIGHT if name.startswith("method_")]
+    colour = LIGHT[hues[place % len(hues)]]
+    return {"color": colour, "marker": "osD^vP<X>h*"[place % 11]}
 
 
 def bar_style(model: str) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """Build one self-contained HTML page from titles, text, tables and figures.
 
-The one job: pieces in, a string out. Everything is escaped; nothing in the page needs
-JavaScript, a second file or the network; light and dark follow the reader's system.
+The one job: pieces in, a string out. Everything is escaped; nothing in the page needs a
+second file or the network, and nothing but the filters of a table needs JavaScript;
+light and dark follow the reader's system.
 Templates are Python strings because Flower's app bundle carries only ``.py`` files.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from markupsafe import Markup
 from fedneg.figures import THEME, Picture
 from fedneg.files import write_bytes
 from fedneg.formats import plain
+from fedneg.page_filter import FILTER_SCRIPT
 from fedneg.page_style import BLOCKS, CSS
 
 Format = Callable[[object], str]
@@ -126,6 +129,42 @@ class Page:
             `plain`), and what to write above the column (otherwise its name).
         """
         return self._add("table", **_table(frame, caption, formats, headers))
+
+    def filtered_table(
+        self,
+        frame: pd.DataFrame,
+        *,
+        caption: str,
+        choices: Mapping[str, Sequence[Sequence[str]]],
+        search: str,
+        formats: Mapping[str, Format] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> "Page":
+        """Add a table whose rows can be chosen and sorted, where there is JavaScript.
+
+        Parameters
+        ----------
+        frame, caption, formats, headers
+            As `table`.
+        choices : mapping
+            From a select box's label to what each row answers to, a list per row.
+        search : str
+            Label of the text box, which looks into the first column.
+        """
+        options = {
+            name: list(dict.fromkeys(value for values in rows for value in values))
+            for name, rows in choices.items()
+        }
+        by_row = zip(*choices.values(), strict=True)
+        keys = [json.dumps([list(values) for values in row]) for row in by_row]
+        return self._add(
+            "filtered",
+            **_table(frame, caption, formats, headers),
+            choices=options,
+            keys=keys,
+            search=search,
+            script=Markup(FILTER_SCRIPT),
+        )
 
     def figure(self, picture: Picture, caption: str) -> "Page":
         """Add a figure; the page shows its wide or its narrow drawing."""

@@ -4,6 +4,7 @@ Python strings, because Flower's app bundle carries only ``.py`` files.
 """
 
 from fedneg.figures import THEME
+from fedneg.page_filter import FILTER_BLOCK, FILTER_CSS
 
 
 def variables(dark: bool) -> str:
@@ -95,7 +96,7 @@ footer { color: var(--muted); font-size: .8125rem; margin-top: 1.5rem; }
   figure .narrow { display: block; }
 }
 @media print { body { background: none; } section { break-inside: avoid; } }
-"""
+""" + FILTER_CSS
 )
 
 BLOCKS = {
@@ -125,7 +126,7 @@ BLOCKS = {
 </tr></thead>
 <tbody>
 {% for row in rows %}
-<tr>
+<tr{% if keys is defined %} data-keys="{{ keys[loop.index0] }}"{% endif %}>
 {% for cell in row %}
 {% if loop.first %}
 <th scope="row">{{ cell.text }}</th>
@@ -137,6 +138,7 @@ BLOCKS = {
 {% endfor %}
 </tbody></table></div>
 """,
+    "filtered": FILTER_BLOCK,
     "figure": """<figure role="group" aria-label="{{ alt }}">
 {% for width, drawing in drawings.items() %}
 <div class="{{ width }}" role="img" aria-label="{{ alt }}">{{ drawing }}</div>

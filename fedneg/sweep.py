@@ -4,8 +4,6 @@ The one job: a folder of run folders in, ``sweep.csv`` and ``sweep.html`` out. A
 that left no readable ``results.json`` is named in the page, never silently dropped.
 """
 
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from fedneg.figures import MODELS, Picture, dot_style, draw_picture
 from fedneg.files import write_bytes
 from fedneg.formats import MISSING, human_bytes, human_seconds, number, rate
 from fedneg.page import Page, link
+from fedneg.run_folders import scan_runs
 
 METRICS = (
     "test_accuracy",
@@ -160,22 +159,15 @@ class _Found:
 
 def _scan(sweep_dir: Path) -> _Found:
     """Return what lies below the folder, readable or not."""
-    rows: list[dict[str, object]] = []
-    skipped: dict[str, str] = {}
     notices: dict[str, list[str]] = {}
-    for folder in _run_folders(sweep_dir):
-        name = folder.relative_to(sweep_dir).as_posix()
-        try:
-            results = json.loads((folder / "results.json").read_bytes())
-            rows.append({"run": name} | _row(results))
-            for text in results.get("notices") or ():
-                notices.setdefault(str(text), []).append(name)
-        except FileNotFoundError:
-            skipped[name] = "it has no results.json"
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            skipped[name] = (
-                f"its results.json cannot be read ({type(error).__name__}: {error})"
-            )
+
+    def read(name: str, _: Path, results: Mapping[str, Any]) -> dict[str, object]:
+        row = {"run": name} | _row(results)
+        for text in results.get("notices") or ():
+            notices.setdefault(str(text), []).append(name)
+        return row
+
+    rows, skipped = scan_runs(sweep_dir, read)
     names = ["run", *SETTINGS, *(f"{m}_{k}" for m in MODELS for k in METRICS), *COSTS]
     return _Found(pd.DataFrame(rows, columns=names), skipped, notices)
 
@@ -185,33 +177,6 @@ def _name_runs(runs: Sequence[str], total: int) -> str:
     if len(runs) == total:
         return "every run"
     return f"run{'s' if len(runs) > 1 else ''} {', '.join(runs)}"
-
-
-def _run_folders(sweep_dir: Path) -> list[Path]:
-    """Return the folders that hold a run, or should, sorted by job number.
-
-    A folder straight below `sweep_dir` that has no run anywhere in it counts as a run
-    that left nothing; so does any folder with Hydra's ``.hydra`` in it.
-    """
-    found = {path.parent for path in sweep_dir.rglob("results.json")}
-    found |= {path.parent for path in sweep_dir.rglob(".hydra") if path.is_dir()}
-    for child in sweep_dir.iterdir():
-        if child.is_dir() and not any(child in (f, *f.parents) for f in found):
-            found.add(child)
-
-    def hidden(folder: Path) -> bool:
-        return any(p.startswith(".") for p in folder.relative_to(sweep_dir).parts)
-
-    return sorted(
-        (folder for folder in found - {sweep_dir} if not hidden(folder)),
-        key=lambda folder: _natural(folder.relative_to(sweep_dir).as_posix()),
-    )
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Return a sort key under which '10' comes after '9'."""
-    parts = re.split(r"(\d+)", name)
-    return [(int(p), "") if p.isdigit() else (-1, p) for p in parts if p]
 
 
 def _row(results: Mapping[str, Any]) -> dict[str, object]:
