@@ -13,8 +13,11 @@ def control_warnings(frame: pd.DataFrame) -> list[str]:
     ----------
     frame : DataFrame
         `collect_comparison`'s. The original model and do_nothing must never be
-        'forgotten', the retrained model and retrain never 'not forgotten'.
+        'forgotten', the retrained model and retrain never 'not forgotten'. Repair
+        rounds after do_nothing are fine-tuning by another name, and no control.
     """
+    repaired = (frame["method"] == "do_nothing") & (frame["model"] == "recovered")
+    frame = frame[~repaired]
     warnings = []
     for method, wrong in (
         ("original", "forgotten"),
@@ -28,17 +31,11 @@ def control_warnings(frame: pd.DataFrame) -> list[str]:
         runs = list(dict.fromkeys(map(str, bad["run"])))
         shown = ", ".join(runs[:8]) + (" and more" if len(runs) > 8 else "")
         judged = frame[(frame["method"] == method) & frame["outcome"].notna()]
-        text = (
+        warnings.append(
             f"A control came out wrong: {method} is '{wrong}' in {len(bad)} of "
             f"{count(len(judged), 'verdict')} (run{'s' if len(runs) > 1 else ''} "
             f"{shown}). The verdicts of those settings cannot be trusted."
         )
-        if method == "do_nothing" and (bad["model"] == "recovered").any():
-            text += (
-                " It was judged after repair rounds, so it is fine-tuning by another "
-                "name; without them it would be a control."
-            )
-        warnings.append(text)
     return warnings
 
 

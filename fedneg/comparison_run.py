@@ -105,7 +105,7 @@ def read_run(name: str, folder: Path, results: Mapping[str, Any]) -> Run:
     verdict = results.get("verdict") or {}
     names = [n for n in ("unlearned", "recovered") if n in results["models"]]
     judged = verdict.get("model") or (names[-1] if names else None)
-    controls = verdict.get("controls") or {}
+    outcomes = verdict.get("outcomes") or {}
     costs = _costs(results, rows, epochs, judged=names[-1] if names else None)
     return Run(
         name=name,
@@ -115,11 +115,10 @@ def read_run(name: str, folder: Path, results: Mapping[str, Any]) -> Run:
         options=_texts(config, ("strategy", "retrain", "retrain_rounds"), _NOT_OPTIONS),
         others=_texts(config, None, _not_other(attack_name(results))),
         models=tuple(
-            _model(results, n, judged == n, verdict.get("outcome"), costs[n])
-            for n in names
+            _model(results, n, judged == n, outcomes.get(n), costs[n]) for n in names
         ),
         references=tuple(
-            _model(results, n, True, controls.get(n), costs.get(n, {}))
+            _model(results, n, True, outcomes.get(n), costs.get(n, {}))
             for n in ("original", "retrained")
             if n in results["models"]
         ),
@@ -211,7 +210,7 @@ def _model(
     return ModelRow(
         name,
         judged,
-        str(outcome) if judged and outcome else None,
+        str(outcome) if outcome else None,
         {**found, **cost},
         None if fingerprint is None else str(fingerprint),
     )

@@ -6,6 +6,7 @@ plain lines, one per round.
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -157,7 +158,7 @@ def _cell(value: float | None, digits: int = 4) -> str:
 def show_summary(
     results: Mapping[str, Any], report: str, console: Console | None = None
 ) -> None:
-    """Print the table of the four models and where the report lies."""
+    """Print the table of the four models and where the report, or the results, lie."""
     console = console or Console()
     table = Table(title=_asked(results), title_justify="left", caption_justify="left")
     table.add_column("model")
@@ -186,7 +187,8 @@ def show_summary(
             table.caption = "in brackets: of the run that trained it; it was reused"
         table.add_row(name, *(_cell(model[c]) for c in columns), spent)
     console.print(table)
-    console.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)
+    kind = Path(report).stem  # report or results
+    console.print(f"{kind}: {report}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _asked(results: Mapping[str, Any]) -> str:

@@ -74,7 +74,7 @@ def do_job(
                     again = federation.retrain_again(config.remaining, draw)
                     trial.add_retrained(f"retrained with seed {draw}", again)
         notices = [*notices, *federation.notices, *_empty_rounds(federation)]
-        progress.step("writing the report")
+        progress.step("judging")
         results = results_of(
             config,
             dataset=federation.dataset,
@@ -94,11 +94,13 @@ def do_job(
         outputs.write_csv(out / "history.csv", history)
         outputs.write_csv(out / "clients.csv", clients)
         outputs.write_json(out / "results.json", results)
-        report = write_report(out, results, history, clients)
+        shown = out / "results.json"
+        if config.report:
+            shown = write_report(out, results, history, clients)
         federation.close()
     for notice in notices:
         show_notice(notice)
-    show_summary(results, str(report))
+    show_summary(results, str(shown))
 
 
 def _do_paper(

@@ -11,8 +11,8 @@ from fedneg.data import Dataset
 from fedneg.evidence import ModelEvidence
 from fedneg.forgetting.cost import cost_of, curve_of, speed_up
 from fedneg.settings import Config
-from fedneg.trial import Trial
 from fedneg.training import Metrics
+from fedneg.trial import Trial
 
 SCHEMA = 1
 HISTORY_COLUMNS = (

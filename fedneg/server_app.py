@@ -242,7 +242,7 @@ class Federation:
         return self._run_kept(phase, self.initial, self._identity(tuple(clients)))
 
     def retrain_again(self, clients: Sequence[int], draw: int) -> Vector:
-        """Return a model retrained with another seed: how far do seeds alone lead?
+        """Return a model retrained with another seed.
 
         The clients hold what they held; initial parameters, order of the examples and
         sampling of clients are drawn anew. Its rounds are not part of the history.
@@ -277,7 +277,7 @@ class Federation:
             "clients": list(self.config.forget),
             "attack": asdict(self.config.attack),
             "cap": cap,
-            "targets": targets and {str(k): v for k, v in targets.items()},
+            "targets": None if targets is None else sorted(targets.items()),
         }
         entry = self._entries.get(parameters.tobytes())
         kept = entry and KeptTestimony(entry.folder, parameters, asked)

@@ -165,6 +165,7 @@ class Config:
     retrain: str
     retrain_rounds: int
     reference: bool
+    report: bool
     cache: bool
     checkpoint: int
     state: str | None
@@ -186,6 +187,7 @@ class Config:
         whole("retrain_rounds", self.retrain_rounds, minimum=1)
         choice("retrain", self.retrain, RETRAIN)
         flag("reference", self.reference)
+        flag("report", self.report)
         flag("cache", self.cache)
         whole("checkpoint", self.checkpoint, minimum=0)
         flag("encrypt", self.encrypt)

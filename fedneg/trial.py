@@ -262,8 +262,12 @@ class Trial:
             ]
             if len(shadows) >= MIN_SHADOWS:
                 found[client_id] = MembershipInput(
-                    lira_scores(testimony.members, np.stack([s.members for s in shadows])),
-                    lira_scores(testimony.unseen, np.stack([s.unseen for s in shadows])),
+                    lira_scores(
+                        testimony.members, np.stack([s.members for s in shadows])
+                    ),
+                    lira_scores(
+                        testimony.unseen, np.stack([s.unseen for s in shadows])
+                    ),
                 )
         return found
 
@@ -327,12 +331,14 @@ class Trial:
     def to_json(self) -> dict[str, Any]:
         """Return the entries verdict, evidence and floor of results.json."""
         controls = [name for name in ("original", "retrained") if name in self.models]
+        outcomes = {name: self.judge(name).outcome for name in self.models}
         return {
             "verdict": {
                 **self.judge(self.handed_over).to_json(),
                 "model": self.handed_over,
                 "retrainings": len(self.retrained),
-                "controls": {name: self.judge(name).outcome for name in controls},
+                "controls": {name: outcomes[name] for name in controls},
+                "outcomes": outcomes,
             },
             "evidence": {name: self._entry(m) for name, m in self.models.items()},
             "floor": self._floor(),

@@ -202,9 +202,7 @@ def test_a_federation_without_power_is_inconclusive_for_every_model():
 
 def test_an_accuracy_collapse_is_reported_and_proves_nothing():
     """Without other numbers a ruined model has not been shown to forget."""
-    bare = dict.fromkeys(
-        ("attack_success", "membership_auc", "lira_auc", "canary_auc")
-    )
+    bare = dict.fromkeys(("attack_success", "membership_auc", "lira_auc", "canary_auc"))
     ruined = numbers(
         "ruined",
         test_accuracy=0.26,
