@@ -64,6 +64,8 @@ def do_job(
                 else:
                     keep("retrained", federation.retrain(config.remaining))
         notices = [*notices, *federation.notices, *_empty_rounds(federation)]
+        if "notice" in federation.strategy.method_report:
+            notices.append(federation.strategy.method_report["notice"])
         progress.step("writing the report")
         results = results_of(
             config,

@@ -151,3 +151,23 @@ def test_the_unit_must_be_known():
         FedNegError, match=r"strategy\.unit must be one of model, layer"
     ):
         small_config("strategy=compensated", "strategy.unit=row")
+
+
+@pytest.mark.parametrize(
+    ("attacker", "after", "told"), [(-8, 3, False), (-4, 3, True), (-2, 4, True)]
+)
+def test_who_sends_the_opposite_of_the_others_stays_and_is_seen_to(
+    attacker: float, after: float, told: bool
+):
+    """From 3, equal weights, O = 2. C = -4: b = -1/2, w = 1 and half of C goes.
+
+    C = -2: b = -1, w = 3; C = -1: b = -2, w = 4; nothing goes. Rightly it is 5.
+    """
+    made = bench(vector(attacker), vector(4), examples=(1, 1))
+    assert made.unlearn(0).tolist() == [after]
+    report = made.strategy.method_report
+    scale = 0.5 if attacker == -8 else 0
+    assert report["scales"] == [{"min": scale, "mean": scale, "max": scale}]
+    assert ("notice" in report) == told
+    if told:
+        assert "almost nothing of client 0 (0.00 of its length)" in report["notice"]
