@@ -74,6 +74,8 @@ def do_job(
                     again = federation.retrain_again(config.remaining, draw)
                     trial.add_retrained(f"retrained with seed {draw}", again)
         notices = [*notices, *federation.notices, *_empty_rounds(federation)]
+        if "notice" in federation.strategy.method_report:
+            notices.append(federation.strategy.method_report["notice"])
         progress.step("judging")
         results = results_of(
             config,

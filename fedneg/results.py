@@ -43,7 +43,7 @@ class Report(Protocol):
     failures: Any
     bytes_up: int
     bytes_down: int
-    metrics: Mapping[int, Mapping[str, float]]
+    metrics: Any
 
 
 class Strategy(Protocol):

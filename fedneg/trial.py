@@ -113,8 +113,9 @@ class Trial:
         self._cached: dict[tuple[str, str], _Attack | None] = {}
 
     def add(self, name: str, parameters: Vector, found: ModelEvidence) -> None:
-        """Add a model of the run; the original comes first, a 'retrained' is one of
-        those that the others are compared with.
+        """Add a model of the run: the original first.
+
+        One called 'retrained' is among those that the others are compared with.
         """
         self.models[name] = self._measure(
             name, parameters, found.test.accuracy, found.attack_success_rate
@@ -260,15 +261,14 @@ class Trial:
                 for m in self._references(model)
                 if client_id in m.testimony
             ]
-            if len(shadows) >= MIN_SHADOWS:
-                found[client_id] = MembershipInput(
-                    lira_scores(
-                        testimony.members, np.stack([s.members for s in shadows])
-                    ),
-                    lira_scores(
-                        testimony.unseen, np.stack([s.unseen for s in shadows])
-                    ),
-                )
+            if len(shadows) < MIN_SHADOWS:
+                continue
+            members = np.stack([s.members for s in shadows])
+            unseen = np.stack([s.unseen for s in shadows])
+            found[client_id] = MembershipInput(
+                lira_scores(testimony.members, members),
+                lira_scores(testimony.unseen, unseen),
+            )
         return found
 
     def _references(self, model: Measured) -> list[Measured]:
@@ -295,9 +295,9 @@ class Trial:
                 model.test_accuracy,
                 attack_success=model.attack_success,
                 as_trained_accuracy=model.as_trained_accuracy,
-                membership_auc=membership and membership.auc,
-                lira_auc=lira and lira.auc,
-                canary_auc=canary and canary.auc,
+                membership_auc=membership.auc if membership else None,
+                lira_auc=lira.auc if lira else None,
+                canary_auc=canary.auc if canary else None,
                 relearn=model.relearn,
                 js_divergence={
                     key: mean_js_divergence(mine, theirs)

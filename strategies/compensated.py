@@ -35,6 +35,9 @@ Where it fails; it never subtracts more than the update form:
   counts as undone. In a unit of m parameters chance alone gives b_u of about
   |O_u| / (|C_u| sqrt(m)): many clients and small units hide a contribution;
 * a forgotten client's accomplices that stay can shield it, by contributing -C;
+* so can the client alone, by contributing the opposite of the others' sum: with O = [2]
+  and C = [-4], b = -1/2 and half of C stays; with C = [-2], b = -1 and all of it does,
+  and w = w_0. The scales tell, and below a tenth of the length a notice does;
 * compensation by other units than those that C is in is not seen: there it overshoots,
   as the update form does.
 
@@ -57,6 +60,8 @@ from strategies.base import LedgerFedAvg
 from strategies.method import Needs
 
 UNITS = ("model", "layer", "neuron")
+# Of the contribution's length: who subtracts less has all but done nothing.
+NEARLY_NOTHING = 0.1
 
 
 def layers_of(shapes: Shapes) -> list[list[tuple[int, ...]]]:
@@ -177,7 +182,9 @@ class Compensated(LedgerFedAvg):
             )
             start = stop
         share = float(subtracted @ subtracted) / square if square else 1.0
+        kept = {} if share >= NEARLY_NOTHING**2 else {"notice": self._notice(share)}
         return {
+            **kept,
             "form": "compensated",
             "unit": self.options.unit,
             "scales": layers,
@@ -185,3 +192,11 @@ class Compensated(LedgerFedAvg):
             "remains": "what the others had undone of it: "
             f"{share:.3f} of its squared norm was subtracted",
         }
+
+    def _notice(self, share: float) -> str:
+        """Return what a user must not miss where next to nothing was subtracted."""
+        who = ", ".join(map(str, self.forgetting))
+        return (
+            f"compensated subtracted almost nothing of client {who} "
+            f"({share**0.5:.2f} of its length): it is nearly do_nothing"
+        )

@@ -63,7 +63,11 @@ def add_run(
         | {"relearn_batches": 30 if n == "retrained" else 12, "relearn_reached": True}
         for n in names
     }
-    results["verdict"] = {"outcome": outcome, "model": judged, "controls": {}}
+    results["verdict"] = {
+        "outcome": outcome,
+        "model": judged,
+        "outcomes": {judged: outcome},
+    }
     results["cost"]["forgetting"] = {
         "rounds": 2,
         "client_epochs": epochs,
@@ -339,9 +343,15 @@ def test_control_that_came_out_wrong_is_a_notice(
     assert (f"A control came out wrong: {method} is" in head) == wrong
 
 
+def test_do_nothing_after_repair_rounds_is_no_control(tmp_path: Path) -> None:
+    """It is fine-tuning by another name."""
+    add_run(tmp_path / "0", method="do_nothing", outcome="forgotten", recovered=True)
+    assert control_warnings(collect_comparison(tmp_path)) == []
+
+
 def test_wrong_reference_is_a_notice(tmp_path: Path) -> None:
-    verdict = {"outcome": "forgotten", "model": "recovered"}
-    verdict["controls"] = {"original": "forgotten", "retrained": "not forgotten"}  # type: ignore[assignment]
+    outcomes = {"original": "forgotten", "retrained": "not forgotten"}
+    verdict = {"outcome": "forgotten", "model": "recovered", "outcomes": outcomes}
     add_run(tmp_path / "0", verdict=verdict)
     assert len(control_warnings(collect_comparison(tmp_path))) == 2
 

@@ -1,11 +1,17 @@
 """The compensated negative gradient, by hand: units, signs, several clients."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
-from conftest import Answer, Bench, small_config
+from conftest import Answer, Bench, RecordingGrid, small_config
 
+from fedneg.client_app import app as real_clients
 from fedneg.errors import FedNegError
 from fedneg.parameters import NDArrays, flatten
+from fedneg.server_app import run
+from strategies import compensated
 from strategies.compensated import layers_of, shares_left, units_of
 
 SHAPES = ((2, 2), (2,), (1, 2), (1,))
@@ -151,3 +157,35 @@ def test_the_unit_must_be_known():
         FedNegError, match=r"strategy\.unit must be one of model, layer"
     ):
         small_config("strategy=compensated", "strategy.unit=row")
+
+
+@pytest.mark.parametrize(
+    ("attacker", "after", "told"), [(-8, 3, False), (-4, 3, True), (-2, 4, True)]
+)
+def test_who_sends_the_opposite_of_the_others_stays_and_is_seen_to(
+    attacker: float, after: float, told: bool
+):
+    """From 3, equal weights, O = 2. C = -4: b = -1/2, w = 1 and half of C goes.
+
+    C = -2: b = -1, w = 3; C = -1: b = -2, w = 4; nothing goes. Rightly it is 5.
+    """
+    made = bench(vector(attacker), vector(4), examples=(1, 1))
+    assert made.unlearn(0).tolist() == [after]
+    report = made.strategy.method_report
+    scale = 0.5 if attacker == -8 else 0
+    assert report["scales"] == [{"min": scale, "mean": scale, "max": scale}]
+    assert ("notice" in report) == told
+    if told:
+        assert "almost nothing of client 0 (0.00 of its length)" in report["notice"]
+
+
+def test_the_main_job_shows_the_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With a limit that every forgetting is below."""
+    monkeypatch.setattr(compensated, "NEARLY_NOTHING", 2)
+    config = small_config(
+        "clients=3", "forget=1", "strategy=compensated", "reference=false"
+    )
+    run(RecordingGrid(real_clients, 3), config, tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["notices"] == [results["method"]["notice"]]
+    assert results["notices"][0].startswith("compensated subtracted almost nothing of")
