@@ -61,6 +61,7 @@ class Measured:
     parameters: Vector
     test_accuracy: float
     attack_success: float | None
+    attack_base: float | None
     probabilities: NDArray[np.float64] | None
     canaries: Mapping[int, tuple[NDArray[np.float64], NDArray[np.float64]]]
     testimony: Mapping[int, Testimony]
@@ -141,10 +142,19 @@ class Trial:
             parameters,
             accuracy,
             success,
+            self._attack_base(logits),
             probabilities_of(logits) if finite else None,
             self._canary_losses(parameters) if finite else {},
             self._testimony(parameters) if finite else {},
         )
+
+    def _attack_base(self, logits: NDArray[np.float32]) -> float | None:
+        """Return how often the attacker's class is answered without its trigger."""
+        if self.config.attack.poison != "backdoor":
+            return None
+        target = self.config.attack.target
+        others = self.test.dataset.test_labels != target
+        return float((logits[others].argmax(axis=1) == target).mean())
 
     def _testimony(self, parameters: Vector) -> Mapping[int, Testimony]:
         """Ask the leaving clients, if there is anything to compare the answers with."""
@@ -294,6 +304,7 @@ class Trial:
                 model.fingerprint,
                 model.test_accuracy,
                 attack_success=model.attack_success,
+                attack_base=model.attack_base,
                 as_trained_accuracy=model.as_trained_accuracy,
                 membership_auc=membership.auc if membership else None,
                 lira_auc=lira.auc if lira else None,
@@ -354,6 +365,7 @@ class Trial:
         attack = self.config.attack
         return {
             "fingerprint": model.fingerprint,
+            "attack_base": model.attack_base,
             "membership_auc": membership and asdict(membership.auc),
             "membership_advantage": membership and membership.advantage,
             "membership_tpr_at_fpr_1": membership and membership.tpr,

@@ -200,6 +200,22 @@ def test_a_federation_without_power_is_inconclusive_for_every_model():
         assert set(decisions(found).values()) == {"abstains"}
 
 
+@pytest.mark.parametrize(
+    ("base", "decision"),
+    # .99 - .003 = .987 above retrained models; .967 of it without the trigger leaves
+    # .020, within the .022 that are allowed; .964 leaves .023.
+    [(0.967, "abstains"), (0.964, "not forgotten"), (None, "not forgotten")],
+)
+def test_a_model_that_always_answers_so_knows_no_trigger(
+    base: float | None, decision: str
+):
+    constant = numbers(
+        "x", test_accuracy=0.1, attack_success=0.99, attack_base=base, relearn=None
+    )
+    found = verdict(constant)
+    assert decisions(found)["attack_success_gap"] == decision
+
+
 def test_an_accuracy_collapse_is_reported_and_proves_nothing():
     """Without other numbers a ruined model has not been shown to forget."""
     bare = dict.fromkeys(("attack_success", "membership_auc", "lira_auc", "canary_auc"))

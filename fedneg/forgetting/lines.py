@@ -68,7 +68,9 @@ def attack_line(case: Case) -> Evidence:
     """Return what attack success on test images says.
 
     A model that errs on a share x more of the test images than retrained models may hit
-    the attacker's answer on up to x of them by that alone: damage, not memory.
+    the attacker's answer on up to x of them by that alone: damage, not memory. So may
+    one that gives this answer without the trigger as often: the constant one is right
+    about every triggered image, and knows nothing.
     """
     margin = case.settings.attack_margin
     found = _gap_line(
@@ -76,6 +78,12 @@ def attack_line(case: Case) -> Evidence:
     )
     if found.decision != NOT_FORGOTTEN or found.value is None:
         return found
+    if case.judged.attack_base is not None:
+        bases = [m.attack_base or 0.0 for m in case.references]
+        base = case.judged.attack_base - median(bases)
+        if found.threshold is not None and found.value - base <= found.threshold:
+            why = f"answered so without the trigger too, by {base:.4g} more"
+            return replace(found, decision=ABSTAINS, why=why)
     lost = median(m.test_accuracy for m in case.references) - case.judged.test_accuracy
     if found.value > lost:
         return found

@@ -26,6 +26,9 @@ class ModelNumbers:
     test_accuracy, attack_success, as_trained_accuracy : float
         Fractions. Attack success on the server's test images; accuracy as trained on
         the forgotten clients' own examples with the labels that they trained.
+    attack_base : float
+        What attack success would be without the trigger: the share of the same images,
+        as they are, that the model answers as the attacker hopes. A fraction.
     membership_auc, lira_auc, canary_auc : Interval
         With a bootstrap interval.
     relearn : RelearnTime
@@ -46,6 +49,7 @@ class ModelNumbers:
     test_accuracy: float
     attack_success: float | None = None
     as_trained_accuracy: float | None = None
+    attack_base: float | None = None
     membership_auc: Interval | None = None
     lira_auc: Interval | None = None
     canary_auc: Interval | None = None
@@ -54,7 +58,10 @@ class ModelNumbers:
     disagreement: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("test_accuracy", "attack_success", "as_trained_accuracy"):
+        for name in (
+            *("test_accuracy", "attack_success", "as_trained_accuracy"),
+            "attack_base",
+        ):
             value = getattr(self, name)
             if value is not None or name == "test_accuracy":
                 number(name, value, minimum=0, maximum=1)
