@@ -1,10 +1,12 @@
-"""A verdict as people see it: in the report and on the terminal."""
+"""A verdict as people see it: in the report, on the terminal and in a sweep."""
 
 import copy
 import io
+import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from rich.console import Console
 from test_report import make_run, render, said
@@ -17,6 +19,7 @@ from fedneg.forgetting.model_numbers import ModelNumbers
 from fedneg.forgetting.settings import VerdictSettings
 from fedneg.forgetting.verdict import judge
 from fedneg.report_costs import describe_speed_up
+from fedneg.sweep import collect_sweep, write_sweep
 from fedneg.verdict_words import (
     control_warnings,
     describe_allowed,
@@ -441,3 +444,26 @@ def test_findings_of_another_model_leave_the_verdict_alone() -> None:
     results["verdict"]["model"] = "unlearned"
     found = " ".join(describe_findings(results))
     assert "no trace of forgetting by themselves; the verdict rests on" in found
+
+
+def test_sweep_has_a_column_of_outcomes(tmp_path: Path) -> None:
+    for job, found in enumerate((verdict(0.98), verdict(0.02), None)):
+        folder = tmp_path / str(job)
+        folder.mkdir()
+        text = json.dumps(judged_run(found)[0])
+        (folder / "results.json").write_text(text)
+    outcomes = collect_sweep(tmp_path)["outcome"]
+    assert outcomes.tolist()[:2] == ["not forgotten", "forgotten"]
+    assert pd.isna(outcomes[2])
+    table, page = write_sweep(tmp_path)
+    assert pd.read_csv(table)["outcome"].isna().tolist() == [False, False, True]
+    assert ">outcome</th>" in page.read_text()
+    assert "<td>not forgotten</td>" in page.read_text()
+
+
+def test_sweep_page_without_verdicts_has_no_column_for_them(tmp_path: Path) -> None:
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "results.json").write_text(json.dumps(make_run()[0]))
+    table, page = write_sweep(tmp_path)
+    assert "outcome" in pd.read_csv(table)
+    assert ">outcome</th>" not in page.read_text()
