@@ -16,6 +16,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from fedneg.forgetting.decision import FORGOTTEN, NOT_FORGOTTEN
+from fedneg.verdict_words import control_warnings, describe_reason, verdict_of
+
+_STYLES = {FORGOTTEN: "bold green", NOT_FORGOTTEN: "bold red"}
+
 
 def _seconds(value: float) -> str:
     minutes, seconds = divmod(round(value), 60)
@@ -158,7 +163,7 @@ def _cell(value: float | None, digits: int = 4) -> str:
 def show_summary(
     results: Mapping[str, Any], report: str, console: Console | None = None
 ) -> None:
-    """Print the table of the four models and where the report, or the results, lie."""
+    """Print the models, the verdict, and where the report or the results lie."""
     console = console or Console()
     table = Table(title=_asked(results), title_justify="left", caption_justify="left")
     table.add_column("model")
@@ -187,8 +192,30 @@ def show_summary(
             table.caption = "in brackets: of the run that trained it; it was reused"
         table.add_row(name, *(_cell(model[c]) for c in columns), spent)
     console.print(table)
+    _show_verdict(results, console)
     kind = Path(report).stem  # report or results
     console.print(f"{kind}: {report}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_verdict(results: Mapping[str, Any], console: Console) -> None:
+    """Print the verdict in a line, and a line for each control that failed."""
+    verdict = verdict_of(results)
+    if verdict is None:
+        return
+    outcome = str(verdict["outcome"])
+    reason = describe_reason(results, most=1)
+    line = Text(f"verdict ({_visible(str(verdict.get('model') or '?'))}): ")
+    line.append(_visible(outcome), style=_STYLES.get(outcome, "bold yellow"))
+    line.append(_visible(f": {reason}" if reason else ""))
+    console.print(line, soft_wrap=True)
+    for warning in control_warnings(verdict):
+        said = Text(f"warning: {warning}", style="bold yellow")
+        console.print(said, soft_wrap=True)
+
+
+def _visible(text: str) -> str:
+    """Return text without characters that would steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _asked(results: Mapping[str, Any]) -> str:

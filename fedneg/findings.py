@@ -1,12 +1,14 @@
 """What a run asked and what its numbers say, in sentences chosen by the numbers.
 
-Whether a client was forgotten is not decided here: accuracy alone cannot show it.
+Whether a client was forgotten is not decided here, since accuracy alone cannot show it,
+but in `fedneg.forgetting`; where there is a verdict, sentences of another model say so.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fedneg.formats import number, rate, signed
+from fedneg.verdict_words import verdict_of
 
 METRICS = {
     "test_accuracy": "test accuracy",
@@ -50,7 +52,7 @@ def describe_request(results: Mapping[str, Any]) -> str:
             who = f", poisoned by {kind},"
     verb = "by" if results["strategy"] in _HOW else "with"
     sentence = (
-        f"Forget {_name_clients(forget)} of {total}{who} after {trained}, "
+        f"Forget {name_clients(forget)} of {total}{who} after {trained}, "
         f"{verb} {how.format(whom=whom)}"
     )
     repair = _THEN.get(str(results.get("retrain", "none")))
@@ -72,7 +74,7 @@ def describe_findings(results: Mapping[str, Any]) -> list[str]:
     if "unlearned" in models and _same(models["original"], models["unlearned"]):
         said.append(
             "On every metric here the unlearned model equals the original to within "
-            f"{SMALL}: these numbers show no trace of forgetting."
+            f"{SMALL}: these numbers show no trace of forgetting{_leave(results)}."
         )
     return said or ["No metric was measured in this run."]
 
@@ -140,8 +142,19 @@ def _describe_attack(results: Mapping[str, Any]) -> str:
         said += (
             ". The unlearned model has collapsed: one that answers little correctly "
             "fails the attack too, so this fall is no sign of forgetting"
+            f"{_leave(results)}"
         )
     return f"{said}."
+
+
+def _leave(results: Mapping[str, Any]) -> str:
+    """Return, where there is a verdict, what it judged: these numbers do not decide."""
+    verdict = verdict_of(results)
+    if verdict is None:
+        return ""
+    if verdict.get("model") == "unlearned":
+        return " by themselves; the verdict rests on its own lines of evidence"
+    return f"; the verdict is on the {verdict.get('model')} model"
 
 
 def attack_name(results: Mapping[str, Any]) -> str:
@@ -160,7 +173,7 @@ def describe_poison(results: Mapping[str, Any]) -> Iterator[str]:
     attack, name = results.get("attack") or {}, attack_name(results)
     if name == "none" or not attack.get("clients"):
         return
-    who = _name_clients(attack["clients"])
+    who = name_clients(attack["clients"])
     if name == "canaries":
         yield (
             f"Poisoned: {who}, each by {attack.get('canaries')} images of random dots "
@@ -217,7 +230,7 @@ def count(number_of: int | None, one: str, many: str = "") -> str:
     return f"{number_of} {one if number_of == 1 else many or one + 's'}"
 
 
-def _name_clients(client_ids: Sequence[int]) -> str:
+def name_clients(client_ids: Sequence[int]) -> str:
     """Return 'client 4', 'clients 1 and 4', or their number where there are many."""
     if len(client_ids) > 6:
         return f"{len(client_ids)} clients"

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import jinja2
 import pandas as pd
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from fedneg.figures import THEME, Picture
 from fedneg.files import write_bytes
@@ -31,6 +31,30 @@ Content: TypeAlias = str | Mapping[str, object] | pd.DataFrame
 def link(text: str, path: str) -> Markup:
     """Return a link to a file beside the page; `path` is relative, with '/'."""
     return Markup('<a href="{}">{}</a>').format(quote(path), text)
+
+
+# How an outcome looks: its colour, its sign in a table and the shape of its banner.
+_SIGNS = {
+    "good": "\N{CHECK MARK}",
+    "bad": "\N{MULTIPLICATION X}",
+    "open": "\N{WHITE CIRCLE}",
+}
+
+
+def badge(kind: str, text: str) -> Markup:
+    """Return an outcome for a table cell; `kind` is good, bad or open."""
+    sign = Markup('<span aria-hidden="true">{}</span>').format(_SIGNS[kind])
+    return Markup('<span class="badge {}">{} {}</span>').format(kind, sign, text)
+
+
+def prose(text: str) -> Markup:
+    """Return words for a table cell that keeps room for them in a narrow window."""
+    return Markup('<div class="prose">{}</div>').format(text)
+
+
+def name_with_note(name: str, note: str) -> Markup:
+    """Return a name for a table cell, with what belongs to it small below."""
+    return Markup("{}<small>{}</small>").format(name, note) if note else escape(name)
 
 
 @dataclass(frozen=True)
@@ -85,6 +109,13 @@ class Page:
         """Add a warning that nobody can miss."""
         self._notices.append(text)
         return self
+
+    def verdict(
+        self, kind: str, label: str, outcome: str, lines: Iterable[str]
+    ) -> "Page":
+        """Add a banner; `kind` is good, bad or open, the last line is small print."""
+        values = {"label": label, "outcome": outcome, "lines": list(lines)}
+        return self._add("verdict", kind=kind, **values)
 
     def section(self, heading: str) -> "Page":
         """Start a section; later pieces belong to it."""
@@ -181,12 +212,16 @@ class Page:
         *,
         formats: Mapping[str, Format] | None = None,
         headers: Mapping[str, str] | None = None,
+        caption: str = "",
     ) -> "Page":
-        """Add a part that is closed at first: a table, names and values, or text."""
+        """Add a part that is closed at first: a table, names and values, or text.
+
+        A table has the summary as its caption, if no other is given.
+        """
         values: dict[str, object] = {"summary": summary, "kind": "pre"}
         if isinstance(content, pd.DataFrame):
             values["kind"] = "table"
-            values |= _table(content, summary, formats, headers)
+            values |= _table(content, caption or summary, formats, headers)
         elif isinstance(content, str):
             values["content"] = content
         else:

@@ -14,8 +14,12 @@ def variables(dark: bool) -> str:
 
 CSS = (
     ":root { color-scheme: light dark; --page: #f7f8fa; --warn: #fff4d6; "
+    "--good: #006b52; --bad: #b3201a; --open: #4a5461; "
+    "--good-tint: #e4f4ee; --bad-tint: #fdeae8; --open-tint: #eef1f4; "
     f"--warn-edge: #b97900; {variables(False)} }}\n"
     "@media (prefers-color-scheme: dark) { :root { --page: #0f1216; --warn: #36290a; "
+    "--good: #4fcfa5; --bad: #ff8f85; --open: #b3bfcc; "
+    "--good-tint: #0f2a22; --bad-tint: #3a1614; --open-tint: #20262e; "
     f"--warn-edge: #e0a52e; {variables(True)} }} }}"
     """
 * { box-sizing: border-box; }
@@ -43,6 +47,23 @@ section > :last-child, dd:last-child { margin-bottom: 0; }
   max-width: none; }
 .notice strong { display: block; color: var(--warn-edge); font-size: .8rem;
   letter-spacing: .06em; text-transform: uppercase; }
+.verdict { display: grid; grid-template-columns: auto 1fr; gap: .1rem 1.1rem;
+  align-items: start; border: 2px solid var(--edge); border-left-width: 10px;
+  border-radius: 14px; background: var(--tint); padding: 1.1rem 1.25rem;
+  margin-bottom: .75rem; }
+.good { --edge: var(--good); --tint: var(--good-tint); }
+.bad { --edge: var(--bad); --tint: var(--bad-tint); border-style: double;
+  border-width: 5px; }
+.open { --edge: var(--open); --tint: var(--open-tint); border-style: dashed;
+  border-width: 3px; }
+.verdict svg { width: 3.2rem; height: 3.2rem; color: var(--edge); }
+.verdict .outcome { margin: 0; font-size: 1.3rem; line-height: 1.3; font-weight: 650; }
+.verdict .outcome b { color: var(--edge); }
+.verdict p { margin: .3rem 0 0; max-width: 46rem; }
+.verdict .limit { font-size: .875rem; }
+.badge { white-space: nowrap; font-weight: 600; color: var(--edge); border: 0; }
+.prose { min-width: 13rem; }
+small { display: block; font-size: .8125rem; font-weight: 400; color: var(--muted); }
 .cards { display: grid; gap: .75rem; padding: 0; margin: 0; list-style: none;
   grid-template-columns: repeat(auto-fit, minmax(min(10.5rem, 46%), 1fr));
   max-width: none; }
@@ -89,6 +110,8 @@ footer { color: var(--muted); font-size: .8125rem; margin-top: 1.5rem; }
   main { padding: 1.5rem 1rem 3rem; }
   section { padding: 1.1rem .9rem; border-radius: 12px; }
   .cards > div { padding: .8rem .9rem; }
+  .verdict { padding: .9rem; column-gap: .8rem; }
+  .verdict svg { width: 2rem; height: 2rem; }
   .cards .value { font-size: 1.35rem; }
   .cards > div:last-child:nth-child(odd) { grid-column: 1 / -1; }
   .facts { grid-template-columns: fit-content(45%) 1fr; gap: .35rem .9rem; }
@@ -102,6 +125,24 @@ footer { color: var(--muted); font-size: .8125rem; margin-top: 1.5rem; }
 BLOCKS = {
     "text": "{% for line in paragraphs %}<p>{{ line }}</p>\n{% endfor %}",
     "bullets": "<ul>\n{% for item in items %}<li>{{ item }}</li>\n{% endfor %}</ul>\n",
+    "verdict": """<div class="verdict {{ kind }}" role="region" aria-label="Verdict">
+<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2"
+ stroke-linecap="round" stroke-linejoin="round" aria-hidden="true" focusable="false">
+{% if kind == "good" %}
+<circle cx="12" cy="12" r="10"/><path d="M7.5 12.5l3 3 6-7"/>
+{% elif kind == "bad" %}
+<path d="M8 2h8l6 6v8l-6 6H8l-6-6V8z"/><path d="M8.5 8.5l7 7M15.5 8.5l-7 7"/>
+{% else %}
+<path d="M12 1.5L22.5 12 12 22.5 1.5 12z" stroke-dasharray="3 2.6"/>
+<path d="M9.6 9.6a2.4 2.4 0 1 1 3.6 2.1c-.8.5-1.2.9-1.2 1.9M12 16.6v.01"/>
+{% endif %}
+</svg>
+<div><p class="outcome">{{ label }}: <b>{{ outcome }}</b></p>
+{% for line in lines %}
+<p{% if loop.last %} class="limit"{% endif %}>{{ line }}</p>
+{% endfor %}
+</div></div>
+""",
     "cards": """<dl class="cards">
 {% for card in cards %}
 <div><dt>{{ card.label }}</dt><dd class="value">{{ card.value }}</dd>

@@ -2,7 +2,7 @@
 
 The one job: the results of a run in, one HTML page and its figures out. Every sentence
 that interprets is computed from the numbers beside it; whether a client was forgotten
-is not decided here, since accuracy alone cannot show it.
+is not decided here but in `fedneg.forgetting`, whose verdict is shown as it came.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,10 @@ from fedneg.formats import (
     signed,
 )
 from fedneg.page import Card, Page
+from fedneg.report_costs import add_costs
+from fedneg.report_verdict import add_banner, add_evidence, add_measured
 from fedneg.run_figures import accuracy_over_rounds, attack_success, client_accuracy
+from fedneg.verdict_words import verdict_of
 
 EXPLAINED = {
     "original": "Trained with every client; nothing is forgotten yet.",
@@ -95,6 +98,7 @@ def write_report(
     )
     for notice in results.get("notices", []):
         page.notice(notice)
+    add_banner(page, results)
     page.cards(_cards(results))
     rates = {name: model.get("attack_success_rate") for name, model in models.items()}
     pictures = [
@@ -104,6 +108,7 @@ def write_report(
     ]
     rounds, by_client, attack = pictures
 
+    add_evidence(page, results)
     page.section("What the numbers say").bullets(describe_findings(results))
     page.section("The models side by side")
     page.table(
@@ -130,7 +135,7 @@ def write_report(
         page.figure(
             attack, _ATTACK_MEASURED.get(poison_name(results), "Lower is better.")
         )
-    _add_costs(page, results)
+    add_costs(page, results)
     _add_failures(page, results)
     _add_background(page, results, history, clients)
     for picture in pictures:
@@ -197,32 +202,6 @@ def _models_table(models: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=object)[["model", *kept]]
 
 
-def _add_costs(page: Page, results: Mapping[str, Any]) -> None:
-    """Add what the run took in time, traffic and memory."""
-    cost: Mapping[str, Any] = results.get("cost", {})
-    names = {
-        "train": "training",
-        "unlearn": "forgetting",
-        "recover": "repair",
-        "retrain": "reference retraining",
-    }
-    facts: dict[str, object] = {
-        f"Time, {name}": human_seconds(cost.get(f"{phase}_seconds"))
-        for phase, name in names.items()
-    }
-    facts["Sent by clients"] = human_bytes(cost.get("bytes_up"))
-    facts["Sent to clients"] = human_bytes(cost.get("bytes_down"))
-    facts["Kept in the ledger"] = human_bytes(cost.get("ledger_bytes"))
-    page.section("What it cost").facts(facts)
-    if number(cost.get("reused_training")):
-        page.text(
-            "Training was not repeated: the federation was taken from an earlier run "
-            "with the same configuration."
-        )
-    if number(cost.get("resumed_from_round")):
-        page.text(f"The run was resumed after round {cost['resumed_from_round']}.")
-
-
 def _add_failures(page: Page, results: Mapping[str, Any]) -> None:
     """Add the replies that failed, if any did."""
     failures = list(results.get("failures") or [])
@@ -259,6 +238,8 @@ def _add_background(
     if attack_name(results) != "none":
         facts["Attack"] = ", ".join(f"{key} {attack[key]}" for key in attack)
     page.section("Background").facts(facts)
+    if verdict_of(results) is None:
+        add_measured(page, results)
     times = {"seconds": human_seconds}
     sizes = {"bytes_up": human_bytes, "bytes_down": human_bytes}
     scores = {name: rate for name in ("accuracy", "loss") if name in history}

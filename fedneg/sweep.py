@@ -18,6 +18,7 @@ from fedneg.files import write_bytes
 from fedneg.formats import MISSING, human_bytes, human_seconds, number, rate
 from fedneg.page import Page, link
 from fedneg.run_folders import scan_runs
+from fedneg.verdict_words import verdict_of
 
 METRICS = (
     "test_accuracy",
@@ -55,9 +56,9 @@ def collect_sweep(sweep_dir: Path) -> pd.DataFrame:
     -------
     DataFrame
         ``run`` (path below `sweep_dir`), ``seed forget retrain strategy data attack``,
-        then ``<model>_<metric>`` for each of the four models, then the costs (seconds
-        and bytes). `forget` is '1 4' for two clients and '' for none; null where a
-        run did not measure something.
+        ``outcome`` (of the verdict), then ``<model>_<metric>`` for each of the four
+        models, then the costs (seconds and bytes). `forget` is '1 4' for two clients
+        and '' for none; null where a run did not measure something.
     """
     return _scan(sweep_dir).frame
 
@@ -168,7 +169,8 @@ def _scan(sweep_dir: Path) -> _Found:
         return row
 
     rows, skipped = scan_runs(sweep_dir, read)
-    names = ["run", *SETTINGS, *(f"{m}_{k}" for m in MODELS for k in METRICS), *COSTS]
+    metrics = [f"{m}_{k}" for m in MODELS for k in METRICS]
+    names = ["run", *SETTINGS, "outcome", *metrics, *COSTS]
     return _Found(pd.DataFrame(rows, columns=names), skipped, notices)
 
 
@@ -190,6 +192,7 @@ def _row(results: Mapping[str, Any]) -> dict[str, object]:
         "strategy": results["strategy"],
         "data": results["data"]["name"],
         "attack": (results.get("attack") or {}).get("name", "none"),
+        "outcome": (verdict_of(results) or {}).get("outcome"),
     }
     for model in MODELS:
         for metric in METRICS:
@@ -249,7 +252,8 @@ def _add_table(page: Page, frame: pd.DataFrame, sweep_dir: Path) -> None:
         for model in MODELS
         if frame[f"{model}_{metric}"].notna().any()
     ]
-    shown = frame[["run", *varying, *metrics, *COSTS]].copy()
+    judged = ["outcome"] if frame["outcome"].notna().any() else []
+    shown = frame[["run", *varying, *judged, *metrics, *COSTS]].copy()
     shown["run"] = [
         link(run, f"{run}/report.html")
         if (sweep_dir / run / "report.html").is_file()

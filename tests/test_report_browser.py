@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 from test_report import make_run
+from test_verdict_shown import judged_run, measured, verdict
 
 from fedneg.config import load_config
 from fedneg.engine import simulate
@@ -79,6 +80,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "twenty": make_run(total=20, models=("original", "unlearned")),
         "train": make_run(forget=(), models=("original",), attack="none"),
     }
+    for name, attack in (("judged", 0.98), ("forgotten", 0.02)):
+        runs[name] = judged_run(verdict(attack), **measured())
+    runs["open"] = judged_run(verdict(0.98, retrainings=1), **measured())
     runs["all"][0]["failures"] = [
         {"server_round": 1, "phase": "train", "client_id": 2, "reason": "late " * 40}
     ]
@@ -101,7 +105,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return pages | {"sweep": write_sweep(root / "sweep")[1]}
 
 
-NAMES = ("all", "many", "twenty", "train", "sweep", "paper")
+NAMES = ("all", "many", "twenty", "train", "judged", "sweep", "paper")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -164,6 +168,38 @@ def test_text_stands_out_from_what_is_behind_it(
         assert contrast(shades["ink"], shades[behind]) >= 4.5
     for front in ("small", "figure"):
         assert contrast(shades[front], shades["card"]) >= 4.5
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["judged", "forgotten", "open"])
+def test_verdict_stands_out_from_what_is_behind_it(
+    browser: "Browser",
+    pages: dict[str, Path],
+    name: str,
+    scheme: Literal["light", "dark"],
+) -> None:
+    """WCAG contrast of at least 4.5 for the banner's text and the table's decisions."""
+    view = browser.new_page(color_scheme=scheme)
+    try:
+        view.goto(pages[name].as_uri())
+        shades = view.evaluate(
+            """() => {
+              const of = (q, p) => getComputedStyle(document.querySelector(q))[p];
+              return {banner: of('.verdict', 'backgroundColor'),
+                      card: of('section:not(.bare)', 'backgroundColor'),
+                      outcome: of('.outcome b', 'color'),
+                      limit: of('.limit', 'color'),
+                      badges: [...document.querySelectorAll('.badge')].map(
+                        b => getComputedStyle(b).color)};
+            }"""
+        )
+    finally:
+        view.close()
+    assert contrast(shades["outcome"], shades["banner"]) >= 4.5
+    assert contrast(shades["limit"], shades["banner"]) >= 4.5
+    assert shades["badges"]
+    for badge in shades["badges"]:
+        assert contrast(badge, shades["card"]) >= 4.5
 
 
 def luminance(colour: str) -> float:
