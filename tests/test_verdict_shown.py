@@ -30,13 +30,15 @@ from fedneg.verdict_words import (
 
 SETTINGS = VerdictSettings(
     **dict.fromkeys(("attack_margin", "as_trained_margin"), 0.02),
-    **dict.fromkeys(("membership_margin", "canary_margin"), 0.02),
+    **dict.fromkeys(("membership_margin", "lira_margin", "canary_margin"), 0.02),
     **dict.fromkeys(("js_margin", "disagreement_margin"), 0.005),
     relearn_margin=0.1,
     utility_margin=0.01,
     power=2,
     min_relearn_batches=10,
     min_retrainings=2,
+    retrainings=2,
+    relearn_cap=300,
 )
 GOOD = {"original": "not forgotten", "retrained": "forgotten"}
 
