@@ -20,9 +20,9 @@ from benchmarks.material import HIDDEN, Material
 from fedneg.config import load_config
 from fedneg.console import Progress
 from fedneg.engine import simulate
+from fedneg.federation import Federation
 from fedneg.model import build_mlp, initial_parameters, set_parameters
 from fedneg.partition import partition_by_writer
-from fedneg.server_app import Federation
 from fedneg.settings import Config
 from fedneg.training import as_input
 from strategies.phases import Phase

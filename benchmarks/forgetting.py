@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from benchmarks.epochs import configured, in_federation
 from benchmarks.material import Material
+from fedneg.federation import Federation
 from fedneg.parameters import Vector, unflatten
-from fedneg.server_app import Federation
 from strategies.phases import Phase
 
 FORGOTTEN_ONE_BY_ONE = 3

@@ -1,7 +1,7 @@
 """The main job, told top to bottom: train, forget, recover, retrain, report.
 
 Also the paper's experiment. Both are told in the words of a `Federation`
-(fedneg/server_app.py), and know nothing of how its clients are reached.
+(fedneg/federation.py), and know nothing of how its clients are reached.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from fedneg.settings import Config
 from fedneg.trial import Trial
 
 if TYPE_CHECKING:
-    from fedneg.server_app import Federation
+    from fedneg.federation import Federation
 
 MakeFederation = Callable[[Config, Progress], "Federation"]
 

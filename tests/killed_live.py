@@ -23,11 +23,11 @@ from fedneg.config import load_config
 from fedneg.console import Progress
 from fedneg.data import load_dataset
 from fedneg.engine import simulate
+from fedneg.federation import Federation
 from fedneg.live import audit
 from fedneg.live.job import do_live_job
 from fedneg.live.receipts import read_receipt
 from fedneg.live.state import State
-from fedneg.server_app import Federation
 
 OVERRIDES = [
     *("data=digits", "clients=3", "rounds=2", "retrain_rounds=1", "encrypt=true"),

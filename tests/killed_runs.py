@@ -28,7 +28,7 @@ from fedneg.config import load_config
 from fedneg.console import Progress
 from fedneg.data import load_dataset
 from fedneg.engine import simulate
-from fedneg.server_app import Federation
+from fedneg.federation import Federation
 from fedneg.settings import Config
 
 OVERRIDES = [

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from fedneg.console import Progress
 from fedneg.engine import simulate
-from fedneg.server_app import Federation
+from fedneg.federation import Federation
 from fedneg.settings import Config
 
 OVERRIDES = (

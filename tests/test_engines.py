@@ -12,8 +12,8 @@ from test_needs import METHODS
 
 from fedneg.console import Progress
 from fedneg.engine import simulate
+from fedneg.federation import Federation
 from fedneg.parameters import Vector
-from fedneg.server_app import Federation
 
 TRAINED = ("clients=4", "strategy.gate=0", "client.batch_size=20", "seed=3")
 

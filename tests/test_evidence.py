@@ -14,9 +14,9 @@ from fedneg.client_app import app as client_app
 from fedneg.console import Progress
 from fedneg.data import load_dataset
 from fedneg.evidence import KeptEvidence, ModelEvidence, ServerTest
+from fedneg.federation import Federation
 from fedneg.model import initial_parameters
 from fedneg.parameters import flatten, shapes_of
-from fedneg.server_app import Federation
 from fedneg.training import Metrics
 
 

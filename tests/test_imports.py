@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-SEAM = {"server_app", "client_app", "engine", "config", "__main__"}
+SEAM = {"server_app", "federation", "client_app", "engine", "config", "__main__"}
 OUTSIDE = {"flwr", "ray", "hydra", "omegaconf"}
 
 

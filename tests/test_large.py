@@ -19,9 +19,9 @@ from fedneg import rows
 from fedneg.client_app import app as client_app
 from fedneg.console import Progress
 from fedneg.errors import FedNegError
+from fedneg.federation import Federation
 from fedneg.ledger import Ledger
 from fedneg.rows import Vectors, make_rows, release
-from fedneg.server_app import Federation
 from strategies.replies import Reply, _median_of_others, _update_norms, absurd
 
 

@@ -16,7 +16,7 @@ from conftest import REPOSITORY, SMALL, RecordingGrid, command, small_config
 from flwr.app import Message
 from safetensors.numpy import load_file
 
-from fedneg import server_app
+from fedneg import federation
 from fedneg.client_app import app as real_clients
 from fedneg.config import load_config
 from fedneg.engine import FIRST_NODE_ID
@@ -523,7 +523,7 @@ def test_real_clients_are_not_believed_unless_it_is_said_how(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Without a roster of keys the default has nobody to believe."""
-    monkeypatch.setattr(server_app, "is_deployed", lambda grid: True)
+    monkeypatch.setattr(federation, "is_deployed", lambda grid: True)
     config = small_config("clients=3", "forget=1")
     with pytest.raises(FedNegError, match=r"needs state=DIR, whose roster lists"):
         run(RecordingGrid(real_clients, 3), config, tmp_path)

@@ -14,15 +14,15 @@ from flwr.app import Context
 from flwr.serverapp import Grid
 from rich.console import Console
 
-from fedneg import server_app, store
+from fedneg import federation, store
 from fedneg.cache_command import run_cache_command
 from fedneg.client_app import app as client_app
 from fedneg.console import Progress
 from fedneg.data import load_dataset
 from fedneg.engine import InlineGrid, simulate
 from fedneg.errors import FedNegError
+from fedneg.federation import Federation
 from fedneg.parameters import Vector
-from fedneg.server_app import Federation
 from fedneg.settings import Config
 from fedneg.store import Entry, Store, code_digest, digest_of, training_identity
 from strategies.base import LedgerFedAvg
@@ -292,7 +292,7 @@ def test_cache_false_neither_reads_nor_writes(cache: Path):
 
 def test_real_clients_share_no_training(cache: Path, monkeypatch: pytest.MonkeyPatch):
     """Nothing tells the server whether their data are the same as before."""
-    monkeypatch.setattr(server_app, "is_deployed", lambda grid: True)
+    monkeypatch.setattr(federation, "is_deployed", lambda grid: True)
     config = small_config(*BASE, "strategy.trust=unauthenticated")
     made = federation_of(config, work="")
     made._run_kept(made.strategy.phase, made.initial, {"any": 1})

@@ -28,8 +28,8 @@ from fedneg.checkpoint import Checkpoints
 from fedneg.console import Progress
 from fedneg.engine import simulate
 from fedneg.errors import FedNegError
+from fedneg.federation import Federation
 from fedneg.ledger import Ledger
-from fedneg.server_app import Federation
 
 MODELS = ("original", "unlearned", "recovered", "retrained")
 HERE = Path(__file__).parent

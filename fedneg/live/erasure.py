@@ -27,7 +27,7 @@ from fedneg.live.state import State
 from fedneg.parameters import Vector
 
 if TYPE_CHECKING:
-    from fedneg.server_app import Federation
+    from fedneg.federation import Federation
 
 SCHEMA = 1
 BLOCK = 16  # numbers in the window of a fingerprint

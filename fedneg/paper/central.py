@@ -14,7 +14,7 @@ from fedneg.seeding import torch_generator
 from fedneg.training import evaluate, train_epochs
 
 if TYPE_CHECKING:
-    from fedneg.server_app import Federation
+    from fedneg.federation import Federation
 
 
 def train_centrally(federation: "Federation") -> pd.DataFrame:

@@ -34,7 +34,7 @@ from fedneg.parameters import Vector
 from fedneg.settings import Config
 
 if TYPE_CHECKING:
-    from fedneg.server_app import Federation
+    from fedneg.federation import Federation
 
 
 def planned_rounds(config: Config) -> int:
