@@ -1,7 +1,8 @@
 """A federation in the words of a run: train, unlearn, recover, retrain, evaluate.
 
-The seam between mathematics and Flower, whatever Grid reaches the clients. The main job is told in these words (fedneg/job.py),
-and so is that of a federation that lives on (fedneg/live/job.py).
+The seam between mathematics and Flower, whatever Grid reaches the clients. The main job
+is told in these words (fedneg/job.py), and so is that of a federation that lives on
+(fedneg/live/job.py).
 
 Longer than others, since `Federation` is one class whose phases share history, times
 and checkpoints.
