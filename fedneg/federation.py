@@ -266,10 +266,12 @@ class Federation:
     ) -> dict[int, Testimony]:
         """Return what the clients to forget say of a model; see `Trial`."""
         cap = self.config.verdict.relearn_cap
+        every = self.config.verdict.relearn_every
         asked = {
             "clients": list(self.config.forget),
             "attack": asdict(self.config.attack),
             "cap": cap,
+            "every": every,
             "targets": None if targets is None else sorted(targets.items()),
         }
         entry = self._entries.get(parameters.tobytes())
@@ -284,6 +286,7 @@ class Federation:
                     (client_id,),
                     relearn_target=(targets or {}).get(client_id),
                     relearn_cap=cap,
+                    check_every=every,
                 )
             if kept and len(found) == len(self.config.forget):
                 kept.write(found)

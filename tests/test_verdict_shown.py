@@ -39,6 +39,7 @@ SETTINGS = VerdictSettings(
     min_retrainings=2,
     retrainings=2,
     relearn_cap=300,
+    relearn_every=5,
 )
 GOOD = {"original": "not forgotten", "retrained": "forgotten"}
 

@@ -23,7 +23,7 @@ class VerdictSettings:
 
     What is done for it: `retrainings` trainings of the reference with other seeds,
     beside the one with the run's own; and relearning for at most `relearn_cap` batches
-    (0: no relearning).
+    (0: no relearning), looked at after every `relearn_every`.
     """
 
     attack_margin: float
@@ -40,6 +40,7 @@ class VerdictSettings:
     min_retrainings: int
     retrainings: int
     relearn_cap: int
+    relearn_every: int
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -51,6 +52,7 @@ class VerdictSettings:
         whole("verdict.min_retrainings", self.min_retrainings, minimum=2)
         whole("verdict.retrainings", self.retrainings, minimum=0)
         whole("verdict.relearn_cap", self.relearn_cap, minimum=0)
+        whole("verdict.relearn_every", self.relearn_every, minimum=1)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
