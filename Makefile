@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run paper test lint format bench bench-capacity clean
+.PHONY: help run paper compare test lint format bench bench-capacity clean
 help:
 	@echo 'make run     train a federation, forget client 4, write a report to outputs/'
 	@echo 'make paper   reproduce the paper (outputs/paper)'
+	@echo 'make compare all forgetting methods side by side (under an hour on 2 cores)'
 	@echo 'make test    all tests            make lint   ruff, formatting, mypy'
 	@echo 'make bench   measurements         make clean  remove what these made'
 
@@ -26,6 +27,9 @@ run: $(STAMP)
 
 paper: $(STAMP)
 	$(BIN)/fedneg experiment=paper $(ARGS)
+
+compare: $(STAMP)
+	$(BIN)/fedneg compare $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)

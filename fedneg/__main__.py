@@ -99,12 +99,21 @@ def main() -> None:
 
 def _compare(words: Sequence[str]) -> None:
     """Run the sweep over all methods, or say what it would be."""
-    from fedneg.compare_command import compare_arguments, compare_help
+    from fedneg.compare_command import (
+        compare_arguments,
+        compare_help,
+        folder_in,
+        write_page,
+    )
 
     if {"-h", "--help"} & set(words):
         print(compare_help())
         return
     with _one_line_errors():
+        folder = folder_in(words)
+        if folder is not None:
+            write_page(folder)
+            return
         sys.argv[1:] = compare_arguments(words)
     _run_hydra()
 

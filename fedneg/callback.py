@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fedneg.comparison_page import write_comparison
+from fedneg.compare_command import write_page
 from fedneg.config import check_sweep
 from fedneg.errors import FedNegError
 from fedneg.sweep import collect_sweep, write_sweep
@@ -34,8 +34,7 @@ class SweepCallback:
         _csv, page = write_sweep(folder)
         print(f"sweep: {page.resolve()}")
         if collect_sweep(folder)["strategy"].nunique() > 1:
-            _csv, page = write_comparison(folder)
-            print(f"comparison: {page.resolve()}")
+            write_page(folder)
 
     def __getattr__(self, name: str) -> Any:
         """Ignore every other event."""

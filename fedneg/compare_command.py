@@ -5,12 +5,14 @@ one by one. Everything else is Hydra's: jobs, folders, and the page at the end.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from fedneg.config import sweep_of
 from fedneg.errors import FedNegError
 
 HELP = """\
 fedneg compare [key=value,value ..]: forgetting methods side by side
+fedneg compare DIR:                  the page of runs that lie below DIR already
 
 Trains every federation once, forgets with every method, judges each against models
 retrained without the client, and writes comparison.html and comparison.csv beside the
@@ -38,8 +40,8 @@ def compare_arguments(words: Sequence[str]) -> list[str]:
         key, equals, value = word.partition("=")
         if not equals or not key or key.startswith("-"):
             raise FedNegError(
-                "fedneg compare takes overrides, key=value or key=value,value, "
-                f"got {word!r}"
+                "fedneg compare takes overrides, key=value or key=value,value, or one "
+                f"folder of runs, got {word!r}"
             )
         if key == "strategy":
             methods = value
@@ -47,6 +49,30 @@ def compare_arguments(words: Sequence[str]) -> list[str]:
             sweep[key] = value
     # The last varies fastest.
     return ["-m", *(f"{k}={v}" for k, v in sweep.items()), f"strategy={methods}"]
+
+
+def folder_in(words: Sequence[str]) -> Path | None:
+    """Return the folder of runs that is asked for; None if a sweep is.
+
+    Raises
+    ------
+    FedNegError
+        If it is a folder without any run in it.
+    """
+    if len(words) != 1 or not Path(words[0]).is_dir():
+        return None
+    folder = Path(words[0])
+    if next(folder.rglob("results.json"), None) is None:
+        raise FedNegError(f"{folder} has no results.json of any run below it")
+    return folder
+
+
+def write_page(folder: Path) -> None:
+    """Write the comparison of the runs below a folder, and say where."""
+    from fedneg.comparison_page import write_comparison  # imports matplotlib
+
+    _table, page = write_comparison(folder)
+    print(f"comparison: {page.resolve()}")
 
 
 def compare_help() -> str:

@@ -178,7 +178,8 @@ def pool(summary: pd.DataFrame) -> pd.DataFrame:
         ``attack strategy method settings runs``, ``forgetting_measure`` (several are
         joined by ' / '), ``test_accuracy test_accuracy_gap forgetting_gap
         client_epochs`` as means of the settings' means, so that each setting counts
-        alike, and `OUTCOMES` as sums. No interval: settings are no sample of anything.
+        alike, ``accuracy_at_once`` of the models before repair likewise, and `OUTCOMES`
+        as sums. No interval: settings are no sample of anything.
     """
     rows: list[dict[str, object]] = []
     judged = summary[summary["judged"].astype(bool)]
@@ -192,9 +193,17 @@ def pool(summary: pd.DataFrame) -> pd.DataFrame:
         row["forgetting_measure"] = " / ".join(sorted(map(str, measures)))
         for metric in POOLED:
             row[metric] = mean_of(group[metric]).value
+        row["accuracy_at_once"] = mean_of(
+            summary["test_accuracy"][
+                (summary["attack"] == attack)
+                & (summary["strategy"] == strategy)
+                & (summary["model"] == "unlearned")
+            ]
+        ).value
         rows.append(row | {name: int(group[name].sum()) for name in OUTCOMES})
     names = ["attack", "strategy", "method", "settings", "runs", "forgetting_measure"]
-    pooled = pd.DataFrame(rows, columns=[*names, *POOLED, *OUTCOMES])
+    columns = [*names, *POOLED, "accuracy_at_once", *OUTCOMES]
+    pooled = pd.DataFrame(rows, columns=columns)
     attacks = {name: n for n, name in enumerate(pooled["attack"].unique())}
     order = {name: n for n, name in enumerate(strategies_of(pooled["strategy"]))}
     keys = zip(

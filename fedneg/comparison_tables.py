@@ -20,6 +20,7 @@ def glance(pooled: pd.DataFrame) -> pd.DataFrame:
     rows = [
         {
             "method": row["strategy"],
+            "accuracy before repair": rate(row["accuracy_at_once"]),
             "test accuracy": _accuracy(row),
             f"forgetting gap{measure}": rate(row["forgetting_gap"]),
             "verdicts": count_outcomes(row[o] for o in OUTCOMES) or MISSING,
@@ -66,7 +67,7 @@ def _markdown(title: str, table: pd.DataFrame) -> Iterator[str]:
     yield ""
     columns = [str(name) for name in table.columns]
     yield f"| {' | '.join(columns)} |"
-    yield "| --- | ---: | ---: | --- | ---: |"
+    yield "| --- | ---: | ---: | ---: | --- | ---: |"
     for row in table.to_numpy().tolist():
         cells = [str(cell).replace("\\", "\\\\").replace("|", "\\|") for cell in row]
         yield f"| {' | '.join(cells)} |"

@@ -313,6 +313,26 @@ def test_fine_tuning_is_called_as_good_where_it_is(
     assert words in " ".join(describe_setting(rows))
 
 
+@pytest.mark.parametrize(("gap", "ranked"), [(0.011, True), (0.010, False)])
+def test_where_the_original_is_level_nobody_is_ranked(gap: float, ranked: bool) -> None:
+    rows = setting(
+        entry("original", gap), entry("compensated", 0.001), entry("fine_tune", 0.002)
+    )
+    said = " ".join(describe_setting(rows))
+    assert (nearest(rows) == ["compensated"]) == ranked
+    assert ("no method can be told from another" in said) != ranked
+    assert ("Plain fine-tuning is as good" in said) == ranked
+
+
+def test_intervals_make_no_method_as_good_as_another() -> None:
+    """Half a unit of uncertainty over a few seeds is no sign of being level."""
+    rows = setting(
+        entry("compensated", 0.001, forgetting_gap_half=0.002),
+        entry("fine_tune", 0.5, forgetting_gap_half=0.9),
+    )
+    assert "Plain fine-tuning is not as good" in " ".join(describe_setting(rows))
+
+
 def test_one_method_only_is_nearest_without_others() -> None:
     said = " ".join(describe_setting(setting(entry("compensated", 0.02))))
     assert "No other method is level with it; it took 8 client-epochs." in said
@@ -320,7 +340,7 @@ def test_one_method_only_is_nearest_without_others() -> None:
 
 def test_winners_count_over_settings(sweep: Path) -> None:
     said = describe_winners(summarise(collect_comparison(sweep)))
-    assert "compensated in 1 of 1 setting" in said[0]
+    assert "compensated in 1 of the 1 setting in which" in said[0]
     assert "or better, in 0 of 1." in said[1]
 
 
@@ -362,7 +382,8 @@ def test_markdown_pools_each_setting_alike(sweep: Path) -> None:
     assert text.startswith("**Attack: backdoor (1 setting)**")
     minus = "\N{MINUS SIGN}"
     assert (
-        f"| compensated | 0.9300 ({minus}0.0100) | 0.0700 | 3 forgotten | 8 |" in text
+        f"| compensated | 0.9000 | 0.9300 ({minus}0.0100) | 0.0700 | 3 forgotten | 8 |"
+        in text
     )
     assert markdown_table(summarise(collect_comparison(sweep)), attack="none") == ""
 
