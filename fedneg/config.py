@@ -84,7 +84,7 @@ def _checked(overrides: Sequence[str]) -> Config:
     return _checked_once(tuple(overrides))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _checked_once(overrides: tuple[str, ...]) -> Config:
     """Do it once: a sweep checks its jobs before the first, and each job itself."""
     config = Config.from_mapping(_plain(_composed(overrides)))

@@ -172,7 +172,6 @@ def add_measured(page: Page, results: Mapping[str, Any]) -> None:
         row |= {
             "js_to_retrained": _small(floor.get("js")),
             "disagreement": rate(floor.get("disagreement")),
-            "distance_to_retrained": _small(floor.get("distance")),
             "test_accuracy": rate(floor.get("test_accuracy")),
             "attack_success_rate": rate(floor.get("attack_success_rate")),
         }

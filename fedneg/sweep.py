@@ -242,7 +242,8 @@ def _spread(values: Iterable[object]) -> str:
 def _add_table(page: Page, frame: pd.DataFrame, sweep_dir: Path) -> None:
     """Add the constant settings as a line, and the rest as a table with links."""
     varying = _varying(frame)
-    fixed = {n: frame[n].iloc[0] or MISSING for n in SETTINGS if n not in varying}
+    constant = {n: frame[n].iloc[0] for n in SETTINGS if n not in varying}
+    fixed = {n: MISSING if v in ("", None) else v for n, v in constant.items()}
     page.section("The runs")
     if fixed:
         page.text("The same in every run:").facts(fixed)

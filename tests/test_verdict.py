@@ -176,7 +176,7 @@ def test_a_retraining_is_never_its_own_proof():
     found = verdict(renamed, retrained=RETRAINED[:2])
     assert found.outcome == "inconclusive"
     assert set(decisions(found).values()) == {"abstains"}
-    assert "1 other retrained models measured, 2 needed" in found.evidence[0].why
+    assert "1 other retrained model measured, 2 needed" in found.evidence[0].why
     assert verdict(numbers("x"), retrained=RETRAINED[:2]).outcome == "forgotten"
 
 

@@ -118,7 +118,8 @@ class Case:
     def too_few(self, retrainings: int) -> str:
         """Return why there is no floor."""
         least = self.settings.min_retrainings
-        return f"{retrainings} other retrained models measured, {least} needed"
+        models = "model" if retrainings == 1 else "models"
+        return f"{retrainings} other retrained {models} measured, {least} needed"
 
     @property
     def damaged(self) -> bool:
