@@ -7,7 +7,7 @@ one by one. Everything else is Hydra's: jobs, folders, and the page at the end.
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedneg.config import sweep_of
+from fedneg.config import methods, sweep_of
 from fedneg.errors import FedNegError
 
 HELP = """\
@@ -34,8 +34,8 @@ def compare_arguments(words: Sequence[str]) -> list[str]:
     FedNegError
         If a word is no override.
     """
-    sweep = sweep_of("compare")
-    methods = sweep.pop("strategy")
+    sweep = _defaults()
+    strategy = sweep.pop("strategy")
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key or key.startswith("-"):
@@ -44,11 +44,11 @@ def compare_arguments(words: Sequence[str]) -> list[str]:
                 f"folder of runs, got {word!r}"
             )
         if key == "strategy":
-            methods = value
+            strategy = value
         else:
             sweep[key] = value
     # The last varies fastest.
-    return ["-m", *(f"{k}={v}" for k, v in sweep.items()), f"strategy={methods}"]
+    return ["-m", *(f"{k}={v}" for k, v in sweep.items()), f"strategy={strategy}"]
 
 
 def folder_in(words: Sequence[str]) -> Path | None:
@@ -77,5 +77,10 @@ def write_page(folder: Path) -> None:
 
 def compare_help() -> str:
     """Return what `fedneg compare --help` says."""
-    lines = "\n".join(f"  {key}={value}" for key, value in sweep_of("compare").items())
+    lines = "\n".join(f"  {key}={value}" for key, value in _defaults().items())
     return HELP.format(defaults=lines)
+
+
+def _defaults() -> dict[str, str]:
+    """Return the sweep: conf/compare.yaml, and every method."""
+    return sweep_of("compare") | {"strategy": ",".join(methods())}

@@ -35,6 +35,12 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else here.parent / "conf"
 
 
+def methods() -> list[str]:
+    """Return the names of all forgetting methods, in the order of the alphabet."""
+    found = {path.stem for path in (conf_dir() / "strategy").glob("*.yaml")}
+    return sorted(found - {"base"})
+
+
 def sweep_of(name: str) -> dict[str, str]:
     """Return a sweep that conf/ describes: from each key to its values, as typed."""
     found = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{name}.yaml"))

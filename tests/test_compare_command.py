@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import SMALL, command
+from conftest import REPOSITORY, SMALL, command
 
 from fedneg.compare_command import compare_arguments, folder_in
-from fedneg.config import check, sweep_of
+from fedneg.config import check, methods, sweep_of
 from fedneg.errors import FedNegError
 
-METHODS = sweep_of("compare")["strategy"]
+METHODS = ",".join(methods())
 
 
 def test_the_default_is_what_the_yaml_says_with_the_methods_last():
@@ -18,9 +18,7 @@ def test_the_default_is_what_the_yaml_says_with_the_methods_last():
     assert found[0] == "-m"
     assert found[-1] == f"strategy={METHODS}"
     assert found[1:-1] == [
-        f"{key}={value}"
-        for key, value in sweep_of("compare").items()
-        if key != "strategy"
+        f"{key}={value}" for key, value in sweep_of("compare").items()
     ]
     # Every line of it is valid, without composing all 360 jobs.
     check(
@@ -32,10 +30,11 @@ def test_the_default_is_what_the_yaml_says_with_the_methods_last():
 
 
 def test_every_method_is_compared_by_default():
-    folder = Path(__file__).resolve().parent.parent / "conf" / "strategy"
-    all_methods = {path.stem for path in folder.glob("*.yaml")} - {"base"}
-    assert set(METHODS.split(",")) == all_methods
-    for method in all_methods:
+    folder = REPOSITORY / "strategies"
+    found = {p.stem for p in folder.glob("*.py") if "(LedgerFedAvg):" in p.read_text()}
+    assert found
+    assert set(METHODS.split(",")) >= found
+    for method in METHODS.split(","):
         check([f"strategy={method}"])
 
 
