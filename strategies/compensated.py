@@ -37,7 +37,11 @@ Where it fails; it never subtracts more than the update form:
 * a forgotten client's accomplices that stay can shield it, by contributing -C;
 * so can the client alone, by contributing the opposite of the others' sum: with O = [2]
   and C = [-4], b = -1/2 and half of C stays; with C = [-2], b = -1 and all of it does,
-  and w = w_0. The scales tell, and below a tenth of the length a notice does;
+  and w = w_0. The scales tell, and below a tenth of the length a notice does.
+  On the digits (5 clients, 10 rounds, 3 seeds) one that plants a backdoor and takes
+  global - initial off what it sends keeps an attack success of 0.60 to 0.88, of 0.60 to
+  0.89 before, where the update form leaves 0.00; with half of that off 0.66 to 0.77
+  stays, for one seed in three without the notice;
 * compensation by other units than those that C is in is not seen: there it overshoots,
   as the update form does.
 

@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 from conftest import Answer, Bench, RecordingGrid, small_config
 
+from clients.trainer import WriterClient
+from fedneg.client_app import ROLES
 from fedneg.client_app import app as real_clients
+from fedneg.data import load_dataset
 from fedneg.errors import FedNegError
+from fedneg.evidence import ServerTest
+from fedneg.model import initial_parameters
 from fedneg.parameters import NDArrays, flatten
 from fedneg.server_app import run
+from fedneg.settings import Task
 from strategies import compensated
 from strategies.compensated import layers_of, shares_left, units_of
 
@@ -177,6 +183,55 @@ def test_who_sends_the_opposite_of_the_others_stays_and_is_seen_to(
     assert ("notice" in report) == told
     if told:
         assert "almost nothing of client 0 (0.00 of its length)" in report["notice"]
+
+
+def attack_success_after(pull: float, *options: str) -> tuple[float, Bench]:
+    """Return the attack success that is left of a backdoor, and who forgot it.
+
+    Client 4 plants it, and takes `pull` times (global - initial) off what it sends: of
+    the others it knows no more than the models that the server sent.
+    """
+    config = small_config(
+        *("attack=backdoor", "model.hidden=[32]", "rounds=10", "seed=1", *options)
+    )
+    initial = initial_parameters(64, config.model.hidden, 10, seed=config.seed)
+
+    class Pulls(WriterClient):
+        def fit(self, parameters, config):  # noqa: ANN001, ANN202
+            local, count, metrics = super().fit(parameters, config)
+            if self.client_id == 4:
+                parts = zip(local, parameters, initial, strict=True)
+                local = [a - np.float32(pull) * (w - w0) for a, w, w0 in parts]
+            return local, count, metrics
+
+    made = Bench(config, initial, task=Task.of(config, root=None).to_json())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ROLES, "train", Pulls)
+        made.train(config.rounds)
+    assert not made.failures(), "it was caught"
+    data = load_dataset("digits")
+    test = ServerTest(data, config.model, config.attack, made.shapes)
+    success = test.attack_success_rate(made.unlearn(4))
+    assert success is not None
+    return success, made
+
+
+@pytest.mark.parametrize(
+    ("pull", "least", "most", "told"),
+    [(0, 0, 0.1, False), (0.5, 0.4, 0.9, False), (1, 0.6, 1, True)],
+)
+def test_who_pulls_against_the_others_keeps_its_backdoor_in(
+    pull: float, least: float, most: float, told: bool
+):
+    """Measured: 0.00, 0.66 and 0.88 stay of 0.99, 0.97 and 0.89; else always 0.00.
+
+    At half the pull no notice tells.
+    """
+    success, made = attack_success_after(pull, "strategy=compensated")
+    assert least <= success <= most
+    assert ("notice" in made.strategy.method_report) == told
+    success, _ = attack_success_after(pull, "strategy=negative_gradient")
+    assert success < 0.1
 
 
 def test_the_main_job_shows_the_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY, processes_in, processes_left_in, small_config
+from conftest import REPOSITORY, SMALL, processes_in, processes_left_in, small_config
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -534,38 +534,55 @@ def test_a_client_comes_back_under_the_id_it_had(federation: LocalFederation):
     assert time.monotonic() - started < 30, "the SuperLink was told no goodbye"
 
 
+# Clients take part in the forgetting; in the first, who leaves testifies as well.
+METHODS = {
+    "gradient_ascent": ("rounds=1", "attack=backdoor", "strategy.gate=0"),
+    "federaser": ("rounds=2", "strategy.interval=1", "reference=false"),
+}
+
+
 @pytest.mark.grpc
 @pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
 def test_a_run_over_grpc_gives_the_bytes_of_inline(
-    federation: LocalFederation, tmp_path: Path
+    name: str, federation: LocalFederation, tmp_path: Path
 ):
-    overrides = (
-        "data=digits clients=3 model.hidden=[16] client.local_epochs=1 "
-        "reference=false strategy.trust=first_sight"
-    )
-    found = federation.run(
-        f'rounds=1 forget=2 out="{tmp_path}/grpc" overrides="{overrides}"', 180
-    )
+    """Its models, what the method says of itself, and all that was measured."""
+    more = (f"strategy={name}", "clients=3", "client.local_epochs=2", *METHODS[name])
+    overrides = " ".join([*SMALL, *more, "strategy.trust=first_sight"])
+    found = federation.run(f'forget=2 out="{tmp_path}/grpc" overrides="{overrides}"')
     assert found.completed, (found.status, found.details, found.log)
     assert "accuracy" in found.log
     (tmp_path / "inline").mkdir()
-    config = small_config("rounds=1", "forget=2", "clients=3", "reference=false")
+    config = small_config("forget=2", *more)
     simulate(
         lambda grid, context: run(grid, config, tmp_path / "inline"),
         clients=3,
         engine=config.engine,
     )
-    for name in ("original", "unlearned"):
-        one, two = (
-            (tmp_path / engine / f"model_{name}.safetensors").read_bytes()
-            for engine in ("grpc", "inline")
-        )
-        assert one == two, name
-    models = [
-        json.loads((tmp_path / engine / "results.json").read_text())["models"]
+    grpc, inline = (
+        {path.name: path.read_bytes() for path in (tmp_path / engine).glob("model_*")}
         for engine in ("grpc", "inline")
-    ]
-    assert models[0] == models[1]
+    )
+    assert grpc == inline
+    assert len(grpc) == (3 if config.reference else 2)
+    results, expected = (
+        json.loads((tmp_path / engine / "results.json").read_text())
+        for engine in ("grpc", "inline")
+    )
+    for part in ("models", "method", "evidence", "failures"):
+        assert results[part] == expected[part], part
+    assert results["failures"] == []
+    if name == "gradient_ascent":
+        ascent = results["method"]["ascents"]["2"]
+        assert ascent["kept"]
+        assert ascent["steps"], "client 2 trained, and did not climb"
+        for evidence in results["evidence"].values():
+            assert evidence["membership_auc"], "client 2 did not testify"
+            assert evidence["relearn_batches"] is not None
+    else:
+        assert results["method"]["retained_rounds"] == [1, 2]
+        assert results["method"]["calibration_epochs"] == 1
 
 
 @pytest.mark.grpc
