@@ -37,11 +37,11 @@ Where it fails; it never subtracts more than the update form:
 * a forgotten client's accomplices that stay can shield it, by contributing -C;
 * so can the client alone, by contributing the opposite of the others' sum: with O = [2]
   and C = [-4], b = -1/2 and half of C stays; with C = [-2], b = -1 and all of it does,
-  and w = w_0. The scales tell, and below a tenth of the length a notice does.
+  and w = w_0. The scales tell, and below half of the length a notice does.
   On the digits (5 clients, 10 rounds, 3 seeds) one that plants a backdoor and takes
   global - initial off what it sends keeps an attack success of 0.60 to 0.88, of 0.60 to
   0.89 before, where the update form leaves 0.00; with half of that off 0.66 to 0.77
-  stays, for one seed in three without the notice;
+  stays, with a quarter of it 0.03 to 0.46;
 * compensation by other units than those that C is in is not seen: there it overshoots,
   as the update form does.
 
@@ -64,8 +64,8 @@ from strategies.base import LedgerFedAvg
 from strategies.method import Needs
 
 UNITS = ("model", "layer", "neuron")
-# Of the contribution's length: who subtracts less has all but done nothing.
-NEARLY_NOTHING = 0.1
+# Of the contribution's length: who subtracts less should be told.
+LITTLE = 0.5
 
 
 def layers_of(shapes: Shapes) -> list[list[tuple[int, ...]]]:
@@ -186,7 +186,7 @@ class Compensated(LedgerFedAvg):
             )
             start = stop
         share = float(subtracted @ subtracted) / square if square else 1.0
-        kept = {} if share >= NEARLY_NOTHING**2 else {"notice": self._notice(share)}
+        kept = {} if share >= LITTLE**2 else {"notice": self._notice(share)}
         return {
             **kept,
             "form": "compensated",
@@ -198,9 +198,10 @@ class Compensated(LedgerFedAvg):
         }
 
     def _notice(self, share: float) -> str:
-        """Return what a user must not miss where next to nothing was subtracted."""
+        """Return what a user must not miss where little was subtracted."""
         who = ", ".join(map(str, self.forgetting))
         return (
-            f"compensated subtracted almost nothing of client {who} "
-            f"({share**0.5:.2f} of its length): it is nearly do_nothing"
+            f"compensated subtracted little of client {who} ({share**0.5:.2f} of its "
+            "contribution's length): the others have undone the rest, or the client "
+            "has seen to it that it stays; negative_gradient subtracts all"
         )

@@ -182,7 +182,7 @@ def test_who_sends_the_opposite_of_the_others_stays_and_is_seen_to(
     assert report["scales"] == [{"min": scale, "mean": scale, "max": scale}]
     assert ("notice" in report) == told
     if told:
-        assert "almost nothing of client 0 (0.00 of its length)" in report["notice"]
+        assert "little of client 0 (0.00 of its contribution's" in report["notice"]
 
 
 def attack_success_after(pull: float, *options: str) -> tuple[float, Bench]:
@@ -218,15 +218,12 @@ def attack_success_after(pull: float, *options: str) -> tuple[float, Bench]:
 
 @pytest.mark.parametrize(
     ("pull", "least", "most", "told"),
-    [(0, 0, 0.1, False), (0.5, 0.4, 0.9, False), (1, 0.6, 1, True)],
+    [(0, 0, 0.1, False), (0.5, 0.4, 0.9, True), (1, 0.6, 1, True)],
 )
 def test_who_pulls_against_the_others_keeps_its_backdoor_in(
     pull: float, least: float, most: float, told: bool
 ):
-    """Measured: 0.00, 0.66 and 0.88 stay of 0.99, 0.97 and 0.89; else always 0.00.
-
-    At half the pull no notice tells.
-    """
+    """Measured: 0.00, 0.66 and 0.88 stay of 0.99, 0.97 and 0.89; else always 0.00."""
     success, made = attack_success_after(pull, "strategy=compensated")
     assert least <= success <= most
     assert ("notice" in made.strategy.method_report) == told
@@ -236,11 +233,11 @@ def test_who_pulls_against_the_others_keeps_its_backdoor_in(
 
 def test_the_main_job_shows_the_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With a limit that every forgetting is below."""
-    monkeypatch.setattr(compensated, "NEARLY_NOTHING", 2)
+    monkeypatch.setattr(compensated, "LITTLE", 2)
     config = small_config(
         "clients=3", "forget=1", "strategy=compensated", "reference=false"
     )
     run(RecordingGrid(real_clients, 3), config, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["notices"] == [results["method"]["notice"]]
-    assert results["notices"][0].startswith("compensated subtracted almost nothing of")
+    assert results["notices"][0].startswith("compensated subtracted little of")
