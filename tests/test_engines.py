@@ -56,11 +56,11 @@ def test_workers_give_the_bytes_of_inline(name: str, forget: str):
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gradient_ascent", "federaser", "fine_tune"])
+@pytest.mark.parametrize("name", ["gradient_ascent", "federaser"])
 def test_ray_gives_the_bytes_of_inline_where_clients_take_part(
     name: str, tmp_path: Path
 ):
-    """In processes of their own, each with two clients that leave."""
+    """With a role, and with another task, in the message; two clients leave."""
     options = ("data=digits", "rounds=2", "client.local_epochs=1", "model.hidden=[16]")
     more = (f"strategy={name}", "forget=[0,2]", "cache=false", "reference=false")
     for engine in ("inline", "ray"):

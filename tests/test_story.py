@@ -14,10 +14,10 @@ pytestmark = [pytest.mark.mnist, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def models(
+def results(
     mnist_root: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, dict[str, Any]]:
-    """Return what results.json says of the four models, after half the usual rounds."""
+) -> dict[str, Any]:
+    """Return results.json, after half the usual rounds."""
     out = tmp_path_factory.mktemp("story")
     config, _ = load_config(
         [
@@ -31,9 +31,14 @@ def models(
         clients=config.clients,
         engine=config.engine,
     )
-    found: dict[str, dict[str, Any]] = json.loads((out / "results.json").read_text())[
-        "models"
-    ]
+    found: dict[str, Any] = json.loads((out / "results.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def models(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what results.json says of the four models."""
+    found: dict[str, dict[str, Any]] = results["models"]
     return found
 
 
@@ -55,3 +60,16 @@ def test_recovery_reaches_the_retrained_model(models: dict[str, dict[str, Any]])
     limit = models["retrained"]["test_accuracy"] - 0.01
     assert models["recovered"]["test_accuracy"] >= limit
     assert models["recovered"]["test_accuracy"] > models["unlearned"]["test_accuracy"]
+
+
+def test_the_verdict_is_forgotten_and_the_judge_knows_its_controls(
+    results: dict[str, Any],
+):
+    verdict = results["verdict"]
+    assert (verdict["outcome"], verdict["model"]) == ("forgotten", "recovered")
+    assert verdict["controls"] == {
+        "original": "not forgotten",
+        "retrained": "forgotten",
+    }
+    decided = {e["name"]: e["decision"] for e in verdict["evidence"]}
+    assert decided["attack_success_gap"] == "forgotten"
