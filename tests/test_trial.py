@@ -24,6 +24,8 @@ from fedneg.server_app import run
 from fedneg.settings import Config
 from fedneg.training import Metrics
 from fedneg.trial import Trial
+from strategies.base import LedgerFedAvg
+from strategies.phases import Phase
 
 DATA = load_dataset("digits")
 
@@ -235,11 +237,16 @@ def test_canaries_are_those_of_clients_that_leave_and_attack():
 def test_attack_base_is_measured_without_the_trigger():
     """The share of other classes' test images put into the target class."""
     witnesses = Witnesses()
-    made = full(witnesses, "attack=backdoor", "attack.target=3")
-    logits = made.test.logits(parameters(0), DATA.test_images)
-    others = DATA.test_labels != 3
-    by_hand = np.mean([row.argmax() == 3 for row in logits[others]])
-    assert made.models["original"].attack_base == pytest.approx(by_hand)
+    made = full(witnesses)
+    answers = made.test.logits(parameters(0), DATA.test_images).argmax(axis=1)
+    target = int(np.bincount(answers).argmax())
+    by_hand = np.mean([a == target for a in answers[DATA.test_labels != target]])
+    # Counting the target's own images too would give another number.
+    assert by_hand != np.mean(answers == target)
+    made = full(witnesses, "attack=backdoor", f"attack.target={target}")
+    original = made.models["original"]
+    assert original.attack_base == pytest.approx(by_hand)
+    assert made.numbers_of(original).attack_base == original.attack_base
     assert full(witnesses, "attack=label_flip").models["original"].attack_base is None
 
 
@@ -363,25 +370,57 @@ def test_references_are_trainings_of_their_own_and_no_part_of_the_history(
     assert cost["retraining"]["client_epochs"] == 150
 
 
+def test_references_differ_in_all_that_a_seed_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Other initial parameters, and other rounds told to the clients."""
+    begun = []
+    real = LedgerFedAvg.run_phase
+
+    def run_phase(
+        self: Any, grid: Any, phase: Phase, vector: Vector, **more: Any
+    ) -> Vector:
+        begun.append((phase.name, phase.first_stream, vector.tobytes()))
+        return real(self, grid, phase, vector, **more)
+
+    monkeypatch.setattr(LedgerFedAvg, "run_phase", run_phase)
+    results_of(tmp_path, "attack=backdoor", "seed=11", "rounds=2")
+    trained = [entry for entry in begun if entry[0] != "unlearn"]
+    assert [(name, stream) for name, stream, _ in trained] == [
+        *(("train", 1), ("retrain", 1)),
+        *(("reference", 1_000_001), ("reference", 2_000_001)),
+    ]
+    first, retrained, *others = [start for _, _, start in trained]
+    assert first == retrained
+    assert len({first, *others}) == 3
+
+
 def test_a_second_run_asks_nobody_about_models_that_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The same numbers, from what was said the first time; and bit by bit."""
+    """The same numbers, from what was trained and said the first time."""
     first = results_of(tmp_path / "one", *SETTINGS["backdoor"])
-    from strategies.base import LedgerFedAvg
+    asked: list[bytes] = []
+    begun: list[str] = []
+    question, run_phase = LedgerFedAvg.question_clients, LedgerFedAvg.run_phase
 
-    asked = []
-    real = LedgerFedAvg.question_clients
-
-    def question(self: Any, grid: Any, vector: Vector, *rest: Any, **more: Any) -> Any:
+    def count_question(
+        self: Any, grid: Any, vector: Vector, *rest: Any, **more: Any
+    ) -> Any:
         asked.append(vector.tobytes())
-        return real(self, grid, vector, *rest, **more)
+        return question(self, grid, vector, *rest, **more)
 
-    monkeypatch.setattr(LedgerFedAvg, "question_clients", question)
+    def count_phase(self: Any, grid: Any, phase: Phase, *rest: Any, **more: Any) -> Any:
+        begun.append(phase.name)
+        return run_phase(self, grid, phase, *rest, **more)
+
+    monkeypatch.setattr(LedgerFedAvg, "question_clients", count_question)
+    monkeypatch.setattr(LedgerFedAvg, "run_phase", count_phase)
     again = results_of(tmp_path / "two", *SETTINGS["backdoor"])
     for key in ("verdict", "evidence", "floor"):
         assert again[key] == first[key]
     assert len(asked) == 1  # the unlearned model
+    assert begun == ["unlearn"]
 
 
 def test_verdict_follows_the_model_and_not_its_name(tmp_path: Path):
