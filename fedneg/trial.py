@@ -8,11 +8,9 @@ Where several clients are to be forgotten each counts the same: rates and AUCs a
 over them, relearn times sums.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, replace
 from statistics import fmean
 from typing import Any
 
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 
 from fedneg.canaries import make_canaries
 from fedneg.evidence import ModelEvidence, ServerTest
-from fedneg.forgetting.canary import canary_input, chance_exposure, exposures
+from fedneg.forgetting.canary import chance_exposure, exposures
 from fedneg.forgetting.confidence import cross_entropies
 from fedneg.forgetting.divergence import (
     mean_js_divergence,
@@ -29,70 +27,16 @@ from fedneg.forgetting.divergence import (
     probabilities_of,
 )
 from fedneg.forgetting.floor import absolute_gap, floor_of
-from fedneg.forgetting.lira import lira_scores
-from fedneg.forgetting.membership import (
-    Interval,
-    MembershipInput,
-    bootstrap,
-    roc,
-)
 from fedneg.forgetting.model_numbers import ModelNumbers
 from fedneg.forgetting.relearn import RelearnTime
 from fedneg.forgetting.testimony import Testimony
 from fedneg.forgetting.verdict import Verdict, judge
+from fedneg.membership_attacks import Attacks, Measured
 from fedneg.parameters import Vector
-from fedneg.seeding import rng
 from fedneg.settings import Config
 
 # Asks leaving clients about a model, given how good each is to become by relearning.
 Ask = Callable[[Vector, Mapping[int, float] | None], Mapping[int, Testimony]]
-FPR = 0.01
-MIN_SHADOWS = 2
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """What was seen of one model; None or no entry for what was not, or not finite.
-
-    `probabilities` (N, classes) on the server's test images; `canaries` by client id.
-    """
-
-    name: str
-    parameters: Vector
-    test_accuracy: float
-    attack_success: float | None
-    attack_base: float | None
-    probabilities: NDArray[np.float64] | None
-    canaries: Mapping[int, tuple[NDArray[np.float64], NDArray[np.float64]]]
-    testimony: Mapping[int, Testimony]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A digest of the parameters."""
-        return hashlib.sha256(self.parameters.tobytes()).hexdigest()
-
-    @property
-    def relearn(self) -> RelearnTime | None:
-        """All leaving clients' relearn times together."""
-        times = [t.relearn for t in self.testimony.values() if t.relearn is not None]
-        if not times or len(times) < len(self.testimony):
-            return None
-        return RelearnTime(sum(t.batches for t in times), all(t.reached for t in times))
-
-    @property
-    def as_trained_accuracy(self) -> float | None:
-        """Accuracy on what the leaving clients trained, poison included."""
-        found = [t.as_trained_accuracy for t in self.testimony.values()]
-        return fmean(found) if found else None
-
-
-@dataclass(frozen=True)
-class _Attack:
-    """A membership attack over one client or several."""
-
-    auc: Interval
-    advantage: float
-    tpr: float | None
 
 
 class Trial:
@@ -111,7 +55,7 @@ class Trial:
         self.models: dict[str, Measured] = {}
         self.retrained: list[Measured] = []
         self._numbers: dict[str, ModelNumbers] = {}
-        self._cached: dict[tuple[str, str], _Attack | None] = {}
+        self._attacks = Attacks(config.seed, self.models, self.retrained)
 
     def add(self, name: str, parameters: Vector, found: ModelEvidence) -> None:
         """Add a model of the run: the original first.
@@ -194,104 +138,18 @@ class Trial:
             found[client_id] = planted, held_out
         return found
 
-    # -- attacks -----------------------------------------------------------------------
-
-    def _attack(
-        self,
-        purpose: str,
-        model: Measured,
-        inputs: Mapping[int, MembershipInput],
-    ) -> _Attack | None:
-        """Return the mean over clients; the interval of a mean of independent ones.
-
-        Models that are only compared with need no interval, and get none: 500
-        resamplings a model would cost more than the model.
-        """
-        if not inputs:
-            return None
-        shown = model.name in self.models
-        curves = {k: roc(given) for k, given in inputs.items()}
-        value = fmean(curve.auc for curve in curves.values())
-        below = above = 0.0
-        for client_id, given in inputs.items() if shown else ():
-            draws = rng(self.config.seed, f"bootstrap {purpose}", 0, client_id)
-            found = bootstrap(given, lambda curve: curve.auc, draws)
-            below += (found.value - found.low) ** 2
-            above += (found.high - found.value) ** 2
-        tprs = [curve.tpr_at(FPR) for curve in curves.values()]
-        known = [tpr for tpr in tprs if tpr is not None]
-        count = len(inputs)
-        return _Attack(
-            Interval(
-                value,
-                max(0.0, value - math.sqrt(below) / count),
-                min(1.0, value + math.sqrt(above) / count),
-            ),
-            fmean(curve.advantage for curve in curves.values()),
-            fmean(known) if len(known) == count else None,
-        )
-
-    def _membership(self, model: Measured) -> _Attack | None:
-        """Return the loss-threshold attack: the scaled confidence orders as -loss."""
-        inputs = {
-            k: MembershipInput(t.members, t.unseen) for k, t in model.testimony.items()
-        }
-        return self._once("membership", model, lambda: inputs)
-
-    def _lira(self, model: Measured) -> _Attack | None:
-        """Return the calibrated attack: retrained models never saw these examples."""
-        return self._once("lira", model, lambda: self._lira_inputs(model))
-
-    def _canary(self, model: Measured) -> _Attack | None:
-        """Return planted against held-out canaries."""
-        return self._once(
-            "canary",
-            model,
-            lambda: {k: canary_input(*losses) for k, losses in model.canaries.items()},
-        )
-
-    def _once(
-        self,
-        purpose: str,
-        model: Measured,
-        inputs: Callable[[], Mapping[int, MembershipInput]],
-    ) -> _Attack | None:
-        """Do an attack on a model once."""
-        key = purpose, model.name
-        if key not in self._cached:
-            self._cached[key] = self._attack(purpose, model, inputs())
-        return self._cached[key]
-
-    def _lira_inputs(self, model: Measured) -> dict[int, MembershipInput]:
-        """Return LiRA's scores; a retrained model is no shadow of itself."""
-        found = {}
-        for client_id, testimony in model.testimony.items():
-            shadows = [
-                m.testimony[client_id]
-                for m in self._references(model)
-                if client_id in m.testimony
-            ]
-            if len(shadows) < MIN_SHADOWS:
-                continue
-            members = np.stack([s.members for s in shadows])
-            unseen = np.stack([s.unseen for s in shadows])
-            found[client_id] = MembershipInput(
-                lira_scores(testimony.members, members),
-                lira_scores(testimony.unseen, unseen),
-            )
-        return found
-
-    def _references(self, model: Measured) -> list[Measured]:
-        """Return the retrained models but those that are the model itself."""
-        return [m for m in self.retrained if m.fingerprint != model.fingerprint]
-
     # -- the verdict -------------------------------------------------------------------
 
     def numbers_of(self, model: Measured) -> ModelNumbers:
         """Return what the verdict is to know of a model; all models have been added."""
         if model.name not in self._numbers:
             membership, lira, canary = (
-                attack(model) for attack in (self._membership, self._lira, self._canary)
+                attack(model)
+                for attack in (
+                    self._attacks.membership,
+                    self._attacks.lira,
+                    self._attacks.canary,
+                )
             )
             others = [*self.retrained, self.models["original"]]
             pairs = [
@@ -358,7 +216,12 @@ class Trial:
     def _entry(self, model: Measured) -> dict[str, Any]:
         """Return what was measured of a model."""
         membership, lira, canary = (
-            attack(model) for attack in (self._membership, self._lira, self._canary)
+            attack(model)
+            for attack in (
+                self._attacks.membership,
+                self._attacks.lira,
+                self._attacks.canary,
+            )
         )
         relearn, retrained = model.relearn, self.models.get("retrained")
         exposure = [exposures(*losses).mean() for losses in model.canaries.values()]
