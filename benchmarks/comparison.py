@@ -2,10 +2,12 @@
 
 Each DIR is the folder of a `fedneg compare`. Writes benchmarks/comparison.csv, the
 figure, and what stands between the README's markers: the tables, and who wins where.
+Prints the other numbers that the README's words have.
 """
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +20,47 @@ from fedneg.comparison_tables import markdown_table
 from fedneg.comparison_text import describe_winners
 
 HERE = Path(__file__).parent
+
+
+def facts(frame: pd.DataFrame) -> Iterator[str]:
+    """Yield the numbers in the README's words that its tables do not have."""
+    keys = ["clients", "partition", "attack", "seed"]
+    main_runs = frame[frame["attack"] != "canaries"]
+    for model in ("unlearned", "recovered"):
+        by = main_runs[main_runs["model"] == model].pivot_table(
+            index=keys, columns="strategy", values="test_accuracy"
+        )
+        ahead = by["compensated"] - by["negative_gradient"]
+        yield (
+            f"{model}: compensated is more accurate than negative_gradient in "
+            f"{(ahead > 0).sum()} of {len(ahead)}, by {ahead.mean():.3f} on average, "
+            f"{ahead.max():.3f} within one run at most"
+        )
+    ascent = main_runs[
+        (main_runs["strategy"] == "gradient_ascent")
+        & (main_runs["attack"] == "backdoor")
+        & main_runs["partition"].str.startswith("dirichlet")
+        & (main_runs["model"] == "recovered")
+    ]
+    rates = sorted(ascent["attack_success_rate"].round(3))
+    yield f"gradient_ascent, dirichlet, backdoor, repaired: {rates}"
+
+
+def canary_aucs(folder: Path) -> Iterator[str]:
+    """Yield each method's range of canary AUCs below a folder, if it has any."""
+    found: dict[str, list[float]] = {}
+    for path in sorted(folder.rglob("results.json")):
+        results = json.loads(path.read_text())
+        evidence = results["evidence"]
+        for name, model in (
+            ("original", "original"),
+            (results["strategy"], "recovered"),
+        ):
+            auc = evidence[model]["canary_auc"]
+            if auc is not None:
+                found.setdefault(name, []).append(auc["value"])
+    for name, values in found.items():
+        yield f"canary AUC, {name}: {min(values):.2f} to {max(values):.2f}"
 
 
 def main(folders: Sequence[Path]) -> None:
@@ -33,6 +76,8 @@ def main(folders: Sequence[Path]) -> None:
     winners = "\n".join(f"* {sentence}" for sentence in describe_winners(summary))
     body = f"{markdown_table(summary)}\n{winners}"
     fill(HERE.parent / "README.md", "comparison", body)
+    for line in (*facts(frame), *(f for d in folders for f in canary_aucs(d))):
+        print(line)
 
 
 if __name__ == "__main__":

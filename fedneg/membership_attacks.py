@@ -93,6 +93,10 @@ class Attacks:
         self._seed, self._shown, self._retrained = seed, shown, retrained
         self._cached: dict[tuple[str, str], Attack | None] = {}
 
+    def on(self, model: Measured) -> tuple[Attack | None, Attack | None, Attack | None]:
+        """Return membership by loss, LiRA, and canaries; None where not measured."""
+        return self.membership(model), self.lira(model), self.canary(model)
+
     def _attack(
         self,
         purpose: str,

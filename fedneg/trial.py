@@ -143,14 +143,7 @@ class Trial:
     def numbers_of(self, model: Measured) -> ModelNumbers:
         """Return what the verdict is to know of a model; all models have been added."""
         if model.name not in self._numbers:
-            membership, lira, canary = (
-                attack(model)
-                for attack in (
-                    self._attacks.membership,
-                    self._attacks.lira,
-                    self._attacks.canary,
-                )
-            )
+            membership, lira, canary = self._attacks.on(model)
             others = [*self.retrained, self.models["original"]]
             pairs = [
                 (other.fingerprint, model.probabilities, other.probabilities)
@@ -215,14 +208,7 @@ class Trial:
 
     def _entry(self, model: Measured) -> dict[str, Any]:
         """Return what was measured of a model."""
-        membership, lira, canary = (
-            attack(model)
-            for attack in (
-                self._attacks.membership,
-                self._attacks.lira,
-                self._attacks.canary,
-            )
-        )
+        membership, lira, canary = self._attacks.on(model)
         relearn, retrained = model.relearn, self.models.get("retrained")
         exposure = [exposures(*losses).mean() for losses in model.canaries.values()]
         attack = self.config.attack

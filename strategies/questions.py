@@ -3,6 +3,7 @@
 Nothing here trains: a federation ends with the same bytes whoever was asked what.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from logging import WARNING
 from typing import TypeVar
@@ -31,7 +32,7 @@ WAIT_FOR_WITNESSES_S = 10.0
 Answer = TypeVar("Answer")
 
 
-class Questions:
+class Questions(ABC):
     """The part of a strategy that asks clients about a model.
 
     The attributes and hooks are those of `LedgerFedAvg`.
@@ -47,15 +48,15 @@ class Questions:
     _shapes: Shapes
     _asked: dict[int, int]
 
+    @abstractmethod
     def _discover(self, grid: Grid, clients: Collection[int]) -> None:
         """Wait for clients as a round does."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _to_clients(
         self, record: RecordDict, clients: Iterable[int], message_type: str
     ) -> list[Message]:
         """Address one record to those clients that are online."""
-        raise NotImplementedError
 
     def evaluate_clients(
         self,

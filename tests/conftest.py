@@ -1,5 +1,6 @@
 """What the core tests share: small federations, with real and with made-up clients."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -229,3 +230,13 @@ def mnist_root() -> Path:
 def tiny() -> Config:
     """Return a run that takes a second: digits, two rounds, one small layer."""
     return small_config()
+
+
+@pytest.fixture
+def flower_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
+    """Return the log with Flower's lines in it."""
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="flwr")
+    return caplog

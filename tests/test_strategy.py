@@ -1,6 +1,5 @@
 """FedAvg with a ledger: who is asked, and who is believed."""
 
-import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -46,16 +45,6 @@ def bench(changed: dict[int, Behaviour] | None = None, *overrides: str) -> Bench
     behaviours = {k: honest(k) for k in range(4)} | (changed or {})
     config = small_config(f"clients={len(behaviours)}", "forget=null", *overrides)
     return Bench(config, INITIAL, behaviours)
-
-
-@pytest.fixture
-def flower_log(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> pytest.LogCaptureFixture:
-    """Return the log with Flower's lines in it."""
-    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
-    caplog.set_level(logging.WARNING, logger="flwr")
-    return caplog
 
 
 def test_everybody_takes_part_from_round_one():

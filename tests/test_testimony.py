@@ -1,7 +1,6 @@
 """What leaving clients testify about a model, and what the server believes of it."""
 
 import json
-import logging
 import math
 from dataclasses import replace
 from functools import lru_cache
@@ -314,16 +313,6 @@ def test_a_client_without_unseen_images_says_so():
 
 
 # -- the server -----------------------------------------------------------------------
-
-
-@pytest.fixture
-def flower_log(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> pytest.LogCaptureFixture:
-    """Return the log with Flower's lines in it."""
-    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
-    caplog.set_level(logging.WARNING, logger="flwr")
-    return caplog
 
 
 def real_bench(*overrides: str) -> Bench:
