@@ -19,12 +19,12 @@ from torch import nn
 from benchmarks.material import HIDDEN, Material
 from fedneg.config import load_config
 from fedneg.console import Progress
+from fedneg.device import as_input
 from fedneg.engine import simulate
 from fedneg.federation import Federation
 from fedneg.model import build_mlp, initial_parameters, set_parameters
 from fedneg.partition import partition_by_writer
 from fedneg.settings import Config
-from fedneg.training import as_input
 from strategies.phases import Phase
 
 BATCH_SIZE, LEARNING_RATE, MOMENTUM = 32, 0.01, 0.9

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from clients.trainer import WriterClient
+from fedneg.device import as_input
 from fedneg.model import get_parameters, set_parameters
 from fedneg.seeding import torch_generator
-from fedneg.training import as_input, evaluate
+from fedneg.training import evaluate
 
 
 class AscentClient(WriterClient):

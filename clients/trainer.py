@@ -1,6 +1,12 @@
-"""The ordinary client: trains on its writers' images and measures models on them."""
+"""The ordinary client: trains on its writers' images and measures models on them.
 
-from collections.abc import Sequence
+Clients that share a process can be trained together before they are asked one by one:
+`trained_together`. Each then answers as it would have, up to rounding.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -12,11 +18,14 @@ from torch import nn
 
 from fedneg.attacks import boosted, poison
 from fedneg.client_data import ClientData, own_data, partition_data
+from fedneg.cohort import Examples, train_cohort
+from fedneg.device import choose_device, rows_on
 from fedneg.errors import FedNegError
 from fedneg.model import build_mlp, get_parameters, set_parameters
+from fedneg.parameters import NDArrays, flatten, shapes_of, unflatten
 from fedneg.seeding import torch_generator
 from fedneg.settings import Task
-from fedneg.training import choose_device, evaluate, train_epochs
+from fedneg.training import evaluate, train_epochs
 
 
 @lru_cache(maxsize=4)
@@ -28,6 +37,19 @@ def _network(
     Clients of a process take turns, and whoever uses it sets all its parameters first.
     """
     return build_mlp(input_size, hidden, num_classes).to(device)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What a client's training ends with: its running loss is in nats."""
+
+    parameters: NDArrays
+    loss: float
+    num_examples: int
+
+
+# Trainings that `trained_together` has done, until their clients are asked.
+_ahead: dict[tuple[str, int, int], _Trained] = {}
 
 
 class WriterClient(NumPyClient):
@@ -77,27 +99,32 @@ class WriterClient(NumPyClient):
         `evaluate_after_fit` also what `evaluate` measures, of the local model. An
         attacker that means to replace the model returns other parameters than those.
         """
-        set_parameters(self.model, parameters)
-        images, labels = self._training_data()
-        task = self.task
-        loss = train_epochs(
-            self.model,
-            images,
-            labels,
-            scaling=self.data.scaling,
-            settings=task.client,
-            generator=torch_generator(
-                task.seed, "shuffle", self.server_round, self.client_id
-            ),
-        )
-        metrics: dict[str, Scalar] = {"running_loss": loss}
+        trained = _ahead.pop(self._key, None)
+        if trained is None:
+            trained = self._train(parameters)
+        task, local = self.task, trained.parameters
+        metrics: dict[str, Scalar] = {"running_loss": trained.loss}
         if task.client.evaluate_after_fit:
+            set_parameters(self.model, local)
             metrics |= self._measure(("train", "val", "test"))
-        local = get_parameters(self.model)
         if self._attacks and task.attack.name == "model_replacement":
             assert task.attack.boost is not None  # `Config` fills it in
             local = boosted(parameters, local, task.attack.boost)
-        return local, len(labels), metrics
+        return local, trained.num_examples, metrics
+
+    def _train(self, parameters: NDArrays) -> _Trained:
+        """Return what this client's training ends with."""
+        set_parameters(self.model, parameters)
+        found = self._examples()
+        loss = train_epochs(
+            self.model,
+            found.images,
+            found.labels,
+            scaling=self.data.scaling,
+            settings=self.task.client,
+            generator=found.generator,
+        )
+        return _Trained(get_parameters(self.model), loss, len(found.labels))
 
     def evaluate(
         self, parameters: list[NDArray[np.float32]], config: dict[str, Scalar]
@@ -114,6 +141,11 @@ class WriterClient(NumPyClient):
         metrics = self._measure(parts)
         last = parts[-1]
         return float(metrics[f"{last}_loss"]), int(metrics[f"num_{last}"]), metrics
+
+    @property
+    def _key(self) -> tuple[str, int, int]:
+        """What tells this training from others of this process."""
+        return self.task.to_json(), self.server_round, self.client_id
 
     @property
     def _attacks(self) -> bool:
@@ -144,16 +176,32 @@ class WriterClient(NumPyClient):
             pixel_max=data.pixel_max,
         )
 
+    def _examples(self) -> Examples:
+        """Return what to train on, on the device, and the stream that orders it."""
+        device = next(self.model.parameters()).device
+        task, data = self.task, self.data
+        if self._attacks:
+            images, labels = map(torch.from_numpy, self._training_data())
+            images, labels = images.to(device), labels.to(device)
+        else:
+            images = rows_on(data.images, data.train, device)
+            labels = rows_on(data.labels, data.train, device)
+        generator = torch_generator(
+            task.seed, "shuffle", self.server_round, self.client_id
+        )
+        return Examples(images, labels, generator)
+
     def _measure(self, parts: Sequence[str]) -> dict[str, Scalar]:
         """Measure the model on parts of this client's data."""
         data = self.data
+        device = next(self.model.parameters()).device
         metrics: dict[str, Scalar] = {"num_writers": data.num_writers}
         for name in parts:
             index = getattr(data, name)
             found = evaluate(
                 self.model,
-                data.images[index],
-                data.labels[index],
+                rows_on(data.images, index, device),
+                rows_on(data.labels, index, device),
                 scaling=data.scaling,
             )
             metrics[f"{name}_accuracy"] = found.accuracy
@@ -169,3 +217,38 @@ class WriterClient(NumPyClient):
         else:
             metrics["trained_accuracy"] = metrics["train_accuracy"]
         return metrics
+
+
+@contextmanager
+def trained_together(
+    clients: Sequence[WriterClient], parameters: NDArrays
+) -> Iterator[None]:
+    """Train clients together, from the same parameters: here, `fit` has the results.
+
+    Parameters
+    ----------
+    clients : sequence of WriterClient
+        Of one round of one task. Each is asked to `fit` these parameters, here and
+        once at most.
+    parameters : list of arrays
+        The global model.
+    """
+    first = clients[0]
+    device = next(first.model.parameters()).device
+    examples = [client._examples() for client in clients]
+    found = train_cohort(
+        first.model,
+        torch.from_numpy(flatten(parameters)).to(device),
+        examples,
+        scaling=first.data.scaling,
+        settings=first.task.client,
+    )
+    shapes = shapes_of(parameters)
+    for client, row, loss, its in zip(
+        clients, found.parameters.cpu().numpy(), found.losses, examples, strict=True
+    ):
+        _ahead[client._key] = _Trained(unflatten(row, shapes), loss, len(its.labels))
+    try:
+        yield
+    finally:
+        _ahead.clear()

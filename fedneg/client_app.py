@@ -5,8 +5,10 @@ The same app runs inline, on Ray and in a SuperNode. A client is known by its cl
 `data` trains on that, its own data, else on its part of the built-in data set.
 """
 
-from collections.abc import Callable
-from logging import WARNING
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from logging import DEBUG, WARNING
 
 from flwr.app import (
     Array,
@@ -23,7 +25,7 @@ from flwr.common import log
 from flwr.common.constant import ErrorCode
 
 from clients.ascent import AscentClient
-from clients.trainer import WriterClient
+from clients.trainer import WriterClient, trained_together
 from clients.witness import WitnessClient
 from fedneg.errors import FedNegError
 from fedneg.forgetting.testimony import CHECK_EVERY, RELEARN_CAP
@@ -122,6 +124,24 @@ def _record(parameters: NDArrays) -> ArrayRecord:
             for k, a in enumerate(parameters)
         }
     )
+
+
+@contextmanager
+def together(cohort: Sequence[tuple[Message, Context]]) -> Iterator[None]:
+    """Train a cohort at once; when `app` is asked here, each only has to answer.
+
+    The messages hold the same parameters. If that cannot be, each client trains when
+    it is asked, and one that fails does so there, alone.
+    """
+    with ExitStack() as stack:
+        try:
+            clients = [_client(message, context) for message, context in cohort]
+            if all(type(client) is WriterClient for client in clients):
+                parameters = _arrays(cohort[0][0])
+                stack.enter_context(trained_together(clients, parameters))
+        except Exception:
+            log(DEBUG, traceback.format_exc())
+        yield
 
 
 @app.query()

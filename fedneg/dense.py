@@ -18,10 +18,10 @@ threshold_backward = torch.ops.aten.threshold_backward.grad_input
 
 
 def dense_layers(model: nn.Module) -> list[nn.Linear] | None:
-    """Return the layers if `model` is Linear, ReLU, Linear, ..., Linear on the CPU.
+    """Return the layers if `model` is Linear, ReLU, Linear, ..., Linear.
 
     None for any other model: a subclass, a hook, a layer without bias, one used twice,
-    a frozen parameter, or another device.
+    or a frozen parameter.
     """
     if type(model) is not nn.Sequential or len(model) % 2 == 0:
         return None
@@ -35,7 +35,7 @@ def dense_layers(model: nn.Module) -> list[nn.Linear] | None:
     ):
         return None
     parameters = [p for layer in linear for p in (layer.weight, layer.bias)]
-    if any(p is None or not p.requires_grad or p.is_cuda for p in parameters):
+    if any(p is None or not p.requires_grad for p in parameters):
         return None
     if len({p.data_ptr() for p in parameters}) < len(parameters):
         return None
@@ -109,9 +109,13 @@ class DenseTrainer:
         momentum: float,
         batch_size: int,
     ) -> Self | None:
-        """Return a trainer for `model`, or None if it is not of this kind."""
+        """Return a trainer for `model`, or None if it is not of this kind.
+
+        Nor is one that lies elsewhere than on the CPU: a step reads its loss at once,
+        for which a GPU would have to wait (`fedneg.cohort` does not).
+        """
         layers = dense_layers(model)
-        if layers is None:
+        if layers is None or layers[0].weight.device.type != "cpu":
             return None
         return cls(
             layers,

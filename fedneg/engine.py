@@ -11,10 +11,19 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from itertools import islice
 from logging import DEBUG
 from uuid import uuid4
 
-from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    Context,
+    Error,
+    Message,
+    MessageType,
+    RecordDict,
+)
 from flwr.app.message.message import make_message
 from flwr.clientapp import ClientApp
 from flwr.common import log
@@ -36,6 +45,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedneg.client_app import app as client_app
+from fedneg.client_app import together
 from fedneg.machine import cores
 from fedneg.settings import EngineSettings
 from fedneg.workers import SERVE, Parts, WorkerPool, warmed_up
@@ -43,16 +53,22 @@ from fedneg.workers import SERVE, Parts, WorkerPool, warmed_up
 SERVER_NODE_ID = 1
 FIRST_NODE_ID = 1000
 RUN_ID = 1
+# A message, and the context of the node that it is for.
+Asked = tuple[Message, Context]
 
 
 class InlineGrid(Grid):
     """A Grid that calls the ClientApp in this process.
 
     A client that raises becomes an error reply, as in Flower's runtimes.
+
+    Clients are trained `cohort` at once, in the order of their nodes. The app is then
+    fedneg's own: which clients go together, and so every byte, is the same in each of
+    the engines that have cohorts.
     """
 
-    def __init__(self, client_app: ClientApp, clients: int) -> None:
-        self.client_app = client_app
+    def __init__(self, client_app: ClientApp, clients: int, cohort: int = 1) -> None:
+        self.client_app, self.cohort = client_app, cohort
         self.contexts = {
             FIRST_NODE_ID + k: Context(
                 run_id=RUN_ID,
@@ -109,9 +125,18 @@ class InlineGrid(Grid):
 
     def _answers(self, messages: list[Message]) -> Iterator[Message]:
         """Yield the reply to each message."""
-        for message in messages:
-            context = self.contexts[message.metadata.dst_node_id]
-            yield _call(self.client_app, message, context)
+        for group in _of_one_content(messages):
+            for cohort in self._cohorts(group):
+                asked = [(m, self.contexts[m.metadata.dst_node_id]) for m in cohort]
+                yield from _call(self.client_app, asked)
+
+    def _cohorts(self, messages: list[Message]) -> list[list[Message]]:
+        """Return who is asked at once: to train a cohort, else one by one."""
+        if messages[0].metadata.message_type != MessageType.TRAIN or self.cohort == 1:
+            return [[message] for message in messages]
+        messages = sorted(messages, key=lambda m: m.metadata.dst_node_id)
+        starts = range(0, len(messages), self.cohort)
+        return [messages[start : start + self.cohort] for start in starts]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies to these messages, each once."""
@@ -132,8 +157,10 @@ class LocalGrid(InlineGrid):
     Replies are yielded as they come in.
     """
 
-    def __init__(self, client_app: ClientApp, clients: int, pool: WorkerPool) -> None:
-        super().__init__(client_app, clients)
+    def __init__(
+        self, client_app: ClientApp, clients: int, pool: WorkerPool, cohort: int = 1
+    ) -> None:
+        super().__init__(client_app, clients, cohort)
         self.pool = pool
         self._timeout_s: float | None = None
         self._work: dict[int, float] = {}
@@ -146,61 +173,82 @@ class LocalGrid(InlineGrid):
         return super().send_and_receive(messages)
 
     def _answers(self, messages: list[Message]) -> Iterator[Message]:
-        groups: dict[int, list[Message]] = {}
-        for message in messages:
-            groups.setdefault(id(message.content), []).append(message)
-        for group in groups.values():
-            # Stable: nodes of which nothing is known keep their order.
-            group.sort(key=lambda m: -self._work.get(m.metadata.dst_node_id, 0.0))
+        for group in _of_one_content(messages):
+            # Stable: cohorts of which nothing is known keep their order.
+            cohorts = sorted(self._cohorts(group), key=self._work_of, reverse=True)
             shared = _parts_of(group[0].content)
-            requests = [self._request(message) for message in group]
+            requests = [self._request(cohort) for cohort in cohorts]
             for place, answer in self.pool.run(shared, requests, self._timeout_s):
-                yield self._reply(group[place], answer)
+                yield from self._replies_of(cohorts[place], answer)
 
-    def _request(self, message: Message) -> Parts:
-        context = self.contexts[message.metadata.dst_node_id]
-        return [
-            metadata_to_proto(message.metadata).SerializeToString(),
-            context_to_proto(context).SerializeToString(),
-        ]
+    def _work_of(self, cohort: list[Message]) -> float:
+        """Return the seconds that these nodes took the last time."""
+        return sum(self._work.get(m.metadata.dst_node_id, 0.0) for m in cohort)
 
-    def _reply(self, message: Message, answer: list[bytes] | str) -> Message:
+    def _request(self, cohort: list[Message]) -> Parts:
+        parts = []
+        for message in cohort:
+            context = self.contexts[message.metadata.dst_node_id]
+            parts.append(metadata_to_proto(message.metadata).SerializeToString())
+            parts.append(context_to_proto(context).SerializeToString())
+        return parts
+
+    def _replies_of(
+        self, cohort: list[Message], answer: list[bytes] | str
+    ) -> Iterator[Message]:
+        """Yield the replies in a worker's answer, or what became of the worker."""
         if isinstance(answer, str):
-            return Message(Error(code=0, reason=answer), reply_to=message)
-        seconds, state, head, *content = answer
-        node = message.metadata.dst_node_id
-        self._work[node] = float(seconds)
-        self.contexts[node].state = recorddict_from_proto(
-            ProtoRecordDict.FromString(state)
-        )
-        reply = message_from_proto(ProtoMessage.FromString(head))
-        if not content:
-            return reply
-        return make_message(reply.metadata, _record_of(content))
+            for message in cohort:
+                yield Message(Error(code=0, reason=answer), reply_to=message)
+            return
+        seconds, parts = float(answer[0]), iter(answer[1:])
+        for message in cohort:
+            node = message.metadata.dst_node_id
+            self._work[node] = seconds / len(cohort)
+            count, state, head = islice(parts, 3)
+            self.contexts[node].state = recorddict_from_proto(
+                ProtoRecordDict.FromString(state)
+            )
+            reply = message_from_proto(ProtoMessage.FromString(head))
+            content = list(islice(parts, int(count)))
+            yield (
+                make_message(reply.metadata, _record_of(content)) if content else reply
+            )
 
 
 def serve(shared: Parts, request: Parts) -> Parts:
-    """Answer one request in a worker process: the ClientApp's reply, in bytes."""
+    """Answer one request in a worker process: the ClientApp's replies, in bytes.
+
+    A request has a message's metadata and its context for each client of a cohort. The
+    answer has the seconds that it took; and for each client how many parts its content
+    has, its state, its reply without the content, and that.
+    """
     started = time.perf_counter()
     _be_somebody()
-    head, context_bytes = request
-    message = make_message(
-        metadata_from_proto(ProtoMetadata.FromString(head)),
-        # A dictionary of its own: what a client puts into it, no other client finds.
-        RecordDict(dict(_shared_record(shared))),
-    )
-    context = context_from_proto(ProtoContext.FromString(context_bytes))
-    reply = _call(client_app, message, context)
-    content: Parts = ()
-    if reply.has_content():
-        content = _parts_of(reply.content)
-        reply = make_message(reply.metadata, RecordDict())
-    return [
-        str(time.perf_counter() - started).encode(),
-        recorddict_to_proto(context.state).SerializeToString(),
-        message_to_proto(reply).SerializeToString(),
-        *content,
+    asked = [
+        (
+            make_message(
+                metadata_from_proto(ProtoMetadata.FromString(head)),
+                # A dictionary of its own: what a client puts into it, no other finds.
+                RecordDict(dict(_shared_record(shared))),
+            ),
+            context_from_proto(ProtoContext.FromString(context)),
+        )
+        for head, context in zip(request[::2], request[1::2], strict=True)
     ]
+    answer = []
+    for (_, context), reply in zip(asked, _call(client_app, asked), strict=True):
+        content: Parts = ()
+        if reply.has_content():
+            content = _parts_of(reply.content)
+            reply = make_message(reply.metadata, RecordDict())
+        answer += [
+            str(len(content)).encode(),
+            recorddict_to_proto(context.state).SerializeToString(),
+            message_to_proto(reply).SerializeToString(),
+            *content,
+        ]
+    return [str(time.perf_counter() - started).encode(), *answer]
 
 
 _latest: tuple[Parts, RecordDict] = ((), RecordDict())
@@ -245,7 +293,23 @@ def _record_of(parts: Parts) -> RecordDict:
     return record
 
 
-def _call(client_app: ClientApp, message: Message, context: Context) -> Message:
+def _of_one_content(messages: list[Message]) -> list[list[Message]]:
+    """Return the messages in groups that share a record, as a round's do."""
+    groups: dict[int, list[Message]] = {}
+    for message in messages:
+        groups.setdefault(id(message.content), []).append(message)
+    return list(groups.values())
+
+
+def _call(client_app: ClientApp, asked: list[Asked]) -> list[Message]:
+    """Return the ClientApp's replies to a cohort."""
+    if len(asked) == 1:
+        return [_call_one(client_app, *asked[0])]
+    with together(asked):
+        return [_call_one(client_app, message, context) for message, context in asked]
+
+
+def _call_one(client_app: ClientApp, message: Message, context: Context) -> Message:
     """Return the ClientApp's reply; an exception becomes an error reply."""
     try:
         return client_app(message, context)
@@ -290,9 +354,10 @@ def simulate(
         _simulate_on_ray(main, client_app, clients, engine)
         return
     _be_somebody()
-    grid = InlineGrid(client_app, clients)
+    grid = InlineGrid(client_app, clients, engine.cohort)
     if engine.name == "local":
-        grid = LocalGrid(client_app, clients, _pool(engine, clients))
+        pool = _pool(engine, clients)
+        grid = LocalGrid(client_app, clients, pool, engine.cohort)
     main(grid, Context(RUN_ID, 0, {}, RecordDict(), {}))
 
 

@@ -86,6 +86,12 @@ class Federation:
     """
 
     def __init__(self, grid: Grid, config: Config, progress: Progress) -> None:
+        cohort = config.engine.cohort
+        if cohort > 1 and getattr(grid, "cohort", 1) == 1:
+            raise FedNegError(
+                "engine.cohort must be 1 where the engine is Flower's own, got "
+                f"{cohort}: there every client trains alone"
+            )
         self.grid, self.config, self.progress = grid, config, progress
         self.deployed = is_deployed(grid)
         self.notices: list[str] = []

@@ -61,15 +61,25 @@ class ClientSettings:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What runs the clients of a simulation."""
+    """What runs the clients of a simulation.
+
+    `cohort` clients are trained at once, in batched steps.
+    """
 
     name: str
+    cohort: int = 1
     workers: int | None = None
     cpus_per_client: int = 1
     gpus_per_client: float = 0.0
 
     def __post_init__(self) -> None:
         choice("engine.name", self.name, ("inline", "local", "ray"))
+        whole("engine.cohort", self.cohort, minimum=1)
+        if self.name == "ray" and self.cohort > 1:
+            raise FedNegError(
+                "engine.cohort needs engine to be inline or local, "
+                f"got engine.cohort={self.cohort} with engine=ray"
+            )
         if self.workers is not None:
             whole("engine.workers", self.workers, minimum=1)
         whole("engine.cpus_per_client", self.cpus_per_client, minimum=1)

@@ -28,8 +28,9 @@ SCHEMA = 1
 # What these files say determines, bit for bit, what a training ends with. Clients' own
 # data is read by real clients only, whose trainings are not kept.
 CODE = (
-    *("fedneg.attacks", "fedneg.canaries", "fedneg.client_data", "fedneg.data"),
-    *("fedneg.dense", "fedneg.label_skew", "fedneg.ledger", "fedneg.model"),
+    *("fedneg.attacks", "fedneg.canaries", "fedneg.client_data", "fedneg.cohort"),
+    *("fedneg.data", "fedneg.dense", "fedneg.device", "fedneg.engine"),
+    *("fedneg.label_skew", "fedneg.ledger", "fedneg.model"),
     *("fedneg.parameters", "fedneg.partition", "fedneg.scenario", "fedneg.seeding"),
     *("fedneg.training", "clients.trainer", "strategies.base", "strategies.replies"),
 )
@@ -76,6 +77,8 @@ def training_identity(
     # The same numbers come out wherever they are the same operations.
     cuda = config.client.device != "cpu" and torch.cuda.is_available()
     client["device"] = "cuda" if cuda else "cpu"
+    if config.engine.cohort > 1:  # sums in another order
+        client["cohort"] = config.engine.cohort
     attack: dict[str, Any] = {"name": "none"}
     if set(config.attack.clients or ()) & set(clients):
         attack = config.attack.settings

@@ -10,11 +10,16 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from fedneg.cohort import Examples, train_cohort
 from fedneg.data import Scaling
-from fedneg.dense import DenseTrainer
+from fedneg.dense import DenseTrainer, dense_layers
+from fedneg.device import as_input, own_tensor
 from fedneg.settings import ClientSettings
 
 EVALUATION_BATCH = 1000
+# Bytes of shape (N, height, width) and classes of shape (N,), wherever they lie.
+Images = NDArray[np.uint8] | torch.Tensor
+Labels = NDArray[np.int64] | torch.Tensor
 # Takes a batch of input and its labels; returns the batch's summed loss before it.
 Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor | float]
 
@@ -28,30 +33,10 @@ class Metrics:
     num_examples: int
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device for 'auto', 'cpu' or 'cuda'; auto takes CUDA if it is there.
-
-    Raises
-    ------
-    RuntimeError
-        If CUDA is asked for and there is none.
-    """
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise RuntimeError("device=cuda was asked for, but torch sees no CUDA device")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
-
-
-def as_input(images: torch.Tensor, scaling: Scaling) -> torch.Tensor:
-    """Return uint8 images (N, ...) as scaled float32 rows (N, pixels)."""
-    pixels = images.flatten(1).to(torch.float32)
-    return pixels.sub_(scaling.mean).div_(scaling.std)
-
-
 def train_epochs(
     model: nn.Module,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
+    images: Images,
+    labels: Labels,
     *,
     scaling: Scaling,
     settings: ClientSettings,
@@ -64,7 +49,7 @@ def train_epochs(
     ----------
     model : nn.Module
         Takes rows of scaled float32 pixels, gives one logit per class.
-    images, labels : writable arrays, shapes (N, height, width) and (N,)
+    images, labels : tensors or writable arrays, shapes (N, height, width) and (N,)
         N is at least 1. The last batch of an epoch may be smaller.
     scaling : Scaling
         How pixels become input.
@@ -83,8 +68,20 @@ def train_epochs(
     torch.set_num_threads(1)
     device = next(model.parameters()).device
     # On the device once, as bytes; a batch becomes floats when it is used.
-    x = torch.from_numpy(images).flatten(1).to(device)
-    y = torch.from_numpy(labels).to(device)
+    x = torch.as_tensor(images, device=device).flatten(1)
+    y = torch.as_tensor(labels, device=device)
+    if device.type != "cpu" and after_epoch is None and dense_layers(model):
+        # A cohort of one: its steps wait for nothing, and can be recorded.
+        before = nn.utils.parameters_to_vector(model.parameters()).detach()
+        found = train_cohort(
+            model,
+            before,
+            [Examples(x, y, generator)],
+            scaling=scaling,
+            settings=settings,
+        )
+        nn.utils.vector_to_parameters(found.parameters[0], model.parameters())
+        return found.losses[0]
     size = settings.batch_size
     step = make_step(model, settings, num_examples=len(labels))
     total: torch.Tensor | float = 0.0
@@ -139,8 +136,8 @@ def _autograd_step(model: nn.Module, settings: ClientSettings) -> Step:
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
+    images: Images,
+    labels: Labels,
     *,
     scaling: Scaling,
     threads: int = 1,
@@ -152,7 +149,7 @@ def evaluate(
     if len(labels) == 0:
         return Metrics(0.0, 0.0, 0)
     logits = predict(model, images, scaling=scaling, threads=threads)
-    y = torch.from_numpy(labels.copy())
+    y = own_tensor(labels).cpu()
     loss = functional.cross_entropy(logits, y, reduction="sum")
     correct = int((logits.argmax(1) == y).sum())
     return Metrics(correct / len(y), float(loss) / len(y), len(y))
@@ -160,7 +157,7 @@ def evaluate(
 
 def predict(
     model: nn.Module,
-    images: NDArray[np.uint8],
+    images: Images,
     *,
     scaling: Scaling,
     threads: int = 1,
@@ -173,8 +170,7 @@ def predict(
         # Each thread has both settings to itself.
         torch.set_num_threads(1)
         with torch.no_grad():
-            # A copy: torch takes no read-only array, and the data set is one.
-            batch = torch.from_numpy(images[start : start + EVALUATION_BATCH].copy())
+            batch = own_tensor(images[start : start + EVALUATION_BATCH])
             found: torch.Tensor = model(as_input(batch.to(device), scaling))
             return found.cpu()
 

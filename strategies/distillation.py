@@ -34,13 +34,13 @@ from torch import nn
 
 from fedneg.checks import choice, number, whole
 from fedneg.data import Dataset
+from fedneg.device import as_input
 from fedneg.distillation import distil
 from fedneg.errors import FedNegError
 from fedneg.model import build_mlp, get_parameters, set_parameters
 from fedneg.parameters import Vector, add, flatten, unflatten
 from fedneg.seeding import torch_generator
 from fedneg.settings import Config
-from fedneg.training import as_input
 from strategies.base import LedgerFedAvg
 from strategies.method import Needs
 

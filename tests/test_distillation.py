@@ -7,12 +7,13 @@ from conftest import Bench, small_config
 from reference import forward
 
 from fedneg.data import load_dataset
+from fedneg.device import as_input
 from fedneg.distillation import distil
 from fedneg.errors import FedNegError
 from fedneg.model import build_mlp, get_parameters, initial_parameters, set_parameters
 from fedneg.seeding import torch_generator
 from fedneg.settings import Task
-from fedneg.training import as_input, predict
+from fedneg.training import predict
 
 
 def bench(*overrides: str) -> Bench:

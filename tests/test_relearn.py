@@ -9,6 +9,7 @@ from conftest import small_config
 from torch import nn
 
 from fedneg.data import Scaling
+from fedneg.device import as_input
 from fedneg.errors import FedNegError
 from fedneg.forgetting.relearn import (
     RelearnTime,
@@ -18,7 +19,7 @@ from fedneg.forgetting.relearn import (
 )
 from fedneg.model import build_mlp, initial_parameters, set_parameters
 from fedneg.seeding import rng, torch_generator
-from fedneg.training import Metrics, as_input, evaluate
+from fedneg.training import Metrics, evaluate
 
 # -- a quadratic ----------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from reference import cross_entropy, forward, gradient, plain_sgd
 from clients.trainer import WriterClient
 from fedneg import training
 from fedneg.data import Dataset, load_dataset
+from fedneg.device import as_input, choose_device
 from fedneg.model import (
     build_mlp,
     get_parameters,
@@ -21,7 +22,7 @@ from fedneg.parameters import flatten, shapes_of, unflatten
 from fedneg.partition import ClientSplit, partition_by_writer
 from fedneg.seeding import torch_generator
 from fedneg.settings import Config, Task
-from fedneg.training import as_input, choose_device, evaluate, predict, train_epochs
+from fedneg.training import evaluate, predict, train_epochs
 
 
 @pytest.fixture(scope="module")

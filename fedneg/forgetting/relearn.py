@@ -17,8 +17,9 @@ from torch import nn
 
 from fedneg.checks import choice, number, whole
 from fedneg.data import Scaling
+from fedneg.device import as_input
 from fedneg.settings import ClientSettings
-from fedneg.training import Metrics, as_input, evaluate, make_step
+from fedneg.training import Metrics, evaluate, make_step
 
 
 @dataclass(frozen=True)
