@@ -29,6 +29,9 @@ SILENT = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 MIB = 2**20
 # Processes and threads; of those in one process the best counts.
 PFL_WAYS = ((1, 1), (1, 2), (2, 1))
+COHORT = 16
+# How a contestant's name ends: with another network, and trained in cohorts.
+SMALL, TOGETHER = ", one hidden layer of 128", f", {COHORT} at once"
 Sample = dict[str, float]
 
 
@@ -95,9 +98,13 @@ class Stage:
         )
         return done, out
 
-    def training(self, clients: int, rounds: int, *, profile: bool = False) -> Sample:
+    def training(
+        self, clients: int, rounds: int, *overrides: str, profile: bool = False
+    ) -> Sample:
         """Sample a training that forgets nobody."""
-        done, out = self.fedneg("forget=null", f"rounds={rounds}", clients=clients)
+        done, out = self.fedneg(
+            *("forget=null", f"rounds={rounds}", *overrides), clients=clients
+        )
         seconds = seconds_of_rounds(out / "history.csv")
         if profile:
             self.profiles.append(profile_of(done, seconds))
@@ -299,14 +306,18 @@ def _many_clients(stage: Stage) -> list[Contestant]:
     name = f"stock Flower (tensors), {sizes.many} clients"
     options = ["--rounds", str(sizes.many_rounds_stock), "--loading", "tensors"]
 
-    def ours(clients: int) -> Contestant:
+    def ours(clients: int, ending: str = "", *overrides: str) -> Contestant:
         return Contestant(
-            f"fedneg, {clients} clients",
-            lambda: stage.training(clients, sizes.many_rounds),
+            f"fedneg, {clients} clients{ending}",
+            lambda: stage.training(clients, sizes.many_rounds, *overrides),
         )
 
+    small, together = "model.hidden=[128]", f"engine.cohort={COHORT}"
     return [
         *(ours(clients) for clients in (sizes.some, sizes.more, sizes.many)),
+        ours(sizes.more, TOGETHER, together),
+        ours(sizes.more, SMALL, small),
+        ours(sizes.more, f"{SMALL}{TOGETHER}", small, together),
         *(pfl(stage, sizes.many, sizes.many_rounds, *way) for way in PFL_WAYS),
         Contestant(
             name, lambda: stage.peer(name, "stock_flower.py", options, sizes.many)

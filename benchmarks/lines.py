@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmarks.contestants import COHORT, SMALL, TOGETHER
 from benchmarks.material import Sizes
 
 Medians = Mapping[str, Mapping[str, float]]
@@ -147,6 +148,7 @@ def _speed(sizes: Sizes) -> list[Line]:
 
 def _many(sizes: Sizes) -> list[Line]:
     many, ours = sizes.many, f"fedneg, {sizes.many} clients"
+    more = f"fedneg, {sizes.more} clients"
     counts = (sizes.some, sizes.more, sizes.many)
 
     def growth(medians: Medians) -> tuple[float, str]:
@@ -171,6 +173,17 @@ def _many(sizes: Sizes) -> list[Line]:
             "many-pfl-two",
             f"a round, {many} clients: pfl, two processes / fedneg",
             *(f"pfl (2 processes), {many} clients", ours, "round"),
+        ),
+        ratio(
+            "cohort",
+            f"a round, {sizes.more} clients: one by one / `engine.cohort={COHORT}`",
+            *(more, f"{more}{TOGETHER}", "round"),
+        ),
+        ratio(
+            "cohort-small",
+            f"a round, {sizes.more} clients, `model.hidden=[128]`: one by one / "
+            f"`engine.cohort={COHORT}`",
+            *(f"{more}{SMALL}", f"{more}{SMALL}{TOGETHER}", "round"),
         ),
         Line(
             "growth",
