@@ -4,7 +4,7 @@ Small batches leave a GPU waiting for the next kernel. Here the networks of a co
 side by side as the rows of one matrix, and a step trains each of them on a batch of its
 own client's with one product for all (`torch.baddbmm`). A step asks the host for
 nothing: which images come next, how many they are and the loss of each client are read
-and kept on the device. So a GPU replays one CUDA graph, step after step.
+and kept on the device. So a GPU can replay one CUDA graph, step after step.
 
 Clients take as many steps as they would alone. A batch that is smaller than the others
 is filled up with images of no weight; a client that is done waits, its learning rate
@@ -26,8 +26,9 @@ from fedneg.dense import dense_layers, threshold_backward
 from fedneg.device import as_input
 from fedneg.settings import ClientSettings
 
-# A graph is worth its recording when it is replayed more often than this.
-RECORD_FROM = 10
+# A graph is worth its recording, for which torch empties its caches, when it is
+# replayed more often than this.
+RECORD_FROM = 100
 # Steps before a recording, as torch's notes on CUDA graphs have it.
 WARM_UP = 3
 

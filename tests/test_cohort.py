@@ -131,7 +131,7 @@ def test_in_float32_it_is_the_ordinary_training_to_a_millionth(
     device: str, momentum: float
 ):
     """Long enough that a GPU replays a recorded step; the reference is on the CPU."""
-    counts, sizes = (90, 200, 33), [6, 20, 10, 4]
+    counts, sizes = (90, 450, 33), [6, 20, 10, 4]
     client = settings(momentum=momentum)
     model = network(sizes, 1)
     start = vector(model)
@@ -142,7 +142,8 @@ def test_in_float32_it_is_the_ordinary_training_to_a_millionth(
         scaling=SCALING,
         settings=client,
     )
-    assert -(-max(counts) // client.batch_size) > cohort_module.RECORD_FROM
+    steps = client.local_epochs * -(-max(counts) // client.batch_size)
+    assert steps > cohort_module.RECORD_FROM
     for k, its in enumerate(examples(counts, 6, 4, 2, "cpu")):
         nn.utils.vector_to_parameters(start.clone(), model.parameters())
         loss = train_epochs(
@@ -164,7 +165,7 @@ def test_a_model_on_a_gpu_is_trained_as_on_the_cpu():
     """Through `train_epochs`, in place, a cohort of one."""
     trained = []
     for device in ("cpu", "cuda"):
-        (its,) = examples([200], 6, 4, 2, device)
+        (its,) = examples([450], 6, 4, 2, device)
         model = network([6, 20, 4], 1).to(device)
         loss = train_epochs(
             model,
