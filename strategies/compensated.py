@@ -23,7 +23,16 @@ own data, which excuses nothing: all of C_u is subtracted, as in the update form
 
 A unit is the whole model, a layer (weight and bias), or a neuron (a row of the weight
 matrix and its bias). Small units follow the compensation where it happened, and find
-more of it by chance. There is nothing to tune but that.
+more of it by chance.
+
+Chance: an O_u that points anywhere, in a unit of m parameters, gives b_u a standard
+deviation of |O_u| / (|C_u| sqrt(m)). With `chance` = z only what is beyond z of them
+counts as undone; that is, none where the cosine of O_u and C_u is above -z / sqrt(m):
+
+    undone_u = max(0, -b_u - z |O_u| / (|C_u| sqrt(m)))
+    scale_u = clip(1 - undone_u, 0, 1)
+
+With z = 0 that is the scale above, with a large z the update form.
 
 Several clients: C is their joint contribution, not one after the other. What they did
 to each other is nobody's compensation: it goes with them, as a retraining without all
@@ -69,7 +78,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedneg.checks import choice
+from fedneg.checks import choice, number
 from fedneg.parameters import Shapes, Vector
 from strategies.base import LedgerFedAvg
 from strategies.method import Needs
@@ -114,6 +123,7 @@ def shares_left(
     contribution: NDArray[np.float64],
     others: NDArray[np.float64],
     units: NDArray[np.intp],
+    chance: float = 0.0,
 ) -> NDArray[np.float64]:
     """Return the share of the contribution that others have not undone, per unit.
 
@@ -123,6 +133,8 @@ def shares_left(
         C and O of the module docstring.
     units : int array, shape (d,)
         From `units_of`.
+    chance : float
+        The standard deviations of the module docstring, from 0.
 
     Returns
     -------
@@ -132,8 +144,12 @@ def shares_left(
     along = np.bincount(units, contribution * others)
     square = np.bincount(units, contribution * contribution)
     # Where C is zero so is <O, C>: any divisor does.
-    best = along / np.where(square > 0, square, 1.0)  # b of the module docstring
-    left: NDArray[np.float64] = np.clip(1 + best, 0.0, 1.0)
+    square = np.where(square > 0, square, 1.0)
+    best = along / square  # b of the module docstring
+    deviation = np.sqrt(np.bincount(units, others * others) / square)
+    deviation /= np.sqrt(np.bincount(units))
+    undone = np.maximum(0.0, -best - chance * deviation)
+    left: NDArray[np.float64] = np.clip(1 - undone, 0.0, 1.0)
     return left
 
 
@@ -142,12 +158,17 @@ class Compensated(LedgerFedAvg):
 
     @dataclass(frozen=True)
     class Options:
-        """`unit`: what has a scale of its own, a model, layer or neuron."""
+        """`unit`: what has a scale of its own, a model, layer or neuron.
+
+        `chance`: standard deviations of what chance gives that do not count.
+        """
 
         unit: str = "neuron"
+        chance: float = 0.0
 
         def __post_init__(self) -> None:
             choice("strategy.unit", self.unit, UNITS)
+            number("strategy.chance", self.chance, minimum=0)
 
     def needs(self) -> Needs:
         """Return all that the identity takes: contributions, where it began, the rest.
@@ -167,7 +188,7 @@ class Compensated(LedgerFedAvg):
         for part in (ledger.initial, ledger.correction, contribution):
             others -= part
         units = units_of(self._shapes, self.options.unit)
-        scales = shares_left(contribution, others, units)
+        scales = shares_left(contribution, others, units, self.options.chance)
         subtracted = scales[units] * contribution
         self.method_report = self._report(contribution, subtracted, scales, units)
         if not subtracted.any():
@@ -202,6 +223,7 @@ class Compensated(LedgerFedAvg):
             **kept,
             "form": "compensated",
             "unit": self.options.unit,
+            "chance": self.options.chance,
             "scales": layers,
             "subtracted_share": share,
             "remains": "what the others had undone of it: "

@@ -158,6 +158,37 @@ def test_shares_agree_with_a_loop_over_units():
         assert found[unit] == pytest.approx(min(1, max(0, 1 + min(0, best))))
 
 
+@pytest.mark.parametrize(
+    ("chance", "scale"), [(0, 0.25), (0.25, 0.45), (0.5, 0.65), (2, 1)]
+)
+def test_what_chance_gives_does_not_count(chance: float, scale: float):
+    """By hand: b = -3/4, and |O| = 8, so |O| / (|C| sqrt(4)) = 0.8."""
+    contribution = np.array([5.0, 0, 0, 0])
+    others = np.array([-3.75, 3, 4.5, 20.6875**0.5])
+    found = shares_left(contribution, others, np.zeros(4, int), chance)
+    assert found == pytest.approx([scale])
+
+
+def test_chance_reaches_the_unlearn_round():
+    """As [8, 0] and [-2, 4] above: b = -3/4, |O| / (|C| sqrt(2)) = sqrt(11.25 / 8)."""
+    made = bench(
+        vector(8, 0),
+        vector(-2, 4),
+        examples=(1, 3),
+        options=("strategy.chance=0.2",),
+    )
+    scale = 1 - (0.75 - 0.2 * (11.25 / 8) ** 0.5)
+    np.testing.assert_allclose(made.unlearn(0), [3.5 - 2 * scale, 6], rtol=1e-6)
+    assert made.strategy.method_report["chance"] == 0.2
+
+
+def test_chance_must_not_be_negative():
+    with pytest.raises(
+        FedNegError, match=r"strategy\.chance must be at least 0, got -1"
+    ):
+        small_config("strategy=compensated", "strategy.chance=-1")
+
+
 def test_the_unit_must_be_known():
     with pytest.raises(
         FedNegError, match=r"strategy\.unit must be one of model, layer"
