@@ -123,7 +123,7 @@ def shares_left(
     contribution: NDArray[np.float64],
     others: NDArray[np.float64],
     units: NDArray[np.intp],
-    chance: float = 0.0,
+    chance: float,
 ) -> NDArray[np.float64]:
     """Return the share of the contribution that others have not undone, per unit.
 
@@ -164,7 +164,7 @@ class Compensated(LedgerFedAvg):
         """
 
         unit: str = "neuron"
-        chance: float = 0.0
+        chance: float = 2.0
 
         def __post_init__(self) -> None:
             choice("strategy.unit", self.unit, UNITS)

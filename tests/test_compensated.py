@@ -35,7 +35,8 @@ def bench(*updates: object, examples: tuple[int, ...], options: tuple[str, ...] 
         return train
 
     config = small_config(
-        f"clients={len(updates)}", "forget=null", "strategy=compensated", *options
+        *(f"clients={len(updates)}", "forget=null", "strategy=compensated"),
+        *("strategy.chance=0", *options),
     )
     initial = [np.full(np.shape(u), 3, np.float32) for u in updates[0]]
     made = Bench(config, initial, {k: adds(k) for k in range(len(updates))})
@@ -150,7 +151,7 @@ def test_shares_agree_with_a_loop_over_units():
     shapes = ((5, 7), (5,), (3, 5), (3,))
     contribution, others = rng.normal(size=(2, 35 + 5 + 15 + 3))
     units = units_of(shapes, "neuron")
-    found = shares_left(contribution, others, units)
+    found = shares_left(contribution, others, units, 0.0)
     assert len(found) == 8
     for unit in range(8):
         c, o = contribution[units == unit], others[units == unit]

@@ -21,7 +21,8 @@ class Cost:
     """What some rounds took.
 
     `rounds` with clients in them (forgetting on the server alone takes none),
-    `client_epochs` passes of one client over its own data, bytes of parameters only,
+    `client_epochs` passes of one client over its own data (as many for whoever is asked
+    in a round: an ascent's own steps are not counted), bytes of parameters only,
     `seconds` of wall time, `online` the client ids that had to be reachable.
     """
 
