@@ -83,10 +83,10 @@ layers and the model in 11 of 12 runs (5 and 20 clients, three partitions, two s
 and leave at most 0.008 more of the backdoor where they leave more (`fedneg compare
 strategy=compensated strategy.chance=0 strategy.unit=model,layer,neuron
 data.partition=writer,dirichlet,shards seed=0,1`). Two deviations are the default: in
-such runs they leave, after repair, 0.35 to 0.76 of what z = 0 leaves of a backdoor. They
-cost up to 0.05 of accuracy right after it, 0.09 after flipped labels, where the update
-form costs up to 0.28 and 0.44; and two rounds later up to 0.04 in shards, 0.004 elsewhere
-(`fedneg compare strategy=compensated strategy.chance=0,1,2,4,1000 seed=0,1
+such runs they leave, after repair, 0.35 to 0.76 of what z = 0 leaves of a backdoor.
+They cost up to 0.05 of accuracy right after it, and 0.09 after flipped labels, where
+the update form costs up to 0.28 and 0.44; two rounds later up to 0.04 in shards, 0.004
+elsewhere (`fedneg compare strategy=compensated strategy.chance=0,1,2,4,1000 seed=0,1
 attack=backdoor,label_flip data.partition=writer,dirichlet,shards`). No z is best
 everywhere.
 
