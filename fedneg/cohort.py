@@ -169,7 +169,7 @@ class Cohort:
         # Sums must not depend on how many threads a machine has to spare.
         torch.set_num_threads(1)
         with torch.no_grad():
-            step = self._recorded() if len(self._rows) > RECORD_FROM else self._step
+            step = self._record() if self._is_worth_a_graph() else self._step
             for _ in range(len(self._rows)):
                 step()
         epochs = self._settings.local_epochs
@@ -181,10 +181,13 @@ class Cohort:
             )
         ]
 
-    def _recorded(self) -> Callable[[], None]:
-        """Return what takes the next step: on a GPU a graph of it."""
-        if self._parameters.device.type != "cuda":
-            return self._step
+    def _is_worth_a_graph(self) -> bool:
+        """Return whether this is on a GPU, and long."""
+        on_gpu = self._parameters.device.type == "cuda"
+        return on_gpu and len(self._rows) > RECORD_FROM
+
+    def _record(self) -> Callable[[], None]:
+        """Return what takes the next step: the replay of a graph of one."""
         before = self._parameters.clone()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
@@ -195,7 +198,7 @@ class Cohort:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._step()
-        # The steps before the recording were for nothing; the recording was none.
+        # No step so far was one of the training; a recording takes none.
         self._parameters.copy_(before)
         self._buffer.zero_()
         self._next.zero_()

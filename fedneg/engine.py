@@ -154,7 +154,7 @@ class LocalGrid(InlineGrid):
 
     A record that several messages share, as the global parameters of a round are, is
     handed to each worker once. Nodes that took longest the last time begin first.
-    Replies are yielded as they come in.
+    Replies are yielded as they come in. A worker that dies takes its cohort with it.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """Clients trained at once are what they would be alone, and fail alone."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch.nn import functional
 from clients import trainer
 from fedneg import cohort as cohort_module
 from fedneg.client_app import app as client_app
-from fedneg.cohort import Examples, train_cohort
+from fedneg.cohort import Cohort, Examples, train_cohort
 from fedneg.data import Scaling
 from fedneg.device import DeviceArrays, as_input, rows_on
 from fedneg.engine import InlineGrid, simulate
@@ -158,6 +159,54 @@ def test_in_float32_it_is_the_ordinary_training_to_a_millionth(
             found.parameters[k].cpu(), vector(model), atol=2e-6, rtol=1e-5
         )
         assert found.losses[k] == pytest.approx(loss, rel=1e-5)
+
+
+def test_no_step_before_a_recording_counts(monkeypatch: pytest.MonkeyPatch):
+    """With a stand-in for CUDA's graphs that takes steps where CUDA records one."""
+
+    class Stream:
+        def wait_stream(self, other: object) -> None:
+            """Wait for nothing."""
+
+    class Graph:
+        replayed = 0
+
+        def replay(self) -> None:
+            Graph.replayed += 1
+            made[-1]._step()
+
+    made: list[Cohort] = []
+    plain = Cohort.__init__
+
+    def init(self: Cohort, *given: object, **rest: object) -> None:
+        plain(self, *given, **rest)
+        made.append(self)
+
+    for name, fake in {
+        "Stream": Stream,
+        "current_stream": Stream,
+        "stream": lambda _: nullcontext(),
+        "CUDAGraph": Graph,
+        "graph": lambda _: nullcontext(),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(Cohort, "__init__", init)
+    model = network([6, 5, 4], 1)
+    found = []
+    for worth in (False, True):
+        monkeypatch.setattr(Cohort, "_is_worth_a_graph", lambda _, w=worth: w)
+        found.append(
+            train_cohort(
+                model,
+                vector(model),
+                examples((9, 40), 6, 4, 2, "cpu"),
+                scaling=SCALING,
+                settings=settings(),
+            )
+        )
+    assert Graph.replayed == 2 * 5
+    assert torch.equal(found[0].parameters, found[1].parameters)
+    assert found[0].losses == found[1].losses
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
