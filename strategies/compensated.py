@@ -38,7 +38,9 @@ Several clients: C is their joint contribution, not one after the other. What th
 to each other is nobody's compensation: it goes with them, as a retraining without all
 of them would have it. Forgetting {a, b} is therefore not forgetting a, then b.
 
-Where it fails; it never subtracts more than the update form, and leaves more:
+Where it fails; it never subtracts more than the update form, and leaves more (what
+other methods leave is from the commands below with `strategy=negative_gradient,retrain,
+do_nothing` and without `strategy.chance`):
 
 * what lies against C because the others would have gone there anyway counts as undone,
   and what does so by chance where it is more than z deviations. Many clients and small
