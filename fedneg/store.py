@@ -29,7 +29,7 @@ SCHEMA = 1
 # data is read by real clients only, whose trainings are not kept.
 CODE = (
     *("fedneg.attacks", "fedneg.canaries", "fedneg.client_data", "fedneg.cohort"),
-    *("fedneg.data", "fedneg.dense", "fedneg.device", "fedneg.engine"),
+    *("fedneg.data", "fedneg.dense", "fedneg.device", "fedneg.inline_grid"),
     *("fedneg.label_skew", "fedneg.ledger", "fedneg.model"),
     *("fedneg.parameters", "fedneg.partition", "fedneg.scenario", "fedneg.seeding"),
     *("fedneg.training", "clients.trainer", "strategies.base", "strategies.replies"),

@@ -29,7 +29,7 @@ Parts = Sequence[bytes]
 Handler = Callable[[Parts, Parts], Parts]
 SHARED, REQUEST, REPLY = 0, 1, 2
 # What fedneg's workers do, as WorkerPool wants it.
-SERVE = "fedneg.engine:serve"
+SERVE = "fedneg.local_grid:serve"
 # A process that stops in the middle of a message is given up, like a dead one.
 STALL_S = 60
 

@@ -20,7 +20,7 @@ from hypothesis import settings
 
 from fedneg.client_app import app as real_clients
 from fedneg.config import load_config
-from fedneg.engine import FIRST_NODE_ID, RUN_ID, SERVER_NODE_ID, InlineGrid
+from fedneg.inline_grid import FIRST_NODE_ID, RUN_ID, SERVER_NODE_ID, InlineGrid
 from fedneg.parameters import NDArrays, Vector, shapes_of
 from fedneg.settings import Config
 from strategies import make_strategy

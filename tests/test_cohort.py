@@ -23,9 +23,10 @@ from fedneg.client_app import app as client_app
 from fedneg.cohort import Cohort, Examples, train_cohort
 from fedneg.data import Scaling
 from fedneg.device import DeviceArrays, as_input, rows_on
-from fedneg.engine import InlineGrid, simulate
+from fedneg.engine import simulate
 from fedneg.errors import FedNegError
 from fedneg.federation import Federation
+from fedneg.inline_grid import InlineGrid
 from fedneg.model import initial_parameters
 from fedneg.seeding import torch_generator
 from fedneg.settings import ClientSettings, Config, Task
@@ -412,9 +413,9 @@ def test_same_bytes_inline_and_in_worker_processes(tmp_path: Path):
 def test_a_dead_worker_takes_its_cohort_with_it_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    from fedneg.engine import LocalGrid
+    from fedneg.local_grid import LocalGrid
 
-    pool = WorkerPool(1, "fedneg.engine:serve")
+    pool = WorkerPool(1, "fedneg.local_grid:serve")
     try:
         grid = LocalGrid(client_app, 4, pool, 2)
         monkeypatch.setattr(

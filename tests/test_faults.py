@@ -9,8 +9,8 @@ from flwr.app import Message
 from safetensors.numpy import load_file
 from test_live import Meddling, ask, go_on
 
-from fedneg.engine import FIRST_NODE_ID
 from fedneg.errors import FedNegError
+from fedneg.inline_grid import FIRST_NODE_ID
 from fedneg.live.state import State
 
 PATIENT = ("rounds=3", "strategy.min_clients=2", "strategy.wait_for_clients_s=0")

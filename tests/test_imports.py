@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-SEAM = {"server_app", "federation", "client_app", "engine", "config", "__main__"}
+SEAM = {"server_app", "federation", "client_app", "config", "__main__"}
+SEAM |= {"engine", "inline_grid", "local_grid"}
 OUTSIDE = {"flwr", "ray", "hydra", "omegaconf"}
 
 

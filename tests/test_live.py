@@ -19,8 +19,8 @@ from safetensors.numpy import load_file
 from fedneg import federation
 from fedneg.client_app import app as real_clients
 from fedneg.config import load_config
-from fedneg.engine import FIRST_NODE_ID
 from fedneg.errors import FedNegError
+from fedneg.inline_grid import FIRST_NODE_ID
 from fedneg.live.audit import check
 from fedneg.live.commands import run_rollback_command
 from fedneg.live.receipts import read_receipt

@@ -23,9 +23,9 @@ from fedneg import own_data as own_data_module
 from fedneg.attacks import poison
 from fedneg.client_data import ClientData, own_data, partition_data
 from fedneg.data import DIGITS, MNIST, load_dataset
-from fedneg.engine import FIRST_NODE_ID
 from fedneg.errors import FedNegError
 from fedneg.image_folder import SUFFIXES
+from fedneg.inline_grid import FIRST_NODE_ID
 from fedneg.model import initial_parameters
 from fedneg.own_data import read_own_images
 from fedneg.partition import partition_by_writer

@@ -27,8 +27,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedneg.client_app import app as real_clients
-from fedneg.engine import FIRST_NODE_ID
 from fedneg.errors import FedNegError
+from fedneg.inline_grid import FIRST_NODE_ID
 from fedneg.live.pins import FIRST_SIGHT, OPERATOR, Pins, fingerprint_of
 from fedneg.parameters import NDArrays
 from fedneg.server_app import run

@@ -19,9 +19,10 @@ from fedneg.cache_command import run_cache_command
 from fedneg.client_app import app as client_app
 from fedneg.console import Progress
 from fedneg.data import load_dataset
-from fedneg.engine import InlineGrid, simulate
+from fedneg.engine import simulate
 from fedneg.errors import FedNegError
 from fedneg.federation import Federation
+from fedneg.inline_grid import InlineGrid
 from fedneg.parameters import Vector
 from fedneg.settings import Config
 from fedneg.store import Entry, Store, code_digest, digest_of, training_identity

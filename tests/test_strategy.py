@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from reference import fedavg
 
 from fedneg.config import conf_dir
-from fedneg.engine import FIRST_NODE_ID
 from fedneg.errors import FedNegError
+from fedneg.inline_grid import FIRST_NODE_ID
 from fedneg.parameters import NDArrays, flatten
 from strategies import make_strategy, strategy_class
 from strategies.base import LedgerFedAvg

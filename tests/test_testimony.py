@@ -25,11 +25,12 @@ from flwr.serverapp import Grid
 
 from clients.witness import WitnessClient
 from fedneg.attacks import flip_labels, stamp
-from fedneg.engine import FIRST_NODE_ID, simulate
+from fedneg.engine import simulate
 from fedneg.errors import FedNegError
 from fedneg.forgetting import testimony as module
 from fedneg.forgetting.relearn import RelearnTime
 from fedneg.forgetting.testimony import Testimony
+from fedneg.inline_grid import FIRST_NODE_ID
 from fedneg.model import build_mlp, initial_parameters, set_parameters
 from fedneg.parameters import NDArrays, flatten
 from fedneg.settings import Task

@@ -16,7 +16,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from fedneg import workers
 from fedneg.__main__ import _uses_workers
 from fedneg.client_app import app as client_app
-from fedneg.engine import InlineGrid, LocalGrid, simulate
+from fedneg.engine import simulate
+from fedneg.inline_grid import InlineGrid
+from fedneg.local_grid import LocalGrid
 from fedneg.server_app import run
 from fedneg.workers import LARGE, WorkerPool
 
@@ -193,7 +195,7 @@ def test_local_gives_the_bytes_of_inline(tmp_path: Path):
 
 def test_local_grid_reports_a_failing_client_like_inline():
     """A task that is no JSON: the same error reply from both."""
-    made = WorkerPool(1, "fedneg.engine:serve")
+    made = WorkerPool(1, "fedneg.local_grid:serve")
     try:
         reasons = []
         for grid in (InlineGrid(client_app, 2), LocalGrid(client_app, 2, made)):
