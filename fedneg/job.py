@@ -76,7 +76,8 @@ def do_job(
         notices = [*notices, *federation.notices, *_empty_rounds(federation)]
         if "notice" in federation.strategy.method_report:
             notices.append(federation.strategy.method_report["notice"])
-        progress.step("judging")
+        if config.forget:
+            progress.step("judging")
         results = results_of(
             config,
             dataset=federation.dataset,
@@ -98,6 +99,7 @@ def do_job(
         outputs.write_json(out / "results.json", results)
         shown = out / "results.json"
         if config.report:
+            progress.step("writing the report")
             shown = write_report(out, results, history, clients)
         federation.close()
     for notice in notices:

@@ -35,7 +35,8 @@ def results(*lines: dict[str, object]) -> dict[str, object]:
 
 
 def test_quick_run_of_the_lines_without_peers_writes_results(tmp_path: Path):
-    names = ["client-epoch", "matrix-products", "cohort", "unlearn", "memory-2"]
+    names = ["client-epoch", "matrix-products", "whole-run", "cohort"]
+    names += ["unlearn", "memory-2"]
     run.main(
         ["--quick", "--repeat", "1", "--only", ",".join(names), "--out", str(tmp_path)]
     )
