@@ -14,6 +14,7 @@ The result is that of training each client alone, up to rounding (tests/test_coh
 batched products sum in another order, so the bytes are not the same.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,8 +30,9 @@ from fedneg.settings import ClientSettings
 # A graph is worth its recording, for which torch empties its caches, when it is
 # replayed more often than this.
 RECORD_FROM = 100
-# Steps before a recording, as torch's notes on CUDA graphs have it.
+# Steps before a recording.
 WARM_UP = 3
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -187,8 +189,24 @@ class Cohort:
         return on_gpu and len(self._rows) > RECORD_FROM
 
     def _record(self) -> Callable[[], None]:
-        """Return what takes the next step: the replay of a graph of one."""
+        """Return what takes the next step: the replay of a graph of one.
+
+        A step that cannot be recorded is taken as it is.
+        """
         before = self._parameters.clone()
+        try:
+            replay = self._recording()
+        except RuntimeError as error:
+            log.warning("no CUDA graph of a training step: %s", error)
+            replay = self._step
+        # No step so far was one of the training; a recording takes none.
+        self._parameters.copy_(before)
+        self._buffer.zero_()
+        self._next.zero_()
+        return replay
+
+    def _recording(self) -> Callable[[], None]:
+        """Return the replay of a graph, after some steps as torch's notes have it."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -198,10 +216,6 @@ class Cohort:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._step()
-        # No step so far was one of the training; a recording takes none.
-        self._parameters.copy_(before)
-        self._buffer.zero_()
-        self._next.zero_()
         return graph.replay
 
     def _step(self) -> None:

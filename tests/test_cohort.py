@@ -1,7 +1,7 @@
 """Clients trained at once are what they would be alone, and fail alone."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -162,8 +162,14 @@ def test_in_float32_it_is_the_ordinary_training_to_a_millionth(
         assert found.losses[k] == pytest.approx(loss, rel=1e-5)
 
 
-def test_no_step_before_a_recording_counts(monkeypatch: pytest.MonkeyPatch):
-    """With a stand-in for CUDA's graphs that takes steps where CUDA records one."""
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_step_before_a_recording_counts(
+    fails: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """With a stand-in for CUDA's graphs that takes steps where CUDA records one.
+
+    And if CUDA cannot record, the step is taken as it is.
+    """
 
     class Stream:
         def wait_stream(self, other: object) -> None:
@@ -175,6 +181,12 @@ def test_no_step_before_a_recording_counts(monkeypatch: pytest.MonkeyPatch):
         def replay(self) -> None:
             Graph.replayed += 1
             made[-1]._step()
+
+    @contextmanager
+    def graph(_: Graph) -> Iterator[None]:
+        yield
+        if fails:
+            raise RuntimeError("cannot be captured")
 
     made: list[Cohort] = []
     plain = Cohort.__init__
@@ -188,7 +200,7 @@ def test_no_step_before_a_recording_counts(monkeypatch: pytest.MonkeyPatch):
         "current_stream": Stream,
         "stream": lambda _: nullcontext(),
         "CUDAGraph": Graph,
-        "graph": lambda _: nullcontext(),
+        "graph": graph,
     }.items():
         monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(Cohort, "__init__", init)
@@ -205,7 +217,8 @@ def test_no_step_before_a_recording_counts(monkeypatch: pytest.MonkeyPatch):
                 settings=settings(),
             )
         )
-    assert Graph.replayed == 2 * 5
+    assert Graph.replayed == (0 if fails else 2 * 5)
+    assert ("graph of a training step: cannot be captured" in caplog.text) == fails
     assert torch.equal(found[0].parameters, found[1].parameters)
     assert found[0].losses == found[1].losses
 
