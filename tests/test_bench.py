@@ -8,7 +8,14 @@ import pytest
 
 from benchmarks import capacity, run
 from benchmarks.chart import panels, seconds_chart
-from benchmarks.contestants import Contestant, profile_of, report_of, seconds_of_rounds
+from benchmarks.contestants import (
+    COHORT,
+    Contestant,
+    Stage,
+    profile_of,
+    report_of,
+    seconds_of_rounds,
+)
 from benchmarks.lines import Target, all_lines, needed, ratio
 from benchmarks.markers import fill
 from benchmarks.material import QUICK, Material, Sizes, write_synthetic_files
@@ -35,8 +42,7 @@ def results(*lines: dict[str, object]) -> dict[str, object]:
 
 
 def test_quick_run_of_the_lines_without_peers_writes_results(tmp_path: Path):
-    names = ["client-epoch", "matrix-products", "whole-run", "cohort"]
-    names += ["unlearn", "memory-2"]
+    names = ["client-epoch", "matrix-products", "unlearn", "memory-2"]
     run.main(
         ["--quick", "--repeat", "1", "--only", ",".join(names), "--out", str(tmp_path)]
     )
@@ -157,6 +163,14 @@ def test_failed_command_is_not_measured_and_says_its_last_line(tmp_path: Path):
     code = "import sys; sys.exit('no such thing')"
     with pytest.raises(NotMeasuredError, match="code 1: no such thing"):
         run_command([sys.executable, "-c", code], cwd=tmp_path, environment={})
+
+
+def test_a_run_of_fedneg_says_what_its_profile_is_read_from(tmp_path: Path):
+    """Trained in a cohort, as one of the lines does."""
+    stage = Stage(Material.find(tmp_path, quick=True), lambda: "no pfl")
+    found = stage.training(2, 2, f"engine.cohort={COHORT}", profile=True)
+    assert 0 < found["round"] < found["whole"]
+    assert sum(stage.profiles[0].values()) == pytest.approx(found["whole"])
 
 
 def test_profile_parts_add_up_to_the_whole_run():

@@ -172,8 +172,10 @@ def test_members_are_what_is_trained_on(monkeypatch: pytest.MonkeyPatch):
     """The images and labels that `fit` hands to the training."""
     seen: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def train(model: Any, images: np.ndarray, labels: np.ndarray, **_: Any) -> float:
-        seen.append((images, labels))
+    def train(
+        model: Any, images: torch.Tensor, labels: torch.Tensor, **_: Any
+    ) -> float:
+        seen.append((images.numpy(), labels.numpy()))
         return 0.0
 
     monkeypatch.setattr("clients.trainer.train_epochs", train)
