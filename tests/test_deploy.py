@@ -541,9 +541,13 @@ METHODS = {
 }
 
 
+# The other takes two minutes more, which CI on two slow cores does not have.
+ASKED = METHODS if os.environ.get("FEDNEG_ALL_TESTS") else ("gradient_ascent",)
+
+
 @pytest.mark.grpc
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name in ASKED])
 def test_a_run_over_grpc_gives_the_bytes_of_inline(
     name: str, federation: LocalFederation, tmp_path: Path
 ):
