@@ -76,7 +76,7 @@ def write_comparison(sweep_dir: Path) -> tuple[Path, Path]:
     """
     found = find_comparison(sweep_dir)
     table = sweep_dir / "comparison.csv"
-    write_bytes(table, found.frame.to_csv(index=False).encode())
+    write_bytes(table, found.frame.to_csv(index=False).encode(), shared=True)
     summary = summarise(found.frame)
     page = Page("Comparison of methods", describe_all(found.frame, summary))
     for text in (*control_warnings(found.frame), *found.notices):

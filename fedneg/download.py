@@ -183,7 +183,7 @@ def _get(url: str) -> bytes:
 def _write(path: Path, content: bytes) -> Path:
     """Write a download; raises DataUnavailableError if the disk will not take it."""
     try:
-        return write_bytes(path, content)
+        return write_bytes(path, content, shared=True)
     except OSError as error:
         raise DataUnavailableError(
             f"{path} was downloaded but cannot be written ({error.strerror})"

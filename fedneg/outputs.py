@@ -28,18 +28,19 @@ RUN_FILES = (
 def write_json(path: Path, values: Mapping[str, Any]) -> Path:
     """Write indented JSON; NaN is an error, since JSON has none."""
     text = json.dumps(values, indent=2, allow_nan=False)
-    return write_bytes(path, (text + "\n").encode())
+    return write_bytes(path, (text + "\n").encode(), shared=True)
 
 
-def write_csv(path: Path, table: pd.DataFrame) -> Path:
+def write_csv(path: Path, table: pd.DataFrame, *, shared: bool = True) -> Path:
     """Write a table without its index."""
-    return write_bytes(path, table.to_csv(index=False).encode())
+    return write_bytes(path, table.to_csv(index=False).encode(), shared=shared)
 
 
 def write_model(path: Path, names: Sequence[str], arrays: NDArrays) -> Path:
     """Write parameters by their state_dict names, in safetensors format.
 
-    The file holds names and numbers only: the same model gives the same bytes.
+    The file holds names and numbers only: the same model gives the same bytes. It is
+    its owner's alone: two models of one run may differ by a client's contribution.
     """
     # safetensors ignores strides, so views are copied first.
     tensors = {n: a.copy(order="C") for n, a in zip(names, arrays, strict=True)}

@@ -238,7 +238,7 @@ class Page:
 
     def write(self, path: Path) -> Path:
         """Write the page to `path` in one step and return `path`."""
-        write_bytes(path, self.render().encode())
+        write_bytes(path, self.render().encode(), shared=True)
         return path
 
 

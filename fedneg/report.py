@@ -140,7 +140,7 @@ def write_report(
     _add_background(page, results, history, clients)
     for picture in pictures:
         for name, content in picture.files().items() if picture else ():
-            write_bytes(out / "figures" / name, content)
+            write_bytes(out / "figures" / name, content, shared=True)
     return page.write(out / "report.html")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedneg.errors import FedNegError
+from fedneg.files import make_folder
 from fedneg.parameters import Vector
 
 Rows = NDArray[np.float32]
@@ -43,7 +44,7 @@ def make_rows(count: int, size: int, folder: Path | None = None) -> Rows:
         return rows
     num_bytes = count * size * 4
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         # Reserving more than there is would fill the disk before it fails.
         if shutil.disk_usage(folder).free < num_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

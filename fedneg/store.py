@@ -20,7 +20,7 @@ from typing import Any
 
 from fedneg.checkpoint import Checkpoints
 from fedneg.errors import FedNegError
-from fedneg.files import write_bytes
+from fedneg.files import PRIVATE_FILE, make_folder, remove, tighten, write_bytes
 from fedneg.machine import cache_root
 from fedneg.settings import Config
 
@@ -174,6 +174,7 @@ class Entry:
                 # Whoever had it may have removed the folder meanwhile.
                 if self._is_mine(handle):
                     os.utime(handle)
+                    self._tighten()
                     yield
                     return
             finally:
@@ -182,8 +183,16 @@ class Entry:
     def _open(self) -> int:
         """Return the lock file's descriptor; folder and file are made if need be."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            return os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            make_folder(self.folder)
+            # Of a cache that was made when files were everybody's to read.
+            tighten(self.folder.parent, below=False)
+            return os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _tighten(self) -> None:
+        try:
+            tighten(self.folder)
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -232,13 +241,20 @@ class Entry:
         return os.path.samestat(found, os.fstat(handle))
 
     def remove(self) -> None:
-        """Remove it; the lock is held."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove it; the lock is held. Raises OSError for what cannot be removed."""
+        # The folder may be a link to another disk, where it must not be left.
+        real = self.folder.resolve()
+        # NFS keeps the lock's file, under another name, until it is given back.
+        shutil.rmtree(real, ignore_errors=True)
+        for path in real.glob("[!.]*"):
+            path.unlink()  # says what is wrong
+        if self.folder.is_symlink():
+            self.folder.unlink()
 
     def forget_checkpoints(self) -> None:
         """Remove what was trained, and leave the entry; the lock is held."""
         for path in self.folder.glob("*round-*"):
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 class Store:

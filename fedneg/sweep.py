@@ -79,7 +79,7 @@ def write_sweep(sweep_dir: Path) -> tuple[Path, Path]:
     found = _scan(sweep_dir)
     frame = found.frame
     table = sweep_dir / "sweep.csv"
-    write_bytes(table, frame.to_csv(index=False).encode())
+    write_bytes(table, frame.to_csv(index=False).encode(), shared=True)
     page = Page("Sweep", _summary(frame))
     for text, runs in found.notices.items():
         page.notice(f"{text} (In {_name_runs(runs, len(frame))}.)")

@@ -28,7 +28,7 @@ from fedneg.deploy.processes import (
     send_to,
 )
 from fedneg.errors import FedNegError
-from fedneg.files import write_bytes
+from fedneg.files import make_folder, tighten, write_bytes
 from fedneg.live.pins import OPERATOR, fingerprint_of
 from fedneg.live.state import State
 from fedneg.machine import cores
@@ -289,7 +289,12 @@ class LocalFederation:
 
     def _lock_folder(self) -> None:
         """Keep the folder for this federation; end what a killed one left in it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
+        # What was made when files were everybody's to read.
+        for name in ("state", "logs", "homes", "flwr"):
+            tighten(self.folder / name)
+        for database in self.folder.glob("superlink*.db*"):
+            tighten(database)
         lock = (self.folder / "lock").open("ab")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -325,7 +330,7 @@ class LocalFederation:
     def _process(self, name: str, command: list[str]) -> Process:
         # Each has a home of its own, as on a machine of its own.
         home = self.folder / "homes" / name
-        home.mkdir(parents=True, exist_ok=True)
+        make_folder(home)
         return Process(
             name,
             command,

@@ -11,7 +11,6 @@ from fedneg.errors import FedNegError
 from fedneg.files import write_bytes
 
 PrivateKey = ec.EllipticCurvePrivateKey
-PRIVATE_MODE = 0o600
 PEM = serialization.PrivateFormat.PKCS8
 OPENSSH = serialization.PrivateFormat.OpenSSH
 
@@ -26,7 +25,7 @@ def write_key(path: Path, key: PrivateKey, form: serialization.PrivateFormat) ->
     content = key.private_bytes(
         serialization.Encoding.PEM, form, serialization.NoEncryption()
     )
-    write_bytes(path, content, mode=PRIVATE_MODE)
+    write_bytes(path, content)
 
 
 def read_key(path: Path) -> PrivateKey:
@@ -84,11 +83,11 @@ def client_pair(path: Path) -> list[str]:
             return []
         key = new_key()
         write_key(path, key, OPENSSH)
-        write_bytes(public, public_line(key))
+        write_bytes(public, public_line(key), shared=True)
         return [f"{path}: key of a client, with {public.name} to register"]
     key = read_key(path)
     if not public.exists():
-        write_bytes(public, public_line(key))
+        write_bytes(public, public_line(key), shared=True)
         return [f"{public}: from {path.name}"]
     if _read_public(public) != key.public_key():
         raise mismatch(public, path)
@@ -108,7 +107,8 @@ def _read_public(path: Path) -> ec.EllipticCurvePublicKey:
 
 def write_certificate(path: Path, certificate: x509.Certificate) -> None:
     """Write a certificate for everybody to read."""
-    write_bytes(path, certificate.public_bytes(serialization.Encoding.PEM))
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    write_bytes(path, pem, shared=True)
 
 
 def read_certificate(path: Path) -> x509.Certificate:

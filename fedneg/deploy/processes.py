@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from fedneg.files import OTHERS, PRIVATE_FILE, make_folder
+
 MARK = "FEDNEG_PROCESS"
 PROC = Path("/proc")
 POLL_S = 0.05
@@ -52,8 +54,8 @@ class Process:
         environment: Mapping[str, str],
     ) -> None:
         self.name, self.log, self.mark = name, log, f"{folder}:{name}"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
+        make_folder(log.parent)
+        with open(log, "ab", opener=_private) as output:
             self._start = output.tell()
             self._popen = subprocess.Popen(
                 command,
@@ -63,6 +65,8 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # Databases, and what runs leave, hold updates: Flower asks for no mode.
+                umask=OTHERS,
             )
 
     @property
@@ -101,6 +105,11 @@ class Process:
     def kill(self) -> None:
         """End it and its children at once, as when a machine loses power."""
         end([self], grace_s=0.0)
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that only this user can read."""
+    return os.open(path, flags, PRIVATE_FILE)
 
 
 def end(processes: Iterable[Process], *, grace_s: float) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fedneg.errors import FedNegError
+from fedneg.files import PRIVATE_FILE, make_folder
 from fedneg.live.entries import BEGINNING, MAX_LINE, digest_of, read_entry, signed
 from fedneg.live.signing import OperatorKey, PublicKey, canonical
 from fedneg.tensors import sync_folder
@@ -225,8 +226,8 @@ def _lines(path: Path) -> Iterator[bytes]:
 @contextmanager
 def _locked(path: Path) -> Iterator[int]:
     """Yield the log's descriptor, locked; the system gives the lock back."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    make_folder(path.parent)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield handle

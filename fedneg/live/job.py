@@ -221,7 +221,7 @@ class Live:
     def _write_history(self) -> None:
         history = self.federation.history
         table = pd.DataFrame(history, columns=list(HISTORY_COLUMNS))
-        outputs.write_csv(self.state.history, table)
+        outputs.write_csv(self.state.history, table, shared=False)
 
     # -- one step ----------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedneg.errors import FedNegError
+from fedneg.files import PRIVATE_FILE, make_folder
 
 # `is_locked` holds a lock for an instant, and must put nobody off.
 INSTANT_S = 0.2
@@ -29,8 +30,8 @@ def locked(path: Path, what: str, *, timeout_s: float = 30.0) -> Iterator[None]:
     FedNegError
         If somebody else still has it then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    make_folder(path.parent)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
     try:
         deadline = time.monotonic() + max(timeout_s, INSTANT_S)
         while True:
@@ -50,13 +51,14 @@ def locked(path: Path, what: str, *, timeout_s: float = 30.0) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether somebody holds the lock of a file."""
+    """Return whether somebody holds the lock of a file; for whoever may read it."""
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Shared: over NFS an exclusive lock needs a file that may be written.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:

@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -227,7 +226,8 @@ def _create(private: Path, public: Path) -> None:
             )
         _write_private(private, Ed25519PrivateKey.generate())
     if not public.exists():
-        write_bytes(public, OperatorKey(_load_private(private)).public.pem())
+        pem = OperatorKey(_load_private(private)).public.pem()
+        write_bytes(public, pem, shared=True)
     sync_folder(private.parent)
 
 
@@ -238,17 +238,7 @@ def _write_private(path: Path, key: Ed25519PrivateKey) -> None:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    # Not `files.replacing`, whose files are everybody's; mkstemp's are 0600.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_bytes(path, pem)
 
 
 def _load_private(path: Path) -> Ed25519PrivateKey:

@@ -18,7 +18,7 @@ from typing import Any
 
 from fedneg.checkpoint import Checkpoints
 from fedneg.errors import FedNegError
-from fedneg.files import write_bytes
+from fedneg.files import leftovers, make_folder, tighten, write_bytes
 from fedneg.live.audit import AuditLog
 from fedneg.live.locks import is_locked, locked
 from fedneg.live.pins import Pins
@@ -132,7 +132,7 @@ class State:
     def checkpoints(self, *, every: int, encrypt: bool) -> Checkpoints:
         """Return where the federation stands; write only in `running`."""
         folder = self.folder / "checkpoints"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         done = {r.client_id for r in self.requests.all() if not r.is_open}
         done |= self.vault.destroyed() if encrypt else set()
         form = Sealed(self.vault, done) if encrypt else None
@@ -142,19 +142,32 @@ class State:
     def running(self) -> Iterator[None]:
         """Be the one run of this federation; raises FedNegError if there is another."""
         with locked(self.folder / "lock", "the federation", timeout_s=0):
+            self._tighten()
             self._tidy()
             yield
+
+    def _tighten(self) -> None:
+        """Take from other users what an older version let them read."""
+        own = ("checkpoints", "requests", "receipts", "fingerprints")
+        try:
+            for folder in (self.folder, *(self.folder / name for name in own)):
+                tighten(folder)
+        except OSError as error:
+            raise FedNegError(
+                f"{error.filename} must be its owner's alone, and cannot be made so: "
+                f"{error.strerror}"
+            ) from None
 
     def _tidy(self) -> None:
         """Remove what a killed run left half-written: it may hold anything."""
         for path in (self.model, self.history, self._status, self._facts):
-            for left in self.folder.glob(f".{path.name}.*"):
+            for left in leftovers(self.folder, f".{path.name}.*"):
                 left.unlink(missing_ok=True)
         for folder in (self.receipts, self.fingerprints, self.vault.folder):
-            for left in folder.glob(".*"):
+            for left in leftovers(folder, ".*"):
                 left.unlink(missing_ok=True)
         with self.requests.changing():
-            for left in self.requests.folder.glob(".forget-*"):
+            for left in leftovers(self.requests.folder, ".forget-*"):
                 left.unlink(missing_ok=True)
 
     @property

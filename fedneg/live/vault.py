@@ -8,7 +8,6 @@ state folder, readable by their owner alone. What cannot be helped: a disk that 
 old blocks may keep a deleted key.
 """
 
-import os
 import re
 import secrets
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
 from fedneg.errors import FedNegError
+from fedneg.files import PRIVATE_FILE, write_bytes
 from fedneg.tensors import sync_folder
 
 CHUNK = 1 << 24  # bytes sealed at a time
@@ -87,7 +87,7 @@ class Vault:
         for client_id in client_ids:
             name = f"client-{client_id}"
             if self.folder.is_dir():
-                (self.folder / f"{name}.destroyed").touch()
+                (self.folder / f"{name}.destroyed").touch(PRIVATE_FILE)
                 gone += self._unlink(name)
         for number in self._model_keys()[:-1]:
             gone += self._unlink(f"model-{number:06d}")
@@ -158,14 +158,7 @@ class Vault:
         path = self.folder / f"{name}.key"
         if path.exists():
             return
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = self.folder / f".{name}.{secrets.token_hex(4)}"
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(secrets.token_bytes(32))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
+        write_bytes(path, secrets.token_bytes(32))
         sync_folder(self.folder)
 
     def _cipher(self, name: str) -> AESGCM:

@@ -39,7 +39,7 @@ def write_paper_report(
     (out / "figures").mkdir(exist_ok=True)
     for picture in pictures.values():
         for name, content in picture.files().items():
-            write_bytes(out / "figures" / name, content)
+            write_bytes(out / "figures" / name, content, shared=True)
     return _page(config, found, pictures, notices).write(out / "report.html")
 
 
