@@ -156,6 +156,17 @@ def show_notice(text: str, console: Console | None = None) -> None:
     console.print(Panel(text, title="NOTICE", border_style="bold yellow"), markup=False)
 
 
+def show_error(text: str, console: Console | None = None) -> None:
+    """Print an error in its one line, without what would steer a terminal."""
+    console = console or Console(stderr=True)
+    console.print(
+        f"fedneg: error: {_visible(text)}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
 def _cell(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 

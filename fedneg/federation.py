@@ -147,6 +147,12 @@ class Federation:
             return self._run(phase, self.initial, after_round=after_round)
         return self._run_kept(phase, self.initial, self._identity(everybody))
 
+    @property
+    def took_part(self) -> set[int]:
+        """Client ids whose updates the current lineage has, in any round of it."""
+        entries = self.strategy.ledger.participation
+        return {client_id for entry in entries for client_id in entry.weights}
+
     def measure_initial(self) -> None:
         """Enter the initial parameters into the history, as round 0."""
         first = self.test.measure(self.initial)

@@ -4,10 +4,11 @@ Whether a client was forgotten is not decided here, since accuracy alone cannot 
 but in `fedneg.forgetting`; where there is a verdict, sentences of another model say so.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fedneg.formats import number, rate, signed
+from fedneg.forgetting.verdict import TOOK_NO_PART
+from fedneg.formats import name_clients, number, rate, signed
 from fedneg.verdict_words import verdict_of
 
 METRICS = {
@@ -72,9 +73,15 @@ def describe_findings(results: Mapping[str, Any]) -> list[str]:
     if any(number(m.get("attack_success_rate")) is not None for m in models.values()):
         said.append(_describe_attack(results))
     if "unlearned" in models and _same(models["original"], models["unlearned"]):
-        said.append(
+        same = (
             "On every metric here the unlearned model equals the original to within "
-            f"{SMALL}: these numbers show no trace of forgetting{_leave(results)}."
+            f"{SMALL}"
+        )
+        finding = (verdict_of(results) or {}).get("finding")
+        said.append(
+            f"{same}, as it may: {name_clients(results['forget'])} {finding}."
+            if finding == TOOK_NO_PART
+            else f"{same}: these numbers show no trace of forgetting{_leave(results)}."
         )
     return said or ["No metric was measured in this run."]
 
@@ -228,11 +235,3 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def count(number_of: int | None, one: str, many: str = "") -> str:
     """Return a count with its noun."""
     return f"{number_of} {one if number_of == 1 else many or one + 's'}"
-
-
-def name_clients(client_ids: Sequence[int]) -> str:
-    """Return 'client 4', 'clients 1 and 4', or their number where there are many."""
-    if len(client_ids) > 6:
-        return f"{len(client_ids)} clients"
-    *rest, last = map(str, client_ids)
-    return f"clients {', '.join(rest)} and {last}" if rest else f"client {last}"

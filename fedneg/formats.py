@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 MISSING = "\N{EN DASH}"
@@ -96,3 +96,11 @@ def human_value(value: object) -> object:
     if isinstance(value, list | tuple):
         return "; ".join(str(human_value(v)) for v in value)
     return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def name_clients(client_ids: Sequence[int]) -> str:
+    """Return 'client 4', 'clients 1 and 4', or their number where there are many."""
+    if len(client_ids) > 6:
+        return f"{len(client_ids)} clients"
+    *rest, last = map(str, client_ids)
+    return f"clients {', '.join(rest)} and {last}" if rest else f"client {last}"

@@ -4,15 +4,20 @@ Also the paper's experiment. Both are told in the words of a `Federation`
 (fedneg/federation.py), and know nothing of how its clients are reached.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from fedneg import outputs
-from fedneg.console import Progress, show_notice, show_summary
+from fedneg.console import Progress, show_error, show_notice, show_summary
+from fedneg.errors import FedNegError
 from fedneg.evidence import ModelEvidence
+from fedneg.forgetting.verdict import TOOK_NO_PART
+from fedneg.formats import name_clients
 from fedneg.paper.measure import measure, planned_rounds
 from fedneg.paper.report import show_paper_summary, write_paper_report
 from fedneg.parameters import Vector
@@ -24,6 +29,7 @@ from fedneg.trial import Trial
 if TYPE_CHECKING:
     from fedneg.federation import Federation
 
+NOT_JUDGED = "the models were not judged: the run ended before that"
 MakeFederation = Callable[[Config, Progress], "Federation"]
 
 
@@ -45,30 +51,45 @@ def do_job(
     trial = Trial(config, federation.test, federation.question)
     with progress:
 
-        def keep(name: str, parameters: Vector) -> None:
+        def keep(name: str, parameters: Vector, took_part: Collection[int]) -> None:
             federation.save(out / f"model_{name}.safetensors", parameters)
             models[name] = federation.evaluate(name, parameters)
             if config.forget:
-                trial.add(name, parameters, models[name])
+                trial.add(name, parameters, models[name], trained_by=took_part)
 
         original = federation.train()
-        keep("original", original)
+        took_part = federation.took_part
+        keep("original", original, took_part)
         ledger_bytes = federation.strategy.ledger.num_bytes
         server_bytes = federation.strategy.server_bytes
         if config.forget:
+            if trial.absent:
+                progress.step(f"{name_clients(trial.absent)} {TOOK_NO_PART}")
             unlearned = federation.unlearn(original, config.forget)
-            keep("unlearned", unlearned)
+            took_part = took_part | federation.took_part
+            keep("unlearned", unlearned, took_part)
+            notices = [
+                *_absent(trial, changed=bool((unlearned != original).any())),
+                *notices,
+            ]
             recovered = _recover(federation, unlearned)
             if recovered is not None:
-                keep("recovered", recovered)
+                if config.retrain == "scratch":
+                    took_part = set()
+                took_part = took_part | federation.took_part
+                keep("recovered", recovered, took_part)
             if config.reference:
                 if config.retrain == "scratch" and recovered is not None:
                     models["retrained"] = models["recovered"]
-                    trial.add("retrained", recovered, models["retrained"])
+                    trial.add(
+                        *("retrained", recovered, models["retrained"]),
+                        trained_by=took_part,
+                    )
                     federation.save(out / "model_retrained.safetensors", recovered)
                     federation.seconds["retrain"] = federation.seconds["recover"]
                 else:
-                    keep("retrained", federation.retrain(config.remaining))
+                    retrained = federation.retrain(config.remaining)
+                    keep("retrained", retrained, federation.took_part)
                 for draw in range(1, config.verdict.retrainings + 1):
                     progress.step(f"retraining with another seed ({draw})")
                     again = federation.retrain_again(config.remaining, draw)
@@ -76,13 +97,11 @@ def do_job(
         notices = [*notices, *federation.notices, *_empty_rounds(federation)]
         if "notice" in federation.strategy.method_report:
             notices.append(federation.strategy.method_report["notice"])
-        if config.forget:
-            progress.step("judging")
-        results = results_of(
+        make = partial(
+            results_of,
             config,
             dataset=federation.dataset,
             models=models,
-            trial=trial if config.forget else None,
             strategy=federation.strategy,
             history=federation.history,
             seconds=federation.seconds,
@@ -90,21 +109,70 @@ def do_job(
             server_bytes=server_bytes,
             reused=federation.reused,
             resumed=federation.resumed,
-            notices=notices,
         )
         history = pd.DataFrame(federation.history)
         clients = clients_table(models, config.forget)
         outputs.write_csv(out / "history.csv", history)
         outputs.write_csv(out / "clients.csv", clients)
-        outputs.write_json(out / "results.json", results)
         shown = out / "results.json"
+        # What was trained and measured is on the disk before anybody judges it.
+        not_yet = [NOT_JUDGED] if config.forget else []
+        results = make(trial=None, notices=[*notices, *not_yet])
+        outputs.write_json(shown, results)
+        if config.forget:
+            progress.step("judging")
+            with _keeping_results("judging", shown, results):
+                judged = make(trial=trial, notices=notices)
+                outputs.write_json(shown, judged)
+            results = judged
         if config.report:
             progress.step("writing the report")
-            shown = write_report(out, results, history, clients)
+            with _keeping_results("writing the report", shown, results):
+                shown = write_report(out, results, history, clients)
         federation.close()
     for notice in notices:
         show_notice(notice)
     show_summary(results, str(shown))
+
+
+@contextmanager
+def _keeping_results(
+    what: str, path: Path, results: Mapping[str, Any]
+) -> Iterator[None]:
+    """Say in one line, there and in the results that stay, which step failed."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) if isinstance(error, FedNegError) else repr(error)
+        said = f"{what} failed: {' '.join(reason.split())}"
+        notices = [n for n in results["notices"] if n != NOT_JUDGED]
+        with suppress(OSError):
+            outputs.write_json(path, {**results, "notices": [said, *notices]})
+        said += f"; what was trained and measured is in {path.parent}"
+        if isinstance(error, FedNegError | OSError):
+            raise FedNegError(said) from error
+        show_error(said)  # above the traceback of a defect
+        raise
+
+
+def _absent(trial: Trial, *, changed: bool) -> list[str]:
+    """Return a notice of the clients to forget that are in no model."""
+    absent = trial.absent
+    if not absent:
+        return []
+    said = f"{name_clients(absent)} {TOOK_NO_PART}"
+    if len(absent) < len(trial.config.forget):
+        return [
+            f"{said}: nothing of {_them(absent)} is in the model; judged are the others"
+        ]
+    return [
+        f"{said}: nothing of {_them(absent)} is in the model, and there was nothing to "
+        "forget" + ("; the method changed the model all the same" if changed else "")
+    ]
+
+
+def _them(clients: Sequence[int]) -> str:
+    return "it" if len(clients) == 1 else "them"
 
 
 def _do_paper(

@@ -171,6 +171,9 @@ class Attacks:
                 m.testimony[client_id]
                 for m in self._references(model)
                 if client_id in m.testimony
+                # Who answers of other examples each time is no shadow.
+                and m.testimony[client_id].members.shape == testimony.members.shape
+                and m.testimony[client_id].unseen.shape == testimony.unseen.shape
             ]
             if len(shadows) < MIN_SHADOWS:
                 continue

@@ -5,11 +5,11 @@ from typing import Any
 
 import pandas as pd
 
-from fedneg.findings import name_clients
 from fedneg.formats import (
     MISSING,
     human_bytes,
     human_seconds,
+    name_clients,
     number,
     plain,
     rate,

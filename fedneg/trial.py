@@ -9,7 +9,7 @@ over them, relearn times sums.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from statistics import fmean
 from typing import Any
@@ -30,7 +30,7 @@ from fedneg.forgetting.floor import absolute_gap, floor_of
 from fedneg.forgetting.model_numbers import ModelNumbers
 from fedneg.forgetting.relearn import RelearnTime
 from fedneg.forgetting.testimony import Testimony
-from fedneg.forgetting.verdict import Verdict, judge
+from fedneg.forgetting.verdict import TOOK_NO_PART, Verdict, judge, outcome_of
 from fedneg.membership_attacks import Attacks, Measured
 from fedneg.parameters import Vector
 from fedneg.settings import Config
@@ -54,14 +54,30 @@ class Trial:
         self.config, self.test, self._ask = config, test, ask
         self.models: dict[str, Measured] = {}
         self.retrained: list[Measured] = []
+        self._trained_by: dict[str, Collection[int]] = {}
         self._numbers: dict[str, ModelNumbers] = {}
         self._attacks = Attacks(config.seed, self.models, self.retrained)
 
-    def add(self, name: str, parameters: Vector, found: ModelEvidence) -> None:
+    def add(
+        self,
+        name: str,
+        parameters: Vector,
+        found: ModelEvidence,
+        *,
+        trained_by: Collection[int] | None = None,
+    ) -> None:
         """Add a model of the run: the original first.
 
         One called 'retrained' is among those that the others are compared with.
+
+        Parameters
+        ----------
+        trained_by : collection of int, optional
+            Client ids that took part in a round that led to the model; by default all.
         """
+        self._trained_by[name] = (
+            range(self.config.clients) if trained_by is None else set(trained_by)
+        )
         self.models[name] = self._measure(
             name, parameters, found.test.accuracy, found.attack_success_rate
         )
@@ -92,15 +108,39 @@ class Trial:
             self._testimony(parameters) if finite else {},
         )
 
+    @property
+    def absent(self) -> tuple[int, ...]:
+        """Clients to forget that took part in no round before they were forgotten."""
+        there = self._trained_by.get("original", self.config.forget)
+        return tuple(k for k in self.config.forget if k not in there)
+
+    def _is_asked(self, client_id: int) -> bool:
+        """Return whether a leaving client's answers belong to what is judged.
+
+        An absent one's examples are no members, and would make a weak test of a strong
+        one; if all are absent, or train afterwards, all are asked.
+        """
+        absent = self.absent
+        if len(absent) == len(self.config.forget) or self.config.retrain == "forgotten":
+            return True
+        return client_id not in absent
+
     def _attack_base(self, logits: NDArray[np.float32]) -> float | None:
         """Return how often the attacker's class is answered without its trigger."""
         if self.config.attack.poison != "backdoor":
             return None
         target = self.config.attack.target
         others = self.test.dataset.test_labels != target
+        if not others.any():
+            return None
         return float((logits[others].argmax(axis=1) == target).mean())
 
     def _testimony(self, parameters: Vector) -> Mapping[int, Testimony]:
+        """Return what those leaving clients say whose answers count."""
+        said = self._all_testimony(parameters)
+        return {k: found for k, found in said.items() if self._is_asked(k)}
+
+    def _all_testimony(self, parameters: Vector) -> Mapping[int, Testimony]:
         """Ask the leaving clients, if there is anything to compare the answers with."""
         if not self.config.reference:
             return {}
@@ -123,7 +163,8 @@ class Trial:
         if attack.name != "canaries":
             return {}
         found = {}
-        for client_id in sorted(set(attack.clients or ()) & set(self.config.forget)):
+        forget = {k for k in self.config.forget if self._is_asked(k)}
+        for client_id in sorted(set(attack.clients or ()) & forget):
             made = make_canaries(
                 dataset.test_images.shape[1:],
                 count=attack.canaries,
@@ -132,10 +173,15 @@ class Trial:
                 pixel_max=dataset.pixel_max,
             )
             planted, held_out = (
-                cross_entropies(self.test.logits(parameters, images), made.labels)
+                self.test.logits(parameters, images)
                 for images in (made.planted, made.held_out)
             )
-            found[client_id] = planted, held_out
+            # Dots are no digits: finite answers to these promise nothing for those.
+            if np.isfinite(planted).all() and np.isfinite(held_out).all():
+                found[client_id] = (
+                    cross_entropies(planted, made.labels),
+                    cross_entropies(held_out, made.labels),
+                )
         return found
 
     # -- the verdict -------------------------------------------------------------------
@@ -186,7 +232,20 @@ class Trial:
             original=self.numbers_of(self.models["original"]),
             retrained=[self.numbers_of(m) for m in self.retrained],
             settings=self.config.verdict,
+            took_part=self._took_part(name),
         )
+
+    def _took_part(self, name: str) -> bool:
+        """Return whether anybody who leaves is in the original or in this model."""
+        there = {*self._trained_by["original"], *self._trained_by[name]}
+        return not there.isdisjoint(self.config.forget)
+
+    def _control(self, name: str) -> str:
+        """Return what the evidence alone says of a model whose answer is known."""
+        found = self.judge(name)
+        if found.finding == TOOK_NO_PART:
+            return found.outcome
+        return outcome_of(found.evidence)
 
     # -- results.json ------------------------------------------------------------------
 
@@ -199,7 +258,8 @@ class Trial:
                 **self.judge(self.handed_over).to_json(),
                 "model": self.handed_over,
                 "retrainings": len(self.retrained),
-                "controls": {name: outcomes[name] for name in controls},
+                "absent": list(self.absent),
+                "controls": {name: self._control(name) for name in controls},
                 "outcomes": outcomes,
             },
             "evidence": {name: self._entry(m) for name, m in self.models.items()},
@@ -271,5 +331,6 @@ def _apart(model: Measured, retrained: Measured | None) -> dict[str, float | Non
 
 def _distance(model: Measured, other: Measured) -> float | None:
     """Return the Euclidean distance of parameters; None if one is not finite."""
-    found = float(np.linalg.norm(model.parameters - other.parameters))
+    with np.errstate(over="ignore", invalid="ignore"):  # of a model that diverged
+        found = float(np.linalg.norm(model.parameters - other.parameters))
     return found if math.isfinite(found) else None

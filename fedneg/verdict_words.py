@@ -9,8 +9,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedneg.forgetting.decision import ABSTAINS, FORGOTTEN, NOT_FORGOTTEN
-from fedneg.forgetting.verdict import INCONCLUSIVE, PROVES_NOTHING_ALONE
-from fedneg.formats import MISSING, number
+from fedneg.forgetting.verdict import (
+    INCONCLUSIVE,
+    IS_RETRAINED,
+    PROVES_NOTHING_ALONE,
+    TOOK_NO_PART,
+)
+from fedneg.formats import MISSING, name_clients, number
 
 Line = Mapping[str, Any]
 LINES = {
@@ -135,6 +140,12 @@ def describe_reason(results: Mapping[str, Any], *, most: int | None = None) -> s
         Lines told in full; further ones are only named.
     """
     verdict = results["verdict"]
+    if verdict.get("finding") == TOOK_NO_PART:
+        return f"{name_clients(results['forget'])} {TOOK_NO_PART}"
+    if verdict.get("finding") == IS_RETRAINED:
+        return "it is a retrained model, bit for bit: what points to the " + (
+            "clients is chance" if len(results["forget"]) > 1 else "client is chance"
+        )
     decided = deciding_lines(verdict)
     if not decided:
         if verdict["outcome"] == INCONCLUSIVE:

@@ -46,6 +46,13 @@ def test_js_divergence_of_models_that_share_no_class_is_ln_2():
     assert mean_js_divergence(first, second) == pytest.approx(math.log(2))
 
 
+def test_js_divergence_never_passes_its_bound():
+    """The mean of 51 times ln 2 is rounded to more than ln 2."""
+    assert np.full(51, math.log(2)).mean() > math.log(2)
+    first, second = np.tile([1.0, 0.0], (51, 1)), np.tile([0.0, 1.0], (51, 1))
+    assert mean_js_divergence(first, second) == math.log(2)
+
+
 def slow_js(first: np.ndarray, second: np.ndarray) -> float:
     """Return the entropy of the middle minus the mean entropy, averaged over rows."""
 

@@ -20,6 +20,7 @@ from fedneg.errors import FedNegError
 from fedneg.partition import partition_by_writer
 from fedneg.server_app import run
 from fedneg.settings import Config
+from fedneg.trial import Trial
 
 MODELS = ("original", "unlearned", "recovered", "retrained")
 
@@ -349,3 +350,143 @@ def test_a_second_run_leaves_nothing_of_the_first(tmp_path: Path):
         "model_original.safetensors"
     }
     assert (tmp_path / "mine.csv").read_text() == "kept"
+
+
+# -- nothing to forget, and what stays when judging fails -----------------------------
+
+
+def test_a_client_that_took_part_in_no_round_is_said_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """One of six is drawn, in one round, and it is not client 1: the models are one."""
+    done = do(
+        tmp_path,
+        *("clients=6", "rounds=1", "strategy.client_fraction=0.1", "forget=1"),
+        *("verdict.retrainings=1", "verdict.relearn_cap=20"),
+    )
+    assert done.history["clients"].tolist() == [0, 1, 0, 1]
+    assert len({done.model(name) for name in ("original", "retrained")}) == 1
+    first = "client 1 took part in no round"
+    assert done.results["notices"][0].startswith(first)
+    found = done.results["verdict"]
+    assert (found["outcome"], found["finding"], found["absent"]) == (
+        *("inconclusive", "took part in no round"),
+        [1],
+    )
+    assert set(found["outcomes"].values()) == {"inconclusive"}
+    shown = capsys.readouterr().out
+    assert f"verdict (unlearned): inconclusive: {first}" in shown
+    assert "control failed" not in shown
+    page = (tmp_path / "report.html").read_text()
+    assert page.index(first) < page.index("Evidence for the verdict")
+    assert "show no trace" not in page
+
+
+def test_a_method_that_changes_the_model_has_nothing_to_forget_either(tmp_path: Path):
+    done = do(
+        tmp_path,
+        *("clients=6", "rounds=1", "strategy.client_fraction=0.1", "forget=1"),
+        *("strategy=random_init", "verdict.relearn_cap=0", "report=false"),
+    )
+    assert done.results["verdict"]["finding"] == "took part in no round"
+    assert "changed the model all the same" in done.results["notices"][0]
+
+
+def test_of_several_clients_it_is_said_who_took_no_part(tmp_path: Path):
+    """Clients 0 and 2 are drawn of three; of the two that leave, only 2 is judged."""
+    done = do(
+        tmp_path,
+        *("forget=[1,2]", "rounds=1", "strategy.client_fraction=0.67", "report=false"),
+        *("verdict.retrainings=1", "verdict.relearn_cap=0"),
+    )
+    assert done.history["clients"].tolist()[1] == 2
+    found = done.results["verdict"]
+    assert (found["absent"], found["finding"]) == ([1], None)
+    notice = done.results["notices"][0]
+    assert notice.startswith("client 1 took part in no round")
+    assert "judged are the others" in notice
+    alone = do(
+        tmp_path / "alone",
+        *("forget=2", "rounds=1", "strategy.client_fraction=0.67", "report=false"),
+        *("reference=true", "verdict.relearn_cap=0"),
+    )
+    # Client 1's examples are no members: the attack is that on client 2 alone.
+    value = [d.results["evidence"]["original"]["membership_auc"] for d in (done, alone)]
+    assert value[0] == value[1]
+
+
+def test_a_run_in_which_every_reply_was_refused_ends_with_its_results(tmp_path: Path):
+    done = do(
+        tmp_path,
+        *("forget=1", "rounds=1", "client.learning_rate=1e30"),
+        *("verdict.retrainings=1", "verdict.relearn_cap=20"),
+    )
+    assert done.results["notices"][0].startswith("client 1 took part in no round")
+    assert "no usable reply" in done.results["notices"][1]
+    assert done.results["verdict"]["outcome"] == "inconclusive"
+    assert len(done.results["failures"]) == 3 + 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (ValueError("a sum is\noff"), ValueError),
+        (FedNegError("js must be at most 1, got 1"), FedNegError),
+        (OSError(28, "No space left on device"), FedNegError),
+    ],
+)
+@pytest.mark.parametrize("step", ["judging", "writing the report"])
+def test_what_was_measured_stays_when_a_later_step_fails(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    step: str,
+    error: Exception,
+    raised: type[Exception],
+):
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    if step == "judging":
+        monkeypatch.setattr("fedneg.trial.Trial.to_json", fails)
+    else:
+        monkeypatch.setattr("fedneg.job.write_report", fails)
+    with pytest.raises(raised) as caught:
+        do(tmp_path, "forget=1", "rounds=1", "verdict.relearn_cap=0")
+    said = str(caught.value)
+    if raised is ValueError:
+        said = capsys.readouterr().err.splitlines()[-1]
+    assert f"{step} failed: " in said
+    assert said.endswith(f"what was trained and measured is in {tmp_path}")
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept >= {
+        *("history.csv", "clients.csv", "results.json"),
+        *(f"model_{name}.safetensors" for name in ("original", "unlearned")),
+        "model_retrained.safetensors",
+    }
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["notices"][0].startswith(f"{step} failed: ")
+    assert (results["verdict"] is None) == (step == "judging")
+    assert results["models"]["original"]["test_accuracy"] is not None
+
+
+def test_results_are_on_the_disk_before_anybody_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A run that is killed while it judges leaves results without a verdict."""
+    seen: list[dict[str, Any]] = []
+    judge = Trial.to_json
+
+    def watched(self: Trial) -> dict[str, Any]:
+        seen.append(json.loads((tmp_path / "results.json").read_text()))
+        return judge(self)
+
+    monkeypatch.setattr(Trial, "to_json", watched)
+    done = do(tmp_path, "forget=1", "rounds=1", "verdict.relearn_cap=0")
+    (before,) = seen
+    assert before["verdict"] is None
+    assert before["notices"] == [
+        "the models were not judged: the run ended before that"
+    ]
+    assert before["models"] == done.results["models"]
+    assert done.results["notices"] == []

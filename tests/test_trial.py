@@ -250,6 +250,28 @@ def test_attack_base_is_measured_without_the_trigger():
     assert full(witnesses, "attack=label_flip").models["original"].attack_base is None
 
 
+def test_a_test_set_of_the_target_class_alone_has_no_attack_base(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    made = trial_of(Witnesses(), "attack=backdoor", "attack.target=3")
+    labels = np.full_like(DATA.test_labels, 3)
+    monkeypatch.setattr(made.test, "dataset", replace(DATA, test_labels=labels))
+    made.add("original", parameters(0), evidence("original"))
+    assert made.models["original"].attack_base is None
+    assert made.numbers_of(made.models["original"]).attack_base is None
+
+
+def test_who_answers_of_other_examples_each_time_is_no_shadow():
+    """A client's own testimony may change its size; no sum fails over it."""
+    witnesses = Witnesses()
+    for draw in range(5):
+        witnesses.said[parameters(draw).tobytes()] = {
+            1: said([1.0] * (draw + 1), [0.0])
+        }
+    found = full(witnesses).to_json()["evidence"]
+    assert found["unlearned"]["lira_auc"] is None
+
+
 def test_floor_is_the_widest_gap_of_retrained_models():
     made = full(Witnesses())
     accuracies = [m.test_accuracy for m in made.retrained]

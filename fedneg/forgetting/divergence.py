@@ -5,6 +5,7 @@ seeds alone, so that a distance to a retrained model means something only beside
 distance of two retrained models (`fedneg.forgetting.floor`).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from fedneg.parameters import Vector
 Probabilities = NDArray[np.floating]
 # Float32 softmax rows miss 1 by a few 1e-7.
 SUM_TOLERANCE = 1e-4
+# Nats: no class is shared.
+MAX_JS = math.log(2)
 
 
 def probabilities_of(logits: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -105,8 +108,9 @@ def mean_js_divergence(first: Probabilities, second: Probabilities) -> float:
     p, q = _checked(first, second)
     middle = (p + q) / 2
     per_example = (rel_entr(p, middle) + rel_entr(q, middle)).sum(axis=1) / 2
-    # Rounding leaves equal rows a few 1e-17 below zero.
-    return float(np.clip(per_example, 0.0, np.log(2)).mean())
+    # Rounding leaves equal rows a few 1e-17 below zero, and a mean of many times ln 2
+    # as much above it.
+    return min(float(np.clip(per_example, 0.0, MAX_JS).mean()), MAX_JS)
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,8 @@ class Roc:
     @property
     def auc(self) -> float:
         """P(member's score > non-member's), ties counting a half; 0.5 is no power."""
-        return float(np.trapezoid(self.tpr, self.fpr))
+        # A sum of many small areas may end a rounding above 1.
+        return min(float(np.trapezoid(self.tpr, self.fpr)), 1.0)
 
     @property
     def advantage(self) -> float:

@@ -1,16 +1,21 @@
 """What was measured of a model for the verdict, and the case that it decides on."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
 
-from fedneg.checks import number
+from fedneg.forgetting.divergence import MAX_JS
 from fedneg.forgetting.floor import absolute_gap, floor_of
 from fedneg.forgetting.membership import Interval
 from fedneg.forgetting.relearn import RelearnTime
 from fedneg.forgetting.settings import VerdictSettings
+
+
+def _check(name: str, value: float | None, top: float = 1.0) -> None:
+    """Raise ValueError unless a number is between 0 and `top`; NaN is not."""
+    if value is None or not 0 <= value <= top:
+        raise ValueError(f"{name} must be from 0 to {top!r}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,9 @@ class ModelNumbers:
 
     Raises
     ------
-    FedNegError
-        If a value is not finite or out of its range.
+    ValueError
+        If a value is not finite or out of its range: whoever computed it has a defect,
+        and no user made a mistake.
     """
 
     name: str
@@ -64,15 +70,15 @@ class ModelNumbers:
         ):
             value = getattr(self, name)
             if value is not None or name == "test_accuracy":
-                number(name, value, minimum=0, maximum=1)
+                _check(name, value)
         for name in ("membership_auc", "lira_auc", "canary_auc"):
             interval = getattr(self, name)
             if interval is not None:
                 for end in ("value", "low", "high"):
-                    number(name, getattr(interval, end), minimum=0, maximum=1)
-        for name, top in (("js_divergence", math.log(2)), ("disagreement", 1.0)):
+                    _check(name, getattr(interval, end))
+        for name, top in (("js_divergence", MAX_JS), ("disagreement", 1.0)):
             for value in getattr(self, name).values():
-                number(name, value, minimum=0, maximum=top)
+                _check(name, value, top)
 
 
 @dataclass(frozen=True)

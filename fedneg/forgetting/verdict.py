@@ -18,6 +18,9 @@ from fedneg.forgetting.model_numbers import Case, ModelNumbers, Utility
 from fedneg.forgetting.settings import VerdictSettings
 
 INCONCLUSIVE = "inconclusive"
+# What is found beside an outcome, where the evidence alone does not tell it.
+TOOK_NO_PART = "took part in no round"
+IS_RETRAINED = "is a retrained model"
 # Answers like a retrained model's are what a model without the client gives, and also
 # what one with it gives on images that have nothing to do with the client. And the
 # original knows at once by construction, so that relearning always seems to have power,
@@ -27,16 +30,21 @@ PROVES_NOTHING_ALONE = frozenset({"js_divergence", "disagreement", "relearn_rati
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome (forgotten, not forgotten or inconclusive) and what it rests on."""
+    """The outcome (forgotten, not forgotten or inconclusive) and what it rests on.
+
+    `finding` is `TOOK_NO_PART` or `IS_RETRAINED` where that overrules the evidence.
+    """
 
     outcome: str
     evidence: tuple[Evidence, ...]
     utility: Utility
+    finding: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """Return the entry in results.json."""
         return {
             "outcome": self.outcome,
+            "finding": self.finding,
             "evidence": [line.to_json() for line in self.evidence],
             "utility": asdict(self.utility),
         }
@@ -59,6 +67,7 @@ def judge(
     original: ModelNumbers,
     retrained: Sequence[ModelNumbers],
     settings: VerdictSettings,
+    took_part: bool = True,
 ) -> Verdict:
     """Return the verdict on a model.
 
@@ -74,7 +83,21 @@ def judge(
         others. With fewer than ``settings.min_retrainings`` others all lines abstain.
     settings : VerdictSettings
         Chosen before anything was measured.
+    took_part : bool
+        Whether any client to be forgotten trained in a round that led to the judged
+        model or to the original. If none did there is nothing to forget, whatever
+        chance makes of the numbers: inconclusive.
+
+    A judged model that is a retrained one, bit for bit, holds nothing of the clients:
+    where the evidence says otherwise that is chance, and the outcome inconclusive.
     """
     case = Case(judged, original=original, retrained=retrained, settings=settings)
     evidence = tuple(line(case) for line in LINES)
-    return Verdict(outcome_of(evidence), evidence, case.utility)
+    outcome, finding = outcome_of(evidence), None
+    if not took_part:
+        outcome, finding = INCONCLUSIVE, TOOK_NO_PART
+    elif outcome == NOT_FORGOTTEN and any(
+        judged.fingerprint == model.fingerprint for model in retrained
+    ):
+        outcome, finding = INCONCLUSIVE, IS_RETRAINED
+    return Verdict(outcome, evidence, case.utility, finding)
