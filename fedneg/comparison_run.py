@@ -106,6 +106,8 @@ def read_run(name: str, folder: Path, results: Mapping[str, Any]) -> Run:
     names = [n for n in ("unlearned", "recovered") if n in results["models"]]
     judged = verdict.get("model") or (names[-1] if names else None)
     outcomes = verdict.get("outcomes") or {}
+    # What the evidence alone says of models whose answer is known.
+    controls = outcomes | (verdict.get("controls") or {})
     costs = _costs(results, rows, epochs, judged=names[-1] if names else None)
     return Run(
         name=name,
@@ -118,7 +120,7 @@ def read_run(name: str, folder: Path, results: Mapping[str, Any]) -> Run:
             _model(results, n, judged == n, outcomes.get(n), costs[n]) for n in names
         ),
         references=tuple(
-            _model(results, n, True, outcomes.get(n), costs.get(n, {}))
+            _model(results, n, True, controls.get(n), costs.get(n, {}))
             for n in ("original", "retrained")
             if n in results["models"]
         ),

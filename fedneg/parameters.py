@@ -117,4 +117,6 @@ def add(vector: Vector, terms: Iterable[tuple[float, NDArray[np.floating]]]) -> 
     total = vector.astype(np.float64)
     for scale, term in terms:
         total += scale * term.astype(np.float64)
-    return total.astype(np.float32)
+    # What is too long for float32 is infinite, as it is to whoever measures it.
+    with np.errstate(over="ignore"):
+        return total.astype(np.float32)

@@ -1,5 +1,6 @@
 """What results.json, history.csv and clients.csv hold; their keys are a contract."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -116,7 +117,7 @@ def results_of(
     """
     answers = models["original"].per_client
     own = [row for row in history if row["phase"] != "retrain"]
-    return {
+    found = {
         "schema": SCHEMA,
         "fedneg_version": __version__,
         "seed": config.seed,
@@ -190,6 +191,16 @@ def results_of(
         "notices": list(notices),
         "config": config.to_mapping(),
     }
+    return {key: _json_ready(value) for key, value in found.items()}
+
+
+def _json_ready(value: Any) -> Any:
+    """Return a value with null for every NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _json_ready(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_ready(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _forgetting_cost(

@@ -372,3 +372,13 @@ def test_canaries_are_a_membership_attack():
     assert roc(canary_input(MEMBERS, OTHERS)).auc == pytest.approx(28 / 36)
     with pytest.raises(ValueError, match="nonmember_scores"):
         exposures(MEMBERS, np.array([]))
+
+
+def test_an_auc_never_passes_its_bound():
+    """Its small areas sum up to a rounding above 1."""
+    generator = np.random.default_rng(70145)
+    size = int(generator.integers(100, 300))
+    unseen = -generator.integers(0, size, size=size).astype(np.float64)
+    curve = roc(MembershipInput(np.ones(1), unseen))
+    assert float(np.trapezoid(curve.tpr, curve.fpr)) > 1
+    assert curve.auc == 1

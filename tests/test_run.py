@@ -490,3 +490,19 @@ def test_results_are_on_the_disk_before_anybody_judges(
     ]
     assert before["models"] == done.results["models"]
     assert done.results["notices"] == []
+
+
+def test_a_number_that_is_none_is_null_in_the_results(tmp_path: Path):
+    """A student that diverged: its loss is NaN, and no reason to lose the rest."""
+    done = do(
+        tmp_path,
+        *("forget=1", "rounds=1", "strategy=distillation", "reference=false"),
+        *("strategy.learning_rate=1e30", "report=false"),
+    )
+    assert None in done.results["method"].values()
+    assert done.results["models"]["original"]["test_accuracy"] > 0
+
+
+def test_the_paper_names_the_client_whose_model_it_lacks(tmp_path: Path):
+    with pytest.raises(FedNegError, match=r"in round 1 client 0 was left out: param"):
+        do(tmp_path, "experiment=paper", "forget=1", "client.learning_rate=1e30")

@@ -272,6 +272,31 @@ def test_who_answers_of_other_examples_each_time_is_no_shadow():
     assert found["unlearned"]["lira_auc"] is None
 
 
+def test_canaries_that_a_model_has_no_finite_answer_to_are_not_measured(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Finite on the test images, infinite on dots: the rest is measured."""
+    made = trial_of(Witnesses(), "attack=canaries")
+    logits = made.test.logits
+
+    def odd(vector: Vector, images: np.ndarray) -> np.ndarray:
+        found = logits(vector, images)
+        return found if len(images) == len(DATA.test_labels) else found + np.inf
+
+    monkeypatch.setattr(made.test, "logits", odd)
+    made.add("original", parameters(0), evidence("original"))
+    assert made.models["original"].canaries == {}
+    assert made.models["original"].probabilities is not None
+
+
+def test_models_too_far_apart_for_a_number_have_none():
+    made = full(Witnesses())
+    far = np.full_like(parameters(0), 1e30)
+    made.add("recovered", far, evidence("recovered"))
+    found = made.to_json()["evidence"]["recovered"]
+    assert found["distance_to_original"] is None
+
+
 def test_floor_is_the_widest_gap_of_retrained_models():
     made = full(Witnesses())
     accuracies = [m.test_accuracy for m in made.retrained]

@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedneg.console import Progress
+from fedneg.errors import FedNegError
 from fedneg.evidence import ServerTest
 from fedneg.paper.central import train_centrally
 from fedneg.paper.numbers import (
@@ -102,6 +103,12 @@ def _train(federation: "Federation") -> tuple[list[Snapshot], pd.DataFrame]:
     def after_round(report: Any, parameters: Vector) -> None:
         ledger = federation.strategy.ledger
         ids = range(ledger.clients)
+        for failure in report.failures:
+            raise FedNegError(
+                "experiment=paper needs every client's model in every round; in round "
+                f"{failure.server_round} client {failure.client_id} was left out: "
+                f"{failure.reason}"
+            )
         snapshots.append(
             Snapshot(
                 parameters,
