@@ -1,32 +1,37 @@
 """Checkpoints of a training, from which it goes on with the same bytes.
 
 A checkpoint is two files: ``round-000007.safetensors`` holds the global parameters and
-the ledger, ``round-000007.json`` the rest, with the digest of the first file and its
-own. Each is written under another name, flushed, and renamed, the JSON last: what has
-no JSON does not count. The one before is kept until the next is whole, and is what a
-damaged one falls back to. Nothing is pickled.
+the ledger, ``round-000007.json`` (its head) the rest, with name and digest of the first
+file and a digest of its own. Each is written under another name, flushed, and renamed,
+the head last: what no head names does not count. The one before is kept until the next
+is whole, and is what a damaged one falls back to. Where a round's checkpoint is written
+again, its numbers go into a file with a new name (``round-000007-2.safetensors``): the
+renaming of the head is all that makes it count, and until then the old one is whole.
+Nothing is pickled.
 """
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 
+from fedneg.checkpoint_forms import Form, OtherCheckpointError, Plain
 from fedneg.errors import FedNegError
 from fedneg.files import write_bytes
 from fedneg.formats import human_bytes
 from fedneg.ledger import Ledger
 from fedneg.parameters import Vector
-from fedneg.tensors import read_tensors, sha256_of, sync_folder, write_tensors
+from fedneg.tensors import sha256_of, sync_folder
 
-SCHEMA = 1
+SCHEMA = 2  # 1: the data file had the head's own name
 # A checkpoint beyond this is written when that is cheap, and kept once.
 LARGE_BYTES = 1 << 28
 LARGE_SHARE = 0.05
@@ -51,44 +56,6 @@ class Restored:
     rounds: int
     parameters: Vector
     facts: Mapping[str, Any]
-
-
-class Form(Protocol):
-    """How the numbers of a checkpoint become a file, and come back."""
-
-    def write(self, path: Path, parameters: Vector, ledger: Ledger) -> str:
-        """Write a file, whole or not at all; return its sha256."""
-
-    def read(self, path: Path, parameters: Vector, ledger: Ledger) -> None:
-        """Fill parameters and ledger; OSError if that stops halfway."""
-
-    def rows(self, path: Path, client_id: int) -> dict[str, Vector]:
-        """Return what a file holds of a client, and of its global parameters."""
-
-
-class Plain:
-    """Every array as it is."""
-
-    def write(self, path: Path, parameters: Vector, ledger: Ledger) -> str:
-        """Write global parameters and ledger."""
-        return write_tensors(path, {"global": parameters, **ledger.arrays()})
-
-    def read(self, path: Path, parameters: Vector, ledger: Ledger) -> None:
-        """Read them into arrays of the right shapes."""
-        read_tensors(path, {"global": parameters, **ledger.arrays()})
-
-    def rows(self, path: Path, client_id: int) -> dict[str, Vector]:
-        """Return one client's rows and the global parameters, without the rest."""
-        with safe_open(str(path), framework="numpy") as file:
-            found = {"global": file.get_tensor("global")}
-            for name in ("contributions", "buffers"):
-                if name in file.keys():  # noqa: SIM118
-                    found[name] = file.get_slice(name)[client_id]
-            if "local" in file.keys():  # noqa: SIM118
-                # Whose row is whose is not said here: all of them, then.
-                rows = file.get_tensor("local")
-                found |= {f"local {k}": row for k, row in enumerate(rows)}
-        return found
 
 
 class Checkpoints:
@@ -169,16 +136,18 @@ class Checkpoints:
         Raises
         ------
         FedNegError
-            If it cannot be written; the ones before are as they were.
+            If it cannot be written; the ones before are as they were, also one of the
+            same round.
         """
         started = time.monotonic()
-        data, head = self._paths(rounds)
+        head, data = self._head_path(rounds), self._new_data_path(rounds)
         try:
             digest = self.form.write(data, parameters, ledger)
             content = {
                 "schema": SCHEMA,
                 "rounds": rounds,
                 "complete": complete,
+                "data": data.name,
                 "sha256": digest,
                 "initial": ledger.origin,
                 "facts": dict(facts),
@@ -188,19 +157,32 @@ class Checkpoints:
             write_bytes(head, _json(content))
             sync_folder(self.folder)
         except OSError as error:
-            before = self.rounds()
-            rest = f"; the one of round {before[-1]} is intact" if before else ""
+            with suppress(OSError):  # room for others; the next start removes it too
+                self._drop_unnamed(rounds)
             raise FedNegError(
                 f"the checkpoint of round {rounds} cannot be written to {self.folder}: "
-                f"{error.strerror}{rest}; {self.remedy}"
+                f"{error.strerror}{self._intact()}; {self.remedy}"
             ) from None
+        self._drop_unnamed(rounds)
         large = data.stat().st_size > LARGE_BYTES
         self._keep(1 if large and complete else 2)
         self._written_at = time.monotonic()
         self._seconds = self._written_at - started
 
+    def _intact(self) -> str:
+        """Return words on the latest checkpoint that is whole, for an error."""
+        for rounds in reversed(self.rounds()):
+            with suppress(FedNegError):
+                self.verify(rounds)
+                return f"; the one of round {rounds} is intact"
+        return ""
+
     def restore(
-        self, ledger: Ledger, warn: Callable[[str], None] = lambda text: None
+        self,
+        ledger: Ledger,
+        warn: Callable[[str], None] = lambda text: None,
+        *,
+        strict: bool = False,
     ) -> Restored | None:
         """Fill the ledger from the latest checkpoint that is whole.
 
@@ -211,6 +193,9 @@ class Checkpoints:
             stays as it is.
         warn : callable
             Told of every checkpoint that is damaged, by name.
+        strict : bool
+            Where nothing else holds what a checkpoint does: one that is whole, and not
+            of this training, is an error, and not a reason to pass it over.
 
         Returns
         -------
@@ -221,17 +206,24 @@ class Checkpoints:
         ------
         FedNegError
             If a whole one cannot be read to its end; the ledger is of no use then.
+        OtherCheckpointError
+            If one is whole, and of other arrays, initial parameters or schema
+            (`strict`).
         """
         rounds = self.rounds()
         while rounds:
             number = rounds.pop()
             try:
                 return self._read(number, ledger)
+            except OtherCheckpointError as error:
+                if strict:
+                    raise
+                warn(f"{error}; it is passed over")
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 rest = f"the one of round {rounds[-1]}" if rounds else "no other"
                 said = getattr(error, "strerror", None) or str(error)
                 warn(
-                    f"{self._paths(number)[0].with_suffix('')} is damaged: {said}; "
+                    f"{self._head_path(number).with_suffix('')} is damaged: {said}; "
                     f"there is {rest} before it"
                 )
         return None
@@ -251,42 +243,76 @@ class Checkpoints:
 
     def rows(self, rounds: int, client_id: int) -> dict[str, Vector]:
         """Return what a checkpoint holds of a client, and its global parameters."""
-        found = self.form.rows(self._paths(rounds)[0], client_id)
-        place = self._head(rounds)["ledger"]["local"].get(str(client_id))
+        head = self._head(rounds)
+        found = self.form.rows(self._data_path(rounds, head), client_id)
+        place = head["ledger"]["local"].get(str(client_id))
         # The other last local models are of clients that stay, or leave later.
         others = {n for n in found if n.startswith("local ")} - {f"local {place}"}
         return {name: row for name, row in found.items() if name not in others}
 
     def verify(self, rounds: int) -> None:
         """Raise FedNegError unless a checkpoint is whole."""
-        data, _ = self._paths(rounds)
         try:
-            if sha256_of(data) != self._head(rounds)["sha256"]:
-                raise ValueError(f"the sha256 of {data.name} is another")
-        except (OSError, ValueError, KeyError) as error:
-            raise FedNegError(f"{data.with_suffix('')} is damaged: {error}") from None
+            self._whole(rounds)
+        except OtherCheckpointError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            said = getattr(error, "strerror", None) or str(error)
+            stem = self._head_path(rounds).with_suffix("")
+            raise FedNegError(f"{stem} is damaged: {said}") from None
 
     def remove(self, rounds: int) -> list[Path]:
         """Remove one checkpoint and return its files."""
-        data, head = self._paths(rounds)
-        gone = [path for path in (head, data) if path.exists()]
+        head = self._head_path(rounds)
+        gone = [head] if head.exists() else []
+        gone += self._all_data(rounds)
         for path in gone:  # the head first: without it the rest does not count
             path.unlink()
         return gone
 
-    def _paths(self, rounds: int) -> tuple[Path, Path]:
-        stem = self.folder / f"round-{rounds:06d}"
-        return stem.with_suffix(".safetensors"), stem.with_suffix(".json")
+    def _head_path(self, rounds: int) -> Path:
+        return self.folder / f"round-{rounds:06d}.json"
 
-    def _read(self, rounds: int, ledger: Ledger) -> Restored:
-        """Return one checkpoint; raises what is wrong with it."""
-        data, _ = self._paths(rounds)
+    def _data_path(self, rounds: int, head: Mapping[str, Any]) -> Path:
+        """Return the file that a head names; those of schema 1 name none."""
+        name = str(head.get("data", f"round-{rounds:06d}.safetensors"))
+        if (_parsed(name) or (None,))[0] != rounds:
+            raise ValueError(f"its head names {name!r} as its data")
+        return self.folder / name
+
+    def _new_data_path(self, rounds: int) -> Path:
+        """Return a name for numbers that no file has."""
+        taken = [found[1] for p in self._all_data(rounds) if (found := _parsed(p.name))]
+        number = max(taken, default=0) + 1
+        more = f"-{number}" if number > 1 else ""
+        return self.folder / f"round-{rounds:06d}{more}.safetensors"
+
+    def _all_data(self, rounds: int) -> list[Path]:
+        """Return every file with numbers of a round, named by its head or not."""
+        return [path for place, path in self._numbers() if place == rounds]
+
+    def _numbers(self) -> list[tuple[int, Path]]:
+        """Return round and path of every file with numbers, in order."""
+        paths = sorted(self.folder.glob("round-*.safetensors"))
+        return [(found[0], p) for p in paths if (found := _parsed(p.name))]
+
+    def _whole(self, rounds: int) -> tuple[dict[str, Any], Path]:
+        """Return a checkpoint's head and the path of its numbers, if both are whole."""
         content = self._head(rounds)
+        data = self._data_path(rounds, content)
         # Before anything is read from it: a library's parser is no judge of damage.
         if sha256_of(data) != content["sha256"]:
             raise ValueError(f"the sha256 of {data.name} is not {content['sha256']}")
+        return content, data
+
+    def _read(self, rounds: int, ledger: Ledger) -> Restored:
+        """Return one checkpoint; raises what is wrong with it."""
+        content, data = self._whole(rounds)
         if content["initial"] != ledger.origin:
-            raise ValueError("it starts from other initial parameters")
+            raise OtherCheckpointError(
+                f"{data} is whole, but starts from other initial parameters than this "
+                "run; go on with the settings and the version of torch that made it"
+            )
         # From here on nothing is wrong with it, and the ledger may change.
         parameters = np.empty_like(ledger.initial)
         try:
@@ -299,13 +325,18 @@ class Checkpoints:
 
     def _head(self, rounds: int) -> dict[str, Any]:
         """Return a checkpoint's JSON; raises what is wrong with it."""
-        _, head = self._paths(rounds)
+        head = self._head_path(rounds)
         content: dict[str, Any] = json.loads(head.read_bytes())
         claimed = content.pop("digest")
         if claimed != _digest(content):
             raise ValueError(f"the digest of {head.name} is not {claimed}")
-        if content["schema"] != SCHEMA or content["rounds"] != rounds:
-            raise ValueError(f"{head.name} is of another schema or round")
+        if content["schema"] not in range(1, SCHEMA + 1):
+            raise OtherCheckpointError(
+                f"{head} is of schema {content['schema']}, and this version of fedneg "
+                f"reads schemas 1 to {SCHEMA}; go on with the version that made it"
+            )
+        if content["rounds"] != rounds:
+            raise ValueError(f"{head.name} is of round {content['rounds']}")
         return content
 
     def _keep(self, count: int) -> None:
@@ -315,11 +346,32 @@ class Checkpoints:
 
     def tidy(self) -> None:
         """Remove what a killed run left half-written; the entry is locked."""
-        known = {p for number in self.rounds() for p in self._paths(number)}
-        for pattern in (".*", "round-*.safetensors"):
-            for path in self.folder.glob(pattern):
-                if path not in known:
-                    path.unlink(missing_ok=True)
+        for path in self.folder.glob(".*"):
+            path.unlink(missing_ok=True)
+        for rounds in {place for place, _ in self._numbers()}:
+            self._drop_unnamed(rounds)
+
+    def _drop_unnamed(self, rounds: int) -> None:
+        """Remove the files of a round that its head does not name.
+
+        All of them without a head; none if the head cannot be read, since nobody knows
+        which of them it named.
+        """
+        named = None
+        if self._head_path(rounds).exists():
+            try:
+                named = self._data_path(rounds, self._head(rounds))
+            except (OSError, ValueError, KeyError, TypeError, FedNegError):
+                return
+        for path in self._all_data(rounds):
+            if path != named:
+                path.unlink(missing_ok=True)
+
+
+def _parsed(name: str) -> tuple[int, int] | None:
+    """Return a data file's round, and which writing of it (1, 2, ..) it is."""
+    found = re.fullmatch(r"round-([0-9]{6,})(?:-([0-9]+))?\.safetensors", name)
+    return (int(found[1]), int(found[2] or 1)) if found else None
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

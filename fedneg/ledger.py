@@ -327,7 +327,9 @@ class Ledger:
             )
             for server_round, weights, *norms in facts["participation"]
         ]
-        self.local.restore({int(k): place for k, place in facts["local"].items()})
+        # Another method may have kept them, and this one not.
+        places = facts["local"] if self.keep_local else {}
+        self.local.restore({int(k): place for k, place in places.items()})
 
     def rebuilt(self) -> Vector:
         """Return initial + all contributions + correction: the global parameters."""

@@ -76,8 +76,10 @@ def _parts(
             release(array)
 
 
-def read_tensors(path: Path, into: Mapping[str, NDArray[np.float32]]) -> None:
-    """Fill arrays with those of a file.
+def read_tensors(
+    path: Path, into: Mapping[str, NDArray[np.float32]], *, partly: bool = False
+) -> None:
+    """Fill arrays with those of a file; with `partly` the file may hold others, too.
 
     Raises
     ------
@@ -90,6 +92,8 @@ def read_tensors(path: Path, into: Mapping[str, NDArray[np.float32]]) -> None:
         with safe_open(str(path), framework="numpy") as file:
             shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
             expected = {name: array.shape for name, array in into.items()}
+            if partly:
+                shapes = {k: shape for k, shape in shapes.items() if k in expected}
             if shapes != expected:
                 raise ValueError(f"it holds arrays {shapes}, not {expected}")
             for name, array in into.items():

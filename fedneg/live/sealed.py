@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from fedneg.checkpoint_forms import PASSING
 from fedneg.ledger import Ledger
 from fedneg.live.vault import Vault
 from fedneg.parameters import Vector
@@ -17,7 +18,7 @@ Item = tuple[str, str, NDArray[np.float32]]
 
 
 class Sealed:
-    """The form of a sealed checkpoint (`fedneg.checkpoint.Form`).
+    """The form of a sealed checkpoint (`fedneg.checkpoint_forms.Form`).
 
     One array for every client's row, named ``contributions.3`` and so on, beside those
     that all clients went into. The forgotten have no rows: they are zero.
@@ -52,11 +53,13 @@ class Sealed:
         arrays = {"global": parameters, **ledger.arrays()}
         with safe_open(str(path), framework="numpy") as file:
             model = file.metadata()["model_key"]
-            for name in ("contributions", "buffers", "local"):
+            for name in ("contributions", "buffers", *PASSING):
                 if name in arrays:
                     arrays[name][...] = 0
             for name in file.keys():  # noqa: SIM118
                 kind, *place = name.split(".")
+                if kind in PASSING and kind not in arrays:
+                    continue
                 key, out = model, arrays[kind]
                 if place:
                     key = self.vault.client_key(int(place[-1]), make=False)
