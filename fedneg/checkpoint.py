@@ -163,7 +163,8 @@ class Checkpoints:
                 f"the checkpoint of round {rounds} cannot be written to {self.folder}: "
                 f"{error.strerror}{self._intact()}; {self.remedy}"
             ) from None
-        self._drop_unnamed(rounds)
+        with suppress(OSError):
+            self._drop_unnamed(rounds)
         large = data.stat().st_size > LARGE_BYTES
         self._keep(1 if large and complete else 2)
         self._written_at = time.monotonic()

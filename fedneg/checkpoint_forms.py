@@ -17,7 +17,7 @@ from safetensors import safe_open
 from fedneg.errors import FedNegError
 from fedneg.ledger import Ledger
 from fedneg.parameters import Vector
-from fedneg.tensors import read_tensors, write_tensors
+from fedneg.tensors import read_tensors, shapes_in, write_tensors
 
 # Kept for some methods and not for others.
 PASSING = ("local", "updates")
@@ -52,10 +52,8 @@ class Plain:
 
     def read(self, path: Path, parameters: Vector, ledger: Ledger) -> None:
         """Read them into arrays of the right shapes."""
-        with safe_open(str(path), framework="numpy") as file:
-            names = list(file.keys())
-            there = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-        into = common(path, there, {"global": parameters, **ledger.arrays()})
+        arrays = {"global": parameters, **ledger.arrays()}
+        into = common(path, shapes_in(path), arrays)
         read_tensors(path, into, partly=True)
 
     def rows(self, path: Path, client_id: int) -> dict[str, Vector]:

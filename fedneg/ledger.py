@@ -46,10 +46,15 @@ class Participation:
     norms: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
     def without(self, client_ids: Iterable[int]) -> "Participation":
-        """Return the same without the norms of some clients."""
+        """Return the same without weights and norms of some clients.
+
+        What the other weights lack of 1 still is their joint share of the examples in
+        that round: those weights are as they were, since some methods subtract by them.
+        """
         ids = set(client_ids)
+        weights = {k: found for k, found in self.weights.items() if k not in ids}
         norms = {k: found for k, found in self.norms.items() if k not in ids}
-        return Participation(self.server_round, self.weights, norms)
+        return Participation(self.server_round, weights, norms)
 
 
 class Ledger:
@@ -248,6 +253,24 @@ class Ledger:
             self.local.pop(client_id, None)
         self.updates.forget(ids, self.clients)
         self.participation = [entry.without(ids) for entry in self.participation]
+
+    def last_round(self, client_id: int) -> int:
+        """Return the last round in which a client took part, else 0."""
+        for entry in reversed(self.participation):
+            if client_id in entry.weights:
+                return entry.server_round
+        return 0
+
+    def forget_local_before(self, server_round: int) -> list[int]:
+        """Remove last local models of earlier rounds; return whose they were.
+
+        A local model is the global one that it started from and an update: of a round
+        before somebody was forgotten, it contains whoever that was.
+        """
+        old = [k for k in self.local if self.last_round(k) < server_round]
+        for client_id in old:
+            del self.local[client_id]
+        return old
 
     def start_over(self, initial: Vector) -> None:
         """Empty every row, as before round 1: another lineage, from `initial`."""

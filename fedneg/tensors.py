@@ -110,6 +110,17 @@ def read_tensors(
         raise ValueError(str(error)) from error
 
 
+def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a file's arrays; ValueError or OSError if it has none."""
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            return {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(str(error)) from error
+
+
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file's content, in hex."""
     with path.open("rb") as file:

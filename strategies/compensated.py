@@ -204,6 +204,10 @@ class Compensated(LedgerFedAvg):
         parts = (ledger.contributions, ledger.initial, ledger.correction)
         return Needs(server_bytes=sum(part.nbytes for part in parts))
 
+    def parts(self) -> NDArray[np.intp]:
+        """Return the units: each keeps a share of its own."""
+        return units_of(self._shapes, self.options.unit)
+
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return w' as in the module docstring."""
         ledger = self.ledger

@@ -87,8 +87,28 @@ class GradientAscent(LedgerFedAvg):
         """Return the leaving clients, and everybody's last local models."""
         return Needs(leaving_client=True, server_bytes=self.ledger.local.rows.nbytes)
 
+    def check_kept(self, client_ids: tuple[int, ...]) -> None:
+        """Raise FedNegError if those who stay took part, and left no local model.
+
+        The reference would be the model that is to be unlearned.
+        """
+        ledger = self.ledger
+        out = self.forgotten | set(self.excluded()) | set(client_ids)
+        stay = [k for k in range(ledger.clients) if k not in out]
+        took_part = [k for k in stay if ledger.last_round(k)]
+        if took_part and not any(k in ledger.local for k in stay):
+            raise FedNegError(
+                "strategy=gradient_ascent needs last local models of the clients that "
+                f"stay, {', '.join(map(str, took_part))}, and there is none: they went "
+                "with an earlier forgetting, or a run kept none; forget "
+                f"{', '.join(map(str, client_ids))} with another strategy or "
+                "retrain=scratch, and next time train a round with this strategy "
+                "before a request"
+            )
+
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return w_ref, and settle the radius of the ball."""
+        self.check_kept(client_ids)
         if len(client_ids) > self.phase.rounds:
             raise FedNegError(
                 f"strategy=gradient_ascent forgets one client a round, got "

@@ -7,6 +7,9 @@ says in how many rounds, who, and what counts of their answers.
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedneg.checks import build
 from fedneg.data import Dataset
 from fedneg.errors import FedNegError
@@ -69,6 +72,22 @@ class ForgettingMethod:
     starts_over = False
     # Whether clients that are to be forgotten take part in their own forgetting.
     needs_leaving_client = False
+
+    def check_kept(self, client_ids: tuple[int, ...]) -> None:
+        """Raise FedNegError if the ledger lacks what forgetting these clients takes.
+
+        Asked before anything is changed. What was trained from a model that contained
+        a forgotten client goes in its purge, and the run before may have had a method
+        that keeps less.
+        """
+
+    def parts(self) -> NDArray[np.intp] | None:
+        """Return the part of the model, 0, 1, .., that each of d parameters is in.
+
+        For a method that treats parts on their own: what it left of a contribution is
+        looked for part by part (`fedneg.isolation`). None: all in one.
+        """
+        return None
 
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return the parameters after forgetting; the ledger still has `client_ids`.

@@ -82,8 +82,28 @@ class NegativeGradient(LedgerFedAvg):
         initial = ledger.initial.nbytes if self.options.renormalise else 0
         return Needs(server_bytes=ledger.contributions.nbytes + initial)
 
+    def check_kept(self, client_ids: tuple[int, ...]) -> None:
+        """Raise FedNegError if the parameters form has nothing to subtract.
+
+        But for clients that never took part: they have put nothing into the model.
+        """
+        ledger = self.ledger
+        if self.options.form != "parameters":
+            return
+        for client_id in client_ids:
+            if client_id not in ledger.local and ledger.last_round(client_id):
+                raise FedNegError(
+                    f"strategy.form=parameters needs the last local model of client "
+                    f"{client_id}, which trained in round "
+                    f"{ledger.last_round(client_id)}, and there is none: it went with "
+                    "an earlier forgetting, or a run kept none; forget it with "
+                    "strategy.form=update or retrain=scratch, and next time train a "
+                    "round with this form before a request"
+                )
+
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return w' as in the module docstring."""
+        self.check_kept(client_ids)
         options: NegativeGradient.Options = self.options
         if options.form == "update":
             after, scales = self._subtract_updates(before, client_ids, options)

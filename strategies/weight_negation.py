@@ -18,12 +18,20 @@ server stores nothing for it.
 
 from math import prod
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedneg.parameters import Vector
 from strategies.base import LedgerFedAvg
 
 
 class WeightNegation(LedgerFedAvg):
     """FedAvg whose unlearn round changes the sign of the first array."""
+
+    def parts(self) -> NDArray[np.intp]:
+        """Return the first array, and the rest."""
+        size = sum(map(prod, self._shapes))
+        return (np.arange(size) >= prod(self._shapes[0])).astype(np.intp)
 
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return the parameters with the first array times -1."""

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from safetensors.numpy import load_file
 
-from fedneg import checkpoint, files
+from fedneg import checkpoint, checkpoint_forms, files
 from fedneg.checkpoint import Checkpoints
 from fedneg.console import Progress
 from fedneg.engine import simulate
@@ -273,7 +273,7 @@ def test_a_disk_that_fails_while_a_checkpoint_is_read_stops_the_run(
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(checkpoint, "read_tensors", fail)
+    monkeypatch.setattr(checkpoint_forms, "read_tensors", fail)
     with pytest.raises(FedNegError, match="cannot be read: Input/output error"):
         federate(tmp_path)
 

@@ -10,6 +10,7 @@ destroyed, and every byte of the state folder is searched.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from fedneg.checkpoint import Checkpoints
 from fedneg.errors import FedNegError
 from fedneg.files import write_bytes
+from fedneg.isolation import left_of
 from fedneg.live.fingerprints import Fingerprint, fingerprints
 from fedneg.live.receipts import write_receipt
 from fedneg.live.requests import DONE, Request
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 BLOCK = 16  # numbers in the window of a fingerprint
+SUM = "sum"  # of the contributions of clients that leave together
+NOTHING = "nothing"  # how what remains begins where nothing does
 NOT_ERASED = (
     "models that were handed out before: their holders must delete them",
     "copies outside the state folder: backups, and what a SuperLink's database keeps "
@@ -86,6 +90,30 @@ class Erasure:
                 vectors[f"{name}, round {number}"] = vector
         # Copies: the rows are about to become zero.
         return {name: np.array(vector) for name, vector in vectors.items()}
+
+    def left(
+        self, must_go: Mapping[int, Mapping[str, Vector]], after: Vector
+    ) -> dict[str, Any]:
+        """Return how near arithmetic on what is left comes to the contributions.
+
+        Right after forgetting, before what the method changed is folded away: for each
+        client and, of several, for their sum (`fedneg.isolation`).
+        """
+        strategy = self.federation.strategy
+        own = {str(k): v["contribution"] for k, v in must_go.items()}
+        if len(own) > 1:
+            rows = [row.astype(np.float64) for row in own.values()]
+            own[SUM] = np.sum(rows, axis=0)
+        found = left_of(
+            list(own.values()),
+            strategy.ledger,
+            seed=strategy.initial,
+            before=next(iter(must_go.values()))["global model"],
+            after=after,
+            starts_over=strategy.starts_over,
+            parts=strategy.parts(),
+        )
+        return {name: asdict(left) for name, left in zip(own, found, strict=True)}
 
     def write_fingerprints(
         self, must_go: Mapping[int, Mapping[str, Vector]], *, stays: Vector
@@ -150,7 +178,9 @@ class Erasure:
         """
         clients: list[int] = work["clients"]
         self.federation.progress.step("purging what holds the forgotten")
-        gone = self._purge(clients, parameters, server_round)
+        gone = self._purge(
+            clients, parameters, server_round, unlearn_round=work["unlearn_round"]
+        )
         requests = [r for r in self.state.requests.all() if r.client_id in clients]
         done_before = [r for r in self.state.requests.all() if not r.is_open]
         found = self._prove([r.client_id for r in (*requests, *done_before)])
@@ -179,6 +209,7 @@ class Erasure:
                     "scanned_bytes": found.bytes,
                     "matches": len(found.matches),
                     "fingerprints": len(self._fingerprints(request.client_id)),
+                    **self._isolable(request.client_id, work),
                 },
                 "rechecked": rechecked,
                 "remains": self._remains(request.client_id, work),
@@ -195,17 +226,25 @@ class Erasure:
         self.state.requests.mark(clients, DONE)
 
     def _purge(
-        self, clients: Sequence[int], parameters: Vector, server_round: int
+        self,
+        clients: Sequence[int],
+        parameters: Vector,
+        server_round: int,
+        *,
+        unlearn_round: int,
     ) -> dict[str, list[str]]:
         """Remove or make again every file that holds the clients; return which."""
         self.checkpoints.verify(server_round)
         files: list[str] = []
-        if isinstance(self.checkpoints.form, Sealed):
+        ledger, form = self.federation.strategy.ledger, self.checkpoints.form
+        # The others trained them from a model that contained the clients.
+        stale = ledger.forget_local_before(unlearn_round)
+        if isinstance(form, Sealed):
             # What all clients went into is sealed anew, before its key is destroyed.
-            facts = self.checkpoints.facts(server_round)
-            self.checkpoints.form.forgotten |= set(clients)
+            form.forgotten |= set(clients)
             self.state.vault.next_model_key()
-            ledger = self.federation.strategy.ledger
+        if stale or isinstance(form, Sealed):
+            facts = self.checkpoints.facts(server_round)
             self.checkpoints.write(server_round, parameters, ledger, facts)
             self.checkpoints.verify(server_round)
         for number in self.checkpoints.rounds():
@@ -262,7 +301,7 @@ class Erasure:
         ]
         return {
             "completed": datetime.now(UTC).isoformat(timespec="seconds"),
-            "method": work["method"],
+            "method": {k: v for k, v in work["method"].items() if k != "left"},
             "forgotten_together": work["clients"],
             "unlearn_round": work["unlearn_round"],
             "recovery": work["mode"],
@@ -279,16 +318,34 @@ class Erasure:
             "matches": len(found.matches),
         }
 
+    def _isolable(self, client_id: int, work: Mapping[str, Any]) -> dict[str, Any]:
+        """Return whether what is left gives the contribution back, and how nearly."""
+        left = work["method"].get("left")
+        if work["mode"] == "scratch":
+            return {"isolable": False}
+        if left is None:  # forgotten by a version that did not measure it
+            return {"isolable": not self._remains(client_id, work).startswith(NOTHING)}
+        found = {name: left[name] for name in (str(client_id), SUM) if name in left}
+        return {
+            "isolable": any(entry["isolable"] for entry in found.values()),
+            "left": {
+                (SUM if name == SUM else "contribution"): {
+                    k: round(v, 4) for k, v in entry.items() if k != "isolable"
+                }
+                for name, entry in found.items()
+            },
+        }
+
     def _remains(self, client_id: int, work: Mapping[str, Any]) -> str:
         """Return what of the contribution the method left in the model."""
         if work["mode"] == "scratch":
-            return "nothing: trained from the initial parameters without the client"
+            return f"{NOTHING}: trained from the initial parameters without the client"
         method = work["method"]
         if "remains" in method:
             return str(method["remains"])
         scale = method.get("scale", {}).get(str(client_id))
         if method.get("form") == "update" and scale == 1:
-            return "nothing of the client's summed updates"
+            return f"{NOTHING} of the client's summed updates"
         said = "" if scale is None else f" ({method.get('form')} form, scale {scale:g})"
         return f"a part of the client's summed updates{said}"
 

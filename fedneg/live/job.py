@@ -142,7 +142,7 @@ class Live:
         """
         self._refuse_forgotten()
         self.checkpoints.tidy()
-        found = self.checkpoints.restore(self.strategy.ledger, self._warn)
+        found = self.checkpoints.restore(self.strategy.ledger, self._warn, strict=True)
         if found is None:
             self._refuse_lost_checkpoints()
             self.federation.measure_initial()
@@ -279,6 +279,8 @@ class Live:
 
     def _begin(self, clients: list[int]) -> None:
         """Take clients out of the model, by the method or by starting over."""
+        if self.config.retrain != "scratch":
+            self.strategy.check_kept(tuple(clients))
         self.progress.step(f"forgetting {', '.join(map(str, clients))}")
         before = self._measured()
         # While the rows are still there; they are to be found nowhere in the end.
@@ -305,6 +307,7 @@ class Live:
                 shown=(1, self.federation.unlearn_rounds),
                 forget=clients,
             )
+            left = self.erasure.left(must_go, self.parameters)
             self.strategy.ledger.fold_correction()
             if self.strategy.starts_over:
                 self.contains = set()
@@ -314,7 +317,7 @@ class Live:
                     self.contains |= set(entry.weights)
             self.contains -= set(clients)
             place += self.federation.unlearn_rounds - 1
-            method = dict(self.strategy.method_report)
+            method = self.strategy.method_report | {"left": left}
         self.strategy.forgotten |= set(clients)
         self.server_round = place
         self.erasure.write_fingerprints(must_go, stays=self.parameters)

@@ -87,3 +87,21 @@ def _signed(receipt: Mapping[str, Any]) -> dict[str, Any]:
 
 def _one_line(error: ValueError) -> str:
     return " ".join(str(error).split())
+
+
+def words_on_isolation(receipt: Mapping[str, Any]) -> str:
+    """Return what a receipt says of arithmetic on what was left; "" if nothing."""
+    purged = receipt.get("purged")
+    isolable = purged.get("isolable") if isinstance(purged, Mapping) else None
+    if isolable is True:
+        return (
+            "what is left still gives the contribution back, or a part of it: the "
+            "model, minus the initial parameters that the seed gives and the others' "
+            "rows, is what the method left of it"
+        )
+    if isolable is False:
+        return (
+            "what is left does not give the contribution back: the model is what the "
+            "others' rows and the initial parameters make it, or holds nothing of it"
+        )
+    return ""

@@ -18,7 +18,7 @@ from fedneg.errors import FedNegError
 from fedneg.formats import human_bytes, plain
 from fedneg.live.audit import AuditCheck, check
 from fedneg.live.fingerprints import Fingerprint
-from fedneg.live.receipts import read_receipt
+from fedneg.live.receipts import read_receipt, words_on_isolation
 from fedneg.live.scan import Match, ScanResult, scan
 from fedneg.live.signing import PUBLIC_NAME, PublicKey, keys_folder, load_public
 
@@ -47,10 +47,13 @@ def run_verify_command(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(arguments)
     public = load_public(options.key)
-    rows = list(_rows(read_receipt(options.receipt, public)))
+    receipt = read_receipt(options.receipt, public)
+    rows = list(_rows(receipt))
     width = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
         print(f"{name:<{width}}  {value}".rstrip())
+    if words := words_on_isolation(receipt):
+        print(words)
     print(f"the signature is good: made by key {public.fingerprint}")
 
 
