@@ -25,7 +25,7 @@ import numpy as np
 
 from fedneg.checkpoint_forms import Form, OtherCheckpointError, Plain
 from fedneg.errors import FedNegError
-from fedneg.files import write_bytes
+from fedneg.files import leftovers, remove, write_bytes
 from fedneg.formats import human_bytes
 from fedneg.ledger import Ledger
 from fedneg.parameters import Vector
@@ -268,7 +268,7 @@ class Checkpoints:
         gone = [head] if head.exists() else []
         gone += self._all_data(rounds)
         for path in gone:  # the head first: without it the rest does not count
-            path.unlink()
+            remove(path)
         return gone
 
     def _head_path(self, rounds: int) -> Path:
@@ -347,7 +347,7 @@ class Checkpoints:
 
     def tidy(self) -> None:
         """Remove what a killed run left half-written; the entry is locked."""
-        for path in self.folder.glob(".*"):
+        for path in leftovers(self.folder, ".*"):
             path.unlink(missing_ok=True)
         for rounds in {place for place, _ in self._numbers()}:
             self._drop_unnamed(rounds)
@@ -366,7 +366,7 @@ class Checkpoints:
                 return
         for path in self._all_data(rounds):
             if path != named:
-                path.unlink(missing_ok=True)
+                remove(path)
 
 
 def _parsed(name: str) -> tuple[int, int] | None:

@@ -298,7 +298,7 @@ def test_status_says_where_the_federation_stands(
     assert found["disk_bytes"] > state.model.stat().st_size
     text = say("status")
     for part in (
-        "not running",
+        "no run at the moment",
         "3 (train)",
         "3 of 3 rounds",
         "3, simulated",
@@ -308,7 +308,7 @@ def test_status_says_where_the_federation_stands(
         assert part in text
     with state.running():
         assert json.loads(say("status", "--json"))["running"]
-        assert "not running" not in say("status")
+        assert "no run at the moment" not in say("status")
     status = state.read_status()
     more = {"failed": {"2": "no [/reply]"}, "refused": {"0": "another key"}}
     state.write_status({**status, **more, "error": "disk full"})

@@ -1,9 +1,11 @@
 """The scan finds what bytes.find finds, wherever it lies, and nothing else."""
 
+import errno
 import hashlib
 import json
 import os
 import random
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -245,18 +247,85 @@ def test_the_same_window_of_two_names_is_found_for_both(tmp_path: Path):
     ]
 
 
-def test_symlinks_below_a_root_are_not_followed_and_a_root_may_be_one(tmp_path: Path):
-    outside, state = tmp_path / "outside", tmp_path / "state"
-    outside.mkdir()
-    state.mkdir()
-    (outside / "f").write_bytes(vector().tobytes())
-    (state / "file").symlink_to(outside / "f")
+def test_links_are_followed_once_wherever_they_lead(tmp_path: Path):
+    """To a file, to a folder with links back, and from one folder outside to the next.
+
+    Each file is read once, under its real path; what led out is told.
+    """
+    outside, state, far = (tmp_path / name for name in ("outside", "state", "far"))
+    for folder in (outside / "deep", state / "in", far):
+        folder.mkdir(parents=True)
+    held = [outside / "deep" / "f", far / "g", state / "in" / "h"]
+    for path in held:
+        path.write_bytes(vector().tobytes())
+    (state / "file").symlink_to(outside / "deep" / "f")
     (state / "folder").symlink_to(outside)
-    (state / "nowhere").symlink_to(tmp_path / "missing")
+    (state / "again").symlink_to(state / "in")
+    (outside / "back").symlink_to(state)
+    (outside / "deep" / "up").symlink_to(outside)
+    (outside / "away").symlink_to(far)
     wanted = fingerprints({"a": vector()})
-    assert scan([state], wanted) == ScanResult(0, 0, [])
+    found = scan([state], wanted)
+    assert found.files == 3
+    assert {m.path for m in found.matches} == set(held)
+    assert len(found.matches) == 3 * len(wanted)
+    assert set(found.followed) == {
+        (state / "file", outside / "deep" / "f"),
+        (state / "folder", outside),
+        (outside / "deep" / "up", outside),
+        (outside / "away", far),
+    }
+    assert found.not_searched == ()
     (tmp_path / "link").symlink_to(outside)
-    assert len(scan([tmp_path / "link"], wanted).matches) == len(wanted)
+    assert scan([tmp_path / "link"], wanted).files == 3
+
+
+def test_what_is_no_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also below what a link leads to; none of it is opened."""
+    state, outside = tmp_path / "state", tmp_path / "outside"
+    state.mkdir()
+    outside.mkdir()
+    os.mkfifo(state / "pipe")
+    os.mkfifo(outside / "pipe")
+    (state / "gone").symlink_to(tmp_path / "unmounted")
+    (state / "loop").symlink_to(state / "loop")
+    (state / "null").symlink_to("/dev/null")
+    (state / "out").symlink_to(outside)
+    with socket.socket(socket.AF_UNIX) as server:
+        monkeypatch.chdir(state)  # its name may not be long
+        server.bind("socket")
+        found = scan([state], [])
+    assert dict(found.not_searched) == {
+        state / "pipe": "a pipe",
+        outside / "pipe": "a pipe",
+        state / "gone": f"a link to {tmp_path / 'unmounted'}, which is not there",
+        state / "loop": f"a link to {state / 'loop'}, which cannot be followed: Too "
+        "many levels of symbolic links",
+        Path("/dev/null"): "a device",
+        state / "socket": "a socket",
+    }
+    told = found.told(state)
+    assert told["not_searched_count"] == 6
+    assert "pipe (a pipe)" in told["not_searched"]
+    assert f"out -> {outside}" in told["followed"]
+
+
+def test_a_receipt_names_a_dozen_places_and_counts_the_others(tmp_path: Path):
+    """Whatever bytes their names are made of."""
+    for number in range(20):
+        os.mkfifo(os.fsencode(tmp_path) + b"/\xff%02d" % number)
+    told = scan([tmp_path], []).told(tmp_path)
+    assert (len(told["not_searched"]), told["not_searched_count"]) == (12, 20)
+    assert told["not_searched"][0] == r"\xff00 (a pipe)"
+
+
+@pytest.mark.skipif(not os.path.ismount("/proc"), reason="there is no /proc")
+def test_what_the_kernel_makes_up_is_not_read(tmp_path: Path):
+    (tmp_path / "all").symlink_to("/proc")
+    (tmp_path / "one").symlink_to("/proc/version")
+    found = scan([tmp_path], [])
+    assert found.files == 0
+    assert {p for p, _ in found.not_searched} == {Path("/proc"), Path("/proc/version")}
 
 
 def test_a_file_below_two_roots_is_read_once(tmp_path: Path):
@@ -266,9 +335,8 @@ def test_a_file_below_two_roots_is_read_once(tmp_path: Path):
     assert scan(roots, []) == ScanResult(1, 3, [])
 
 
-def test_pipes_are_passed_over_below_a_root(tmp_path: Path):
+def test_a_pipe_is_no_root(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
-    assert scan([tmp_path], []).files == 0
     with pytest.raises(FedNegError, match="pipe must be a folder or a regular file"):
         scan([tmp_path / "pipe"], [])
 
@@ -318,6 +386,41 @@ def test_what_cannot_be_read_is_an_error_by_name(
         patch.setattr(os, "scandir", deny_scandir)
         with pytest.raises(FedNegError, match=r"secret cannot be read: Permission"):
             scan([tmp_path], [])
+
+
+def test_what_cannot_be_read_behind_a_link_is_named_and_the_rest_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A disk that others own must not keep a purge from its end, nor be passed over.
+
+    A stale handle, as of a server that has gone, is no file that has vanished.
+    """
+    (tmp_path / "state").mkdir()
+    (tmp_path / "disk" / "secret").mkdir(parents=True)
+    (tmp_path / "disk" / "file").write_bytes(b"x")
+    (tmp_path / "disk" / "open").write_bytes(b"x")
+    (tmp_path / "state" / "link").symlink_to(tmp_path / "disk")
+    real_open, real_scandir = os.open, os.scandir
+
+    def deny_open(path: Path, flags: int) -> int:
+        if Path(path).name == "file":
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return real_open(path, flags)
+
+    def deny_scandir(path: Path) -> object:
+        if Path(path).name == "secret":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real_scandir(path)
+
+    monkeypatch.setattr(os, "open", deny_open)
+    monkeypatch.setattr(os, "scandir", deny_scandir)
+    found = scan([tmp_path / "state"], [])
+    monkeypatch.undo()
+    assert found.files == 1
+    assert set(found.not_searched) == {
+        (tmp_path / "disk" / "file", "cannot be read: Stale file handle"),
+        (tmp_path / "disk" / "secret", "cannot be read: Permission denied"),
+    }
 
 
 @pytest.mark.slow

@@ -408,3 +408,48 @@ def test_a_wrong_word_is_one_line_and_exit_code_2(words: list[str], tmp_path: Pa
     assert done.returncode == 2
     assert done.stderr.startswith("fedneg: error: fedneg cache")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_cache_is_its_owners_alone(cache: Path):
+    """It holds ledger rows and client's answers; an older version's is tightened."""
+    training = cache / "training"
+    training.mkdir(parents=True)
+    before = os.umask(0o000)
+    training.chmod(0o755)
+    try:
+        federation_of(small_config(*BASE, "rounds=1"), "train")
+        (entry,) = Store().entries()
+        names = {path.name for path in entry.folder.iterdir()}
+        (entry.folder / "identity.json").chmod(0o644)
+        federation_of(small_config(*BASE, "rounds=1"), "train")
+    finally:
+        os.umask(before)
+    assert names >= {"lock", "identity.json", "round-000001.safetensors"}
+    modes = {p.name: p.stat().st_mode & 0o077 for p in (training, *training.rglob("*"))}
+    assert set(modes.values()) == {0}
+
+
+def test_a_training_behind_a_link_is_pruned_where_it_lies(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    federation_of(small_config(*BASE, "rounds=1"), "train")
+    (entry,) = Store().entries()
+    entry.folder.rename(tmp_path / "disk")
+    entry.folder.symlink_to(tmp_path / "disk")
+    run_cache_command(["prune"])
+    assert "removed 1 trainings" in capsys.readouterr().out
+    assert not (tmp_path / "disk").exists()
+    assert Store().entries() == []
+
+
+def test_what_cannot_be_pruned_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    """A training that stays is not said to be removed."""
+    federation_of(small_config(*BASE, "rounds=1"), "train")
+
+    def refuse(path: object, *_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(PermissionError, match="Operation not permitted"):
+        run_cache_command(["prune"])
+    monkeypatch.undo()

@@ -17,6 +17,7 @@ from fedneg.formats import human_bytes
 from fedneg.live.pins import OPERATOR, fingerprint_of
 from fedneg.live.requests import Request
 from fedneg.live.state import Facts, State
+from fedneg.live.walk import disk_bytes
 
 
 def _parser(command: str, description: str) -> OneLineParser:
@@ -179,9 +180,7 @@ def run_status_command(arguments: Sequence[str]) -> None:
     found["deployed"], found["federation"] = facts.deployed, facts.id
     found["excluded"] = sorted(state.requests.excluded())
     found["open_requests"] = [_as_json(r) for r in state.requests.open()]
-    found["disk_bytes"] = sum(
-        path.lstat().st_size for path in state.folder.rglob("*") if path.is_file()
-    )
+    found["disk_bytes"] = disk_bytes(state.folder)
     if options.json:
         print(json.dumps(found, indent=1))
         return
@@ -202,9 +201,7 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         return ", ".join(map(str, values)) or "-"
 
     kind = "real" if found["deployed"] else "simulated"
-    running = "running" if found["running"] else "not running"
-    if found["running"] and found.get("waiting"):
-        running = str(found["waiting"])
+    running = _running(found)
     lines = [
         ("now", running),
         ("round", f"{found.get('server_round', 0)} ({found.get('phase') or 'none'})"),
@@ -214,7 +211,7 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         lines += [("test accuracy", f"{found['accuracy']:.4f}")]
     lines += [
         ("clients", f"{found.get('clients', '-')}, {kind}{_trust(found)}"),
-        ("online at last", ids(found.get("online", []))),
+        ("online in the last run", ids(found.get("online", []))),
         ("out", ids(found["excluded"])),
     ]
     for what in ("failed", "refused"):
@@ -227,6 +224,14 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         due = f"due in {left} days" if left >= 0 else f"overdue by {-left} days"
         lines.append(("open", f"{request['id']}: {request['status']}, {due}"))
     return [*lines, ("disk", human_bytes(found["disk_bytes"]))]
+
+
+def _running(found: dict[str, Any]) -> str:
+    """Return what is known of now: a run holds the folder's lock, servers do not."""
+    if found["running"]:
+        return str(found.get("waiting") or "running")
+    servers = "; SuperLink and clients may be up" if found["deployed"] else ""
+    return f"no run at the moment{servers}"
 
 
 def _trust(found: dict[str, Any]) -> str:

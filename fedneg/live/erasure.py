@@ -26,6 +26,7 @@ from fedneg.live.requests import DONE, Request
 from fedneg.live.scan import ScanResult, scan
 from fedneg.live.sealed import Sealed
 from fedneg.live.state import State
+from fedneg.live.walk import shown
 from fedneg.parameters import Vector
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Erasure:
     ) -> None:
         self.state, self.federation = state, federation
         self.checkpoints = checkpoints
+        self._took_part: set[int] = set()
 
     # -- before ------------------------------------------------------------------------
 
@@ -70,7 +72,20 @@ class Erasure:
         self, clients: Sequence[int], parameters: Vector
     ) -> dict[int, dict[str, Vector]]:
         """Return, by client and name, what must be found nowhere in the end."""
+        self._took_part = self._who_took_part(clients)
         return {k: self._vectors(k, parameters) for k in clients}
+
+    def _who_took_part(self, clients: Sequence[int]) -> set[int]:
+        """Return of whom memory or a checkpoint holds something."""
+        ledger = self.federation.strategy.ledger
+        found = {k for entry in ledger.participation for k in entry.weights}
+        found |= {k for k in clients if ledger.contributions[k].any()}
+        for number in self.checkpoints.rounds():
+            try:
+                found |= set(self.checkpoints.facts(number)["contains"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # damaged: its files go, whatever they hold
+        return found
 
     def _vectors(self, client_id: int, parameters: Vector) -> dict[str, Vector]:
         """Return what memory and checkpoints hold of a client, by name."""
@@ -121,16 +136,20 @@ class Erasure:
         """Write down digests of what `must_go` returned.
 
         Weights that the clients never moved are everybody's: the same in the initial
-        parameters, or in the model without them (`stays`).
+        parameters, or in the model without them (`stays`). Nothing is of a client that
+        never took part: no model contains it.
         """
         for client_id, vectors in must_go.items():
+            took_part = client_id in self._took_part
             own = {
                 name: _beyond(vector, self.federation.initial, stays)
                 for name, vector in vectors.items()
+                if took_part
             }
             content = {
                 "client": client_id,
                 "request": f"forget-{client_id}",
+                "took_part": took_part,
                 "fingerprints": [f.to_json() for f in fingerprints(own)],
             }
             path = self.state.fingerprints / f"forget-{client_id}.json"
@@ -191,6 +210,7 @@ class Erasure:
             keys=gone["keys"],
             scanned_files=found.files,
             scanned_bytes=found.bytes,
+            not_searched=len(found.not_searched),
         )
         rechecked = [self._recheck(r, found) for r in done_before]
         for request in requests:
@@ -205,9 +225,7 @@ class Erasure:
                 },
                 "purged": {
                     **gone,
-                    "scanned_files": found.files,
-                    "scanned_bytes": found.bytes,
-                    "matches": len(found.matches),
+                    **found.told(self.state.folder),
                     "fingerprints": len(self._fingerprints(request.client_id)),
                     **self._isolable(request.client_id, work),
                 },
@@ -266,10 +284,11 @@ class Erasure:
         found = scan([self.state.folder], wanted)
         if found.matches:
             match = found.matches[0]
-            self.state.audit.append("purge failed", file=str(match.path))
+            self.state.audit.append("purge failed", file=shown(match.path))
             raise FedNegError(
-                f"{match.path} still holds a {match.name} of forgotten clients (byte "
-                f"{match.offset}); remove it and run again, the requests stay open"
+                f"{shown(match.path)} still holds a {match.name} of forgotten clients "
+                f"(byte {match.offset}); remove it and run again, the requests stay "
+                "open"
             )
         return found
 

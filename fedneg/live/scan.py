@@ -12,26 +12,26 @@ process still holds open, memory, other machines. It is evidence that ordinary f
 clean, no proof about a disk.
 """
 
-import errno
 import hashlib
 import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedneg.errors import FedNegError
 from fedneg.live.fingerprints import BASE, INVERSE, Fingerprint, Words, powers
+from fedneg.live.walk import Followed, NotSearched, Walk, shown
 
 # Bytes hashed at a time: more would not be faster, and take more memory.
 BLOCK = 1 << 16
 # The leading bits of a hash are looked up in a table before anything else.
 TABLE_BITS = 17
+# A receipt names so many places that were not searched, and counts the others.
+TOLD = 12
 
 
 class Match(NamedTuple):
@@ -44,11 +44,43 @@ class Match(NamedTuple):
 
 @dataclass(frozen=True)
 class ScanResult:
-    """What a scan read, and what it found, by path and offset."""
+    """What a scan read, and what it found, by path and offset.
+
+    Attributes
+    ----------
+    files, bytes : int
+        Read.
+    matches : list of Match
+    not_searched : tuple of NotSearched
+        What it came to and could not look into.
+    followed : tuple of Followed
+        Links that led out of what it was told to search.
+    """
 
     files: int
     bytes: int
     matches: list[Match]
+    not_searched: tuple[NotSearched, ...] = ()
+    followed: tuple[Followed, ...] = ()
+
+    def told(self, folder: Path) -> dict[str, Any]:
+        """Return it as a receipt tells it; paths below `folder` without it."""
+        folder = folder.resolve()  # as the walk's paths are
+        left = [f"{_short(p, folder)} ({why})" for p, why in self.not_searched]
+        away = [f"{_short(p, folder)} -> {shown(to)}" for p, to in self.followed]
+        return {
+            "scanned_files": self.files,
+            "scanned_bytes": self.bytes,
+            "matches": len(self.matches),
+            "not_searched": left[:TOLD],
+            "not_searched_count": len(left),
+            "followed": away[:TOLD],
+        }
+
+
+def _short(path: Path, folder: Path) -> str:
+    inside = path.is_relative_to(folder)
+    return shown(path.relative_to(folder) if inside else path)
 
 
 class _Finder:
@@ -98,9 +130,15 @@ def scan(roots: Sequence[Path], fingerprints: Sequence[Fingerprint]) -> ScanResu
     Parameters
     ----------
     roots : sequence of Path
-        Folders or files; one that is a symlink stands for what it names. Below them no
-        symlink is followed; a file that vanishes meanwhile is passed over.
+        Folders or files. Links in them are followed, wherever they lead (walk.py); a
+        file that vanishes meanwhile is passed over.
     fingerprints : sequence of Fingerprint
+
+    Returns
+    -------
+    ScanResult
+        Paths are real ones. What lies outside the roots and cannot be read is in
+        `not_searched`.
 
     Raises
     ------
@@ -111,8 +149,8 @@ def scan(roots: Sequence[Path], fingerprints: Sequence[Fingerprint]) -> ScanResu
     ordered = sorted(fingerprints, key=lambda f: f.width)
     finders = [_Finder(w, group) for w, group in groupby(ordered, lambda f: f.width)]
     # A set: what lies wholly in the bytes that two blocks share is found twice.
-    files, total, matches = 0, 0, set()
-    for path in _files(roots):
+    files, total, matches, walk = 0, 0, set(), Walk(roots)
+    for path in walk.files():
         try:
             size = 0
             for block, new in _blocks(path, max((f.width for f in finders), default=1)):
@@ -122,54 +160,16 @@ def scan(roots: Sequence[Path], fingerprints: Sequence[Fingerprint]) -> ScanResu
                     for at, fingerprint in finder.find(block):
                         matches.add(Match(path, fingerprint.name, start + at))
         except OSError as error:
-            if _vanished(error):
-                continue
-            raise FedNegError(f"{path} cannot be read: {error.strerror}") from None
+            walk.refuse(path, error)
+            continue
         files, total = files + 1, total + size
-    return ScanResult(files, total, sorted(matches, key=_place))
+    found = sorted(matches, key=_place)
+    left, followed = tuple(walk.not_searched), tuple(walk.followed)
+    return ScanResult(files, total, found, left, followed)
 
 
 def _place(match: Match) -> tuple[Path, int, str]:
     return match.path, match.offset, match.name
-
-
-def _vanished(error: OSError) -> bool:
-    """Return whether a file went, or became a symlink, after its folder was listed."""
-    return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
-
-
-def _files(roots: Sequence[Path]) -> Iterator[Path]:
-    """Yield every regular file below the roots once, in order."""
-
-    def fail(error: OSError) -> None:
-        if not _vanished(error):
-            raise FedNegError(f"{error.filename} cannot be read: {error.strerror}")
-
-    seen = set()
-    for root in roots:
-        try:
-            top = root.resolve(strict=True)
-        except (OSError, RuntimeError) as error:
-            said = getattr(error, "strerror", None) or str(error)
-            raise FedNegError(f"{root} cannot be scanned: {said}") from None
-        walk: Iterable[tuple[str, list[str], list[str]]] = os.walk(top, onerror=fail)
-        if not top.is_dir():
-            if not top.is_file():
-                raise FedNegError(f"{root} must be a folder or a regular file")
-            walk = [(str(top.parent), [], [top.name])]
-        for folder, below, names in walk:
-            below.sort()
-            for path in (Path(folder, name) for name in sorted(names)):
-                if path not in seen and _is_regular(path):
-                    seen.add(path)
-                    yield path
-
-
-def _is_regular(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except FileNotFoundError:
-        return False
 
 
 def _blocks(path: Path, width: int) -> Iterator[tuple[NDArray[np.uint8], int]]:
@@ -180,7 +180,7 @@ def _blocks(path: Path, width: int) -> Iterator[tuple[NDArray[np.uint8], int]]:
     """
     buffer = np.empty(width - 1 + BLOCK, np.uint8)
     kept = 0
-    # Neither a symlink nor a pipe that took the file's place since it was looked at.
+    # Neither a link nor a pipe that took the file's place since it was looked at.
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(handle, "rb", buffering=0) as file:
         while new := file.readinto(buffer[kept : kept + BLOCK].data):

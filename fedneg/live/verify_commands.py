@@ -21,6 +21,7 @@ from fedneg.live.fingerprints import Fingerprint
 from fedneg.live.receipts import read_receipt, words_on_isolation
 from fedneg.live.scan import Match, ScanResult, scan
 from fedneg.live.signing import PUBLIC_NAME, PublicKey, keys_folder, load_public
+from fedneg.live.walk import shown
 
 # A list in a receipt is shown to so many items, and files of one client likewise.
 SHOWN = 12
@@ -197,7 +198,19 @@ def run_scan_command(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(arguments)
     wanted = _wanted(options.state / "fingerprints")
+    if not wanted:
+        return
     result = scan([options.state, *options.paths], wanted)
+    for link, target in result.followed[:SHOWN]:
+        print(f"followed {_printable(shown(link))} to {_printable(shown(target))}")
+    if len(result.followed) > SHOWN:
+        print(
+            f"followed {len(result.followed) - SHOWN} more links out of what was named"
+        )
+    for path, why in result.not_searched[:SHOWN]:
+        print(f"not searched: {_printable(shown(path))} ({_printable(why)})")
+    if len(result.not_searched) > SHOWN:
+        print(f"not searched: {len(result.not_searched) - SHOWN} more")
     print(
         f"read {result.files} files, {human_bytes(result.bytes)}, for {len(wanted)} "
         "fingerprints"
@@ -211,13 +224,18 @@ def run_scan_command(arguments: Sequence[str]) -> None:
 
 
 def _wanted(folder: Path) -> list[Fingerprint]:
-    """Return the fingerprints of all files, each named for its client and request."""
-    found = []
-    for path in sorted(folder.glob("*.json")):
+    """Return the fingerprints of all files, each named for its client and request.
+
+    None at all only if none of the clients ever took part: it is said so.
+    """
+    found, absent = [], 0
+    paths = sorted(folder.glob("*.json"))
+    for path in paths:
         try:
             content = json.loads(path.read_bytes())
             whose = f"client {content['client']} ({content['request']})"
             made = [Fingerprint.from_json(c) for c in content["fingerprints"]]
+            never = content.get("took_part") is False
         except OSError as error:
             raise FedNegError(f"{path} cannot be read: {error.strerror}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -225,10 +243,16 @@ def _wanted(folder: Path) -> list[Fingerprint]:
                 f"{path} must hold a client, a request and their fingerprints; it is "
                 "damaged"
             ) from None
-        if not made:
+        if not made and never:
+            absent += 1
+            print(
+                f"{whose} has no fingerprints: it took part in no round, there is "
+                "nothing to look for"
+            )
+        elif not made:
             print(f"{whose} has no fingerprints: nothing that was sent is telling")
         found += [replace(f, name=whose) for f in made]
-    if not found:
+    if not found and not (paths and absent == len(paths)):
         raise FedNegError(
             f"{folder} holds no fingerprints; nothing was looked for, and nothing read"
         )
