@@ -17,6 +17,7 @@ from typing import Any
 
 from fedneg import __version__
 from fedneg.errors import FedNegError
+from fedneg.exits import fail, mistake_of, whole_output
 from fedneg.machine import cores
 from fedneg.workers import warm_up
 
@@ -36,12 +37,6 @@ COMMANDS = {
     "vacuum": "fedneg.live.vacuum_command:run_vacuum_command",
     "verify": "fedneg.live.verify_commands:run_verify_command",
 }
-
-
-def _fail(error: FedNegError) -> None:
-    print(f"fedneg: error: {error}", file=sys.stderr)
-    # Not an exception that Hydra would wrap: a sweep stops here too.
-    sys.exit(2)
 
 
 def _job(_: Any) -> None:
@@ -73,8 +68,11 @@ def _job(_: Any) -> None:
             clients=config.clients,
             engine=config.engine,
         )
-    except FedNegError as error:
-        _fail(error)
+    except (FedNegError, OSError) as error:
+        mistake = mistake_of(error)
+        if mistake is None:
+            raise
+        fail(mistake)
 
 
 def _uses_workers(arguments: Sequence[str]) -> bool:
@@ -83,6 +81,7 @@ def _uses_workers(arguments: Sequence[str]) -> bool:
     return runs and not any(a.startswith("engine") for a in arguments)
 
 
+@whole_output()
 def main() -> None:
     """Run the command line."""
     if "--version" in sys.argv[1:]:
@@ -124,11 +123,12 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except FedNegError as error:
-        _fail(error)
+        fail(error)
     except OSError as error:
-        if error.filename is None:
+        mistake = mistake_of(error)
+        if mistake is None:
             raise
-        _fail(FedNegError(f"cannot write {error.filename}: {error.strerror}"))
+        fail(mistake)
     except KeyboardInterrupt:
         print("fedneg: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -3,6 +3,7 @@
 import argparse
 import math
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,10 @@ from fedneg.errors import FedNegError
 
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser that raises FedNegError, in one line."""
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help; what keeps it from going out is raised, not passed over."""
+        (file or sys.stdout).write(self.format_help())
 
     def error(self, message: str) -> Any:
         """Raise what argparse found wrong."""

@@ -16,6 +16,7 @@ from fedneg import outputs
 from fedneg.console import Progress, show_error, show_notice, show_summary
 from fedneg.errors import FedNegError
 from fedneg.evidence import ModelEvidence
+from fedneg.exits import mistake_of
 from fedneg.forgetting.verdict import TOOK_NO_PART
 from fedneg.formats import name_clients
 from fedneg.paper.measure import measure, planned_rounds
@@ -143,7 +144,7 @@ def _keeping_results(
     try:
         yield
     except Exception as error:
-        reason = str(error) if isinstance(error, FedNegError) else repr(error)
+        reason = str(mistake_of(error) or repr(error))
         said = f"{what} failed: {' '.join(reason.split())}"
         notices = [n for n in results["notices"] if n != NOT_JUDGED]
         with suppress(OSError):
