@@ -77,6 +77,48 @@ def test_private_keys_are_for_this_user_only(made: Path):
     assert {mode for name, mode in modes.items() if name not in PRIVATE} == {0o644}
 
 
+def test_what_flowers_programs_make_is_for_this_user_only(tmp_path: Path):
+    """A SuperLink's database holds updates; SQLite gives it the umask's mode."""
+    words = [sys.executable, "-c", "import os; open('db', 'w'); os.mkdir('in')"]
+    before = os.umask(0o000)
+    try:
+        made = Process(
+            "superlink",
+            words,
+            folder=tmp_path,
+            log=tmp_path / "logs" / "superlink.log",
+            environment=os.environ,
+        )
+        end_of(made)
+    finally:
+        os.umask(before)
+    found = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.rglob("*")}
+    assert found == {"db": 0o600, "in": 0o700, "logs": 0o700, "superlink.log": 0o600}
+
+
+def test_an_older_databases_mode_is_tightened(tmp_path: Path):
+    federation = LocalFederation(tmp_path / "federation", 1)
+    for name in ("superlink.db", "superlink.db-wal", "logs/node0.log"):
+        path = tmp_path / "federation" / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        path.chmod(0o644)
+    federation._lock_folder()
+    federation.stop()
+    found = {
+        p.name: p.stat().st_mode & 0o077 for p in (tmp_path / "federation").rglob("*")
+    }
+    assert found["superlink.db"] == found["superlink.db-wal"] == found["node0.log"] == 0
+
+
+def end_of(process: Process) -> None:
+    """Wait until a process has ended."""
+    deadline = time.monotonic() + 120
+    while process.exit_code is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.exit_code == 0
+
+
 def test_a_client_has_a_key_pair_as_flower_wants_it(made: Path):
     private = serialization.load_ssh_private_key(
         (made / "node1").read_bytes(), password=None

@@ -11,6 +11,7 @@ kill; the purge (erasure.py) and the folder (state.py) have files of their own.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from fedneg import outputs
 from fedneg.checkpoint import Restored
 from fedneg.console import Progress, show_notice
 from fedneg.errors import FedNegError
+from fedneg.exits import mistake_of
 from fedneg.live.erasure import Erasure, digest_of_model
 from fedneg.live.requests import ACCEPTED, UNLEARNED
 from fedneg.live.state import State
@@ -81,8 +83,10 @@ def do_live_job(
                 while live.step():
                     pass
                 live.tell()
-            except FedNegError as error:
-                state.write_status({**state.read_status(), "error": str(error)})
+            except (FedNegError, OSError) as error:
+                with suppress(OSError):  # the disk may be full
+                    said = str(mistake_of(error) or error)
+                    state.write_status({**state.read_status(), "error": said})
                 raise
     for notice in (*notices, *federation.notices):
         show_notice(notice)
