@@ -38,6 +38,15 @@ def mistake_of(error: BaseException) -> FedNegError | None:
     return FedNegError(f"cannot {verb} {name}: {error.strerror}")
 
 
+def is_of_disk(error: BaseException | None) -> bool:
+    """Return whether a full, read-only or broken disk is behind an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _file_behind(error: OSError) -> str:
     """Return the name of the file that was being written when an error came up.
 

@@ -24,7 +24,7 @@ from fedneg.config import load_config
 from fedneg.errors import FedNegError
 from fedneg.exits import CLOSED_PIPE, LogFile, mistake_of, whole_output
 from fedneg.live.audit import check
-from fedneg.live.commands import run_roster_command
+from fedneg.live.commands import run_request_command, run_roster_command
 from fedneg.live.state import State
 from fedneg.server_app import live, run
 
@@ -167,6 +167,25 @@ def test_a_federation_goes_on_after_every_file_that_found_no_room(state: State):
     assert len(said) > 3
     assert state.requests.open() == []
     assert (state.receipts / "forget-1.json").is_file()
+
+
+def test_a_request_that_finds_no_room_says_whether_it_is_accepted(
+    state: State, capsys: pytest.CaptureFixture[str]
+):
+    """And asking again, with room, accepts it once."""
+    words = ["forget", "1", "--state", str(state.folder)]
+    accepted: list[bool] = []
+
+    def again() -> None:
+        assert is_whole(state)
+        accepted.append(bool(state.requests.all()))
+
+    said = until_there_is_room(lambda: run_request_command(words), again)
+    assert said
+    for line, is_there in zip(said, accepted, strict=True):
+        assert ("is not accepted" in line) != ("is accepted" in line), line
+        assert not is_there or "is accepted" in line, line
+    assert [r.id for r in state.requests.open()] == ["forget-1"]
 
 
 def test_a_change_of_the_roster_that_finds_no_room_is_named(state: State):

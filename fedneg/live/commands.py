@@ -4,7 +4,8 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from fedneg.arguments import OneLineParser, days, quoted
 from fedneg.errors import FedNegError
+from fedneg.exits import is_of_disk, mistake_of
 from fedneg.formats import human_bytes
 from fedneg.live.pins import OPERATOR, fingerprint_of
 from fedneg.live.requests import Request
@@ -83,17 +85,32 @@ def run_request_command(arguments: Sequence[str]) -> None:
     if options.now is not None and facts.deployed != bool(options.now):
         kind = "real clients: --now SUPERLINK" if facts.deployed else "no SUPERLINK"
         raise FedNegError(f"the federation in {state.folder} has {kind}")
-    request, is_new = state.requests.accept(
-        options.client,
-        clients=facts.fixed["clients"],
-        due_days=options.due,
-        reason=options.reason,
-    )
-    if is_new:
-        state.audit.append("accepted", request=request.id, due=request.due)
+    with _saying_whether_accepted(state, options.client):
+        request, is_new = state.requests.accept(
+            options.client,
+            clients=facts.fixed["clients"],
+            due_days=options.due,
+            reason=options.reason,
+        )
+        if is_new:
+            state.audit.append("accepted", request=request.id, due=request.due)
     print(_said(request, is_new))
     if options.now is not None and request.is_open:
         _carry_out(state, request, options.now, options.app)
+
+
+@contextmanager
+def _saying_whether_accepted(state: State, client_id: int) -> Iterator[None]:
+    """Let an error of the disk say whether the client is out now, or is not."""
+    try:
+        yield
+    except (FedNegError, OSError) as error:
+        mistake = mistake_of(error)
+        if mistake is None or not is_of_disk(error) or " is accepted" in str(mistake):
+            raise
+        there = state.requests.of(client_id) is not None
+        accepted = "accepted, but" if there else "not accepted:"
+        raise FedNegError(f"forget-{client_id} is {accepted} {mistake}") from error
 
 
 def _said(request: Request, is_new: bool) -> str:
