@@ -1,5 +1,16 @@
 """fedneg: a federation that forgets a client and can show that it did."""
 
+import os
+import sys
+
+if sys.argv[:1] == ["-m"] and sys.path[:1] == [os.getcwd()] != [
+    os.path.dirname(os.path.dirname(__file__))
+]:
+    # `python -m fedneg` puts the working folder first on the path, where a user's
+    # clients.py or random.py would stand before ours and Python's; `fedneg` does not.
+    # Here, since the imports below are the first to look there.
+    del sys.path[0]
+
 from importlib.metadata import PackageNotFoundError, version
 
 try:

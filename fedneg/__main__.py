@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedneg import __version__
+from fedneg.children import check_path
 from fedneg.errors import FedNegError
 from fedneg.exits import fail, mistake_of, whole_output
 from fedneg.machine import cores
@@ -84,6 +85,8 @@ def _uses_workers(arguments: Sequence[str]) -> bool:
 @whole_output()
 def main() -> None:
     """Run the command line."""
+    with _one_line_errors():
+        check_path()
     if "--version" in sys.argv[1:]:
         print(f"fedneg {__version__}")
     elif sys.argv[1:2] and sys.argv[1] in COMMANDS:

@@ -6,18 +6,17 @@ engine: `flwr run` brings its Grid. All give the same bytes.
 """
 
 import logging
-import os
 from collections.abc import Callable
 from functools import cache
 
 from flwr.app import Context, RecordDict
-from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import Grid
 
 from fedneg.client_app import app as client_app
 from fedneg.inline_grid import RUN_ID, InlineGrid, be_somebody
 from fedneg.local_grid import LocalGrid
 from fedneg.machine import cores
+from fedneg.ray_engine import simulate_on_ray
 from fedneg.settings import EngineSettings
 from fedneg.workers import SERVE, WorkerPool, warmed_up
 
@@ -48,7 +47,7 @@ def simulate(
     for handler in flower.handlers:
         handler.setLevel(logging.ERROR)
     if engine.name == "ray":
-        _simulate_on_ray(main, client_app, clients, engine)
+        simulate_on_ray(main, client_app, clients, engine)
         return
     be_somebody()
     grid = InlineGrid(client_app, clients, engine.cohort)
@@ -56,45 +55,3 @@ def simulate(
         pool = _pool(engine, clients)
         grid = LocalGrid(client_app, clients, pool, engine.cohort)
     main(grid, Context(RUN_ID, 0, {}, RecordDict(), {}))
-
-
-def _simulate_on_ray(
-    main: Callable[[Grid, Context], None],
-    client_app: ClientApp,
-    clients: int,
-    engine: EngineSettings,
-) -> None:
-    # Ray's own defaults would call home and wrap the interpreter.
-    for name, value in (
-        ("RAY_USAGE_STATS_ENABLED", "0"),
-        ("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"),
-        ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),
-        ("FLWR_TELEMETRY_ENABLED", "0"),
-    ):
-        os.environ.setdefault(name, value)
-    from flwr.simulation import run_simulation
-
-    caught: list[BaseException] = []
-    server_app = ServerApp()
-
-    @server_app.main()
-    def _main(grid: Grid, context: Context) -> None:
-        try:
-            main(grid, context)
-        except BaseException as error:  # carried out of Flower's server thread
-            caught.append(error)
-
-    run_simulation(
-        server_app=server_app,
-        client_app=client_app,
-        num_supernodes=clients,
-        backend_config={
-            "client_resources": {
-                "num_cpus": engine.cpus_per_client,
-                "num_gpus": engine.gpus_per_client,
-            },
-            "init_args": {"log_to_driver": False, "logging_level": logging.ERROR},
-        },
-    )
-    if caught:
-        raise caught[0]

@@ -25,9 +25,10 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import Metadata as ProtoMetadata
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
+from fedneg.channel import Parts
 from fedneg.client_app import app as client_app
 from fedneg.inline_grid import InlineGrid, be_somebody, call, of_one_content
-from fedneg.workers import Parts, WorkerPool
+from fedneg.workers import WorkerPool
 
 
 class LocalGrid(InlineGrid):

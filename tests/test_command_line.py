@@ -12,6 +12,7 @@ from conftest import SMALL, command
 
 from fedneg import __version__
 from fedneg.__main__ import main
+from fedneg.workers import WorkerPool
 
 QUICK = (*SMALL, "clients=2", "forget=1", "rounds=1")
 MODELS = ("original", "unlearned", "recovered", "retrained")
@@ -77,6 +78,49 @@ def test_a_run_in_a_fresh_process_leaves_everything_behind(tmp_path: Path):
     assert "retrained" in found.stdout
     assert "Traceback" not in found.stderr
     assert "train 1/1" in found.stderr
+
+
+@pytest.mark.slow
+def test_what_lies_in_the_working_folder_does_not_stand_before_ours(tmp_path: Path):
+    """Nor before Python's own, in this process and in its workers."""
+    for name in ("clients.py", "random.py", "socket.py", "strategies/__init__.py"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("raise SystemExit('this is not what was meant')")
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "config.yaml").write_text("nonsense: 1")
+    options = ("reference=false", "report=false", "engine=local", "engine.workers=1")
+    found = command(*QUICK, *options, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "train 1/1" in found.stderr
+    assert "not what was meant" not in found.stdout + found.stderr
+
+
+def test_a_path_that_leads_to_other_packages_is_named(
+    fedneg: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As $PYTHONPATH may make it; children would have it too."""
+    (tmp_path / "clients.py").write_text("")
+    monkeypatch.delitem(sys.modules, "clients", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = fedneg(*QUICK)
+    assert found.code == 2
+    (line,) = found.err.splitlines()
+    assert line.startswith("fedneg: error: clients must be fedneg's own, in ")
+    assert f"Python finds {tmp_path}/clients.py" in line
+
+
+def test_workers_that_cannot_come_up_are_one_line(
+    fedneg: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever it is that they lack: the run ends at once."""
+    monkeypatch.setattr("fedneg.engine._pool", lambda *_: WorkerPool(2, "nothing:act"))
+    found = fedneg(*QUICK, "engine=local", "engine.workers=2", "reference=false")
+    assert found.code == 2
+    assert found.err.splitlines()[-1] == (
+        "fedneg: error: workers cannot be started: the worker process ended with code "
+        "1: ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ / File"
+    )
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from conftest import REPOSITORY
 
 SEAM = {"server_app", "federation", "client_app", "config", "__main__"}
-SEAM |= {"engine", "inline_grid", "local_grid"}
+SEAM |= {"engine", "inline_grid", "local_grid", "ray_engine"}
 OUTSIDE = {"flwr", "ray", "hydra", "omegaconf"}
 
 

@@ -6,21 +6,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from conftest import SMALL, command, processes_in, processes_left_in, small_config
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
-from fedneg import workers
+from fedneg import worker, workers
 from fedneg.__main__ import _uses_workers
+from fedneg.channel import LARGE
 from fedneg.client_app import app as client_app
 from fedneg.engine import simulate
+from fedneg.errors import FedNegError
 from fedneg.inline_grid import InlineGrid
 from fedneg.local_grid import LocalGrid
 from fedneg.server_app import run
-from fedneg.workers import LARGE, WorkerPool
+from fedneg.workers import WorkerPool
 
 MODELS = ("original", "unlearned", "recovered", "retrained")
 
@@ -41,6 +44,14 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def eventually(condition: Callable[[], bool], timeout_s: float = 120) -> bool:
+    """Return whether something comes true, as soon as it does."""
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
 def test_every_request_gets_its_own_answer(pool: WorkerPool):
     requests = [b"a", b"", b"c" * 3_000_000, b"d"]
     found = dict(pool.run([b"S"], [[request] for request in requests]))
@@ -54,7 +65,12 @@ def test_a_message_keeps_its_parts_apart(pool: WorkerPool):
 
 
 def test_requests_are_spread_over_all_workers(pool: WorkerPool):
-    pids = {int(answer[0]) for _, answer in pool.run([b""], [[b"pid"]] * 4)}
+    """Each as soon as it has come up."""
+    pids: set[int] = set()
+    deadline = time.monotonic() + 120
+    while pids != set(pool.pids) and time.monotonic() < deadline:
+        answers = pool.run([b""], [[b"pid"]] * 4)
+        pids = {int(answer[0]) for _, answer in answers}
     assert pids == set(pool.pids)
 
 
@@ -82,6 +98,118 @@ def test_a_killed_worker_is_found_dead(pool: WorkerPool):
     assert sum(isinstance(answer, str) for answer in found.values()) <= 1
     assert len(found) == 3
     assert all(is_alive(pid) for pid in pool.pids)
+
+
+def test_a_worker_that_cannot_come_up_ends_the_run_with_what_it_said():
+    """Nobody starts it again and again; and the pool stays of no use."""
+    made = WorkerPool(2, "no_such_module:act")
+    first = made.pids
+    for _ in range(2):
+        with pytest.raises(FedNegError, match="cannot be started") as raised:
+            list(made.run([b""], [[b"a"]] * 9))
+        assert "ended with code 1: " in str(raised.value)
+        assert str(raised.value).endswith("No module named 'no_such_module'")
+        assert "\n" not in str(raised.value)
+        assert made.pids == []
+    assert not any(map(is_alive, first))
+
+
+def test_workers_that_die_again_and_again_are_given_up(pool: WorkerPool):
+    """What dies between answers may be the requests' fault, and goes on."""
+    requests = [[b"die 3"], [b"a"]] * workers.DEATHS
+    assert len(dict(pool.run([b""], requests))) == len(requests)
+    with pytest.raises(
+        FedNegError, match=r"^10 workers in a row gave no answer: .* 3$"
+    ):
+        list(pool.run([b""], [[b"die 3"]] * 50))
+    assert pool.pids == []
+
+
+def test_the_last_words_of_a_worker_come_with_its_end(pool: WorkerPool):
+    words = [b"say one\ntwo\33[2J\n" + b"x" * 10_000]
+    assert dict(pool.run([b""], [words])) == {0: [b"|" + words[0]]}
+    made = WorkerPool(1, "worker_actions:act")
+    try:
+        list(made.run([b""], [words, [b"say three\n\n\33[2J four"]]))
+        answer = dict(made.run([b""], [[b"die 3"]]))[0]
+        assert answer == ("the worker process ended with code 3: three / ?[2J four / !")
+        list(made.run([b""], [words]))
+        assert len(dict(made.run([b""], [[b"die 3"]]))[0]) < 500
+    finally:
+        made.close()
+
+
+def test_what_workers_say_is_no_output_and_has_an_end(
+    pool: WorkerPool, capfd: pytest.CaptureFixture[str]
+):
+    """A worker is not held up by nobody reading, nor the run by one that talks on."""
+    requests = [[b"say %030d" % k] for k in range(9000)] + [[b"mumble 1000000"]]
+    assert len(dict(pool.run([b""], requests))) == len(requests)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "000000\n" in err
+    assert err.count("left out") == 2
+    assert len(err) < 4 * worker.SHOWN_BYTES
+
+
+def test_one_that_talks_on_gets_no_more_time(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+):
+    list(pool.run([b""], [[b"a"]]))
+    monkeypatch.setattr(worker.Words, "hear", lambda _: True)  # never done
+    list(pool.run([b""], [[b"say x"]]))
+    found = dict(pool.run([b""], [[b"sleep 600"]] * 2, timeout_s=0.5))
+    assert found == dict.fromkeys(range(2), "no reply within 0.5 s")
+
+
+def test_a_worker_has_the_import_path_of_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Entry by entry; a folder with a colon too, and not the working folder."""
+    odd, here = tmp_path / "a:b", tmp_path / "here"
+    for folder in (odd, here):
+        folder.mkdir()
+    for name in ("worker_actions", "random", "clients"):
+        (here / f"{name}.py").write_text("raise SystemExit(4)")
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(str(odd))
+    made = WorkerPool(1, "worker_actions:act")
+    try:
+        ((found,),) = dict(made.run([b""], [[b"path"]])).values()
+    finally:
+        made.close()
+    assert found.decode().split("\n") == [str(entry) for entry in sys.path]
+    assert str(here) not in found.decode()
+
+
+OWNER = """
+import sys
+from fedneg.workers import WorkerPool
+pool = WorkerPool(2, "worker_actions:act")
+list(pool.run([b""], [[b"compute " + name.encode()] for name in sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_parent_in_the_middle_of_a_training(
+    tmp_path: Path, number: signal.Signals
+):
+    begun = [tmp_path / "one", tmp_path / "two"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNER, *map(str, begun)],
+        cwd=Path(__file__).parent,
+        start_new_session=True,
+    )
+    try:
+        assert eventually(lambda: all(p.exists() and p.read_text() for p in begun))
+        os.kill(process.pid, number)
+        assert process.wait() == -number
+        pids = [int(path.read_text()) for path in begun]
+        assert eventually(lambda: not any(map(is_alive, pids)))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def test_what_a_dead_worker_had_not_begun_is_done_by_another(pool: WorkerPool):
@@ -114,7 +242,7 @@ def test_who_stops_asking_gets_no_stale_answers(pool: WorkerPool):
 def test_a_worker_that_stops_in_the_middle_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(workers, "STALL_S", 1)
+    monkeypatch.setattr(worker, "STALL_S", 1)
     made = WorkerPool(1, "worker_actions:act")
     try:
         assert dict(made.run([b""], [[b"half"], [b"b"]])) == {

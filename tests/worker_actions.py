@@ -5,6 +5,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 _seen: list[Sequence[bytes]] = []
 
@@ -18,6 +19,17 @@ def _answer(shared: Sequence[bytes], request: bytes) -> bytes:
     word, _, rest = request.partition(b" ")
     if word == b"die":
         os._exit(int(rest))
+    if word == b"say":
+        print(rest.decode())
+        print("!", file=sys.stderr)
+        sys.stdout.flush()
+    if word == b"mumble":
+        sys.stdout.write("m" * int(rest))
+        sys.stdout.flush()
+    if word == b"path":
+        return "\n".join(sys.path).encode()
+    if word == b"compute":
+        compute(Path(rest.decode()))
     if word == b"sleep":
         time.sleep(float(rest))
     if word == b"half":
@@ -33,3 +45,13 @@ def _answer(shared: Sequence[bytes], request: bytes) -> bytes:
             _seen.append(shared)
         return str(len(_seen)).encode()
     return shared[0] + b"|" + request
+
+
+def compute(begun: Path) -> None:
+    """Multiply matrices for ever, as a long local training does."""
+    import torch
+
+    matrix = torch.full((1500, 1500), 1e-3)
+    while True:
+        matrix = matrix @ matrix
+        begun.write_text(str(os.getpid()))

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedneg.arguments import OneLineParser, days, quoted
+from fedneg.children import python_command
 from fedneg.errors import FedNegError
 from fedneg.exits import is_of_disk, mistake_of
 from fedneg.formats import human_bytes
@@ -132,12 +133,12 @@ def _carry_out(state: State, request: Request, superlink: str, app: Path) -> Non
     if superlink:
         # TOML's basic strings are JSON's.
         texts = [f"{name}={json.dumps(str(value))}" for name, value in values.items()]
-        command = [programs / "flwr", "run", app, superlink, "--stream"]
+        command = [str(programs / "flwr"), "run", str(app), superlink, "--stream"]
         command += ["--run-config", " ".join(texts)]
     else:
-        command = [sys.executable, "-m", "fedneg"]
+        command = python_command("fedneg.__main__")
         command += [f"{name}={quoted(str(value))}" for name, value in values.items()]
-    subprocess.run([str(part) for part in command], check=False)
+    subprocess.run(command, check=False)
     found = state.requests.of(request.client_id)
     if found is None or found.is_open:
         raise FedNegError(f"{request.id} is still open: see what the run said above")

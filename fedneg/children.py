@@ -1,0 +1,80 @@
+"""Python processes of this program: they import what it does, and end when it does."""
+
+import importlib
+import os
+import sys
+import threading
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+from fedneg.errors import FedNegError
+
+# Run with -P, which keeps the working folder off the path: a user's file there may be
+# called as one of our modules is, or as one of Python's. Paths are words of the command
+# line, since $PYTHONPATH cannot hold those with a colon and would reach grandchildren.
+_BEGIN = (
+    "import sys; count = int(sys.argv[1]); sys.path[:] = sys.argv[2 : 2 + count]; "
+    "del sys.argv[1 : 2 + count]; from fedneg.children import begin; begin()"
+)
+# How often a child looks whether its parent is still there.
+LOOK_S = 0.2
+
+# What stands beside this package under names that others may have too.
+BESIDE = ("clients", "strategies")
+
+
+def check_path() -> None:
+    """Look whether the path leads to our own packages, in this process and children.
+
+    Raises
+    ------
+    FedNegError
+        If it leads elsewhere, as $PYTHONPATH may make it.
+    """
+    here = Path(__file__).resolve().parent.parent
+    for name in BESIDE:
+        spec = find_spec(name)
+        found = Path(spec.origin).resolve() if spec and spec.origin else None
+        if found != here / name / "__init__.py":
+            raise FedNegError(
+                f"{name} must be fedneg's own, in {here}, and Python finds "
+                f"{found or 'none'}: mend PYTHONPATH, or rename that"
+            )
+
+
+def python_command(module: str) -> list[str]:
+    """Return the command of a child process that runs a module's `main()`.
+
+    Words may be appended; the child finds them in ``sys.argv[1:]``. Its import path is
+    this process's, entry by entry. It ends at most a second after this process has
+    ended, in whatever way.
+    """
+    path = [str(entry) or os.getcwd() for entry in sys.path]
+    words = [sys.executable, "-P", "-c", _BEGIN, str(len(path)), *path]
+    return [*words, module, str(os.getpid())]
+
+
+def begin() -> None:
+    """Run the module that `python_command` named: the life of a child process."""
+    module, parent = sys.argv[1:3]
+    del sys.argv[1:3]
+    end_with(int(parent))
+    importlib.import_module(module).main()
+
+
+def end_with(parent: int) -> None:
+    """Let a thread end this process as soon as `parent` is no longer its parent.
+
+    A process whose parent has ended is given to another one. Looked at like this,
+    it does not matter who else holds a pipe of the parent's, which of the parent's
+    threads started the child, or whether the parent had ended before the child began;
+    a kernel of torch releases the interpreter's lock, so that the thread has its turn.
+    """
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_S)
+        os._exit(1)
+
+    threading.Thread(target=look, name="end with the parent", daemon=True).start()
