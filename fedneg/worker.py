@@ -147,10 +147,11 @@ class Words:
         """Return the last lines of a process that has ended, as one."""
         while self.is_open and self.hear():
             pass
-        lines = [
-            line.strip() for line in self._kept.decode(errors="replace").split("\n")
-        ]
-        said = " / ".join([line for line in lines if line][-LINES:])
+        text = self._kept.decode(errors="replace")
+        lines = [line for line in text.split("\n") if line.strip()]
+        # A traceback's last line says what it was; the others are indented.
+        plain = [x for x in lines if not x.startswith((" ", "Traceback "))]
+        said = " / ".join(line.strip() for line in (plain or lines)[-LINES:])
         said = "".join(letter if letter.isprintable() else "?" for letter in said)
         return said if len(said) <= LETTERS else f"...{said[-LETTERS:]}"
 
