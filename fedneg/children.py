@@ -43,23 +43,24 @@ def check_path() -> None:
             )
 
 
-def python_command(module: str) -> list[str]:
+def python_command(module: str, *, outlives: bool = False) -> list[str]:
     """Return the command of a child process that runs a module's `main()`.
 
     Words may be appended; the child finds them in ``sys.argv[1:]``. Its import path is
-    this process's, entry by entry. It ends at most a second after this process has
-    ended, in whatever way.
+    this process's, entry by entry. Unless it `outlives` this process, it ends at most
+    a second after that has ended, in whatever way.
     """
     path = [str(entry) or os.getcwd() for entry in sys.path]
     words = [sys.executable, "-P", "-c", _BEGIN, str(len(path)), *path]
-    return [*words, module, str(os.getpid())]
+    return [*words, module, "0" if outlives else str(os.getpid())]
 
 
 def begin() -> None:
     """Run the module that `python_command` named: the life of a child process."""
     module, parent = sys.argv[1:3]
     del sys.argv[1:3]
-    end_with(int(parent))
+    if int(parent):
+        end_with(int(parent))
     importlib.import_module(module).main()
 
 

@@ -23,8 +23,10 @@ from cryptography.x509 import verification
 from fedneg.deploy.certificates import make_certificates
 from fedneg.deploy.certificates_command import run_certificates_command
 from fedneg.deploy.federation import LocalFederation
-from fedneg.deploy.flower import SuperLink
+from fedneg.deploy.flower import SuperLink, environment
+from fedneg.deploy.hold import Hold
 from fedneg.deploy.processes import Process, end, free_ports, marked
+from fedneg.deploy.proxies import around_proxies, words_around_proxies
 from fedneg.deploy.up import run_up_command
 from fedneg.engine import simulate
 from fedneg.errors import FedNegError
@@ -373,28 +375,33 @@ def test_words_that_mean_nothing_start_nothing(
     assert not (tmp_path / "new").exists()
 
 
-def start_up(folder: Path, *words: str) -> subprocess.Popen[bytes]:
+def start_up(folder: Path, *words: str, **environment: str) -> subprocess.Popen[bytes]:
     """Start `fedneg up` with its output in a file beside the folder."""
     with folder.with_suffix(".out").open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "fedneg", "up", "--dir", str(folder), *words],
             stdout=output,
             stderr=subprocess.STDOUT,
+            env=os.environ | environment,
         )
 
 
 @pytest.mark.grpc
 @pytest.mark.slow
 def test_up_reports_what_ends_and_ends_with_the_superlink(tmp_path: Path):
-    """With --insecure, which says so; meanwhile the folder is taken."""
+    """With --insecure, which says so; meanwhile the folder is taken.
+
+    Behind proxies that nobody answers at, which are not for this machine.
+    """
     folder, said = tmp_path / "fed", tmp_path / "fed.out"
-    up = start_up(folder, "--insecure", "--clients", "1")
+    proxies = {"http_proxy": CLOSED, "HTTPS_PROXY": CLOSED, "ALL_PROXY": "socks5://x:9"}
+    up = start_up(folder, "--insecure", "--clients", "1", **proxies)
     try:
         text = wait_for(said, "Ctrl-C stops everything")
         assert "nobody is authenticated and nothing is encrypted" in text
-        assert (
-            f"FLWR_HOME={folder}/flwr {sys.executable.rpartition('/')[0]}/flwr" in text
-        )
+        flwr = Path(sys.executable).parent / "flwr"
+        before = f"  no_proxy={HERE} all_proxy='' FLWR_HOME={folder}/flwr"
+        assert f"{before} {flwr} run" in text
         with pytest.raises(FedNegError, match=f"{folder} has a federation that runs"):
             LocalFederation(folder, 1).start()
         for name, reported in (("node0", "client 0 ended"), ("superlink", "error:")):
@@ -429,7 +436,11 @@ def test_sigterm_stops_up_while_it_waits(tmp_path: Path):
 def test_what_is_left_in_a_folder_is_ended_at_the_start_and_at_the_end(tmp_path: Path):
     """A killed federation's processes; and one that an interrupt kept from the list."""
     federation = LocalFederation(tmp_path, 0, secure=False)
-    for act in (federation._lock_folder, federation.stop):
+
+    def begin() -> None:
+        federation._hold = Hold(tmp_path)
+
+    for act in (begin, federation.stop):
         log = tmp_path / "node7.log"
         words = ["sleep", "60"]
         left = Process("node7", words, folder=tmp_path, log=log, environment=os.environ)
@@ -438,6 +449,101 @@ def test_what_is_left_in_a_folder_is_ended_at_the_start_and_at_the_end(tmp_path:
         act()
         assert eventually(lambda one=left: one.exit_code is not None)
         assert left.exit_code == -signal.SIGKILL
+
+
+HOLDER = """
+import os, subprocess, sys
+from pathlib import Path
+from fedneg.deploy.hold import Hold
+from fedneg.deploy.processes import Process
+folder = Path(sys.argv[1])
+hold = Hold(folder)
+words = ["sh", "-c", "setsid sleep 600 & echo started; sleep 600"]
+Process("n", words, folder=folder, log=folder / "log", environment=os.environ)
+sys.stdin.read()
+"""
+
+
+def test_when_the_holder_of_a_folder_is_killed_its_processes_end(tmp_path: Path):
+    """Also those that left its session; and the folder is free again."""
+    words = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    holder = subprocess.Popen(words, stdin=subprocess.PIPE)
+    try:
+        wait_for(tmp_path / "log", "started")
+        assert eventually(lambda: len(marked(f"{tmp_path}:")) == 3, 60)
+        holder.kill()
+        assert eventually(lambda: not marked(f"{tmp_path}:"), 60)
+        Hold(tmp_path).release()
+    finally:
+        holder.kill()
+        holder.communicate()
+        for left in marked(f"{tmp_path}:"):
+            os.kill(left, signal.SIGKILL)
+
+
+CLOSED = "http://127.0.0.1:9"
+HERE = "127.0.0.1,localhost,::1"
+
+
+@pytest.mark.parametrize(
+    ("given", "changed", "words"),
+    [
+        ({"no_proxy": "a.org"}, {}, {}),
+        ({"HTTP_PROXY": ""}, {}, {}),
+        *(
+            (
+                {name: CLOSED},
+                {"no_proxy": HERE, "NO_PROXY": HERE, "no_grpc_proxy": HERE},
+                {"no_proxy": HERE},
+            )
+            for kind in ("http", "https", "grpc", "all")
+            for name in (f"{kind}_proxy", f"{kind}_proxy".upper())
+        ),
+        (
+            {"http_proxy": CLOSED, "NO_PROXY": "a.org, ::1", "no_grpc_proxy": "b.org"},
+            {
+                "no_proxy": "a.org,::1,127.0.0.1,localhost",
+                "NO_PROXY": "a.org,::1,127.0.0.1,localhost",
+                "no_grpc_proxy": f"b.org,{HERE}",
+            },
+            {
+                "no_proxy": "a.org,::1,127.0.0.1,localhost",
+                "no_grpc_proxy": f"b.org,{HERE}",
+            },
+        ),
+        (
+            {"https_proxy": CLOSED, "no_proxy": "*"},
+            {"NO_PROXY": "*", "no_grpc_proxy": f"*,{HERE}"},
+            {},
+        ),
+        (
+            {"ALL_PROXY": "socks5h://127.0.0.1:9"},
+            {"ALL_PROXY": None},
+            {"all_proxy": ""},
+        ),
+    ],
+)
+def test_proxies_leave_this_machines_own_addresses_alone(
+    given: dict[str, str], changed: dict[str, str | None], words: dict[str, str]
+):
+    expected = {"LANG": "C", **given, **changed}
+    expected = {name: value for name, value in expected.items() if value is not None}
+    assert around_proxies({"LANG": "C", **given}) == expected
+    assert words_around_proxies({"LANG": "C", **given}) == words
+
+
+def test_what_means_the_working_folder_means_it_to_other_programs_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """They run in folders of their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"one{os.pathsep}{os.pathsep}/two")
+    monkeypatch.setenv("FEDNEG_CACHE", "cache")
+    monkeypatch.setenv("http_proxy", CLOSED)
+    found = environment(tmp_path / "home")
+    assert found["PYTHONPATH"] == f"{tmp_path}/one:{tmp_path}:/two"
+    assert found["FEDNEG_CACHE"] == str(tmp_path / "cache")
+    assert found["no_proxy"] == HERE
 
 
 def flags(words: list[str]) -> set[str]:

@@ -4,31 +4,30 @@ What `fedneg up` starts, and what tests of faults kill and start again. Clients 
 gRPC to the SuperLink; both run the app in processes of its own.
 """
 
-import fcntl
+import os
 import re
 import shlex
-import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 import fedneg
 from fedneg.deploy.certificates import make_certificates
 from fedneg.deploy.flower import BIN, SuperLink, environment
 from fedneg.deploy.flwr_command import Flwr, RunResult
+from fedneg.deploy.hold import Hold
 from fedneg.deploy.processes import (
     Process,
     end,
     free_ports,
     listens,
-    marked,
-    send_to,
 )
+from fedneg.deploy.proxies import words_around_proxies
 from fedneg.errors import FedNegError
-from fedneg.files import make_folder, tighten, write_bytes
+from fedneg.files import make_folder, write_bytes
 from fedneg.live.pins import OPERATOR, fingerprint_of
 from fedneg.live.state import State
 from fedneg.machine import cores
@@ -98,7 +97,7 @@ class LocalFederation:
         self.nodes: dict[int, Process] = {}
         self.flwr = Flwr(self.folder / "flwr", (app or checkout()).resolve())
         self._certificates = self.folder / "certificates" if secure else None
-        self._lock: IO[bytes] | None = None
+        self._hold: Hold | None = None
         self._registered: set[int] = set()
         self._refused: set[int] = set()
         self._settings: SuperLink | None = None
@@ -117,7 +116,7 @@ class LocalFederation:
             If a process ends, or clients are not online in time; everything is then
             stopped, and the error has the end of the logs.
         """
-        self._lock_folder()
+        self._hold = Hold(self.folder)
         try:
             self._prepare()
             self.say("waiting for the SuperLink")
@@ -140,11 +139,10 @@ class LocalFederation:
             end([self.superlink], grace_s=grace_s)
         self.nodes.clear()
         self.superlink = None
-        if self._lock is not None:
-            # One that an interrupt kept from being entered above.
-            send_to(marked(f"{self.folder}:"), signal.SIGKILL)
-            self._lock.close()
-            self._lock = None
+        if self._hold is not None:
+            # One that an interrupt kept from being entered above goes here.
+            self._hold.release()
+            self._hold = None
 
     def __enter__(self) -> Self:
         """Start everything."""
@@ -281,28 +279,14 @@ class LocalFederation:
     def command(self, run_config: str) -> str:
         """Return the line that starts a run from any shell."""
         words = [str(BIN / "flwr"), *self.flwr.run_words(run_config), "--stream"]
-        return f"FLWR_HOME={shlex.quote(str(self.folder / 'flwr'))} {shlex.join(words)}"
+        variables = words_around_proxies(os.environ)
+        variables["FLWR_HOME"] = str(self.folder / "flwr")
+        before = [f"{name}={shlex.quote(v)}" for name, v in variables.items()]
+        return f"{' '.join(before)} {shlex.join(words)}"
 
     def run(self, run_config: str, timeout_s: float = 600.0) -> RunResult:
         """Do a run and return what it came to; see `Flwr.submit` and `Flwr.wait`."""
         return self.flwr.wait(self.flwr.submit(run_config), timeout_s)
-
-    def _lock_folder(self) -> None:
-        """Keep the folder for this federation; end what a killed one left in it."""
-        make_folder(self.folder)
-        # What was made when files were everybody's to read.
-        for name in ("state", "logs", "homes", "flwr"):
-            tighten(self.folder / name)
-        for database in self.folder.glob("superlink*.db*"):
-            tighten(database)
-        lock = (self.folder / "lock").open("ab")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            raise FedNegError(f"{self.folder} has a federation that runs") from None
-        self._lock = lock
-        send_to(marked(f"{self.folder}:"), signal.SIGKILL)
 
     def _prepare(self) -> None:
         """Write keys, certificates and the profile; choose the ports."""

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedneg.deploy.proxies import around_proxies
 from fedneg.files import write_bytes
 
 PROFILE = "federation"
@@ -77,6 +78,8 @@ class SuperLink:
 def environment(home: Path, data: Path | None = None) -> dict[str, str]:
     """Return the environment of Flower's programs, which call each other by name.
 
+    What means the working folder here means it there, in folders of their own.
+
     Parameters
     ----------
     home : Path
@@ -84,7 +87,7 @@ def environment(home: Path, data: Path | None = None) -> dict[str, str]:
     data : Path, optional
         $FEDNEG_DATA, if not what it is now.
     """
-    found = dict(os.environ)
+    found = around_proxies(os.environ)
     found["PATH"] = f"{BIN}{os.pathsep}{found.get('PATH', os.defpath)}"
     found["FLWR_HOME"] = str(home)
     found["FLWR_DISABLE_UPDATE_CHECK"] = "1"
@@ -92,6 +95,9 @@ def environment(home: Path, data: Path | None = None) -> dict[str, str]:
     if data is not None:
         found["FEDNEG_DATA"] = str(data)
     for name in ("FEDNEG_DATA", "FEDNEG_CACHE"):
-        if found.get(name):  # the programs run in folders of their own
+        if found.get(name):
             found[name] = str(Path(found[name]).expanduser().resolve())
+    if path := found.get("PYTHONPATH"):
+        entries = [os.path.abspath(part) for part in path.split(os.pathsep)]
+        found["PYTHONPATH"] = os.pathsep.join(entries)
     return found

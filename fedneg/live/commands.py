@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from fedneg.arguments import OneLineParser, days, quoted
 from fedneg.children import python_command
+from fedneg.deploy.proxies import around_proxies
 from fedneg.errors import FedNegError
 from fedneg.exits import is_of_disk, mistake_of
 from fedneg.formats import human_bytes
@@ -138,7 +140,7 @@ def _carry_out(state: State, request: Request, superlink: str, app: Path) -> Non
     else:
         command = python_command("fedneg.__main__")
         command += [f"{name}={quoted(str(value))}" for name, value in values.items()]
-    subprocess.run(command, check=False)
+    subprocess.run(command, check=False, env=around_proxies(os.environ))
     found = state.requests.of(request.client_id)
     if found is None or found.is_open:
         raise FedNegError(f"{request.id} is still open: see what the run said above")
