@@ -52,6 +52,19 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 120) -> bool:
     return condition()
 
 
+def who_answers(pool: WorkerPool) -> set[int]:
+    """Return the process ids of the workers, once all of them have come up."""
+    found: set[int] = set()
+
+    def all_answered() -> bool:
+        answers = pool.run([b""], [[b"pid"]] * 4)
+        found.update(int(answer[0]) for _, answer in answers)
+        return found >= set(pool.pids)
+
+    eventually(all_answered)
+    return found
+
+
 def test_every_request_gets_its_own_answer(pool: WorkerPool):
     requests = [b"a", b"", b"c" * 3_000_000, b"d"]
     found = dict(pool.run([b"S"], [[request] for request in requests]))
@@ -66,12 +79,7 @@ def test_a_message_keeps_its_parts_apart(pool: WorkerPool):
 
 def test_requests_are_spread_over_all_workers(pool: WorkerPool):
     """Each as soon as it has come up."""
-    pids: set[int] = set()
-    deadline = time.monotonic() + 120
-    while pids != set(pool.pids) and time.monotonic() < deadline:
-        answers = pool.run([b""], [[b"pid"]] * 4)
-        pids = {int(answer[0]) for _, answer in answers}
-    assert pids == set(pool.pids)
+    assert who_answers(pool) == set(pool.pids)
 
 
 def test_shared_bytes_reach_a_worker_once(pool: WorkerPool):
@@ -92,7 +100,7 @@ def test_a_worker_that_dies_is_replaced_and_the_rest_goes_on(pool: WorkerPool):
 
 
 def test_a_killed_worker_is_found_dead(pool: WorkerPool):
-    list(pool.run([b""], [[b"a"], [b"b"]]))
+    assert who_answers(pool) == set(pool.pids)
     os.kill(pool.pids[0], signal.SIGKILL)
     found = dict(pool.run([b""], [[b"a"], [b"b"], [b"c"]]))
     assert sum(isinstance(answer, str) for answer in found.values()) <= 1
