@@ -105,7 +105,7 @@ def test_an_older_databases_mode_is_tightened(tmp_path: Path):
         path.parent.mkdir(exist_ok=True)
         path.touch()
         path.chmod(0o644)
-    federation._lock_folder()
+    federation._take_folder()
     federation.stop()
     found = {
         p.name: p.stat().st_mode & 0o077 for p in (tmp_path / "federation").rglob("*")
@@ -436,11 +436,7 @@ def test_sigterm_stops_up_while_it_waits(tmp_path: Path):
 def test_what_is_left_in_a_folder_is_ended_at_the_start_and_at_the_end(tmp_path: Path):
     """A killed federation's processes; and one that an interrupt kept from the list."""
     federation = LocalFederation(tmp_path, 0, secure=False)
-
-    def begin() -> None:
-        federation._hold = Hold(tmp_path)
-
-    for act in (begin, federation.stop):
+    for act in (federation._take_folder, federation.stop):
         log = tmp_path / "node7.log"
         words = ["sleep", "60"]
         left = Process("node7", words, folder=tmp_path, log=log, environment=os.environ)

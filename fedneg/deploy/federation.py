@@ -27,7 +27,7 @@ from fedneg.deploy.processes import (
 )
 from fedneg.deploy.proxies import words_around_proxies
 from fedneg.errors import FedNegError
-from fedneg.files import make_folder, write_bytes
+from fedneg.files import make_folder, tighten, write_bytes
 from fedneg.live.pins import OPERATOR, fingerprint_of
 from fedneg.live.state import State
 from fedneg.machine import cores
@@ -116,7 +116,7 @@ class LocalFederation:
             If a process ends, or clients are not online in time; everything is then
             stopped, and the error has the end of the logs.
         """
-        self._hold = Hold(self.folder)
+        self._take_folder()
         try:
             self._prepare()
             self.say("waiting for the SuperLink")
@@ -287,6 +287,16 @@ class LocalFederation:
     def run(self, run_config: str, timeout_s: float = 600.0) -> RunResult:
         """Do a run and return what it came to; see `Flwr.submit` and `Flwr.wait`."""
         return self.flwr.wait(self.flwr.submit(run_config), timeout_s)
+
+    def _take_folder(self) -> None:
+        """Keep the folder for this federation, and for this user."""
+        make_folder(self.folder)
+        # What was made when files were everybody's to read.
+        for name in ("state", "logs", "homes", "flwr"):
+            tighten(self.folder / name)
+        for database in self.folder.glob("superlink*.db*"):
+            tighten(database)
+        self._hold = Hold(self.folder)
 
     def _prepare(self) -> None:
         """Write keys, certificates and the profile; choose the ports."""

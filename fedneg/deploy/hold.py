@@ -17,6 +17,7 @@ from typing import IO
 from fedneg.children import LOOK_S, python_command
 from fedneg.deploy.processes import KILL_S, POLL_S, marked, send_to
 from fedneg.errors import FedNegError
+from fedneg.files import make_folder
 
 # Whoever ends what a killed federation left has the folder for a moment.
 PATIENCE_S = 2.0
@@ -35,7 +36,7 @@ class Hold:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         lock = _locked(folder, PATIENCE_S)
         if lock is None:
             raise FedNegError(f"{folder} has a federation that runs")
