@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from fedneg.files import replacing
+from fedneg.files import naming, replacing
 from fedneg.rows import release
 
 # Bytes hashed and written at a time.
@@ -131,8 +131,9 @@ def sync_folder(folder: Path) -> None:
     """Flush a folder to the disk: without it a rename may not outlive a power cut."""
     if os.name == "nt":
         return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with naming(folder):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

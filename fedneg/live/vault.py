@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
 from fedneg.errors import FedNegError
-from fedneg.files import PRIVATE_FILE, write_bytes
+from fedneg.files import PRIVATE_FILE, naming, write_bytes
 from fedneg.tensors import sync_folder
 
 CHUNK = 1 << 24  # bytes sealed at a time
@@ -87,7 +87,9 @@ class Vault:
         for client_id in client_ids:
             name = f"client-{client_id}"
             if self.folder.is_dir():
-                (self.folder / f"{name}.destroyed").touch(PRIVATE_FILE)
+                tombstone = self.folder / f"{name}.destroyed"
+                with naming(tombstone):
+                    tombstone.touch(PRIVATE_FILE)
                 gone += self._unlink(name)
         for number in self._model_keys()[:-1]:
             gone += self._unlink(f"model-{number:06d}")
