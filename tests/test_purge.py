@@ -149,6 +149,39 @@ def test_a_round_between_two_requests_is_enough(tmp_path: Path):
     assert receipt_of(state, 1)["done"]["method"]["scale"]["1"] > 0
 
 
+def test_nobody_is_told_to_remove_the_only_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Should anything be left in it, as if local models stayed."""
+    state, kept = tmp_path / "state", "strategy.keep_local_models=true"
+    go_on(state, *FOUR, kept)
+    ask(state, 2, clients=4)
+    monkeypatch.setattr(Ledger, "forget_local_before", lambda *_: [])
+    with pytest.raises(FedNegError, match="still holds") as error:
+        go_on(state, *FOUR, kept, "retrain=none")
+    assert "round-000004.safetensors" in str(error.value)
+    assert "keep it and run again with retrain=scratch" in str(error.value)
+    assert "remove" not in str(error.value)
+    go_on(state, *FOUR, kept, "retrain=scratch")
+    assert receipt_of(state, 2)["purged"]["matches"] == 0
+
+
+def test_nor_one_that_contains_somebody_where_there_is_no_other(tmp_path: Path):
+    state = tmp_path / "state"
+    go_on(state, *FOUR)
+    old = {p: p.read_bytes() for p in (state / "checkpoints").glob("round-000003*")}
+    ask(state, 2, clients=4)
+    go_on(state, *FOUR)
+    for path, content in old.items():
+        path.write_bytes(content)
+    with pytest.raises(FedNegError, match=r"contains client 2, .* not used, remove it"):
+        go_on(state, *FOUR)
+    for path in (state / "checkpoints").glob("round-000005*"):
+        path.unlink()
+    with pytest.raises(FedNegError, match="not used, bring a later one from a backup"):
+        go_on(state, *FOUR)
+
+
 # -- another method has other rows -----------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -287,10 +288,19 @@ class Erasure:
             self.state.audit.append("purge failed", file=shown(match.path))
             raise FedNegError(
                 f"{shown(match.path)} still holds a {match.name} of forgotten clients "
-                f"(byte {match.offset}); remove it and run again, the requests stay "
+                f"(byte {match.offset}); {self._remedy(match.path)}, the requests stay "
                 "open"
             )
         return found
+
+    def _remedy(self, path: Path) -> str:
+        """Return what to do about a file that still holds what had to go."""
+        if path.parent == self.checkpoints.folder:
+            return (
+                "nothing else holds the federation, so keep it and run again with "
+                "retrain=scratch, which makes it anew"
+            )
+        return "remove it and run again"
 
     # -- what the receipt says ---------------------------------------------------------
 

@@ -174,16 +174,20 @@ class Live:
     def _refuse_forgotten(self) -> None:
         """Raise FedNegError for any checkpoint that contains a forgotten client."""
         done = {r.client_id for r in self.state.requests.all() if not r.is_open}
+        found: dict[int, set[int]] = {}
         for number in self.checkpoints.rounds():
             try:
-                contains = set(self.checkpoints.facts(number)["contains"])
-            except (OSError, ValueError, KeyError, TypeError):
+                found[number] = set(self.checkpoints.facts(number)["contains"]) & done
+            except (OSError, ValueError, KeyError, TypeError, FedNegError):
                 continue  # damaged: `restore` says so, and does not use it
-            for client_id in sorted(contains & done):
+        others = any(not forgotten for forgotten in found.values())
+        for number, forgotten in found.items():
+            for client_id in sorted(forgotten):
+                remedy = "remove it" if others else "bring a later one from a backup"
                 raise FedNegError(
                     f"the checkpoint of round {number} in {self.checkpoints.folder} "
                     f"contains client {client_id}, which was forgotten "
-                    f"(forget-{client_id}); it is not used, remove it"
+                    f"(forget-{client_id}); it is not used, {remedy}"
                 )
 
     def _take_back(self, found: Restored) -> None:
