@@ -161,7 +161,7 @@ def test_nobody_is_told_to_remove_the_only_checkpoint(
         go_on(state, *FOUR, kept, "retrain=none")
     assert "round-000004.safetensors" in str(error.value)
     assert "keep it and run again with retrain=scratch" in str(error.value)
-    assert "remove" not in str(error.value)
+    assert "remove it" not in str(error.value)
     go_on(state, *FOUR, kept, "retrain=scratch")
     assert receipt_of(state, 2)["purged"]["matches"] == 0
 
