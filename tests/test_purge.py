@@ -204,7 +204,8 @@ def test_a_healthy_state_goes_on_with_a_method_that_keeps_more_or_less(
     ask(state, 0, clients=4)
     go_on(state, *FOUR, ascent, *sealed, "rounds=2", "retrain=none")
     assert receipt_of(state, 0)["done"]["method"]["strategy"] == "gradient_ascent"
-    go_on(state, *FOUR, *sealed, "rounds=3")
+    go_on(state, *FOUR, ascent, *sealed, "rounds=3")
+    go_on(state, *FOUR, *sealed, "rounds=4")
     kept: Checkpoints = State(state).checkpoints(every=1, encrypt=bool(sealed))
     head = json.loads((kept.folder / f"round-{kept.rounds()[-1]:06d}.json").read_text())
     assert head["ledger"]["local"] == {}
