@@ -20,6 +20,7 @@ from fedneg.children import check_path
 from fedneg.errors import FedNegError
 from fedneg.exits import fail, mistake_of, whole_output
 from fedneg.machine import cores
+from fedneg.texts import check_utf8
 from fedneg.workers import warm_up
 
 # Sub-commands, and the function that takes the words after each.
@@ -38,6 +39,10 @@ COMMANDS = {
     "vacuum": "fedneg.live.vacuum_command:run_vacuum_command",
     "verify": "fedneg.live.verify_commands:run_verify_command",
 }
+
+
+# These only read what they are given, and show its name with what is odd in it escaped.
+ANY_NAME = ("scan", "vacuum", "verify")
 
 
 def _job(_: Any) -> None:
@@ -87,6 +92,9 @@ def main() -> None:
     """Run the command line."""
     with _one_line_errors():
         check_path()
+        if sys.argv[1:2] and sys.argv[1] not in ANY_NAME:
+            for word in sys.argv[1:]:
+                check_utf8("a word of the command line", word)
     if "--version" in sys.argv[1:]:
         print(f"fedneg {__version__}")
     elif sys.argv[1:2] and sys.argv[1] in COMMANDS:

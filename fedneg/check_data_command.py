@@ -10,6 +10,10 @@ import numpy as np
 from fedneg.arguments import OneLineParser
 from fedneg.client_data import ClientData, own_data
 from fedneg.data import DIGITS, MNIST
+from fedneg.own_data import constant_images
+
+# Of blank images, so many are named.
+SHOWN = 12
 
 
 def run_check_data_command(arguments: Sequence[str]) -> None:
@@ -61,4 +65,17 @@ def _description(data: ClientData, name: str) -> list[str]:
         "by class: " + ", ".join(f"{k}: {count}" for k, count in enumerate(counts)),
         f"split: {len(data.train)} train, {len(data.val)} val, {len(data.test)} test",
         f"mean brightness: {mean:.2f} of the range ({name}: {usual:.2f})",
+        *_blank(data),
+    ]
+
+
+def _blank(data: ClientData) -> list[str]:
+    """Return a line that counts the images in which nothing is to be seen, if any."""
+    found = constant_images(data.images)
+    if not len(found):
+        return []
+    first = ", ".join(map(str, found[:SHOWN])) + (", ..." if found[SHOWN:].size else "")
+    return [
+        f"warning: {len(found)} of {len(data.labels)} images are blank (all pixels the "
+        f"same), in reading order from 0: {first}"
     ]

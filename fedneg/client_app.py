@@ -31,6 +31,7 @@ from fedneg.errors import FedNegError
 from fedneg.forgetting.testimony import CHECK_EVERY, RELEARN_CAP
 from fedneg.parameters import NDArrays, from_npy, to_npy
 from fedneg.settings import Task
+from fedneg.texts import MAX_REASON, one_line
 
 # What a client does when the server asks it; the message names the role.
 ROLES: dict[str, type[WriterClient]] = {
@@ -47,8 +48,8 @@ def name_mistakes(
     try:
         return call_next(message, context)
     except FedNegError as error:
-        # A file's name may have line breaks in it.
-        reason = " ".join(str(error).splitlines())
+        # A file's name may have anything in it; a message only what is UTF-8.
+        reason = one_line(str(error), MAX_REASON)
         log(WARNING, "%s", reason)  # for whoever looks after this node
         return Message(
             Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from fedneg import download as files
 from fedneg.errors import FedNegError
 from fedneg.machine import cache_root
+from fedneg.reading import open_regular, read_regular
+from fedneg.texts import check_utf8
 
 # First sample of each writer, and the end: scikit-learn MOOC, "Sample grouping".
 DIGITS_BOUNDS = (
@@ -129,6 +131,7 @@ def default_root() -> Path:
     An empty variable counts as not set.
     """
     if root := os.environ.get("FEDNEG_DATA"):
+        check_utf8("FEDNEG_DATA", root)
         return Path(root).expanduser()
     return cache_root() / "data"
 
@@ -230,7 +233,7 @@ def _read(file: files.IdxFile, root: Path) -> NDArray[Any]:
     assert path is not None
     try:
         if path.suffix == ".gz":
-            return _parse(file, _unzip(file, path.read_bytes()))
+            return _parse(file, _unzip(file, read_regular(path)))
         return _map(file, path)
     except OSError as error:
         raise FedNegError(f"{path} cannot be read: {error.strerror}") from error
@@ -287,7 +290,7 @@ def _map(file: files.IdxFile, path: Path) -> NDArray[Any]:
 
     A memory map: however many workers read it, the machine holds it once.
     """
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         start = stream.read(len(_header(file)))
         offset = _check(file, start, os.fstat(stream.fileno()).st_size)
         mapped = np.memmap(stream, file.dtype, "r", offset, file.shape)

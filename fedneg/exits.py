@@ -15,8 +15,10 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from fedneg.errors import FedNegError
+from fedneg.texts import one_line
 
 MISTAKE, CLOSED_PIPE = 2, 128 + 13  # what a shell says of who died of SIGPIPE
+MAX_LINE = 4000  # characters of a mistake
 # What nobody but the owner of a disk can mend, whoever was writing.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
@@ -68,7 +70,9 @@ def fail(error: FedNegError) -> NoReturn:
     Not by an exception that Hydra would wrap: a sweep stops here too.
     """
     with suppress(OSError):
-        print(f"fedneg: error: {error}", file=sys.stderr, flush=True)
+        # The name of a file may have line breaks and escape codes in it.
+        line = one_line(str(error), MAX_LINE)
+        print(f"fedneg: error: {line}", file=sys.stderr, flush=True)
     _silence()
     sys.exit(MISTAKE)
 

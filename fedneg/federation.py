@@ -34,6 +34,7 @@ from fedneg.partition import partition
 from fedneg.results import history_row
 from fedneg.settings import Config, Task
 from fedneg.store import Entry, Store, digest_of, training_identity
+from fedneg.unanswered import EVALUATE, TESTIFY, Unanswered
 from strategies import make_strategy
 from strategies.phases import Phase, RoundReport
 from strategies.roster import Roster
@@ -74,6 +75,8 @@ class Federation:
         Wall time of each phase, and of writing checkpoints.
     notices : list of str
         What a user must not miss.
+    unanswered : list of Unanswered
+        Questions about models that clients did not answer.
     reused : set of str
         Phases that an earlier run had trained to their end.
     resumed : dict of str to int
@@ -95,6 +98,8 @@ class Federation:
         self.grid, self.config, self.progress = grid, config, progress
         self.deployed = is_deployed(grid)
         self.notices: list[str] = []
+        self.unanswered: list[Unanswered] = []
+        self._named: dict[bytes, str] = {}
         data = config.data
         root = Path(data.root).resolve() if data.root else None
         self.dataset = load_dataset(data.name, root=root, download=data.download)
@@ -300,6 +305,7 @@ class Federation:
                     relearn_cap=cap,
                     check_every=every,
                 )
+                self._note(TESTIFY, self._name_of(parameters))
             if kept and len(found) == len(self.config.forget):
                 kept.write(found)
         return found
@@ -311,16 +317,29 @@ class Federation:
                 entry.remove()
 
     def on_client_tests(self, parameters: Vector) -> dict[int, Mapping[str, float]]:
-        """Return each client's metrics of a model on its own test part."""
-        return dict(self.strategy.evaluate_clients(self.grid, parameters, ("test",)))
+        """Return each client's metrics of a model on its own test part.
+
+        Raises
+        ------
+        FedNegError
+            If one did not answer: the paper's tables have no empty cell.
+        """
+        found = self.strategy.evaluate_clients(self.grid, parameters, ("test",))
+        for client_id, why in self.strategy.unanswered.items():
+            raise FedNegError(
+                f"client {client_id} did not measure a model on its test part: {why}"
+            )
+        return dict(found)
 
     def evaluate(self, name: str, parameters: Vector) -> ModelEvidence:
         """Measure a model on the server's test set and on every client's data."""
         self.progress.step(f"evaluating the {name} model")
+        self._named[_digest(parameters)] = f"the {name} model"
         kept = self._kept_evidence(parameters)
         found = kept.read(name) if kept else None
         if found is None:
             answers = self.strategy.evaluate_clients(self.grid, parameters)
+            self._note(EVALUATE, self._name_of(parameters))
             found = ModelEvidence(
                 name,
                 self.test.measure(parameters),
@@ -329,10 +348,22 @@ class Federation:
             )
             if kept and len(answers) == self.config.clients:
                 kept.write(found)
-        for client_id in range(self.config.clients):
-            if client_id not in found.per_client:
-                self.progress.step(f"client {client_id} did not evaluate the model")
         return found
+
+    def _name_of(self, parameters: Vector) -> str:
+        """Return what people call a model that clients are asked about."""
+        return self._named.get(
+            _digest(parameters), "a model retrained with another seed"
+        )
+
+    def _note(self, question: str, model: str) -> None:
+        """Write down, and show, who did not answer the last question."""
+        last = int(str(self.history[-1]["server_round"])) if self.history else 0
+        for client_id, why in self.strategy.unanswered.items():
+            self.unanswered.append(Unanswered(question, model, last, client_id, why))
+            self.progress.step(
+                f"client {client_id} did not {question} ({model}): {why}"
+            )
 
     def _kept_evidence(self, parameters: Vector) -> KeptEvidence | None:
         """Return where the evidence of a trained model is kept, if the model is."""
@@ -498,6 +529,10 @@ class Federation:
             is_last = done == phase.rounds
             checkpoints.write(done, after, ledger, facts, complete=is_last)
         self.seconds["checkpoint"] += time.perf_counter() - started
+
+
+def _digest(parameters: Vector) -> bytes:
+    return hashlib.sha256(parameters.tobytes()).digest()
 
 
 def _roster_of_real_clients(config: Config) -> Roster:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedneg.data import ImageKind
 from fedneg.errors import FedNegError
+from fedneg.reading import kind_of, open_regular
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -79,6 +80,12 @@ def _images_in(folder: str) -> list[str]:
                 f"{entry.path}: a class folder must hold only image files "
                 f"({', '.join(SUFFIXES)})"
             )
+        mode = 0 if entry.is_file() else entry.stat().st_mode
+        if mode:  # a pipe would be waited for; a link stands for what it names
+            raise FedNegError(
+                f"{entry.path}: a class folder must hold only image files, got "
+                f"{kind_of(mode)}"
+            )
     return [entry.path for entry in entries]
 
 
@@ -104,7 +111,10 @@ def _read_image(path: str, kind: ImageKind) -> NDArray[Any]:
     from PIL import Image  # only who has image files pays for it
 
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with (
+            open_regular(path) as stream,
+            Image.open(stream, formats=FORMATS) as picture,
+        ):
             _check_form(picture, path, kind)
             _check_opaque(picture, path)
             return np.asarray(picture.convert("L"))

@@ -16,6 +16,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedneg.client_app import together
+from fedneg.texts import one_line
 
 SERVER_NODE_ID = 1
 FIRST_NODE_ID = 1000
@@ -138,7 +139,7 @@ def _call_one(client_app: ClientApp, message: Message, context: Context) -> Mess
         return client_app(message, context)
     except Exception as error:
         log(DEBUG, traceback.format_exc())
-        reason = f"{type(error).__name__}: {error}"
+        reason = one_line(f"{type(error).__name__}: {error}")
         return Message(Error(code=0, reason=reason), reply_to=message)
 
 

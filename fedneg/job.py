@@ -26,6 +26,7 @@ from fedneg.report import write_report
 from fedneg.results import clients_table, results_of
 from fedneg.settings import Config
 from fedneg.trial import Trial
+from fedneg.unanswered import notices_of
 
 if TYPE_CHECKING:
     from fedneg.federation import Federation
@@ -96,6 +97,7 @@ def do_job(
                     again = federation.retrain_again(config.remaining, draw)
                     trial.add_retrained(f"retrained with seed {draw}", again)
         notices = [*notices, *federation.notices, *_empty_rounds(federation)]
+        notices += notices_of(federation.unanswered)
         if "notice" in federation.strategy.method_report:
             notices.append(federation.strategy.method_report["notice"])
         make = partial(
@@ -110,9 +112,10 @@ def do_job(
             server_bytes=server_bytes,
             reused=federation.reused,
             resumed=federation.resumed,
+            unanswered=federation.unanswered,
         )
         history = pd.DataFrame(federation.history)
-        clients = clients_table(models, config.forget)
+        clients = clients_table(models, config.forget, clients=config.clients)
         outputs.write_csv(out / "history.csv", history)
         outputs.write_csv(out / "clients.csv", clients)
         shown = out / "results.json"

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import platformdirs
 
+from fedneg.texts import check_utf8
+
 
 def cores() -> int:
     """Return how many cores this process may use."""
@@ -16,5 +18,8 @@ def cores() -> int:
 def cache_root() -> Path:
     """Return $FEDNEG_CACHE, else the user's cache folder; an empty variable is none."""
     if cache := os.environ.get("FEDNEG_CACHE"):
-        return Path(cache).expanduser().resolve()
-    return platformdirs.user_cache_path("fedneg")
+        found, name = Path(cache).expanduser().resolve(), "FEDNEG_CACHE"
+    else:
+        found, name = platformdirs.user_cache_path("fedneg"), "the user's cache folder"
+    check_utf8(name, found)
+    return found

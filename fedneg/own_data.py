@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from fedneg.data import ImageKind
 from fedneg.errors import FedNegError
 from fedneg.image_folder import list_images, read_images, suffix_of, visible
+from fedneg.reading import kind_of, open_regular
+from fedneg.texts import check_utf8
 
 MIN_IMAGES = 3
 # Path, size in bytes and time of change of each file: another one is another key.
 Fingerprint = tuple[tuple[str, int, int], ...]
+Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,7 @@ def read_own_images(place: str, kind: ImageKind) -> OwnImages:
     FedNegError
         In one line what is wrong: file, value and rule.
     """
+    check_utf8("data", place)
     path = Path(place)
     if not path.is_absolute():
         raise FedNegError(
@@ -85,7 +89,11 @@ def _files(path: Path, kind: ImageKind) -> list[tuple[str, int]]:
                 f"{', '.join(e.name for e in entries[:12])}"
             )
         path, mode = Path(archives[0].path), archives[0].stat().st_mode
-    if not stat.S_ISREG(mode) or path.suffix.lower() != ".npz":
+    if not stat.S_ISREG(mode):
+        raise FedNegError(
+            f"{path} must be a .npz file or a folder, got {kind_of(mode)}"
+        )
+    if path.suffix.lower() != ".npz":
         raise FedNegError(f"{path} must be a .npz file or a folder")
     return [(str(path), -1)]
 
@@ -110,7 +118,7 @@ def _read_archive(path: Path) -> dict[str, NDArray[Any]]:
     """Return the arrays of a .npz file; nothing in it is unpickled."""
     try:
         # Opened here: NumPy leaves it open when the archive in it is damaged.
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             if not zipfile.is_zipfile(stream):
                 raise FedNegError(
                     f"{path} is damaged: it is no .npz file (a zip archive)"
@@ -166,6 +174,7 @@ def _checked(found: dict[str, NDArray[Any]], kind: ImageKind, place: str) -> Own
             f"validate and test, got {len(images)}"
         )
     _check_pixels(images, kind, f"{place}: images")
+    _check_varied(images, place)
     for name in ("labels", "writers"):
         if name in found:
             _check_whole(found[name], name, len(images), place)
@@ -188,6 +197,25 @@ def _check_pixels(images: NDArray[np.uint8], kind: ImageKind, place: str) -> Non
         raise FedNegError(
             f"{place} must have pixels of at most {kind.pixel_max} ({kind.name}), got "
             f"{top}"
+        )
+
+
+def constant_images(images: NDArray[np.uint8]) -> Indices:
+    """Return the indices of images in which all pixels are the same."""
+    flat = images.reshape(len(images), -1)
+    return np.flatnonzero(flat.max(axis=1) == flat.min(axis=1))
+
+
+def _check_varied(images: NDArray[np.uint8], place: str) -> None:
+    """Raise if there is nothing to be learned from: blank, or all the same."""
+    if len(constant_images(images)) == len(images):
+        raise FedNegError(
+            f"{place}: images must show something, got {len(images)} whose pixels are "
+            "all the same (blank)"
+        )
+    if (images == images[0]).all():
+        raise FedNegError(
+            f"{place}: images must differ, got {len(images)} times the same"
         )
 
 

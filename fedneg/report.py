@@ -245,5 +245,7 @@ def _add_background(
     scores = {name: rate for name in ("accuracy", "loss") if name in history}
     page.details("Every round", history, formats={**scores, **times, **sizes})
     scores = {str(c): rate for c in clients if str(c).endswith(("accuracy", "loss"))}
+    # Whoever did not answer has a row of dashes.
+    clients = clients.astype(object).where(clients.notna(), None)
     page.details("Every client under every model", clients, formats=scores)
     page.details("Configuration", as_overrides(results.get("config", {})))

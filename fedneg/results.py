@@ -14,6 +14,7 @@ from fedneg.forgetting.cost import cost_of, curve_of, speed_up
 from fedneg.settings import Config
 from fedneg.training import Metrics
 from fedneg.trial import Trial
+from fedneg.unanswered import Unanswered
 
 SCHEMA = 1
 HISTORY_COLUMNS = (
@@ -74,23 +75,31 @@ def history_row(report: Report, found: Metrics, *, seconds: float) -> dict[str, 
 
 
 def clients_table(
-    models: Mapping[str, ModelEvidence], forget: Sequence[int]
+    models: Mapping[str, ModelEvidence], forget: Sequence[int], *, clients: int
 ) -> pd.DataFrame:
-    """Return clients.csv: one row per model and client that answered."""
+    """Return clients.csv: one row per model and client; empty where it did not answer.
+
+    Why it did not is among the failures.
+    """
     rows = [
         {
             "model": name,
             "client_id": client_id,
             "role": "forget" if client_id in forget else "retain",
-            **{column: answer[column] for column in CLIENT_COLUMNS},
+            **{
+                column: model.per_client.get(client_id, {}).get(column)
+                for column in CLIENT_COLUMNS
+            },
         }
         for name, model in models.items()
-        for client_id, answer in model.per_client.items()
+        for client_id in range(clients)
     ]
     columns = ["model", "client_id", "role", *CLIENT_COLUMNS]
-    counts = [c for c in columns if c.startswith("num_")]
     table = pd.DataFrame(rows, columns=columns)
-    return table.astype(dict.fromkeys(counts, "int64"))
+    # A type of whole numbers that knows of missing ones.
+    return table.astype(
+        {c: "Int64" if c.startswith("num_") else "float64" for c in CLIENT_COLUMNS}
+    )
 
 
 def results_of(
@@ -107,6 +116,7 @@ def results_of(
     reused: Collection[str],
     resumed: Mapping[str, int],
     notices: Sequence[str],
+    unanswered: Sequence[Unanswered] = (),
 ) -> dict[str, Any]:
     """Return results.json. Rates are fractions in [0, 1], times seconds.
 
@@ -187,7 +197,8 @@ def results_of(
             }
             for report in strategy.reports
             for f in report.failures
-        ],
+        ]
+        + [one.to_json() for one in unanswered],
         "notices": list(notices),
         "config": config.to_mapping(),
     }

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fedneg.reading import read_regular
+
 T = TypeVar("T")
 
 
@@ -39,7 +41,7 @@ def scan_runs(
     for folder in _run_folders(sweep_dir):
         name = folder.relative_to(sweep_dir).as_posix()
         try:
-            results = json.loads((folder / "results.json").read_bytes())
+            results = json.loads(read_regular(folder / "results.json"))
             found.append(read(name, folder, results))
         except FileNotFoundError:
             skipped[name] = "it has no results.json"

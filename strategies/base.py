@@ -50,6 +50,7 @@ from fedneg.rows import KeptUpdates, Rows, make_rows, release
 from fedneg.seeding import rng
 from fedneg.settings import Config
 from fedneg.store import code_digest
+from strategies.claims import reason_of
 from strategies.method import ForgettingMethod
 from strategies.phases import Failure, Phase, RoundReport
 from strategies.questions import Questions
@@ -90,6 +91,7 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
         self.phase = Phase("train", tuple(range(config.clients)), config.rounds)
         self.reports: list[RoundReport] = []
         self.method_report: dict[str, Any] = {}
+        self.unanswered: dict[int, str] = {}
         self._asked: dict[int, int] = {}
         self._shapes: Shapes = ()
         self._global: Vector = np.empty(0, dtype=np.float32)
@@ -360,8 +362,10 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
                 self.on_reply(len(answered), len(self._asked))
                 try:
                     good[client_id] = self._read(message, client_id, len(answered) - 1)
-                except (ValueError, KeyError, TypeError) as error:
-                    self._fail(client_id, str(error))
+                except Exception as error:
+                    # Whatever the bytes of somebody's choice lead to is that client's
+                    # failure, and not the server's.
+                    self._fail(client_id, reason_of(error))
         for client_id in sorted(set(self._asked.values()) - answered):
             self._fail(client_id, "no reply")
         for client_id in sorted(self._out() & set(good)):

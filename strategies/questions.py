@@ -23,10 +23,15 @@ from fedneg.forgetting.testimony import (
 )
 from fedneg.parameters import Shapes, Vector, unflatten
 from fedneg.settings import Config, StrategySettings
-from strategies.replies import HEADER_BYTES, claims_of, read_evaluation
+from strategies.claims import MAX_LOSS, PARTS, count, loss, rate, reason_of
+from strategies.replies import (
+    HEADER_BYTES,
+    claims_of,
+    examples_of,
+    read_evaluation,
+)
 from strategies.roster import Roster
 
-PARTS = ("train", "val", "test")
 # Who is to leave may be gone already; it is not waited for as a round waits.
 WAIT_FOR_WITNESSES_S = 10.0
 Answer = TypeVar("Answer")
@@ -36,6 +41,11 @@ class Questions(ABC):
     """The part of a strategy that asks clients about a model.
 
     The attributes and hooks are those of `LedgerFedAvg`.
+
+    Attributes
+    ----------
+    unanswered : dict of int to str
+        Why there is no answer to the last question, by the client ids that it was for.
     """
 
     config: Config
@@ -45,12 +55,9 @@ class Questions(ABC):
     excluded: Callable[[], Collection[int]]
     arrayrecord_key: str
     configrecord_key: str
+    unanswered: dict[int, str]
     _shapes: Shapes
     _asked: dict[int, int]
-
-    @abstractmethod
-    def _discover(self, grid: Grid, clients: Collection[int]) -> None:
-        """Wait for clients as a round does."""
 
     @abstractmethod
     def _to_clients(
@@ -66,17 +73,22 @@ class Questions(ABC):
     ) -> dict[int, dict[str, float]]:
         """Return what each client measures of a model on parts of its own data.
 
-        Clients that are out are not asked; those that do not answer are missing from
-        the result.
+        Clients that are out are not asked; those that do not answer, or not as can be
+        believed, are missing from the result and in `unanswered`. Who is not online is
+        waited for as long as a round waits, once; nobody can keep a model, or the end
+        of somebody's request, waiting for ever by not answering.
         """
         clients = [k for k in range(self.config.clients) if k not in self.excluded()]
-        self._discover(grid, clients)
+        wait_s = self.settings.wait_for_clients_s
+        self.roster.look_for(grid, clients, timeout_s=wait_s)
         return self._answers(
             grid,
             parameters,
             clients,
             {"parts": " ".join(parts)},
-            read=lambda reply, k: read_evaluation(reply, k, parts),
+            read=lambda reply, k: read_evaluation(
+                reply, k, parts, max_num_examples=self.settings.max_num_examples
+            ),
             said=("evaluation", "evaluate the model"),
         )
 
@@ -105,7 +117,7 @@ class Questions(ABC):
         -------
         dict of int to Testimony
             Without those that are not online, that cannot testify (a model that
-            diverged), or whose answer is not usable; each is logged by its client id.
+            diverged), or whose answer is not usable; each is in `unanswered`.
         """
         wait_s = min(self.settings.wait_for_clients_s, WAIT_FOR_WITNESSES_S)
         self.roster.look_for(grid, clients, timeout_s=wait_s)
@@ -153,6 +165,8 @@ class Questions(ABC):
         messages = self._to_clients(record, clients, MessageType.EVALUATE)
         found: dict[int, Answer] = {}
         answered: set[int] = set()
+        offline = sorted(set(clients) - set(self._asked.values()))
+        self.unanswered = dict.fromkeys(offline, "not online")
         for reply in grid.send_and_receive(
             messages, timeout=self.settings.round_timeout_s
         ):
@@ -165,10 +179,15 @@ class Questions(ABC):
                     raise ValueError("answered more than once")
                 answered.add(client_id)
                 found[client_id] = read(reply, client_id)
-            except (ValueError, KeyError, TypeError) as error:
-                log(WARNING, "client %d: no %s: %s", client_id, said[0], error)
+            except Exception as error:
+                # As for parameters: whatever the bytes of somebody's choice lead to
+                # is that client's failure, and not the server's.
+                self.unanswered[client_id] = reason = reason_of(error)
+                log(WARNING, "client %d: no %s: %s", client_id, said[0], reason)
         for client_id in sorted(set(clients) - set(found)):
+            self.unanswered.setdefault(client_id, "no reply")
             log(WARNING, "client %d did not %s", client_id, said[1])
+        self.unanswered = dict(sorted(self.unanswered.items()))
         return dict(sorted(found.items()))
 
 
@@ -195,16 +214,18 @@ def read_testimony(
     KeyError
         If a record or an entry is missing.
     """
-    metrics, _ = claims_of(message, client_id, max_num_examples=max_num_examples)
+    metrics = claims_of(message, client_id)
+    examples_of(metrics, max_num_examples)
     confidence = message.content.array_records["confidence"]
     if set(confidence) != {"members", "unseen"}:
-        raise ValueError(f"members and unseen expected, got {sorted(confidence)}")
+        names = ", ".join(sorted(confidence)[:3])
+        raise ValueError(f"members and unseen expected, got {names or 'nothing'}")
     return Testimony(
         members=_read_confidence(confidence, "members"),
         unseen=_read_confidence(confidence, "unseen"),
-        as_trained_accuracy=metrics["accuracy"],
-        as_trained_loss=metrics["loss"],
-        check_loss=metrics["check-loss"],
+        as_trained_accuracy=rate("accuracy", metrics["accuracy"]),
+        as_trained_loss=loss("loss", metrics["loss"]),
+        check_loss=loss("check-loss", metrics["check-loss"]),
         relearn=_read_relearn(metrics, relearn_cap),
     )
 
@@ -227,27 +248,28 @@ def _read_confidence(record: ArrayRecord, name: str) -> NDArray[np.float64]:
         raise ValueError(
             f"{name} must hold at most {MAX_EXAMPLES} numbers, got {found.size}"
         )
+    if found.dtype.kind == "f" and (np.abs(found) > MAX_LOSS).any():
+        # A scaled confidence is a difference of losses.
+        raise ValueError(
+            f"{name} must hold numbers from -{MAX_LOSS:g} to {MAX_LOSS:g}, got "
+            f"{found[np.abs(found) > MAX_LOSS][0]:g}"
+        )
     return found
 
 
 def _read_relearn(
-    metrics: Mapping[str, float], relearn_cap: int | None
+    metrics: Mapping[str, object], relearn_cap: int | None
 ) -> RelearnTime | None:
     """Return the relearn time, which is there exactly if it was asked for."""
     if relearn_cap is None:
         if "relearn-batches" in metrics:
             raise ValueError("relearned without having been asked to")
         return None
-    batches, reached = metrics["relearn-batches"], metrics["relearn-reached"]
-    # A range test first: it is false for NaN, which int() would choke on.
-    if not 0 <= batches <= relearn_cap or int(batches) != batches:
-        raise ValueError(
-            f"relearn-batches must be a whole number from 0 to {relearn_cap}, "
-            f"got {batches:g}"
-        )
-    if reached not in (0, 1) or (not reached and batches != relearn_cap):
+    batches = count("relearn-batches", metrics["relearn-batches"], most=relearn_cap)
+    reached = count("relearn-reached", metrics["relearn-reached"], most=1)
+    if not reached and batches != relearn_cap:
         raise ValueError(
             f"relearn-reached must be 1, or 0 after {relearn_cap} batches, "
-            f"got {reached:g} after {batches:g}"
+            f"got {reached} after {batches}"
         )
-    return RelearnTime(int(batches), bool(reached))
+    return RelearnTime(batches, bool(reached))

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord, Message
 from numpy.typing import NDArray
 
 from fedneg.parameters import Shapes, Vector, flatten, from_npy, shapes_of
 from fedneg.settings import StrategySettings
+from strategies.claims import believed, count, shown
 
 # Beside its numbers, of at most eight bytes each, an array says what it is.
 HEADER_BYTES = 4096
@@ -25,7 +26,7 @@ class Reply:
     local : Vector, shape (d,)
     num_examples : int
     metrics : dict of str to float
-        The client's own.
+        The client's own, of those that are known by name.
     norms : tuple of float
         Euclidean norm of the update, local minus global, in each of the model's arrays.
     """
@@ -41,41 +42,39 @@ class Reply:
         return math.hypot(*self.norms)
 
 
-def numbers_of(content: RecordDict) -> dict[str, float]:
-    """Return the plain numbers of a reply's metrics."""
-    record = content.metric_records["metrics"]
-    return {k: v for k, v in record.items() if isinstance(v, int | float)}
-
-
-def claims_of(
-    message: Message, client_id: int, *, max_num_examples: int
-) -> tuple[dict[str, float], int]:
-    """Return a reply's metrics and its number of examples, checked.
+def claims_of(message: Message, client_id: int) -> dict[str, object]:
+    """Return what a reply claims, unchecked, once it is this client's.
 
     Raises
     ------
     ValueError
-        If it is an error reply, another client's, or its count is not a whole number
-        from 1 to `max_num_examples`.
+        If it is an error reply, or another client's.
     KeyError
         If the record is missing.
     """
     if message.has_error():
         raise ValueError(f"error: {message.error.reason}")
-    metrics = numbers_of(message.content)
-    for entry in ("client-id", "num-examples"):
-        if entry not in metrics:
-            raise ValueError(f"the reply has no {entry}")
-    claimed, count = metrics.pop("client-id"), metrics.pop("num-examples")
-    if claimed != client_id:
-        raise ValueError(f"claims to be client {claimed:g}")
-    # A range test first: it is false for NaN, which int() would choke on.
-    if not 0 < count <= max_num_examples or int(count) != count:
-        raise ValueError(
-            f"num-examples must be a whole number from 1 to {max_num_examples}, "
-            f"got {count:g}"
-        )
-    return metrics, int(count)
+    metrics: dict[str, object] = dict(message.content.metric_records["metrics"])
+    if "client-id" not in metrics:
+        raise ValueError("the reply has no client-id")
+    claimed = metrics.pop("client-id")
+    if isinstance(claimed, bool) or claimed != client_id:
+        raise ValueError(f"claims to be client {shown(claimed)}")
+    return metrics
+
+
+def examples_of(metrics: dict[str, object], max_num_examples: int) -> int:
+    """Return how many examples a reply says that it is made of, and take it out.
+
+    Raises
+    ------
+    ValueError
+        If it is not a whole number from 1 to `max_num_examples`.
+    """
+    if "num-examples" not in metrics:
+        raise ValueError("the reply has no num-examples")
+    found = metrics.pop("num-examples")
+    return count("num-examples", found, least=1, most=max_num_examples)
 
 
 def read_reply(
@@ -104,14 +103,14 @@ def read_reply(
     ------
     ValueError
         What is wrong: an error reply, another client's id, a count that is not a
-        whole number from 1 to `settings.max_num_examples`, other shapes or types, or
-        a parameter that is not finite.
+        whole number from 1 to `settings.max_num_examples`, a metric that is not what
+        its name says, other shapes or types, or a parameter that is not finite.
     KeyError
         If a record or an entry is missing.
     """
-    metrics, count = claims_of(
-        message, client_id, max_num_examples=settings.max_num_examples
-    )
+    claims = claims_of(message, client_id)
+    num_examples = examples_of(claims, settings.max_num_examples)
+    metrics = believed(claims, max_num_examples=settings.max_num_examples)
     record = message.content.array_records["arrays"]
     most = HEADER_BYTES * len(shapes) + 8 * before.size
     size = sum(len(array.data) for array in record.values())
@@ -134,7 +133,7 @@ def read_reply(
     # One number tells of all: nothing infinite has a finite norm.
     if not all(map(math.isfinite, norms)):
         raise ValueError("parameters are not finite")
-    return Reply(local, count, metrics, norms)
+    return Reply(local, num_examples, metrics, norms)
 
 
 def read_arrays(record: ArrayRecord, shapes: Shapes) -> list[NDArray[Any]]:
@@ -168,31 +167,33 @@ def _update_norms(local: Vector, before: Vector, shapes: Shapes) -> tuple[float,
 
 
 def read_evaluation(
-    message: Message, client_id: int, parts: Sequence[str]
+    message: Message,
+    client_id: int,
+    parts: Sequence[str],
+    *,
+    max_num_examples: int,
 ) -> dict[str, float]:
     """Return what a client measured of a model on `parts` of its data, checked.
+
+    What nobody knows by name is not among it.
 
     Raises
     ------
     ValueError
-        If it is an error reply, another client's, or lacks a number.
+        If it is an error reply, another client's, lacks a number, or has one that is
+        not what its name says.
     KeyError
         If the record is missing.
     """
-    if message.has_error():
-        raise ValueError(f"error: {message.error.reason}")
-    metrics = numbers_of(message.content)
-    if metrics.pop("client-id", None) != client_id:
-        raise ValueError("claims to be another client")
-    counts = ["num_writers", *(f"num_{part}" for part in parts)]
-    rates = [f"{part}_{what}" for part in parts for what in ("accuracy", "loss")]
-    for name in (*counts, *rates):
-        if name not in metrics:
-            raise ValueError(f"the reply has no {name}")
-    for name in counts:
-        if not 0 <= metrics[name] < math.inf:
-            raise ValueError(f"{name} must be a count, got {metrics[name]:g}")
-    return metrics
+    wanted = [
+        "num_writers",
+        *(f"{part}_{what}" for part in parts for what in ("accuracy", "loss")),
+        *(f"num_{part}" for part in parts),
+    ]
+    if "train" in parts:
+        wanted.append("trained_accuracy")
+    claims = claims_of(message, client_id)
+    return believed(claims, wanted=wanted, max_num_examples=max_num_examples)
 
 
 def absurd(replies: Mapping[int, Reply], max_ratio: float) -> dict[int, str]:

@@ -19,6 +19,7 @@ from flwr.serverapp import Grid
 
 from fedneg.errors import FedNegError
 from fedneg.live.pins import FIRST_SIGHT, Pins, fingerprint_of
+from strategies.claims import MAX_COUNT, count, reason_of, shown
 
 # A node that gave no usable answer is asked again after so long; one that gave none
 # (it hangs) after twice as long every time: whoever is asked with it waits for it.
@@ -151,6 +152,7 @@ class Roster:
         whom `discover` waits for stays as it was.
         """
         deadline = time.monotonic() + timeout_s
+        told = False
         while True:
             self._look(grid)
             self._missed -= set(self.node_of)
@@ -161,6 +163,9 @@ class Roster:
             if time.monotonic() > deadline:
                 self._missed |= missing
                 return
+            if not told and time.monotonic() > deadline - timeout_s + 1:
+                self.on_wait(f"waiting for clients {sorted(missing)}")
+                told = True
             time.sleep(0.1)
 
     def _missing(
@@ -228,8 +233,8 @@ class Roster:
             silent.discard(reply.metadata.src_node_id)
             try:
                 client_id, simulated_nodes = _identity(reply)
-            except (KeyError, ValueError) as error:
-                self._last_error = f"; a node answered: {error}"
+            except Exception as error:  # whatever it sent: it is not believed
+                self._last_error = f"; a node answered: {reason_of(error)}"
                 continue
             if simulated_nodes not in (0, self.clients):
                 numbers = (
@@ -326,4 +331,11 @@ def _identity(reply: Message) -> tuple[int, int]:
     if reply.has_error():
         raise ValueError(reply.error.reason)
     answer = reply.content.config_records["identity"]
-    return int(str(answer["client-id"])), int(str(answer["num-partitions"]))
+    client_id, nodes = (answer[name] for name in ("client-id", "num-partitions"))
+    # A text that reads as a number is none: two readers might read it differently.
+    for value in (client_id, nodes):
+        if type(value) is not int:
+            raise ValueError(f"its client id must be a number, got {shown(value)}")
+    # Whether it is one of this federation's is for `_distrust` to say, by name.
+    client_id = count("client-id", client_id, least=-MAX_COUNT)
+    return client_id, count("num-partitions", nodes)

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedneg.errors import FedNegError
 from fedneg.files import write_bytes
+from fedneg.reading import read_regular
 
 PrivateKey = ec.EllipticCurvePrivateKey
 PEM = serialization.PrivateFormat.PKCS8
@@ -121,7 +122,7 @@ def read_certificate(path: Path) -> x509.Certificate:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise FedNegError(f"{path} cannot be read: {error.strerror}") from None
 

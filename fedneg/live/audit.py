@@ -23,6 +23,7 @@ from fedneg.errors import FedNegError
 from fedneg.files import PRIVATE_FILE, make_folder
 from fedneg.live.entries import BEGINNING, MAX_LINE, digest_of, read_entry, signed
 from fedneg.live.signing import OperatorKey, PublicKey, canonical
+from fedneg.reading import open_regular
 from fedneg.tensors import sync_folder
 
 BLOCK = 1 << 16
@@ -209,7 +210,7 @@ def _out_of_line(entry: Mapping[str, Any], seq: int, before: str) -> str:
 
 def _lines(path: Path) -> Iterator[bytes]:
     """Yield the lines that are there now, the last perhaps without a newline."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         # While one is being added its line is not whole: wait for that one, no longer.
         fcntl.flock(file, fcntl.LOCK_SH)
         size = os.fstat(file.fileno()).st_size

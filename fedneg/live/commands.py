@@ -23,6 +23,7 @@ from fedneg.live.pins import OPERATOR, fingerprint_of
 from fedneg.live.requests import Request
 from fedneg.live.state import Facts, State
 from fedneg.live.walk import disk_bytes
+from fedneg.reading import read_regular
 
 
 def _parser(command: str, description: str) -> OneLineParser:
@@ -234,7 +235,7 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("online in the last run", ids(found.get("online", []))),
         ("out", ids(found["excluded"])),
     ]
-    for what in ("failed", "refused"):
+    for what in ("failed", "refused", "unanswered"):
         for client_id, why in found.get(what, {}).items():
             lines.append((what, f"client {client_id}: {why}"))
     if found.get("error"):
@@ -305,7 +306,7 @@ def run_roster_command(arguments: Sequence[str]) -> None:
         print(f"client {options.client} has no key")
         return
     try:
-        key = fingerprint_of(options.key.read_bytes())
+        key = fingerprint_of(read_regular(options.key))
     except OSError as error:
         raise FedNegError(f"{options.key} cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -29,6 +29,7 @@ from fedneg.live.sealed import Sealed
 from fedneg.live.state import State
 from fedneg.live.walk import shown
 from fedneg.parameters import Vector
+from fedneg.reading import read_regular
 
 if TYPE_CHECKING:
     from fedneg.federation import Federation
@@ -159,7 +160,7 @@ class Erasure:
     def _fingerprints(self, client_id: int) -> list[Fingerprint]:
         path = self.state.fingerprints / f"forget-{client_id}.json"
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_regular(path))
             return [Fingerprint.from_json(f) for f in content["fingerprints"]]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise FedNegError(f"{path} cannot be read: {error}") from None
@@ -171,6 +172,7 @@ class Erasure:
         work: Mapping[str, Any],
         after: Mapping[str, Any],
         answers: Mapping[int, Mapping[str, float]],
+        unanswered: Mapping[int, str],
         parameters: Vector,
         server_round: int,
     ) -> None:
@@ -186,6 +188,8 @@ class Erasure:
             What was measured of the model to hand over.
         answers : mapping of client id to mapping
             What the remaining clients measured of it on their validation parts.
+        unanswered : mapping of client id to str
+            Those of them that did not, or not as can be believed, and why.
         parameters : Vector, shape (d,)
             That model.
         server_round : int
@@ -218,7 +222,7 @@ class Erasure:
             content = {
                 **self._asked(request),
                 "done": self._done(work, server_round),
-                "measured": _measured(work, after, answers),
+                "measured": _measured(work, after, answers, unanswered),
                 "models": {
                     "before": work["before"]["model"],
                     "unlearned": work["unlearned"]["model"],
@@ -396,20 +400,20 @@ def _measured(
     work: Mapping[str, Any],
     after: Mapping[str, Any],
     answers: Mapping[int, Mapping[str, float]],
+    unanswered: Mapping[int, str],
 ) -> dict[str, Any]:
-    """Return the numbers of the three models."""
+    """Return the numbers of the three models; those of clients were checked."""
 
     def numbers(found: Mapping[str, Any]) -> dict[str, Any]:
         return {k: v for k, v in found.items() if k != "model"}
 
-    total = sum(a["num_val"] for a in answers.values())
+    total = sum(int(a["num_val"]) for a in answers.values())
+    right = sum(a["val_accuracy"] * a["num_val"] for a in answers.values())
     validation = {
         "clients": len(answers),
-        "examples": int(total),
-        "accuracy": sum(a["val_accuracy"] * a["num_val"] for a in answers.values())
-        / total
-        if total
-        else None,
+        "examples": total,
+        "accuracy": right / total if total else None,
+        "left_out": {str(k): why for k, why in unanswered.items()},
     }
     return {
         "before": numbers(work["before"]),

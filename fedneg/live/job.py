@@ -22,12 +22,14 @@ from fedneg.checkpoint import Restored
 from fedneg.console import Progress, show_notice
 from fedneg.errors import FedNegError
 from fedneg.exits import mistake_of
+from fedneg.formats import number as finite
 from fedneg.live.erasure import Erasure, digest_of_model
 from fedneg.live.requests import ACCEPTED, UNLEARNED
 from fedneg.live.state import State
 from fedneg.parameters import Vector
 from fedneg.results import HISTORY_COLUMNS
 from fedneg.settings import Config
+from fedneg.unanswered import EVALUATE, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -362,8 +364,11 @@ class Live:
         answers = self.strategy.evaluate_clients(
             self.federation.grid, self.parameters, ("val",)
         )
+        if missing := dict(self.strategy.unanswered):
+            model = f"the model after forgetting {', '.join(map(str, work.clients))}"
+            self._warn(describe(EVALUATE, model, missing))
         self.erasure.finish(
-            asdict(work), after, answers, self.parameters, self.server_round
+            asdict(work), after, answers, missing, self.parameters, self.server_round
         )
         self.work = None
         self.tell()
@@ -388,7 +393,8 @@ class Live:
         values: dict[str, Any] = {
             "model": digest_of_model(self.parameters),
             "test_accuracy": found.accuracy,
-            "test_loss": found.loss,
+            # A model that diverged has no loss that JSON could hold.
+            "test_loss": finite(found.loss),
         }
         rate = self.federation.test.attack_success_rate(self.parameters)
         if rate is not None:
@@ -431,8 +437,11 @@ class Live:
                     str(f.client_id): f.reason
                     for f in (reports[-1].failures if reports else [])
                 },
+                "unanswered": {
+                    str(k): why for k, why in self.strategy.unanswered.items()
+                },
                 "accuracy": last.get("accuracy"),
-                "loss": last.get("loss"),
+                "loss": finite(last.get("loss")),
                 "carrying_out": work.clients if work else [],
                 "recovered": work.recovered if work else 0,
             }

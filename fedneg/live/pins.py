@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from fedneg.errors import FedNegError
 from fedneg.files import write_bytes
 from fedneg.live.locks import locked
+from fedneg.reading import read_regular
 
 OPERATOR, FIRST_SIGHT = "operator", "first sight"
 
@@ -84,7 +85,7 @@ class Pins:
             seen = (found.st_ino, found.st_size, found.st_mtime_ns)
             if seen == self._seen:
                 return
-            content = json.loads(self.path.read_bytes())
+            content = json.loads(read_regular(self.path))
             pins = {int(k): Pin(**pin) for k, pin in content.items()}
             if len({pin.key for pin in pins.values()}) < len(pins):
                 raise ValueError("two clients have the same key")

@@ -13,6 +13,7 @@ from typing import Any
 from fedneg.errors import FedNegError
 from fedneg.files import write_bytes
 from fedneg.live.signing import OperatorKey, PublicKey, parse
+from fedneg.reading import read_regular
 from fedneg.tensors import sync_folder
 
 
@@ -53,7 +54,7 @@ def read_receipt(path: Path, public: PublicKey) -> dict[str, Any]:
         as it was signed.
     """
     try:
-        found = parse(path.read_bytes())
+        found = parse(read_regular(path))
     except OSError as error:
         raise FedNegError(
             f"the receipt {path} cannot be read: {error.strerror}"

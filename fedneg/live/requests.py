@@ -16,6 +16,8 @@ from pathlib import Path
 from fedneg.errors import FedNegError
 from fedneg.files import write_bytes
 from fedneg.live.locks import locked
+from fedneg.reading import read_regular
+from fedneg.texts import check_text
 
 ACCEPTED, UNLEARNED, DONE = "accepted", "unlearned", "done"
 NAME = re.compile(r"forget-(0|[1-9][0-9]*)\.json")
@@ -98,7 +100,7 @@ class Requests:
             try:
                 if match is None:
                     raise ValueError("its name is not forget-<client id>.json")
-                request = Request(**json.loads(path.read_bytes()))
+                request = Request(**json.loads(read_regular(path)))
                 if request.client_id != int(match[1]):
                     raise ValueError(f"it is about client {request.client_id}")
             except (OSError, ValueError, TypeError) as error:
@@ -139,8 +141,10 @@ class Requests:
         Raises
         ------
         FedNegError
-            If there is no such client, no such day, or nobody would be left.
+            If there is no such client, no such day, nobody would be left, or the reason
+            is no text for a log (`check_text`).
         """
+        check_text("--reason", reason)
         if client_id not in range(clients):
             raise FedNegError(
                 f"there is no client {client_id}; client ids are 0 to {clients - 1}"

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 
 from fedneg.errors import FedNegError
 from fedneg.files import write_bytes
+from fedneg.reading import open_regular, read_regular
 from fedneg.tensors import sync_folder
 
 PRIVATE_NAME = "operator.key"
@@ -145,7 +146,7 @@ def load_public(path: Path) -> PublicKey:
         If the file cannot be read or holds no Ed25519 public key.
     """
     try:
-        found = serialization.load_pem_public_key(path.read_bytes())
+        found = serialization.load_pem_public_key(read_regular(path))
     except OSError as error:
         raise FedNegError(
             f"the public key {path} cannot be read: {error.strerror}"
@@ -243,7 +244,7 @@ def _write_private(path: Path, key: Ed25519PrivateKey) -> None:
 
 def _load_private(path: Path) -> Ed25519PrivateKey:
     """Read a private key that is its owner's alone."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         mode = os.fstat(file.fileno()).st_mode & 0o777
         if mode & 0o077:
             raise FedNegError(

@@ -26,7 +26,9 @@ from fedneg.live.requests import Requests
 from fedneg.live.sealed import Sealed
 from fedneg.live.signing import OperatorKey, keys_folder
 from fedneg.live.vault import Vault
+from fedneg.reading import read_regular
 from fedneg.settings import Config
+from fedneg.texts import check_utf8
 
 SCHEMA = 1
 
@@ -86,6 +88,9 @@ class State:
     def __init__(self, folder: Path, keys: Path | None = None) -> None:
         self.folder = folder.absolute()
         self.keys = keys_folder(self.folder) if keys is None else keys.absolute()
+        # The audit log and the receipts name files.
+        check_utf8("state", self.folder)
+        check_utf8("keys", self.keys)
         self.requests = Requests(self.folder / "requests")
         self.receipts = self.folder / "receipts"
         self.fingerprints = self.folder / "fingerprints"
@@ -184,7 +189,7 @@ class State:
             If federation.json cannot be understood.
         """
         try:
-            content = json.loads(self._facts.read_bytes())
+            content = json.loads(read_regular(self._facts))
             if content.pop("schema") != SCHEMA:
                 raise ValueError("it is of another schema")
             facts = Facts(**content)
@@ -255,7 +260,7 @@ class State:
     def read_status(self) -> dict[str, Any]:
         """Return status.json; empty before the first run."""
         try:
-            found: dict[str, Any] = json.loads(self._status.read_bytes())
+            found: dict[str, Any] = json.loads(read_regular(self._status))
             if not isinstance(found, dict):
                 raise ValueError("it is no JSON object")
         except FileNotFoundError:

@@ -13,6 +13,7 @@ from pathlib import Path
 from fedneg.arguments import OneLineParser
 from fedneg.errors import FedNegError
 from fedneg.formats import human_bytes
+from fedneg.reading import open_regular
 
 BUSY_TIMEOUT_S = 30.0
 MAGIC = b"SQLite format 3\0"
@@ -42,7 +43,7 @@ def run_vacuum_command(arguments: Sequence[str]) -> None:
 def vacuum(path: Path) -> None:
     """Rewrite one database and empty its write-ahead log."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if file.read(len(MAGIC)) != MAGIC:
                 raise FedNegError(f"{path} is no SQLite database")
     except OSError as error:

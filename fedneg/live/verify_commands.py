@@ -22,6 +22,7 @@ from fedneg.live.receipts import read_receipt, words_on_isolation
 from fedneg.live.scan import Match, ScanResult, scan
 from fedneg.live.signing import PUBLIC_NAME, PublicKey, keys_folder, load_public
 from fedneg.live.walk import shown
+from fedneg.reading import read_regular
 
 # A list in a receipt is shown to so many items, and files of one client likewise.
 SHOWN = 12
@@ -232,7 +233,7 @@ def _wanted(folder: Path) -> list[Fingerprint]:
     paths = sorted(folder.glob("*.json"))
     for path in paths:
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_regular(path))
             whose = f"client {content['client']} ({content['request']})"
             made = [Fingerprint.from_json(c) for c in content["fingerprints"]]
             never = content.get("took_part") is False
