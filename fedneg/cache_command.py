@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fedneg.arguments import OneLineParser, days
 from fedneg.formats import human_bytes
@@ -54,7 +55,7 @@ def _show(store: Store, console: Console) -> None:
     if not entries:
         print(f"nothing is kept in {store.root}")
         return
-    table = Table(title=str(store.root), title_justify="left")
+    table = Table(title=Text(str(store.root)), title_justify="left")
     for heading in ("training", "what", "rounds", "size", "last used"):
         table.add_column(heading, justify="right" if heading == "size" else "left")
     total = 0
@@ -64,7 +65,7 @@ def _show(store: Store, console: Console) -> None:
         table.add_row(
             entry.digest[:12], *_description(entry), human_bytes(size), _age(entry)
         )
-    console.print(table)
+    console.print(table, markup=False)
     print(f"{len(entries)} trainings, {human_bytes(total)}")
 
 

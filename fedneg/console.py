@@ -176,7 +176,9 @@ def show_summary(
 ) -> None:
     """Print the models, the verdict, and where the report or the results lie."""
     console = console or Console()
-    table = Table(title=_asked(results), title_justify="left", caption_justify="left")
+    table = Table(
+        title=Text(_asked(results)), title_justify="left", caption_justify="left"
+    )
     table.add_column("model")
     columns = {
         "test_accuracy": "test accuracy",

@@ -47,10 +47,10 @@ def check_text(name: str, value: str, *, most: int = MAX_REASON) -> str:
     """
     for place, char in enumerate(value):
         if _steers(char):
-            kind = "bytes that are no UTF-8" if _is_surrogate(char) else "a control"
+            kind = "bytes that are no UTF-8" if _is_surrogate(char) else "one"
             raise FedNegError(
                 f"{name} must be text in one line, without control characters, got "
-                f"{kind} ({_escaped(char)}) at place {place}"
+                f"{kind}: {_escaped(char)} at place {place}"
             )
     if len(value) > most:
         raise FedNegError(
@@ -82,4 +82,4 @@ def _is_surrogate(char: str) -> bool:
 
 
 def _escaped(char: str) -> str:
-    return char.encode("ascii", "backslashreplace").decode()
+    return char.encode("unicode_escape").decode()

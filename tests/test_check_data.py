@@ -19,16 +19,23 @@ def check(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return 0
 
 
+def halves(count: int) -> np.ndarray:
+    """Return 8x8 images of which one half, above or below, has pixels of 8."""
+    images = np.zeros((count, 8, 8), np.uint8)
+    images[::2, :4] = images[1::2, 4:] = 8
+    return images
+
+
 def test_good_data_is_described(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """12 digits, 1 of them 9 and the rest 2, all pixels 4 of 16; two writers.
+    """12 digits, 1 of them 9 and the rest 2, half of the pixels 8 of 16; two writers.
 
     The path may be relative here, and is shown as a node config needs it.
     """
     np.savez(
         tmp_path / "mine.npz",
-        images=np.full((12, 8, 8), 4, np.uint8),
+        images=halves(12),
         labels=np.array([9] + [2] * 11),
         writers=np.arange(12) % 2,
     )

@@ -392,10 +392,10 @@ MEASURED = {"num_writers": 3.0, "trained_accuracy": 0.5} | {
     ("found", "reason"),
     [
         (None, "metrics"),
-        ({}, "claims to be another client"),
-        ({"client-id": 2}, "claims to be another client"),
-        ({"client-id": 1, "num_writers": 3}, "the reply has no num_train"),
-        ({**MEASURED, "client-id": 1, "num_val": np.nan}, "num_val must be a count"),
+        ({}, "the reply has no client-id"),
+        ({"client-id": 2}, "claims to be client 2"),
+        ({"client-id": 1, "num_writers": 3}, "the reply has no train_accuracy"),
+        ({**MEASURED, "client-id": 1, "num_val": np.nan}, "num_val must be a whole"),
         ({**MEASURED, "client-id": 1, "test_accuracy": [0.5]}, "no test_accuracy"),
     ],
 )

@@ -438,7 +438,10 @@ BAD = {
     "no examples": (reply({"num-examples": 0}), f"{COUNT} 0"),
     "nan count": (reply({"num-examples": np.nan}), f"{COUNT} nan"),
     "nan member": (reply({}, {"members": np.array([np.nan])}), "members must be fini"),
-    "inf unseen": (reply({}, {"unseen": np.array([np.inf])}), "unseen must be finite"),
+    "inf unseen": (
+        reply({}, {"unseen": np.array([np.inf])}),
+        "unseen must hold numbers from -1e+09 to 1e+09, got inf",
+    ),
     "2-D": (reply({}, {"members": np.zeros((2, 2))}), "members must be float64"),
     "0-D": (reply({}, {"members": np.array(1.0)}), "members must be float64"),
     "empty": (reply({}, {"unseen": np.empty(0)}), "unseen must be float64"),
@@ -452,15 +455,15 @@ BAD = {
     "no arrays": (reply(without=("confidence",)), "confidence"),
     "no metrics": (reply(without=("metrics",)), "metrics"),
     "no loss": (reply(without=("check-loss",)), "check-loss"),
-    "nan loss": (reply({"check-loss": np.nan}), "check_loss must be finite"),
-    "nan accuracy": (reply({"accuracy": np.nan}), "as_trained_accuracy must be"),
+    "nan loss": (reply({"check-loss": np.nan}), "check-loss must be a number from 0"),
+    "nan accuracy": (reply({"accuracy": np.nan}), "accuracy must be a fraction"),
     "lists": (reply({"loss": [0.5]}), "loss"),
     "no relearn": (reply(without=("relearn-batches",)), "relearn-batches"),
     "beyond the cap": (reply({"relearn-batches": 301}), f"{RELEARN} 301"),
     "half a batch": (reply({"relearn-batches": 2.5}), f"{RELEARN} 2.5"),
     "nan batches": (reply({"relearn-batches": np.nan}), f"{RELEARN} nan"),
     "gave up early": (reply({"relearn-reached": 0}), "or 0 after 300 batches, got 0"),
-    "half reached": (reply({"relearn-reached": 0.5}), "relearn-reached must be 1"),
+    "half reached": (reply({"relearn-reached": 0.5}), "relearn-reached must be a"),
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fedneg.arguments import OneLineParser, days, quoted
 from fedneg.children import python_command
@@ -158,7 +159,7 @@ def run_requests_command(arguments: Sequence[str]) -> None:
     if not requests:
         print("nobody has asked to be forgotten")
         return
-    table = Table(title=str(state.folder), title_justify="left")
+    table = Table(title=Text(str(state.folder)), title_justify="left")
     for heading in ("id", "client", "received", "due", "status", "reason"):
         table.add_column(heading)
     for request in requests:
@@ -205,7 +206,9 @@ def run_status_command(arguments: Sequence[str]) -> None:
     if options.json:
         print(json.dumps(found, indent=1))
         return
-    table = Table(title=str(state.folder), title_justify="left", show_header=False)
+    table = Table(
+        title=Text(str(state.folder)), title_justify="left", show_header=False
+    )
     try:
         lines = _lines(found)
     except (TypeError, ValueError, AttributeError) as error:

@@ -14,8 +14,10 @@ from fedneg.arguments import OneLineParser
 from fedneg.errors import FedNegError
 from fedneg.formats import human_bytes
 from fedneg.reading import open_regular
+from fedneg.texts import one_line
 
 BUSY_TIMEOUT_S = 30.0
+MAX_SHOWN = 4000  # characters of a path
 MAGIC = b"SQLite format 3\0"
 
 
@@ -37,7 +39,8 @@ def run_vacuum_command(arguments: Sequence[str]) -> None:
     for path in options.database:
         before = _size(path)
         vacuum(path)
-        print(f"{path}: {human_bytes(before)} -> {human_bytes(_size(path))}")
+        shown = one_line(str(path), MAX_SHOWN)
+        print(f"{shown}: {human_bytes(before)} -> {human_bytes(_size(path))}")
 
 
 def vacuum(path: Path) -> None:
