@@ -4,6 +4,7 @@ A pipe or a socket in the place of a file would let a reader wait for ever, and 
 may have no end.
 """
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -15,7 +16,6 @@ _KINDS = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
-    stat.S_IFDIR: "a folder",
 }
 
 
@@ -51,6 +51,8 @@ def kind_of(mode: int) -> str:
 
 
 def _check(found: os.stat_result, path: str | Path) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(found.st_mode):
         # No errno: Python would make another class of error of some.
         raise OSError(None, f"it is no file but {kind_of(found.st_mode)}", str(path))

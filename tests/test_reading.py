@@ -83,7 +83,6 @@ NO_FILES = {
     "pipe": "a pipe",
     "to pipe": "a pipe",
     "socket": "a socket",
-    "folder": "a folder",
     "/dev/zero": "a device",
 }
 
@@ -101,6 +100,8 @@ def test_a_file_is_read_also_through_a_link(folder: Path):
         assert read_regular(folder / name) == b"content"
     with pytest.raises(FileNotFoundError):
         read_regular(folder / "none")
+    with pytest.raises(IsADirectoryError, match="folder"):
+        read_regular(folder / "folder")
 
 
 COMMANDS = {
