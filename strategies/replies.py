@@ -110,7 +110,6 @@ def read_reply(
     """
     claims = claims_of(message, client_id)
     num_examples = examples_of(claims, settings.max_num_examples)
-    metrics = believed(claims, max_num_examples=settings.max_num_examples)
     record = message.content.array_records["arrays"]
     most = HEADER_BYTES * len(shapes) + 8 * before.size
     size = sum(len(array.data) for array in record.values())
@@ -133,6 +132,8 @@ def read_reply(
     # One number tells of all: nothing infinite has a finite norm.
     if not all(map(math.isfinite, norms)):
         raise ValueError("parameters are not finite")
+    # Last: a training that diverged is better told by its parameters.
+    metrics = believed(claims, max_num_examples=settings.max_num_examples)
     return Reply(local, num_examples, metrics, norms)
 
 
