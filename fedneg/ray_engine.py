@@ -81,7 +81,7 @@ def _ray(engine: EngineSettings) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
-        _check_room(engine, ray)
+        check_room(engine, ray)
         yield
         return
     check_socket(socket_path())
@@ -100,7 +100,7 @@ def _ray(engine: EngineSettings) -> Iterator[None]:
                 f"Ray cannot start: {' '.join(str(error).split())}"
             ) from error
         try:
-            _check_room(engine, ray)
+            check_room(engine, ray)
             yield
         finally:
             ray.shutdown()
@@ -133,7 +133,7 @@ def worker_environment() -> dict[str, str]:
     return found
 
 
-def _check_room(engine: EngineSettings, ray: Any) -> None:
+def check_room(engine: EngineSettings, ray: Any) -> None:
     """Raise FedNegError if no machine of Ray has room for a client."""
     found = [node["Resources"] for node in ray.nodes()]
     cpus = max((one.get("CPU", 0.0) for one in found), default=0.0)
