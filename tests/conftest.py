@@ -16,7 +16,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from flwr.app import RecordDict as Records
 from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+from waiting import PATIENCE_S
 
 from fedneg.client_app import app as real_clients
 from fedneg.config import load_config
@@ -28,7 +29,9 @@ from strategies.base import LedgerFedAvg
 from strategies.phases import Phase
 
 # A busy machine is no failure.
-settings.register_profile("fedneg", deadline=None)
+settings.register_profile(
+    "fedneg", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("fedneg")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -63,7 +66,7 @@ def command(
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE_S,
         check=False,
     )
 
@@ -81,9 +84,9 @@ def processes_in(folder: Path) -> list[str]:
     return found
 
 
-def processes_left_in(folder: Path, timeout_s: float = 30) -> list[str]:
+def processes_left_in(folder: Path) -> list[str]:
     """Return what `processes_in` still finds after giving it time to end."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + PATIENCE_S
     while processes_in(folder) and time.monotonic() < deadline:
         time.sleep(0.1)
     return processes_in(folder)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE_S
 
 from fedneg.errors import FedNegError
 from fedneg.live import audit, entries
@@ -168,7 +169,7 @@ def test_processes_that_append_at_once_make_one_whole_chain(tmp_path: Path):
         subprocess.Popen([sys.executable, "-c", APPEND_50, str(tmp_path), str(k)])
         for k in range(4)
     ]
-    assert [process.wait(timeout=120) for process in started] == [0] * 4
+    assert [process.wait(PATIENCE_S) for process in started] == [0] * 4
     key = OperatorKey.load_or_create(tmp_path / "keys")
     found = check(tmp_path / "audit.jsonl", key.public)
     assert (found.entries, found.broken) == (200, None)
@@ -209,10 +210,11 @@ def test_reading_waits_for_an_entry_that_is_being_written(log: AuditLog):
     with log.path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         reader.start()
+        # Too short on a busy machine to find a fault, never to find one that is none.
         reader.join(0.2)
         assert found == []
         file.write(last[50:])
-    reader.join(60)
+    reader.join(PATIENCE_S)
     assert (found[0].entries, found[0].broken) == (5, None)
 
 

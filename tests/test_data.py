@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 import pytest
+from waiting import PATIENCE_S
 
 from fedneg import download, vision
 from fedneg.data import default_root, load_dataset, resolve_auto
@@ -108,7 +109,7 @@ def mirror(mnist: SmallMnist, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirro
                 self.send_error(404)
                 return
             if served.mode == "stall":
-                served.released.wait(30)
+                served.released.wait(PATIENCE_S)
                 return
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))

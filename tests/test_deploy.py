@@ -1,24 +1,23 @@
 """Certificates and keys, and a federation of real clients over gRPC, end to end."""
 
 import ipaddress
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY, SMALL, processes_in, processes_left_in, small_config
+from conftest import REPOSITORY, processes_in
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import verification
+from waiting import LONG_S, PATIENCE_S, until, until_it_says
 
 from fedneg.deploy.certificates import make_certificates
 from fedneg.deploy.certificates_command import run_certificates_command
@@ -28,9 +27,7 @@ from fedneg.deploy.hold import Hold
 from fedneg.deploy.processes import Process, end, free_ports, marked
 from fedneg.deploy.proxies import around_proxies, words_around_proxies
 from fedneg.deploy.up import run_up_command
-from fedneg.engine import simulate
 from fedneg.errors import FedNegError
-from fedneg.server_app import run
 
 PRIVATE = ("ca.key", "server.key", "node0", "node1")
 
@@ -277,6 +274,16 @@ def test_the_command_says_what_it_made_and_that_it_made_nothing(
     assert "has all of it already" in capsys.readouterr().out
 
 
+# Ended long before, by the test.
+SLEEP = f"sleep {LONG_S}"
+
+
+def words_of(pids: Iterable[int]) -> list[str]:
+    """Return the command lines of processes."""
+    said = (Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
+    return [words.replace(b"\0", b" ").decode().strip() for words in said]
+
+
 def start_shell(folder: Path, script: str, name: str = "one") -> Process:
     """Start a shell script as a process of a federation."""
     return Process(
@@ -288,40 +295,21 @@ def start_shell(folder: Path, script: str, name: str = "one") -> Process:
     )
 
 
-def eventually(condition: Callable[[], bool], timeout_s: float = 5) -> bool:
-    """Return whether something comes true in time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
-
-
-def wait_for(path: Path, text: str, timeout_s: float = 60) -> str:
-    """Return a file's text once it contains what is waited for."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if path.exists() and text in path.read_text():
-            return path.read_text()
-        time.sleep(0.1)
-    pytest.fail(f"no {text!r} in {path.read_text()}")
-
-
 def test_ending_a_process_ends_children_that_left_its_session(tmp_path: Path):
     """Flower's SuperLink detaches its helper; the mark in the environment finds it."""
-    one = start_shell(tmp_path, "setsid sleep 60 & echo started; sleep 60")
-    wait_for(one.log, "started")
-    assert eventually(lambda: len(one.family()) == 3)
-    end([one], grace_s=5)
+    one = start_shell(tmp_path, f"setsid {SLEEP} & echo started; {SLEEP}")
+    until_it_says(one.log, "started")
+    # A process that is about to become another program cannot be seen for a moment.
+    until("two to sleep", lambda: words_of(one.family()).count(SLEEP) == 2)
+    end([one], grace_s=PATIENCE_S)
     assert one.exit_code == -signal.SIGTERM
     assert one.family() == processes_in(tmp_path) == []
 
 
 def test_a_process_that_ignores_sigterm_is_ended_after_the_grace(tmp_path: Path):
-    one = start_shell(tmp_path, "trap '' TERM; echo started; while :; do sleep 1; done")
-    wait_for(one.log, "started")
-    started = time.monotonic()
+    one = start_shell(tmp_path, f"trap '' TERM; echo started; {SLEEP}")
+    until_it_says(one.log, "started")
     end([one], grace_s=0.5)
-    assert time.monotonic() - started < 3
     assert one.exit_code == -signal.SIGKILL
     assert one.family() == []
 
@@ -330,8 +318,8 @@ def test_a_process_gets_sigterm_once(tmp_path: Path):
     """A second one breaks off the goodbye of Flower's SuperNode."""
     script = "trap 'echo goodbye; sleep 0.3; exit 0' TERM; echo started; "
     one = start_shell(tmp_path, script + "while :; do sleep 0.1; done")
-    wait_for(one.log, "started")
-    end([one], grace_s=5)
+    until_it_says(one.log, "started")
+    end([one], grace_s=PATIENCE_S)
     assert one.output().count("goodbye") == 1
     assert one.exit_code == 0
 
@@ -339,15 +327,16 @@ def test_a_process_gets_sigterm_once(tmp_path: Path):
 def test_the_last_lines_are_those_since_the_last_start(tmp_path: Path):
     for text in ("old", "new"):
         one = start_shell(tmp_path, f"echo {text}")
-        wait_for(one.log, text)
-        end([one], grace_s=5)
+        until_it_says(one.log, text)
+        end([one], grace_s=PATIENCE_S)
     assert one.last_lines() == f"  {one.log}:\n    new"
 
 
 def test_another_process_of_the_same_folder_is_let_alone(tmp_path: Path):
     one, other = (
-        start_shell(tmp_path, "exec sleep 60", name) for name in ("n1", "n10")
+        start_shell(tmp_path, f"exec {SLEEP}", name) for name in ("n1", "n10")
     )
+    until("both to sleep", lambda: words_of(marked(f"{tmp_path}:")) == [SLEEP] * 2)
     one.kill()
     left = marked(f"{tmp_path}:")
     other.kill()
@@ -379,7 +368,10 @@ def start_up(folder: Path, *words: str, **environment: str) -> subprocess.Popen[
     """Start `fedneg up` with its output in a file beside the folder."""
     with folder.with_suffix(".out").open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "fedneg", "up", "--dir", str(folder), *words],
+            [
+                *(sys.executable, "-m", "fedneg", "up", "--dir", str(folder)),
+                *("--timeout", f"{PATIENCE_S:.0f}", *words),
+            ],
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | environment,
@@ -397,7 +389,7 @@ def test_up_reports_what_ends_and_ends_with_the_superlink(tmp_path: Path):
     proxies = {"http_proxy": CLOSED, "HTTPS_PROXY": CLOSED, "ALL_PROXY": "socks5://x:9"}
     up = start_up(folder, "--insecure", "--clients", "1", **proxies)
     try:
-        text = wait_for(said, "Ctrl-C stops everything")
+        text = until_it_says(said, "Ctrl-C stops everything")
         assert "nobody is authenticated and nothing is encrypted" in text
         flwr = Path(sys.executable).parent / "flwr"
         before = f"  no_proxy={HERE} all_proxy='' FLWR_HOME={folder}/flwr"
@@ -407,10 +399,10 @@ def test_up_reports_what_ends_and_ends_with_the_superlink(tmp_path: Path):
         for name, reported in (("node0", "client 0 ended"), ("superlink", "error:")):
             for process in marked(f"{folder}:{name}"):
                 os.kill(process, signal.SIGKILL)
-            text = wait_for(said, reported)
+            text = until_it_says(said, reported)
             assert f"{folder}/logs/{name}.log:" in text
         assert "fedneg: error: the SuperLink ended (exit code -9)" in text
-        assert up.wait(20) == 2
+        assert up.wait(PATIENCE_S) == 2
         assert processes_in(folder) == []
     finally:
         up.kill()
@@ -423,9 +415,9 @@ def test_sigterm_stops_up_while_it_waits(tmp_path: Path):
     folder = tmp_path / "fed"
     up = start_up(folder, "--insecure", "--clients", "1")
     try:
-        wait_for(tmp_path / "fed.out", "waiting for 1 clients to be online")
+        until_it_says(tmp_path / "fed.out", "waiting for 1 clients to be online")
         up.terminate()
-        assert up.wait(20) == 0
+        assert up.wait(PATIENCE_S) == 0
         assert processes_in(folder) == []
         assert "stopped" in (tmp_path / "fed.out").read_text()
     finally:
@@ -438,12 +430,12 @@ def test_what_is_left_in_a_folder_is_ended_at_the_start_and_at_the_end(tmp_path:
     federation = LocalFederation(tmp_path, 0, secure=False)
     for act in (federation._take_folder, federation.stop):
         log = tmp_path / "node7.log"
-        words = ["sleep", "60"]
+        words = SLEEP.split()
         left = Process("node7", words, folder=tmp_path, log=log, environment=os.environ)
         # Until the program has taken over, its environment cannot be read.
-        assert eventually(lambda: len(marked(f"{tmp_path}:")) == 1)
+        until("its mark", lambda: len(marked(f"{tmp_path}:")) == 1)
         act()
-        assert eventually(lambda one=left: one.exit_code is not None)
+        until("its end", lambda one=left: one.exit_code is not None)
         assert left.exit_code == -signal.SIGKILL
 
 
@@ -593,7 +585,7 @@ class Scripted(LocalFederation):
     def __init__(self, folder: Path, *scripts: str) -> None:
         super().__init__(folder, clients=1)
         self.scripts = list(scripts)
-        self.superlink = start_shell(folder, "exec sleep 60", "superlink")
+        self.superlink = start_shell(folder, f"exec {SLEEP}", "superlink")
         self._registered = {0}
         self.start_node(0)
 
@@ -609,7 +601,7 @@ class Scripted(LocalFederation):
 
 
 REFUSED = "echo '[code: 2004] Failed to activate SuperNode.'; exit 1"
-JOINED = "echo 'SuperNode ID: 5'; exec sleep 60"
+JOINED = f"echo 'SuperNode ID: 5'; exec {SLEEP}"
 
 
 def test_a_client_that_was_killed_tries_until_the_superlink_forgets_it(
@@ -620,7 +612,7 @@ def test_a_client_that_was_killed_tries_until_the_superlink_forgets_it(
     federation = Scripted(tmp_path, REFUSED, REFUSED, JOINED)
     said: list[str] = []
     federation.say = said.append
-    federation.wait_online(10)
+    federation.wait_online(PATIENCE_S)
     assert federation.node_ids() == {0: 5}
     federation.stop(1)
     (line,) = said
@@ -631,119 +623,15 @@ def test_a_client_that_was_killed_tries_until_the_superlink_forgets_it(
     ("script", "message"),
     [
         ("echo boom; exit 3", r"^ended: client 0\n .*node0.log:\n +boom$"),
-        ("echo slow; exec sleep 60", r"^not online after 0.5 s: client 0\n.*\n +slow$"),
+        (f"echo slow; exec {SLEEP}", r"^not online after 0.5 s: client 0\n.*\n +slow$"),
     ],
 )
 def test_who_is_missing_is_named_with_the_end_of_its_log(
     tmp_path: Path, script: str, message: str
 ):
     federation = Scripted(tmp_path, script)
+    until_it_says(federation.nodes[0].log, script.split(";")[0].removeprefix("echo "))
+    until("its end", lambda: federation.nodes[0].exit_code == 3 or "exit" not in script)
     with pytest.raises(FedNegError, match=message):
         federation.wait_online(0.5)
     federation.stop(1)
-
-
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
-    """Return three clients with TLS and authentication; afterwards nobody is left."""
-    one = LocalFederation(tmp_path_factory.mktemp("federation"), clients=3)
-    with one:
-        yield one
-    assert processes_left_in(one.folder, timeout_s=0) == []
-
-
-@pytest.mark.grpc
-@pytest.mark.slow
-def test_a_key_that_nobody_registered_is_refused(federation: LocalFederation):
-    """And once it is registered, the same client joins."""
-    make_certificates(federation.folder / "certificates", clients=4)
-    federation.start_node(3)
-    with pytest.raises(FedNegError, match="ended: client 3") as raised:
-        federation.wait_online(60, 3)
-    assert "node3.log" in str(raised.value)
-    assert federation.online() == {0, 1, 2}
-    del federation.nodes[3]
-
-
-@pytest.mark.grpc
-@pytest.mark.slow
-def test_a_client_comes_back_under_the_id_it_had(federation: LocalFederation):
-    before = federation.node_ids()[1]
-    federation.stop_node(1)
-    assert federation.online() == {0, 2}
-    federation.start_node(1)
-    started = time.monotonic()
-    federation.wait_online(100, 1)
-    assert federation.node_ids()[1] == before
-    assert time.monotonic() - started < 30, "the SuperLink was told no goodbye"
-
-
-# Clients take part in the forgetting; in the first, who leaves testifies as well.
-METHODS = {
-    "gradient_ascent": ("rounds=1", "attack=backdoor", "strategy.gate=0"),
-    "federaser": ("rounds=2", "strategy.interval=1", "reference=false"),
-}
-
-
-# The other takes two minutes more, which CI on two slow cores does not have.
-ASKED = METHODS if os.environ.get("FEDNEG_ALL_TESTS") else ("gradient_ascent",)
-
-
-@pytest.mark.grpc
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in METHODS if name in ASKED])
-def test_a_run_over_grpc_gives_the_bytes_of_inline(
-    name: str, federation: LocalFederation, tmp_path: Path
-):
-    """Its models, what the method says of itself, and all that was measured."""
-    more = (f"strategy={name}", "clients=3", "client.local_epochs=2", *METHODS[name])
-    overrides = " ".join([*SMALL, *more, "strategy.trust=first_sight"])
-    found = federation.run(f'forget=2 out="{tmp_path}/grpc" overrides="{overrides}"')
-    assert found.completed, (found.status, found.details, found.log)
-    assert "accuracy" in found.log
-    (tmp_path / "inline").mkdir()
-    config = small_config("forget=2", *more)
-    simulate(
-        lambda grid, context: run(grid, config, tmp_path / "inline"),
-        clients=3,
-        engine=config.engine,
-    )
-    grpc, inline = (
-        {path.name: path.read_bytes() for path in (tmp_path / engine).glob("model_*")}
-        for engine in ("grpc", "inline")
-    )
-    assert grpc == inline
-    assert len(grpc) == (3 if config.reference else 2)
-    results, expected = (
-        json.loads((tmp_path / engine / "results.json").read_text())
-        for engine in ("grpc", "inline")
-    )
-    for part in ("models", "method", "evidence", "failures"):
-        assert results[part] == expected[part], part
-    assert results["failures"] == []
-    if name == "gradient_ascent":
-        ascent = results["method"]["ascents"]["2"]
-        assert ascent["kept"]
-        assert ascent["steps"], "client 2 trained, and did not climb"
-        for evidence in results["evidence"].values():
-            assert evidence["membership_auc"], "client 2 did not testify"
-            assert evidence["relearn_batches"] is not None
-    else:
-        assert results["method"]["retained_rounds"] == [1, 2]
-        assert results["method"]["calibration_epochs"] == 1
-
-
-@pytest.mark.grpc
-@pytest.mark.slow
-def test_clients_find_a_superlink_that_was_killed_and_started_again(
-    federation: LocalFederation,
-):
-    """A run that fails at once shows that the new SuperLink works, and tells why."""
-    before = federation.node_ids()
-    federation.kill_superlink()
-    federation.start_superlink()
-    federation.wait_online(60)
-    assert federation.node_ids() == before
-    found = federation.run('out="somewhere"', 60)
-    assert found.status == "finished:failed"
-    assert "out must be an absolute folder, got 'somewhere'" in found.details

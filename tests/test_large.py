@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from test_strategy import INITIAL, honest
+from waiting import PATIENCE_S
 
 from fedneg import rows
 from fedneg.client_app import app as client_app
@@ -175,7 +176,7 @@ def test_resident_memory_grows_neither_with_rounds_nor_with_clients(tmp_path: Pa
             [sys.executable, "-c", MEASURE, str(clients), str(rounds), str(tmp_path)],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE_S,
             check=True,
         )
         return int(done.stdout)

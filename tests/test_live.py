@@ -15,6 +15,7 @@ import pytest
 from conftest import REPOSITORY, SMALL, RecordingGrid, command, small_config
 from flwr.app import Message
 from safetensors.numpy import load_file
+from waiting import PATIENCE_S
 
 from fedneg import federation
 from fedneg.client_app import app as real_clients
@@ -471,7 +472,7 @@ def test_killed_at_any_step_a_life_ends_the_same(tmp_path: Path):
         [sys.executable, str(HERE / "killed_live.py"), str(tmp_path), "37"],
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=PATIENCE_S,
         check=True,
     )
     undisturbed, *killed = (json.loads(line) for line in done.stdout.splitlines())

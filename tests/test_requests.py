@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import PATIENCE_S
 
 from fedneg.errors import FedNegError
 from fedneg.live import locks
@@ -364,7 +365,7 @@ def test_processes_that_accept_at_once_agree(requests: Requests):
         assert process.stdin is not None
         process.stdin.close()  # now, all of them
         process.stdin = None
-    said = [process.communicate(timeout=60)[0].split() for process in running]
+    said = [process.communicate(timeout=PATIENCE_S)[0].split() for process in running]
     answers = [
         pair for words in said for pair in zip(words[::2], words[1::2], strict=True)
     ]

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.app import ConfigRecord, Message, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import PATIENCE_S
 
 from fedneg.client_app import app as real_clients
 from fedneg.errors import FedNegError
@@ -228,7 +229,7 @@ def test_processes_that_pin_at_once_lose_nothing(tmp_path: Path):
         subprocess.Popen([sys.executable, "-c", ADD_20, str(path), str(k)])
         for k in range(3)
     ]
-    assert [process.wait(60) for process in running] == [0, 0, 0]
+    assert [process.wait(PATIENCE_S) for process in running] == [0, 0, 0]
     assert list(Pins(path).all()) == list(range(60))
 
 

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import PATIENCE_S
 
 from fedneg.errors import FedNegError
 from fedneg.live import signing
@@ -180,7 +181,7 @@ def test_processes_that_start_at_once_have_one_key(tmp_path: Path):
         )
         for _ in range(6)
     ]
-    found = {process.communicate(timeout=60)[0] for process in started}
+    found = {process.communicate(timeout=PATIENCE_S)[0] for process in started}
     assert [process.returncode for process in started] == [0] * 6
     assert len(found) == 1
 
@@ -190,7 +191,9 @@ def test_killed_at_any_step_the_next_one_has_a_whole_key(tmp_path: Path, step: i
     """Before and after each of two renames; no half-written private key is left."""
     folder = tmp_path / "keys"
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(folder), str(step)], timeout=60, check=False
+        [sys.executable, "-c", KILLED, str(folder), str(step)],
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert done.returncode == -signal.SIGKILL
     written = folder / "operator.key"

@@ -8,7 +8,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from safetensors.numpy import load_file
+from waiting import PATIENCE_S, no_longer_than_patience
 
 from fedneg import checkpoint, checkpoint_forms, files
 from fedneg.checkpoint import Checkpoints
@@ -43,7 +43,7 @@ def kills(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         [sys.executable, str(HERE / "killed_runs.py"), str(folder), "11"],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
         check=True,
     )
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -90,10 +90,26 @@ def test_it_goes_on_from_the_last_complete_round(kills: list[dict[str, Any]]):
 # -- through the command line ---------------------------------------------------------
 
 
+# The command, which kills itself once the checkpoint of round 4 is written: whoever did
+# that from outside might come too late.
+KILLED = """
+import os, signal
+from fedneg.__main__ import main
+from fedneg.checkpoint import Checkpoints
+write = Checkpoints.write
+def write_and_die(self, rounds, *arguments, **options):
+    write(self, rounds, *arguments, **options)
+    if rounds == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+Checkpoints.write = write_and_die
+main()
+"""
+
+
 @pytest.mark.slow
 def test_kill_9_and_the_same_command_again(tmp_path: Path):
     """Workers end by themselves, and the second run needs no cleaning."""
-    arguments = ("data=digits", "rounds=25", "reference=false", "client.local_epochs=1")
+    arguments = ("data=digits", "rounds=6", "reference=false", "client.local_epochs=1")
     alone = command(
         *arguments,
         f"hydra.run.dir={tmp_path / 'alone'}",
@@ -102,24 +118,14 @@ def test_kill_9_and_the_same_command_again(tmp_path: Path):
     )
     assert alone.returncode == 0, alone.stderr
     environment = {"FEDNEG_CACHE": str(tmp_path / "two")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fedneg", *arguments],
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments],
         cwd=tmp_path,
         env=os.environ | environment,
-        stderr=subprocess.PIPE,
-        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
-    alarm = threading.Timer(120, process.kill)
-    alarm.start()
-    try:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "train 4/" in line:
-                process.kill()
-        process.stderr.close()
-        assert process.wait(30) == -signal.SIGKILL
-    finally:
-        alarm.cancel()
+    assert killed.returncode == -signal.SIGKILL
     assert processes_left_in(tmp_path) == []
     again = command(
         *arguments,
@@ -129,11 +135,9 @@ def test_kill_9_and_the_same_command_again(tmp_path: Path):
     )
     assert again.returncode == 0, again.stderr
     results = json.loads((tmp_path / "again" / "results.json").read_text())
-    assert 3 <= results["cost"]["resumed_from_round"] < 25
+    assert results["cost"]["resumed_from_round"] == 4
     assert results["cost"]["reused_training"] is False
-    assert f"going on after round {results['cost']['resumed_from_round']} of 25" in (
-        again.stderr
-    )
+    assert "going on after round 4 of 6" in again.stderr
     for name in ("original", "unlearned"):
         one, two = (
             (tmp_path / run / f"model_{name}.safetensors").read_bytes()
@@ -153,7 +157,7 @@ def test_a_full_disk_is_one_line_and_exit_code_2(tmp_path: Path):
         env=os.environ | {"FEDNEG_CACHE": str(tmp_path / "cache")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000,) * 2),
     )
@@ -165,32 +169,49 @@ def test_a_full_disk_is_one_line_and_exit_code_2(tmp_path: Path):
     assert list((tmp_path / "cache").glob("training/*/*round*")) == []
 
 
+# The command, which begins to train when it is told to, with the training locked.
+HELD = """
+import sys
+from fedneg.__main__ import main
+from fedneg.federation import Federation
+train = Federation._run
+def train_when_told(*arguments, **options):
+    print("mine", file=sys.stderr, flush=True)
+    sys.stdin.read()
+    return train(*arguments, **options)
+Federation._run = train_when_told
+main()
+"""
+
+
 @pytest.mark.slow
 def test_two_runs_of_one_training_do_not_disturb_each_other(tmp_path: Path):
     """Whoever comes second waits, and takes what the first has trained."""
-    processes = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-m", "fedneg", "data=digits", "rounds=12"),
-                *("engine=inline", f"hydra.run.dir={tmp_path / name}"),
-            ],
+
+    def start(name: str, *program: str) -> subprocess.Popen[str]:
+        options = ("data=digits", "rounds=3", "engine=inline")
+        return subprocess.Popen(
+            [sys.executable, *program, *options, f"hydra.run.dir={tmp_path / name}"],
             cwd=tmp_path,
             env=os.environ | {"FEDNEG_CACHE": str(tmp_path / "cache")},
+            stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for name in ("first", "second")
-    ]
-    said = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+
+    first = start("first", "-c", HELD)
+    with no_longer_than_patience(first):
+        assert any(line == "mine\n" for line in first.stderr)
+        second = start("second", "-m", "fedneg")
+        with no_longer_than_patience(second):
+            assert any("waiting for a run that" in line for line in second.stderr)
+            said = [process.communicate()[1] for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], said
     results = [
         json.loads((tmp_path / name / "results.json").read_text())
         for name in ("first", "second")
     ]
-    reused = [r["cost"]["reused_training"] for r in results]
-    assert sorted(reused) == [False, True]
-    waited = said[reused.index(True)]
-    assert "waiting for a run that trains the same" in waited
+    assert [r["cost"]["reused_training"] for r in results] == [False, True]
     for model in ("original", "retrained"):
         one, two = (
             (tmp_path / name / f"model_{model}.safetensors").read_bytes()

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import SMALL, command, processes_in, processes_left_in, small_config
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from waiting import no_longer_than_patience
 
 from fedneg import worker, workers
 from fedneg.__main__ import _uses_workers
@@ -241,7 +241,7 @@ def test_large_replies_do_not_overwrite_each_other(pool: WorkerPool):
 
 
 def test_who_stops_asking_gets_no_stale_answers(pool: WorkerPool):
-    answers = pool.run([b""], [[b"sleep 0.2"], [b"b"], [b"sleep 60"], [b"sleep 60"]])
+    answers = pool.run([b""], [[b"sleep 0.2"], [b"b"], [b"hang"], [b"hang"]])
     next(answers)
     answers.close()
     assert dict(pool.run([b""], [[b"e"], [b"f"]])) == {0: [b"|e"], 1: [b"|f"]}
@@ -294,9 +294,7 @@ def test_workers_start_early_only_for_a_run_that_uses_them(
 
 def test_what_takes_too_long_is_given_up(pool: WorkerPool):
     list(pool.run([b""], [[b"a"], [b"b"]]))
-    found = dict(
-        pool.run([b""], [[b"sleep 60"], [b"b"], [b"sleep 60"], [b"d"]], timeout_s=1.0)
-    )
+    found = dict(pool.run([b""], [[b"hang"], [b"b"], [b"hang"], [b"d"]], timeout_s=1.0))
     assert found[0] == "no reply within 1 s"
     assert len(found) == 4
     assert dict(pool.run([b""], [[b"e"]])) == {0: [b"|e"]}
@@ -377,18 +375,11 @@ def test_an_interrupt_leaves_no_process(tmp_path: Path):
         # children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    # Nothing here waits for ever, whatever the signal does.
-    alarm = threading.Timer(60, process.kill)
-    alarm.start()
-    try:
-        assert process.stderr is not None
-        with process.stderr as lines:
-            for line in lines:
-                if "train 2/" in line:
-                    break
-            os.killpg(process.pid, signal.SIGINT)
-            lines.read()
-        assert process.wait(30) == 130
-    finally:
-        alarm.cancel()
+    with no_longer_than_patience(process), process.stderr as lines:
+        for line in lines:
+            if "train 2/" in line:
+                break
+        os.killpg(process.pid, signal.SIGINT)
+        lines.read()
+        assert process.wait() == 130
     assert processes_left_in(tmp_path) == []

@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+# Ended long before, by the pool.
+LONG_S = 7200
 _seen: list[Sequence[bytes]] = []
 
 
@@ -32,11 +34,13 @@ def _answer(shared: Sequence[bytes], request: bytes) -> bytes:
         compute(Path(rest.decode()))
     if word == b"sleep":
         time.sleep(float(rest))
+    if word == b"hang":
+        time.sleep(LONG_S)
     if word == b"half":
         # The beginning of a message, on the socket that the pool listens to.
         end = socket.socket(fileno=os.dup(int(sys.argv[2])))
         end.send(b"\2\0")
-        time.sleep(60)
+        time.sleep(LONG_S)
     if word == b"pid":
         time.sleep(0.2)  # long enough for the other worker to take one too
         return str(os.getpid()).encode()

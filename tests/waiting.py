@@ -1,0 +1,57 @@
+"""Waits that end as soon as the thing happens, and fail only on what hangs.
+
+Tests run on machines of every speed, and on busy ones. How long something takes says
+nothing about whether it is right, so no test asserts it: every wait has the same
+patience, far beyond what the slowest machine needs.
+"""
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+Found = TypeVar("Found")
+PATIENCE_S = 900.0
+# For what is ended in a test long before its own end.
+LONG_S = 7200
+
+
+def until(what: str, look: Callable[[], Found]) -> Found:
+    """Return what `look` finds, once that is true.
+
+    Raises
+    ------
+    AssertionError
+        If it never is: with what was waited for.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S:g} s for {what}"
+        time.sleep(0.02)
+    return found
+
+
+def until_it_says(path: Path, text: str) -> str:
+    """Return the text of a file that grows, once it contains what is waited for."""
+
+    def said() -> str:
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    try:
+        return until(repr(text), lambda: said() if text in said() else "")
+    except AssertionError as error:
+        raise AssertionError(f"{error} in {path}:\n{said()}") from None
+
+
+@contextmanager
+def no_longer_than_patience(process: subprocess.Popen[Any]) -> Iterator[None]:
+    """Kill a process that hangs, so that nobody reads its output for ever."""
+    alarm = threading.Timer(PATIENCE_S, process.kill)
+    alarm.start()
+    try:
+        yield
+    finally:
+        alarm.cancel()
