@@ -6,7 +6,6 @@ import io
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -420,11 +419,10 @@ def test_a_mirror_that_stalls_or_drips_is_given_up(
 ):
     mirror.mode = mode
     monkeypatch.setattr(download, limit, 0.2)
-    start = time.monotonic()
+    # Who waited longer would have the file, or never come back.
     with pytest.raises(DataUnavailableError, match=message):
         load_dataset("mnist", root=mnist.root)
-    # Dripping one whole file takes more than three seconds, from each of two mirrors.
-    assert time.monotonic() - start < 4
+    assert mirror.asked == [f"/bad/{IMAGES}.gz", f"/good/{IMAGES}.gz"]
 
 
 def test_a_root_that_cannot_be_written_is_named(

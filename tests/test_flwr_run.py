@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,25 +11,15 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, small_config
+from waiting import PATIENCE_S, until
 
+from fedneg.deploy.processes import free_ports
 from fedneg.engine import simulate
 from fedneg.server_app import run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 Flwr = Callable[..., subprocess.CompletedProcess[str]]
 MODELS = ("original", "unlearned", "retrained")
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def processes_of(home: Path) -> list[int]:
@@ -62,6 +51,7 @@ def stop_all_of(home: Path) -> None:
         deadline = time.monotonic() + 10
         while processes_of(home) and time.monotonic() < deadline:
             time.sleep(0.2)
+    until("the SuperLink's processes to end", lambda: not processes_of(home))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +81,7 @@ def flwr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flwr]:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                timeout=180,
+                timeout=PATIENCE_S,
                 check=False,
             )
         texts = ((home / name).read_text() for name in ("out", "err"))

@@ -2,13 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from test_report import make_run
 from test_verdict_shown import judged_run, measured, verdict
+from waiting import PATIENCE_S
 
 from fedneg.config import load_config
 from fedneg.engine import simulate
@@ -65,9 +66,24 @@ def browser() -> "Iterator[Browser]":
     if found is None:
         pytest.skip(f"no browser on PATH: looked for {', '.join(names)}")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        chromium = playwright.chromium.launch(
+            executable_path=found, args=ARGUMENTS, timeout=PATIENCE_S * 1000
+        )
+        for name in ("new_page", "new_context"):
+            setattr(chromium, name, _patient(getattr(chromium, name)))
         yield chromium
         chromium.close()
+
+
+def _patient(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what makes pages that wait longer than Playwright's half minute."""
+
+    def made(**options: Any) -> Any:
+        view = make(**options)
+        view.set_default_timeout(PATIENCE_S * 1000)
+        return view
+
+    return made
 
 
 @pytest.fixture(scope="module")

@@ -424,8 +424,10 @@ def test_what_cannot_be_read_behind_a_link_is_named_and_the_rest_is_searched(
 
 
 @pytest.mark.slow
-def test_a_core_scans_fifty_megabytes_a_second(tmp_path: Path):
-    """With 1,280 fingerprints; 170 MB/s were seen."""
+def test_a_scan_costs_a_few_times_what_a_digest_of_the_same_bytes_does(
+    tmp_path: Path,
+):
+    """With 1,280 fingerprints: 170 MB/s were seen where sha256 makes 1,700."""
     wanted = fingerprints({str(k): vector(k, 2000) for k in range(40)})
     assert len(wanted) == 1280
     with (tmp_path / "large").open("wb") as file:
@@ -434,5 +436,9 @@ def test_a_core_scans_fifty_megabytes_a_second(tmp_path: Path):
         file.write(vector(7, 2000).tobytes())
     before = time.process_time()
     found = scan([tmp_path], wanted)
-    assert found.bytes / (time.process_time() - before) > 5e7
+    scanned = time.process_time() - before
+    content = (tmp_path / "large").read_bytes()
+    before = time.process_time()
+    hashlib.sha256(content)
+    assert scanned < 40 * (time.process_time() - before)
     assert len(found.matches) == 32
