@@ -112,9 +112,7 @@ def test_an_older_databases_mode_is_tightened(tmp_path: Path):
 
 def end_of(process: Process) -> None:
     """Wait until a process has ended."""
-    deadline = time.monotonic() + 120
-    while process.exit_code is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until("its end", lambda: process.exit_code is not None)
     assert process.exit_code == 0
 
 
@@ -457,10 +455,9 @@ def test_when_the_holder_of_a_folder_is_killed_its_processes_end(tmp_path: Path)
     words = [sys.executable, "-c", HOLDER, str(tmp_path)]
     holder = subprocess.Popen(words, stdin=subprocess.PIPE)
     try:
-        wait_for(tmp_path / "log", "started")
-        assert eventually(lambda: len(marked(f"{tmp_path}:")) == 3, 60)
+        until("all of them", lambda: len(marked(f"{tmp_path}:")) == 3)
         holder.kill()
-        assert eventually(lambda: not marked(f"{tmp_path}:"), 60)
+        until("their end", lambda: not marked(f"{tmp_path}:"))
         Hold(tmp_path).release()
     finally:
         holder.kill()

@@ -5,14 +5,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from conftest import SMALL, command, processes_in, processes_left_in, small_config
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
-from waiting import no_longer_than_patience
+from waiting import no_longer_than_patience, until
 
 from fedneg import worker, workers
 from fedneg.__main__ import _uses_workers
@@ -44,14 +44,6 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def eventually(condition: Callable[[], bool], timeout_s: float = 120) -> bool:
-    """Return whether something comes true, as soon as it does."""
-    deadline = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
-
-
 def who_answers(pool: WorkerPool) -> set[int]:
     """Return the process ids of the workers, once all of them have come up."""
     found: set[int] = set()
@@ -61,7 +53,7 @@ def who_answers(pool: WorkerPool) -> set[int]:
         found.update(int(answer[0]) for _, answer in answers)
         return found >= set(pool.pids)
 
-    eventually(all_answered)
+    until("all workers to answer", all_answered)
     return found
 
 
@@ -156,7 +148,8 @@ def test_what_workers_say_is_no_output_and_has_an_end(
     out, err = capfd.readouterr()
     assert out == ""
     assert "000000\n" in err
-    assert err.count("left out") == 2
+    # By one worker at least, however fast the other came up.
+    assert err.count("left out") in (1, 2)
     assert len(err) < 4 * worker.SHOWN_BYTES
 
 
@@ -209,11 +202,11 @@ def test_workers_end_with_their_parent_in_the_middle_of_a_training(
         start_new_session=True,
     )
     try:
-        assert eventually(lambda: all(p.exists() and p.read_text() for p in begun))
+        until("both", lambda: all(p.exists() and p.read_text() for p in begun))
         os.kill(process.pid, number)
         assert process.wait() == -number
         pids = [int(path.read_text()) for path in begun]
-        assert eventually(lambda: not any(map(is_alive, pids)))
+        until("their end", lambda: not any(map(is_alive, pids)))
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
