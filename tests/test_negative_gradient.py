@@ -209,3 +209,13 @@ def test_momentum_of_the_forgotten_does_not_come_back():
     assert made.train(1).tolist() == [4, 0]
     assert made.unlearn(0).tolist() == [0, 0]
     assert made.train(1, clients=[1]).tolist() == [0, 0]
+
+
+def test_a_last_local_model_that_is_not_there_is_not_taken_for_nothing():
+    """Client 0 took part, and what it last sent is gone; the model is not touched."""
+    made = by_hand("strategy.form=parameters")
+    del made.strategy.ledger.local[0]
+    with pytest.raises(
+        FedNegError, match=r"last local model of client 0, which trained in round 1"
+    ):
+        made.unlearn(0)
