@@ -73,7 +73,11 @@ def outcome(folder: Path) -> dict[str, Any]:
         "models": [receipt["models"] for receipt in receipts],
         "measured": [receipt["measured"] for receipt in receipts],
         "broken": str(checked.broken),
-        "checkpoints": sorted(p.name for p in (folder / "checkpoints").iterdir()),
+        "checkpoints": [
+            # Whether a purge was begun twice shows in the file's number.
+            re.sub("(round-[0-9]+)-[0-9]+", r"\1", p.name)
+            for p in sorted((folder / "checkpoints").iterdir())
+        ],
         "keys": [
             # Whether a purge was begun twice shows in the number of the model key.
             re.sub("model-[0-9]+", "model", p.name)

@@ -1,5 +1,7 @@
 """What is sealed opens with its key alone, and with no key once that is destroyed."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +224,21 @@ def test_a_key_of_another_length_is_named(vault: Vault, size: int):
     message = f"{path} is no key: it has {size} bytes, not 32"
     with pytest.raises(FedNegError, match=message):
         sealed(vault, "client-1", "row", numbers(9))
+
+
+def test_a_tombstone_that_finds_no_room_is_named(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+):
+    """And its key is still there: nothing is half destroyed."""
+    vault.client_key(3)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "touch", full)
+    with pytest.raises(OSError, match=r"No space left .*client-3\.destroyed"):
+        vault.destroy([3])
+    assert (vault.folder / "client-3.key").exists()
 
 
 # -- checkpoints -----------------------------------------------------------------------
