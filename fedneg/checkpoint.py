@@ -27,7 +27,7 @@ from fedneg.checkpoint_forms import Form, OtherCheckpointError, Plain
 from fedneg.errors import FedNegError
 from fedneg.files import leftovers, remove, write_bytes
 from fedneg.formats import human_bytes
-from fedneg.ledger import Ledger
+from fedneg.ledger import TOLERANCE, Ledger
 from fedneg.parameters import Vector
 from fedneg.tensors import sha256_of, sync_folder
 
@@ -314,13 +314,20 @@ class Checkpoints:
                 f"{data} is whole, but starts from other initial parameters than this "
                 "run; go on with the settings and the version of torch that made it"
             )
-        # From here on nothing is wrong with it, and the ledger may change.
-        parameters = np.empty_like(ledger.initial)
+        # From here on no byte is wrong, and the ledger may change.
+        parameters, initial = np.empty_like(ledger.initial), ledger.initial.copy()
         try:
             self.form.read(data, parameters, ledger)
         except OSError as error:
             # Not damage: the ledger may be half filled, and no training may go on.
             raise FedNegError(f"{data} cannot be read: {error.strerror}") from error
+        deviation = ledger.deviation(parameters)
+        if deviation > TOLERANCE:
+            ledger.start_over(initial)
+            raise ValueError(
+                f"the rows in {data.name} do not add up to its global parameters: they "
+                f"are {deviation:.2g} of them apart, more than {TOLERANCE:g}"
+            )
         ledger.restore_facts(content["ledger"])
         return Restored(rounds, parameters, content["facts"])
 

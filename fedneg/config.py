@@ -23,7 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 from fedneg.arguments import quoted
 from fedneg.data import resolve_auto
 from fedneg.errors import FedNegError
-from fedneg.live.state import State, merged
+from fedneg.live.facts import merged
+from fedneg.live.state import State
 from fedneg.settings import Config
 from strategies import strategy_class
 

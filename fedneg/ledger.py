@@ -31,6 +31,8 @@ from fedneg.rows import KeptUpdates, Vectors, make_rows, release
 
 # Numbers summed at a time: a block of every sum stays in the processor's cache.
 BLOCK = 1 << 15
+# How far ledger and global parameters may be apart (`Ledger.deviation`).
+TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -358,3 +360,17 @@ class Ledger:
         """Return initial + all contributions + correction: the global parameters."""
         total = self.initial + self.contribution(range(self.clients)) + self.correction
         return total.astype(np.float32)
+
+    def deviation(self, parameters: Vector) -> float:
+        """Return how far global parameters are from `rebuilt`, relative to their norms.
+
+        What rounding leaves grows with the root of the rounds: 5e-7 after a thousand of
+        them, with momentum and without (`tests/test_ledger.py`). `TOLERANCE` is for two
+        hundred thousand, and less than what a client leaves in a round. Infinite
+        parameters, which tell nothing, deviate by 0.
+        """
+        if not np.isfinite(parameters).all():
+            return 0.0
+        difference = self.rebuilt().astype(np.float64) - parameters
+        scale = np.linalg.norm(parameters) + np.linalg.norm(self.initial)
+        return float(np.linalg.norm(difference) / scale) if scale else 0.0

@@ -4,6 +4,7 @@ A model is `NDArrays` in state_dict order at the seam to Flower and torch, and o
 float32 `Vector` everywhere in between: the ledger's rows are vectors.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from io import BytesIO
@@ -120,3 +121,8 @@ def add(vector: Vector, terms: Iterable[tuple[float, NDArray[np.floating]]]) -> 
     # What is too long for float32 is infinite, as it is to whoever measures it.
     with np.errstate(over="ignore"):
         return total.astype(np.float32)
+
+
+def digest_of_model(parameters: Vector) -> str:
+    """Return a model's name in receipts and logs: the sha256 of its float32 bytes."""
+    return hashlib.sha256(np.ascontiguousarray(parameters, "<f4").tobytes()).hexdigest()

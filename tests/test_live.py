@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, SMALL, RecordingGrid, command, small_config
 from flwr.app import Message
+from old_state import make_old
 from safetensors.numpy import load_file
 from waiting import PATIENCE_S
 
@@ -307,15 +308,13 @@ def test_lost_checkpoints_are_no_reason_to_begin_anew(trained: Path):
 def test_sealed_backups_are_unreadable_once_the_keys_are_gone(tmp_path: Path):
     state = tmp_path / "state"
     go_on(state, "encrypt=true")
-    kept = {p.name: p.read_bytes() for p in (state / "checkpoints").iterdir()}
+    shutil.copytree(state, tmp_path / "backup")
     ask(state, 1)
     go_on(state)
     assert receipt_of(state, 1)["purged"]["keys"] == ["client-1", "model-000000"]
-    # An operator who brings back everything, the requests of that time included.
-    for path in (*(state / "checkpoints").iterdir(), *(state / "requests").glob("f*")):
-        path.unlink()
-    for name, content in kept.items():
-        (state / "checkpoints" / name).write_bytes(content)
+    # An operator who brings back everything but the keys, the log included.
+    shutil.rmtree(state)
+    shutil.copytree(tmp_path / "backup", state)
     with pytest.raises(FedNegError, match="the key"):
         go_on(state)
 
@@ -395,6 +394,7 @@ def test_what_the_ledger_hangs_on_stays(trained: Path, override: str, message: s
 def test_a_federation_that_never_named_its_partition_deals_by_writer(trained: Path):
     """As those made before there were others."""
     path = trained / "federation.json"
+    make_old(trained)
     facts = json.loads(path.read_text())
     del facts["fixed"]["data.partition"]
     path.write_text(json.dumps(facts))

@@ -14,7 +14,7 @@ from fedneg.__main__ import main
 from fedneg.errors import FedNegError
 from fedneg.live.audit import AuditLog
 from fedneg.live.fingerprints import fingerprints
-from fedneg.live.receipts import read_receipt, write_receipt
+from fedneg.live.receipts import read_receipt, signed_receipt, write_receipt
 from fedneg.live.signing import OperatorKey, keys_folder
 
 CONTENT = {
@@ -26,6 +26,11 @@ CONTENT = {
     "steps": [{"name": "subtract", "done": True}, {"name": "recover", "done": False}],
     "empty": {},
 }
+
+
+def signed_and_written(path: Path, content: dict[str, Any], key: OperatorKey) -> None:
+    """Write a receipt."""
+    write_receipt(path, signed_receipt(content, key))
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class State:
         """Write a receipt that is in the log."""
         path = self.folder / "receipts" / f"{name}.json"
         entry = self.log.append("forgotten", request=name)
-        write_receipt(path, {"audit_entry": entry["digest"], **content}, self.key)
+        signed_and_written(path, {"audit_entry": entry["digest"], **content}, self.key)
         return path
 
     def audit(self, *words: str) -> tuple[int, str, str]:
@@ -83,7 +88,7 @@ def state(
 def path(state: State) -> Path:
     """Return a receipt outside the state."""
     path = state.folder.parent / "receipt.json"
-    write_receipt(path, CONTENT, state.key)
+    signed_and_written(path, CONTENT, state.key)
     return path
 
 
@@ -184,7 +189,7 @@ def test_another_key_is_named_beside_the_one_given(state: State, path: Path):
 
 def test_who_signs_again_with_another_key_is_found(state: State, path: Path):
     """Also when the file claims to be of the right key."""
-    write_receipt(path, CONTENT, other_key(state))
+    signed_and_written(path, CONTENT, other_key(state))
     written = json.loads(path.read_bytes())
     written["key"] = state.key.public.fingerprint
     path.write_text(json.dumps(written))
@@ -205,9 +210,9 @@ def test_the_signature_of_a_log_entry_is_no_receipt(state: State, path: Path):
 def test_a_receipt_that_cannot_be_written_leaves_the_old_one(state: State, path: Path):
     before = path.read_bytes()
     with pytest.raises(ValueError, match="JSON"):
-        write_receipt(path, {"loss": float("nan")}, state.key)
+        signed_and_written(path, {"loss": float("nan")}, state.key)
     with pytest.raises(FedNegError, match=r"cannot be written: File exists"):
-        write_receipt(path / "below", {}, state.key)
+        signed_and_written(path / "below", {}, state.key)
     assert path.read_bytes() == before
     with pytest.raises(FedNegError, match=r"cannot be read: No such file"):
         read_receipt(path.parent / "missing.json", state.key.public)
@@ -244,7 +249,7 @@ def test_verify_shows_everything_that_a_receipt_says(state: State, path: Path):
 
 def test_verify_moves_no_cursor_and_ends_long_lists(state: State, path: Path):
     content = {"a\x1b[2J": "x\n\x1b[31m", "long": list(range(30))}
-    write_receipt(path, content, state.key)
+    signed_and_written(path, content, state.key)
     key = str(keys_folder(state.folder) / "operator.pub")
     _, out, _ = state.fedneg("verify", str(path), "--key", key)
     assert "\x1b" not in out
@@ -297,6 +302,7 @@ def test_audit_of_a_whole_state(state: State, tmp_path: Path):
         "broken": None,
         "receipts": 2,
         "problems": [],
+        "to_be_completed": [],
     }
 
 
@@ -341,7 +347,7 @@ def test_audit_names_receipts_that_do_not_hold(state: State):
     altered = state.receipt("b")
     altered.write_text(altered.read_text().replace('"audit_entry": "', '"x": "'))
     nameless = good.parent / "c.json"
-    write_receipt(nameless, {"client": 3}, state.key)
+    signed_and_written(nameless, {"client": 3}, state.key)
     code, out, err = state.audit()
     assert code == 2
     assert err.startswith(f"fedneg: error: {altered} was altered")

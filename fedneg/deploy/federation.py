@@ -315,7 +315,9 @@ class LocalFederation:
 
     def _list_keys(self, certificates: Path) -> None:
         """Say in the roster whose key is whose: whoever made them knows."""
-        pins = State(self.state).pins()
+        state = State(self.state)
+        state.ready()
+        pins = state.pins()
         for client_id in range(self.clients):
             key = fingerprint_of((certificates / f"node{client_id}.pub").read_bytes())
             if pins.key_of(client_id) != key:

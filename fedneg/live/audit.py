@@ -6,13 +6,14 @@ others) and ``signature`` (the operator's, over the digest). An entry counts onc
 line has its newline. Who holds the key can still write another history, and anybody can
 cut off the end: a digest kept elsewhere, in a receipt or an anchor, shows both.
 
-The log holds events and client ids; it is no place for names or data.
+The log holds events and client ids; it is no place for names or data: of a request's
+reason it has the sha256. What it says has come to be is in fedneg/live/account.py.
 """
 
 import fcntl
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -155,6 +156,7 @@ def check(
     *,
     head: str | None = None,
     wanted: Collection[str] = (),
+    each: Callable[[Mapping[str, Any]], None] = lambda entry: None,
 ) -> AuditCheck:
     """Read a log from its beginning to the first entry that is broken.
 
@@ -170,6 +172,8 @@ def check(
         it was cut off, or written anew.
     wanted : collection of str
         Digests of further entries; those not found are `AuditCheck.missing`.
+    each : callable
+        Told of every whole entry.
 
     Raises
     ------
@@ -188,6 +192,7 @@ def check(
                 break
             entries, before = entries + 1, entry["digest"]
             left.discard(before)
+            each(entry)
     except OSError as error:
         raise FedNegError(
             f"the audit log {path} cannot be read: {error.strerror}"
@@ -199,6 +204,35 @@ def check(
     return AuditCheck(entries, before, broken, missing)
 
 
+def follow(
+    path: Path, public_key: PublicKey, offset: int, entries: int, head: str
+) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield the entries after `offset`, and where each ends in the file.
+
+    Parameters
+    ----------
+    entries, head
+        How many entries stand before `offset`, and the digest of the last of them.
+
+    Raises
+    ------
+    FedNegError
+        If one is broken. A last line without its newline is none yet, and ends it.
+    OSError
+        If the log cannot be read.
+    """
+    for line in _lines(path, offset):
+        if not line.endswith(b"\n") and len(line) <= MAX_LINE:
+            return
+        entry, what = read_entry(line, public_key)
+        if entry is not None:
+            what = _out_of_line(entry, entries + 1, head)
+        if entry is None or what:
+            raise FedNegError(f"entry {entries + 1} of {path} is broken: {what}")
+        entries, head, offset = entries + 1, entry["digest"], offset + len(line)
+        yield entry, offset
+
+
 def _out_of_line(entry: Mapping[str, Any], seq: int, before: str) -> str:
     """Return what is wrong with a whole entry in its place, empty if nothing is."""
     if entry["seq"] != seq:
@@ -208,14 +242,14 @@ def _out_of_line(entry: Mapping[str, Any], seq: int, before: str) -> str:
     return ""
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines that are there now, the last perhaps without a newline."""
+def _lines(path: Path, done: int = 0) -> Iterator[bytes]:
+    """Yield the lines from an offset on, the last perhaps without a newline."""
     with open_regular(path) as file:
         # While one is being added its line is not whole: wait for that one, no longer.
         fcntl.flock(file, fcntl.LOCK_SH)
         size = os.fstat(file.fileno()).st_size
         fcntl.flock(file, fcntl.LOCK_UN)
-        done = 0
+        file.seek(done)
         while done < size:
             line = file.readline(MAX_LINE + 1)
             if not line:

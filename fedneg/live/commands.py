@@ -20,9 +20,11 @@ from fedneg.deploy.proxies import around_proxies
 from fedneg.errors import FedNegError
 from fedneg.exits import is_of_disk, mistake_of
 from fedneg.formats import human_bytes
+from fedneg.live.account import ROLLBACK
+from fedneg.live.facts import Facts
 from fedneg.live.pins import OPERATOR, fingerprint_of
 from fedneg.live.requests import Request
-from fedneg.live.state import Facts, State
+from fedneg.live.state import State
 from fedneg.live.walk import disk_bytes
 from fedneg.reading import read_regular
 
@@ -90,6 +92,7 @@ def run_request_command(arguments: Sequence[str]) -> None:
     if options.now is not None and facts.deployed != bool(options.now):
         kind = "real clients: --now SUPERLINK" if facts.deployed else "no SUPERLINK"
         raise FedNegError(f"the federation in {state.folder} has {kind}")
+    state.ready()
     with _saying_whether_accepted(state, options.client):
         request, is_new = state.requests.accept(
             options.client,
@@ -97,8 +100,7 @@ def run_request_command(arguments: Sequence[str]) -> None:
             due_days=options.due,
             reason=options.reason,
         )
-        if is_new:
-            state.audit.append("accepted", request=request.id, due=request.due)
+    _tell(state)
     print(_said(request, is_new))
     if options.now is not None and request.is_open:
         _carry_out(state, request, options.now, options.app)
@@ -116,6 +118,12 @@ def _saying_whether_accepted(state: State, client_id: int) -> Iterator[None]:
         there = state.requests.of(client_id) is not None
         accepted = "accepted, but" if there else "not accepted:"
         raise FedNegError(f"forget-{client_id} is {accepted} {mistake}") from error
+
+
+def _tell(state: State) -> None:
+    """Print what a kill had left undone, and was completed."""
+    for notice in state.notices:
+        print(f"fedneg: {notice}", file=sys.stderr)
 
 
 def _said(request: Request, is_new: bool) -> str:
@@ -304,8 +312,9 @@ def run_roster_command(arguments: Sequence[str]) -> None:
             f"{facts.fixed['clients'] - 1}"
         )
     if options.action == "remove":
+        state.ready()
         pins.remove(options.client)
-        state.audit.append("key removed", client=options.client)
+        _tell(state)
         print(f"client {options.client} has no key")
         return
     try:
@@ -314,8 +323,9 @@ def run_roster_command(arguments: Sequence[str]) -> None:
         raise FedNegError(f"{options.key} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise FedNegError(f"{options.key} is no public key: {error}") from None
+    state.ready()
     pins.add(options.client, key, OPERATOR)
-    state.audit.append("key listed", client=options.client, key=key)
+    _tell(state)
     print(f"client {options.client} is key {key}")
 
 
@@ -338,6 +348,7 @@ def run_rollback_command(arguments: Sequence[str]) -> None:
             raise FedNegError(
                 f"there is no checkpoint of round {options.round}; there is: {rounds}"
             )
+        _tell(state)
         checkpoints.verify(options.round)
         contains = set(checkpoints.facts(options.round)["contains"])
         # Whose contribution is already out of the model must not come back in.
@@ -347,8 +358,8 @@ def run_rollback_command(arguments: Sequence[str]) -> None:
                 f"the model of round {options.round} contains client {client_id}, "
                 f"which was forgotten (forget-{client_id})"
             )
+        state.audit.append(ROLLBACK, round=options.round)
         for number in there:
             if number > options.round:
                 checkpoints.remove(number)
-        state.audit.append("rollback", round=options.round)
     print(f"the next run goes on after round {options.round}")

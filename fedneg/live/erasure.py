@@ -21,8 +21,9 @@ from fedneg.checkpoint import Checkpoints
 from fedneg.errors import FedNegError
 from fedneg.files import write_bytes
 from fedneg.isolation import left_of
+from fedneg.live.account import PURGING, RECEIPT
 from fedneg.live.fingerprints import Fingerprint, fingerprints
-from fedneg.live.receipts import write_receipt
+from fedneg.live.receipts import signed_receipt, write_receipt
 from fedneg.live.requests import DONE, Request
 from fedneg.live.scan import ScanResult, scan
 from fedneg.live.sealed import Sealed
@@ -44,11 +45,6 @@ NOT_ERASED = (
     "of deleted messages (fedneg vacuum DATABASE; fedneg scan --state DIR PATH)",
     "what the other clients learned while this client took part",
 )
-
-
-def digest_of_model(parameters: Vector) -> str:
-    """Return a model's name in receipts and logs: the sha256 of its float32 bytes."""
-    return hashlib.sha256(np.ascontiguousarray(parameters, "<f4").tobytes()).hexdigest()
 
 
 class Erasure:
@@ -202,6 +198,9 @@ class Erasure:
         """
         clients: list[int] = work["clients"]
         self.federation.progress.step("purging what holds the forgotten")
+        self.checkpoints.verify(server_round)
+        # From here on nothing older may be gone back to.
+        self.state.audit.append(PURGING, clients=clients, round=server_round)
         gone = self._purge(
             clients, parameters, server_round, unlearn_round=work["unlearn_round"]
         )
@@ -240,12 +239,10 @@ class Erasure:
                 "audit_entry": purged["digest"],
             }
             path = self.state.receipts / f"{request.id}.json"
-            write_receipt(path, content, self.state.operator)
-            self.state.audit.append(
-                "receipt",
-                request=request.id,
-                sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-            )
+            receipt = signed_receipt(content, self.state.operator)
+            digest = hashlib.sha256(receipt).hexdigest()
+            self.state.audit.append(RECEIPT, request=request.id, sha256=digest)
+            write_receipt(path, receipt)
         self.state.requests.mark(clients, DONE)
 
     def _purge(

@@ -23,10 +23,12 @@ from fedneg.console import Progress, show_notice
 from fedneg.errors import FedNegError
 from fedneg.exits import mistake_of
 from fedneg.formats import number as finite
-from fedneg.live.erasure import Erasure, digest_of_model
+from fedneg.live.account import KEPT, RESUMED
+from fedneg.live.erasure import Erasure
 from fedneg.live.requests import ACCEPTED, UNLEARNED
+from fedneg.live.sealed import Sealed
 from fedneg.live.state import State
-from fedneg.parameters import Vector
+from fedneg.parameters import Vector, digest_of_model
 from fedneg.results import HISTORY_COLUMNS
 from fedneg.settings import Config
 from fedneg.unanswered import EVALUATE, describe
@@ -90,7 +92,7 @@ def do_live_job(
                     said = str(mistake_of(error) or error)
                     state.write_status({**state.read_status(), "error": said})
                 raise
-    for notice in (*notices, *federation.notices):
+    for notice in (*notices, *state.notices, *federation.notices):
         show_notice(notice)
     live.show()
 
@@ -131,10 +133,15 @@ class Live:
         self.contains: set[int] = set()
         self.work: Work | None = None
         self.erasure = Erasure(state, federation, self.checkpoints)
-        self.strategy.excluded = state.requests.excluded
+        self.strategy.excluded = self.excluded
         roster = self.strategy.roster
         roster.on_wait = self._on_wait
         roster.on_refused = self._on_refused
+
+    def excluded(self) -> frozenset[int]:
+        """Return who has asked to be forgotten, by the files or by the log."""
+        asked = self.state.account.requests
+        return self.state.requests.excluded() | asked.keys()
 
     # -- where it stands ---------------------------------------------------------------
 
@@ -144,15 +151,21 @@ class Live:
         Raises
         ------
         FedNegError
-            If a checkpoint contains a client that was forgotten: it names both.
+            If it is not where the log says that the federation stands, or contains a
+            client that was forgotten.
         """
-        self._refuse_forgotten()
         self.checkpoints.tidy()
-        found = self.checkpoints.restore(self.strategy.ledger, self._warn, strict=True)
+        damage: list[str] = []
+        found = self.checkpoints.restore(
+            self.strategy.ledger, damage.append, strict=True
+        )
+        for text in damage:
+            self._warn(text)
         if found is None:
-            self._refuse_lost_checkpoints()
+            self._refuse_lost_checkpoints(damage)
             self.federation.measure_initial()
         else:
+            self._refuse_unlogged(found)
             self._take_back(found)
         self.checkpoints.check_room(self.strategy.ledger.num_bytes)
         if found is not None and self.work is None:
@@ -163,34 +176,40 @@ class Live:
         }
         self.tell()
 
-    def _refuse_lost_checkpoints(self) -> None:
+    def _refuse_lost_checkpoints(self, damage: Sequence[str]) -> None:
         """Raise FedNegError if there were checkpoints: the ledger is not made twice."""
+        account = self.state.account
         kept = self.state.read_status().get("kept_round", 0)
-        if kept:
+        if kept or account.has_checkpoint:
+            kept = max([kept, *(number for number, _ in account.line)])
             raise FedNegError(
                 f"there is no whole checkpoint in {self.checkpoints.folder}, and there "
                 f"was one of round {kept}; bring it back from a backup, or begin anew "
-                "with another state folder"
+                f"with another state folder{''.join(f' ({text})' for text in damage)}"
             )
 
-    def _refuse_forgotten(self) -> None:
-        """Raise FedNegError for any checkpoint that contains a forgotten client."""
-        done = {r.client_id for r in self.state.requests.all() if not r.is_open}
-        found: dict[int, set[int]] = {}
-        for number in self.checkpoints.rounds():
-            try:
-                found[number] = set(self.checkpoints.facts(number)["contains"]) & done
-            except (OSError, ValueError, KeyError, TypeError, FedNegError):
-                continue  # damaged: `restore` says so, and does not use it
-        others = any(not forgotten for forgotten in found.values())
-        for number, forgotten in found.items():
-            for client_id in sorted(forgotten):
-                remedy = "remove it" if others else "bring a later one from a backup"
-                raise FedNegError(
-                    f"the checkpoint of round {number} in {self.checkpoints.folder} "
-                    f"contains client {client_id}, which was forgotten "
-                    f"(forget-{client_id}); it is not used, {remedy}"
-                )
+    def _refuse_unlogged(self, found: Restored) -> None:
+        """Raise FedNegError unless the log says that the federation stands there."""
+        stem = self.checkpoints.folder / f"round-{found.rounds:06d}"
+        account, contains = self.state.account, set(found.facts["contains"])
+        named = account.restorable()
+        if found.rounds not in [number for number, _ in named]:
+            last = " or ".join(str(n) for n in sorted({n for n, _ in named})) or "none"
+            raise FedNegError(
+                f"{stem} is not where the audit log says that the federation stands "
+                f"(after round {last}); bring that checkpoint back from a backup"
+            )
+        if (found.rounds, digest_of_model(found.parameters)) not in named:
+            raise FedNegError(
+                f"{stem} holds another model than the audit log says; bring the right "
+                "one back from a backup"
+            )
+        destroyed = self.state.vault.destroyed() if self.config.encrypt else set()
+        for client_id in sorted(contains & (account.forgotten | destroyed)):
+            raise FedNegError(
+                f"{stem} contains client {client_id}, which was forgotten; it is not "
+                "used, bring a later one from a backup"
+            )
 
     def _take_back(self, found: Restored) -> None:
         facts = found.facts
@@ -207,17 +226,43 @@ class Live:
         self._write_history()
         self.progress.skip(min(self.trained, self.progress.planned))
         self.progress.step(f"going on after round {self.server_round}")
+        self._mark_open()
         self.state.audit.append(
-            "resumed", round=self.server_round, model=digest_of_model(self.parameters)
+            RESUMED, round=self.server_round, model=digest_of_model(self.parameters)
         )
 
-    def _keep(self, *, due: bool = False) -> None:
-        """Write a checkpoint, history and status."""
+    def _mark_open(self) -> None:
+        """Let open requests say what the checkpoint does: a kill may have come between.
+
+        So may a last checkpoint that is damaged: then the client is in the model again.
+        """
+        unlearned = set(self.work.clients) if self.work else set()
+        for request in self.state.requests.open():
+            status = UNLEARNED if request.client_id in unlearned else ACCEPTED
+            self.state.requests.mark([request.client_id], status)
+
+    def _keep(
+        self, *, due: bool = False, event: str = KEPT, clients: Sequence[int] = ()
+    ) -> None:
+        """Write a checkpoint, with its entry before it, history and status.
+
+        Parameters
+        ----------
+        due : bool
+            Write one whatever `checkpoint` says.
+        event : str
+            The entry's; `clients` are of whom it tells.
+        """
         ledger = self.strategy.ledger
         if due or self.checkpoints.is_due(
             self.trained, self.config.rounds, ledger.num_bytes
         ):
+            self._refuse_destroyed()
+            model = digest_of_model(self.parameters)
+            told = {"clients": list(clients)} if clients else {}
+            self.state.audit.append(event, round=self.server_round, model=model, **told)
             facts = {
+                "model": model,
                 "trained": self.trained,
                 "contains": sorted(self.contains),
                 "work": asdict(self.work) if self.work else None,
@@ -227,6 +272,17 @@ class Live:
             self.kept_round = self.server_round
         self._write_history()
         self.tell()
+
+    def _refuse_destroyed(self) -> None:
+        """Raise FedNegError if rows that went into the model could not be sealed."""
+        form = self.checkpoints.form
+        gone = form.forgotten & self.contains if isinstance(form, Sealed) else set()
+        if gone:
+            raise FedNegError(
+                f"the model contains clients {sorted(gone)}, whose keys were destroyed "
+                f"or requests done: no checkpoint of it in {self.checkpoints.folder} "
+                "could tell their rows"
+            )
 
     def _write_history(self) -> None:
         history = self.federation.history
@@ -251,7 +307,7 @@ class Live:
         return True
 
     def _remaining(self) -> tuple[int, ...]:
-        out = self.state.requests.excluded()
+        out = self.excluded()
         return tuple(k for k in range(self.config.clients) if k not in out)
 
     def _round(
@@ -333,14 +389,8 @@ class Live:
         self.erasure.write_fingerprints(must_go, stays=self.parameters)
         method["strategy"] = self.config.strategy.name
         self.work = Work(clients, mode, place, 0, before, self._measured(), method)
-        self._keep(due=True)
+        self._keep(due=True, event=UNLEARNED, clients=clients)
         self.state.requests.mark(clients, UNLEARNED)
-        self.state.audit.append(
-            "unlearned",
-            clients=clients,
-            round=place,
-            model=self.work.unlearned["model"],
-        )
 
     def _go_on(self, work: Work) -> None:
         """Repair the model by one round, or hand it over."""
@@ -431,7 +481,7 @@ class Live:
                 "clients": self.config.clients,
                 "trust": roster.trust,
                 "online": sorted(roster.node_of),
-                "excluded": sorted(self.state.requests.excluded()),
+                "excluded": sorted(self.excluded()),
                 "refused": {str(k): why for k, why in roster.refused.items()},
                 "failed": {
                     str(f.client_id): f.reason

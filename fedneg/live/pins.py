@@ -6,7 +6,7 @@ known by its fingerprint, the sha256 of its DER SubjectPublicKeyInfo in hex.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -25,8 +25,11 @@ from fedneg.errors import FedNegError
 from fedneg.files import write_bytes
 from fedneg.live.locks import locked
 from fedneg.reading import read_regular
+from fedneg.tensors import sync_folder
 
 OPERATOR, FIRST_SIGHT = "operator", "first sight"
+# Events of the audit log.
+LISTED, SEEN, REMOVED = "key listed", "key seen first", "key removed"
 
 
 def fingerprint_of(key: bytes) -> str:
@@ -63,6 +66,12 @@ class Pins:
     ----------
     path : Path, optional
         The JSON file that holds them; None: in memory only.
+    record : callable, optional
+        Given an event and its facts before a pin changes: it raises, or they are in the
+        audit log when it returns.
+    agree : callable, optional
+        Called while the file is held, before anything is recorded: raises unless the
+        file is what the log says.
 
     Raises
     ------
@@ -70,8 +79,14 @@ class Pins:
         If the file is there and cannot be understood.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        record: Callable[..., object] = lambda event, **facts: None,
+        agree: Callable[["Pins"], object] = lambda pins: None,
+    ) -> None:
+        self.path, self.record, self.agree = path, record, agree
         self._pins: dict[int, Pin] = {}
         self._seen: tuple[int, ...] = ()
         self.refresh()
@@ -114,7 +129,7 @@ class Pins:
         FedNegError
             If the key is another client's, or was seen first where there is one.
         """
-        with self._changing():
+        with self.changing():
             owner, pinned = self.client_of(key), self.key_of(client_id)
             if owner not in (None, client_id):
                 raise FedNegError(
@@ -124,23 +139,37 @@ class Pins:
             if source == FIRST_SIGHT and pinned not in (None, key):
                 raise FedNegError(f"client {client_id} has another key already")
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            self._pins[client_id] = Pin(key, source, now)
-            self._write()
+            pin = Pin(key, source, now)
+            self.record(
+                SEEN if source == FIRST_SIGHT else LISTED,
+                client=client_id,
+                **asdict(pin),
+            )
+            self.put(client_id, pin)
 
     def remove(self, client_id: int) -> None:
         """Take a client's pin away; none is no error."""
-        with self._changing():
-            if self._pins.pop(client_id, None) is not None:
-                self._write()
+        with self.changing():
+            if client_id in self._pins:
+                self.record(REMOVED, client=client_id)
+                self.put(client_id, None)
+
+    def put(self, client_id: int, pin: Pin | None) -> None:
+        """Write a pin, or none; the file is held, and the log has its entry."""
+        self._pins.pop(client_id, None)
+        if pin is not None:
+            self._pins[client_id] = pin
+        self._write()
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
+    def changing(self) -> Iterator[None]:
         """Hold the file, as it is now: a run and an operator may both write it."""
         if self.path is None:
             yield
             return
         with locked(self.path.with_suffix(".lock"), "the roster of keys"):
             self.refresh()
+            self.agree(self)
             yield
 
     def _write(self) -> None:
@@ -148,3 +177,4 @@ class Pins:
             return
         content: dict[str, Any] = {str(k): asdict(pin) for k, pin in self.all().items()}
         write_bytes(self.path, (json.dumps(content, indent=1) + "\n").encode())
+        sync_folder(self.path.parent)

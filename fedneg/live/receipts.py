@@ -17,13 +17,11 @@ from fedneg.reading import read_regular
 from fedneg.tensors import sync_folder
 
 
-def write_receipt(path: Path, content: Mapping[str, Any], key: OperatorKey) -> None:
-    """Sign content and write it, whole or not at all.
+def signed_receipt(content: Mapping[str, Any], key: OperatorKey) -> bytes:
+    """Return the file of a receipt: content and its signature.
 
     Raises
     ------
-    FedNegError
-        If it cannot be written; a file that was there is as it was.
     ValueError, TypeError
         If the content is not JSON.
     """
@@ -35,8 +33,19 @@ def write_receipt(path: Path, content: Mapping[str, Any], key: OperatorKey) -> N
         "key": key.public.fingerprint,
     }
     text = json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode()
+
+
+def write_receipt(path: Path, receipt: bytes) -> None:
+    """Write what `signed_receipt` returned, whole or not at all.
+
+    Raises
+    ------
+    FedNegError
+        If it cannot be written; a file that was there is as it was.
+    """
     try:
-        write_bytes(path, text.encode())
+        write_bytes(path, receipt)
         sync_folder(path.parent)
     except OSError as error:
         raise FedNegError(

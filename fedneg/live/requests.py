@@ -1,22 +1,25 @@
 """The durable queue of requests to be forgotten: one small JSON file each.
 
-A request exists from the moment its file has its name; from then on its client is out
-of every round, also after a restart. There is one request for a client, ever: asking
-again finds it.
+A request exists from the moment the audit log has its entry, and its file follows; from
+then on its client is out of every round, also after a restart. There is one request for
+a client, ever: asking again finds it.
 """
 
+import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from fedneg.errors import FedNegError
 from fedneg.files import write_bytes
 from fedneg.live.locks import locked
 from fedneg.reading import read_regular
+from fedneg.tensors import sync_folder
 from fedneg.texts import check_text
 
 ACCEPTED, UNLEARNED, DONE = "accepted", "unlearned", "done"
@@ -61,6 +64,11 @@ class Request:
         return f"forget-{self.client_id}"
 
     @property
+    def reason_sha256(self) -> str:
+        """What the audit log has of the reason."""
+        return hashlib.sha256(self.reason.encode()).hexdigest()
+
+    @property
     def is_open(self) -> bool:
         """Whether something is left to do."""
         return self.status != DONE
@@ -77,10 +85,22 @@ class Requests:
     Parameters
     ----------
     folder : Path
+    record : callable, optional
+        Given an event and its facts before a request is accepted or done: it raises, or
+        they are in the audit log when it returns.
+    agree : callable, optional
+        Called while the queue is held, before anything is recorded: raises unless the
+        queue is what the log says.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        record: Callable[..., object] = lambda event, **facts: None,
+        agree: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.folder, self.record, self.agree = folder, record, agree
 
     def all(self) -> list[Request]:
         """Return all requests, in the order in which they came.
@@ -100,10 +120,15 @@ class Requests:
             try:
                 if match is None:
                     raise ValueError("its name is not forget-<client id>.json")
-                request = Request(**json.loads(read_regular(path)))
+                content: dict[str, Any] = json.loads(read_regular(path))
+                if isinstance(content.get("reason"), str):
+                    # Older versions accepted what no receipt can hold.
+                    text = content["reason"].encode(errors="backslashreplace")
+                    content["reason"] = text.decode()
+                request = Request(**content)
                 if request.client_id != int(match[1]):
                     raise ValueError(f"it is about client {request.client_id}")
-            except (OSError, ValueError, TypeError) as error:
+            except (OSError, ValueError, TypeError, AttributeError) as error:
                 raise FedNegError(f"{path} is no request: {error}") from None
             found.append(request)
         return sorted(found, key=lambda r: (r.received, r.client_id))
@@ -150,6 +175,7 @@ class Requests:
                 f"there is no client {client_id}; client ids are 0 to {clients - 1}"
             )
         with self.changing():
+            self.agree()
             found = self.of(client_id)
             if found is not None:
                 return found, False
@@ -167,17 +193,43 @@ class Requests:
                 ) from None
             received = now.isoformat(timespec="microseconds")
             request = Request(client_id, received, due, reason)
-            self._write(request)
+            self.record(ACCEPTED, **logged(request))
+            try:
+                self.write(request)
+            except OSError as error:
+                raise FedNegError(
+                    f"{request.id} is accepted, since the audit log has it, but "
+                    f"{self.folder / request.id}.json cannot be written: "
+                    f"{error.strerror}; the next run or request writes it"
+                ) from None
             return request, True
 
     def mark(self, client_ids: Sequence[int], status: str) -> None:
         """Write down how far the requests of clients have come."""
         with self.changing():
+            if status == DONE:
+                self.record(DONE, clients=sorted(client_ids))
             for client_id in client_ids:
                 request = self.of(client_id)
                 if request is not None and request.status != status:
-                    self._write(replace(request, status=status))
+                    self.write(replace(request, status=status))
 
-    def _write(self, request: Request) -> None:
+    def write(self, request: Request) -> None:
+        """Write the file of a request; the queue is held, and the log has its entry."""
         text = json.dumps(asdict(request), indent=1) + "\n"
         write_bytes(self.folder / f"{request.id}.json", text.encode())
+        sync_folder(self.folder)
+
+
+def logged(request: Request) -> dict[str, Any]:
+    """Return what the audit log is told of a request: all that makes its file again.
+
+    But for the words of the reason, for which the log is no place.
+    """
+    return {
+        "request": request.id,
+        "client": request.client_id,
+        "received": request.received,
+        "due": request.due,
+        "reason_sha256": request.reason_sha256,
+    }

@@ -35,9 +35,12 @@ PUBLIC_NAME = "operator.pub"
 def keys_folder(state: Path) -> Path:
     """Return where the keys of a federation lie: beside its state, not in it.
 
-    So a copy of the state, as an auditor may get it, holds no private key.
+    So a copy of the state, as an auditor may get it, holds no private key. Where the
+    state is a link, they may lie beside the link, or beside the folder itself.
     """
-    return Path(f"{os.path.abspath(state)}-keys")
+    beside = Path(f"{os.path.abspath(state)}-keys")
+    real = Path(f"{os.path.realpath(state)}-keys")
+    return real if real.is_dir() and not beside.is_dir() else beside
 
 
 def canonical(content: Mapping[str, Any]) -> bytes:

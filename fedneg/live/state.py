@@ -1,16 +1,17 @@
 """The folder of a federation that lives on: where everything lies, and what is fixed.
 
-``federation.json`` says what the federation is; ``checkpoints/`` hold where it stands;
-``requests/``, ``receipts/``, ``fingerprints/`` and ``audit.jsonl`` what was asked and
-done; ``model.safetensors`` is the model in service; ``status.json`` and ``history.csv``
-are for watching. Keys lie beside it.
+``federation.json`` says what the federation is, and ``federation.id`` whose keys it
+has; ``checkpoints/`` hold where it stands; ``requests/``, ``receipts/``,
+``fingerprints/`` and ``audit.jsonl`` what was asked and done; ``model.safetensors`` is
+the model in service; ``status.json`` and ``history.csv`` are for watching. Keys lie
+beside it. The log is the truth, and whoever changes anything compares the rest with it
+first (fedneg/live/agreement.py).
 """
 
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +20,21 @@ from typing import Any
 from fedneg.checkpoint import Checkpoints
 from fedneg.errors import FedNegError
 from fedneg.files import leftovers, make_folder, tighten, write_bytes
+from fedneg.live import agreement
+from fedneg.live.account import MADE, MIGRATED, Account
 from fedneg.live.audit import AuditLog
+from fedneg.live.facts import (
+    OLD_SCHEMA,
+    SCHEMA,
+    Facts,
+    fixed_settings,
+    lasting,
+    read_facts,
+    write_facts,
+)
+from fedneg.live.identity import LOG_NAME, bind, check_apart, claim, disagreement
 from fedneg.live.locks import is_locked, locked
+from fedneg.live.migration import found_in
 from fedneg.live.pins import Pins
 from fedneg.live.requests import Requests
 from fedneg.live.sealed import Sealed
@@ -29,50 +43,6 @@ from fedneg.live.vault import Vault
 from fedneg.reading import read_regular
 from fedneg.settings import Config
 from fedneg.texts import check_utf8
-
-SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a federation is, from its first run on.
-
-    Attributes
-    ----------
-    id : str
-    created : str
-        UTC, ISO 8601.
-    fixed : mapping
-        Settings that no later run may change: the ledger hangs on them.
-    overrides : list of str
-        The Hydra overrides of the first run; later runs need not repeat them.
-    deployed : bool
-        Whether its clients are real.
-    encrypt : bool
-    """
-
-    id: str
-    created: str
-    fixed: Mapping[str, Any]
-    overrides: Sequence[str]
-    deployed: bool
-    encrypt: bool
-
-
-def fixed_settings(config: Config) -> dict[str, Any]:
-    """Return the settings that a federation keeps for life."""
-    strategy = config.strategy
-    return {
-        "seed": config.seed,
-        "clients": config.clients,
-        "data.name": config.data.name,
-        **{f"data.{k}": v for k, v in config.data.partition_settings.items()},
-        "model.name": config.model.name,
-        "model.hidden": list(config.model.hidden),
-        "strategy.server_learning_rate": strategy.server_learning_rate,
-        "strategy.server_momentum": strategy.server_momentum,
-        "encrypt": config.encrypt,
-    }
 
 
 class State:
@@ -83,6 +53,16 @@ class State:
     folder : Path
     keys : Path, optional
         By default beside it.
+
+    Attributes
+    ----------
+    notices : list of str
+        Acts that were completed, since a kill had left their entries alone.
+
+    Raises
+    ------
+    FedNegError
+        If one of the folders is the other, or lies in it.
     """
 
     def __init__(self, folder: Path, keys: Path | None = None) -> None:
@@ -91,7 +71,11 @@ class State:
         # The audit log and the receipts name files.
         check_utf8("state", self.folder)
         check_utf8("keys", self.keys)
-        self.requests = Requests(self.folder / "requests")
+        check_apart(self.folder, self.keys)
+        self.notices: list[str] = []
+        self.requests = Requests(
+            self.folder / "requests", record=self._record, agree=self._agree_on_requests
+        )
         self.receipts = self.folder / "receipts"
         self.fingerprints = self.folder / "fingerprints"
         self.model = self.folder / "model.safetensors"
@@ -109,9 +93,8 @@ class State:
         return cls(Path(config.state), Path(config.keys) if config.keys else None)
 
     @cached_property
-    def operator(self) -> OperatorKey:
-        """The operator's key; made when it is first needed."""
-        found = OperatorKey.load_or_create(self.keys)
+    def _claimed(self) -> tuple[OperatorKey, Account]:
+        found = claim(self.folder, self.keys)
         # Git, and with it `flwr run`, which sends the app to every client, leave what
         # lies here alone, should it lie in a checkout.
         for folder in (self.folder, self.keys):
@@ -120,10 +103,26 @@ class State:
                 write_bytes(hidden, b"*\n")
         return found
 
+    @property
+    def operator(self) -> OperatorKey:
+        """The operator's key; made, with the federation's id, when it is first needed.
+
+        Raises FedNegError if the keys are another federation's.
+        """
+        return self._claimed[0]
+
     @cached_property
     def audit(self) -> AuditLog:
         """The audit log."""
-        return AuditLog(self.folder / "audit.jsonl", self.operator)
+        return AuditLog(self.folder / LOG_NAME, self.operator)
+
+    @property
+    def account(self) -> Account:
+        """What the audit log says, now."""
+        return self._claimed[1].refresh()
+
+    def _record(self, event: str, /, **facts: Any) -> None:
+        self.audit.append(event, **facts)
 
     @cached_property
     def vault(self) -> Vault:
@@ -132,7 +131,7 @@ class State:
 
     def pins(self) -> Pins:
         """Return which key belongs to which client."""
-        return Pins(self.roster)
+        return Pins(self.roster, record=self._record, agree=self._agree_on_roster)
 
     def checkpoints(self, *, every: int, encrypt: bool) -> Checkpoints:
         """Return where the federation stands; write only in `running`."""
@@ -145,10 +144,21 @@ class State:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Be the one run of this federation; raises FedNegError if there is another."""
+        """Be the one run of this federation, after its log and files were compared.
+
+        Raises
+        ------
+        FedNegError
+            If there is another run, or state, keys and log are not one federation's, or
+            a file is not what the log says: it is named.
+        """
+        _ = self.operator  # before a new folder is made, with a lock in it
         with locked(self.folder / "lock", "the federation", timeout_s=0):
             self._tighten()
+            if self.account.is_old:
+                self._migrate()
             self._tidy()
+            self._agree()
             yield
 
     def _tighten(self) -> None:
@@ -162,6 +172,80 @@ class State:
                 f"{error.filename} must be its owner's alone, and cannot be made so: "
                 f"{error.strerror}"
             ) from None
+
+    def ready(self) -> None:
+        """Do what must be before requests or keys change: claim the keys, migrate."""
+        if self.account.is_old:
+            with self.running():
+                pass
+
+    # -- the log and the files ---------------------------------------------------------
+
+    def _agree(self) -> None:
+        """Compare everything with the log; complete what a kill left undone."""
+        with self.requests.changing():
+            self._agree_on_requests()
+        with self.pins().changing():
+            pass  # it compares by itself
+        account = self.account
+        checkpoints = Checkpoints(self.folder / "checkpoints")
+        agreement.settle(
+            [
+                *agreement.of_facts(self._facts, account),
+                *agreement.of_checkpoints(checkpoints, account),
+                *agreement.of_receipts(self.receipts, account),
+            ],
+            self.notices.append,
+        )
+        self._raise_schema(account)
+
+    def _agree_on_requests(self) -> None:
+        agreement.settle(
+            agreement.of_requests(self.requests, self.account), self.notices.append
+        )
+
+    def _agree_on_roster(self, pins: Pins) -> None:
+        agreement.settle(agreement.of_roster(pins, self.account), self.notices.append)
+
+    def _migrate(self) -> None:
+        """Bring a state of schema 1 to this one, with an entry that says so."""
+        schema, facts = read_facts(self._facts) or (OLD_SCHEMA, None)
+        account, mine = self.account, facts.id if facts else ""
+        if schema != OLD_SCHEMA:
+            raise FedNegError(
+                f"{self._facts} is of schema {schema}, and {account.path} of schema "
+                f"{OLD_SCHEMA}: it is an older log; restore the newer one"
+            )
+        federation = mine or account.federation or str(uuid.uuid4())
+        contradiction = disagreement(self.folder, self.keys, federation)
+        if contradiction or account.federation not in ("", federation):
+            raise FedNegError(
+                contradiction
+                or f"{account.path} is the log of federation {account.federation}, and "
+                f"{self._facts} of {federation}"
+            )
+        checkpoints = self.checkpoints(
+            every=1, encrypt=facts is not None and facts.encrypt
+        )
+        found = found_in(
+            self.requests, self.receipts, self.roster, checkpoints, account
+        )
+        settings = None if facts is None else facts.fixed
+        self.audit.append(MIGRATED, id=federation, settings=settings, **found)
+        bind(self.folder, self.keys, federation)
+        self.notices.append(f"{self.folder} was migrated from schema 1 to {SCHEMA}")
+
+    def _raise_schema(self, account: Account) -> None:
+        """Complete a migration: let federation.json say of which schema it is."""
+        schema, facts = read_facts(self._facts) or (SCHEMA, None)
+        if facts is None or schema == SCHEMA:
+            return
+        if not account.is_newest(MIGRATED):
+            raise FedNegError(
+                f"{self._facts} is of schema {schema}, and its log has entries of "
+                f"schema {SCHEMA}; restore the file"
+            )
+        write_facts(self._facts, facts)
 
     def _tidy(self) -> None:
         """Remove what a killed run left half-written: it may hold anything."""
@@ -188,18 +272,8 @@ class State:
         FedNegError
             If federation.json cannot be understood.
         """
-        try:
-            content = json.loads(read_regular(self._facts))
-            if content.pop("schema") != SCHEMA:
-                raise ValueError("it is of another schema")
-            facts = Facts(**content)
-            if type(facts.fixed["clients"]) is not int:
-                raise ValueError("its number of clients is none")
-            return facts
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise FedNegError(f"{self._facts} cannot be read: {error}") from None
+        found = read_facts(self._facts)
+        return None if found is None else found[1]
 
     def known_facts(self) -> Facts:
         """Return what the federation is; FedNegError if there is none here."""
@@ -225,16 +299,15 @@ class State:
         if found is None:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             facts = Facts(
-                str(uuid.uuid4()),
+                self.account.federation,
                 now,
                 fixed,
-                _lasting(config, overrides),
+                lasting(config, overrides),
                 deployed,
                 config.encrypt,
             )
-            content = {"schema": SCHEMA, **asdict(facts)}
-            write_bytes(self._facts, (json.dumps(content, indent=1) + "\n").encode())
-            self.audit.append("federation made", id=facts.id, settings=fixed)
+            self.audit.append(MADE, id=facts.id, settings=fixed)
+            write_facts(self._facts, facts)
             return facts
         # A federation made before there were other partitions does not name its own.
         kept = {"data.partition": "writer"} | dict(found.fixed)
@@ -268,20 +341,3 @@ class State:
         except (OSError, ValueError) as error:
             raise FedNegError(f"{self._status} cannot be read: {error}") from None
         return found
-
-
-def _lasting(config: Config, overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that later runs need not repeat.
-
-    With the data that was used: what `data=auto` means may change.
-    """
-    passing = ("state", "keys", "data", "hydra")
-    kept = [o for o in overrides if o.partition("=")[0].split(".")[0] not in passing]
-    data = [o for o in overrides if o.startswith("data.") and "=" in o]
-    return [f"data={config.data.name}", *data, *kept]
-
-
-def merged(stored: Sequence[str], given: Sequence[str]) -> list[str]:
-    """Return overrides with every key once: what is given now counts."""
-    by_key = {override.partition("=")[0]: override for override in (*stored, *given)}
-    return list(by_key.values())

@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,8 +17,11 @@ from typing import Any
 from fedneg.arguments import OneLineParser
 from fedneg.errors import FedNegError
 from fedneg.formats import human_bytes, plain
+from fedneg.live.account import Account
+from fedneg.live.agreement import Difference, differences
 from fedneg.live.audit import AuditCheck, check
 from fedneg.live.fingerprints import Fingerprint
+from fedneg.live.identity import LOG_NAME
 from fedneg.live.receipts import read_receipt, words_on_isolation
 from fedneg.live.scan import Match, ScanResult, scan
 from fedneg.live.signing import PUBLIC_NAME, PublicKey, keys_folder, load_public
@@ -26,6 +30,8 @@ from fedneg.reading import read_regular
 
 # A list in a receipt is shown to so many items, and files of one client likewise.
 SHOWN = 12
+# What differs is looked at again after so long, and so often.
+LOOK_AGAIN_S, LOOKS = 0.2, 5
 
 
 def run_verify_command(arguments: Sequence[str]) -> None:
@@ -92,17 +98,28 @@ def _printable(text: str) -> str:
 def run_audit_command(arguments: Sequence[str]) -> None:
     """Do what the words after `fedneg audit` say.
 
+    It only looks, and needs no right to write.
+
     Raises
     ------
     FedNegError
-        For the first entry, or else the first receipt, that does not hold.
+        For the first entry, or else the first file, that does not hold.
     """
     options = _audit_parser().parse_args(arguments)
     folder = options.keys or keys_folder(options.state)
     public = load_public(options.key or folder / PUBLIC_NAME)
-    log = options.state / "audit.jsonl"
+    log = options.state / LOG_NAME
+    # Files first: what the log has beyond them is newer, and no contradiction.
     receipts, problems = _receipts(options.state / "receipts", public)
-    found = check(log, public, head=options.head, wanted=set(receipts.values()))
+    account = Account(log, public)
+    found = check(
+        log,
+        public,
+        head=options.head,
+        wanted=set(receipts.values()),
+        each=account.enter,
+    )
+    alone: list[str] = []
     if found.broken is not None:
         # What stands behind a broken entry is unknown, and no receipt's fault.
         first = f"entry {found.broken.number} of {log} is broken: {found.broken.what}"
@@ -113,11 +130,16 @@ def run_audit_command(arguments: Sequence[str]) -> None:
             for path, digest in receipts.items()
             if digest in found.missing
         ]
+        differences = _settled(options.state, folder, account)
+        problems += [d.text for d in differences if d.complete is None]
+        alone = [d.text for d in differences if d.complete is not None]
     if options.json:
-        print(json.dumps(_as_json(found, len(receipts), problems)))
+        print(json.dumps(_as_json(found, len(receipts), problems, alone)))
     else:
         print(f"whole entries: {found.entries}, the last one is {found.head}")
         print(f"good receipts: {len(receipts)}, signed with key {public.fingerprint}")
+        for text in alone:
+            print(f"to be completed by the next start: {text}")
     if problems:
         more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise FedNegError(problems[0] + more)
@@ -168,13 +190,34 @@ def _receipts(folder: Path, public: PublicKey) -> tuple[dict[Path, str], list[st
     return found, problems
 
 
-def _as_json(found: AuditCheck, receipts: int, problems: list[str]) -> dict[str, Any]:
+def _settled(state: Path, keys: Path, account: Account) -> list[Difference]:
+    """Return how a folder differs from its log, once nobody is in the middle of a word.
+
+    A run, or who accepts a request, may be between an entry and its act.
+    """
+    found = list(differences(state, keys, account))
+    for _ in range(LOOKS):
+        if not found:
+            break
+        time.sleep(LOOK_AGAIN_S)
+        account = Account(account.path, account.public).refresh()
+        again = list(differences(state, keys, account))
+        if [d.text for d in again] == [d.text for d in found]:
+            break
+        found = again
+    return found
+
+
+def _as_json(
+    found: AuditCheck, receipts: int, problems: list[str], alone: list[str]
+) -> dict[str, Any]:
     return {
         "entries": found.entries,
         "head": found.head,
         "broken": asdict(found.broken) if found.broken else None,
         "receipts": receipts,
         "problems": problems,
+        "to_be_completed": alone,
     }
 
 

@@ -1,0 +1,53 @@
+"""A state as fedneg wrote it before entries came before their acts (schema 1)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fedneg import checkpoint
+from fedneg.live.audit import AuditLog
+from fedneg.live.identity import ID_NAME
+from fedneg.live.state import State
+
+# What the log of schema 1 had of the entries of today.
+OLD_EVENTS = {
+    "federation made": ("id", "settings"),
+    "accepted": ("request", "due"),
+    "unlearned": ("clients", "round", "model"),
+    "purged": ("clients", "files", "keys", "scanned_files", "scanned_bytes"),
+    "receipt": ("request", "sha256"),
+    "resumed": ("round", "model"),
+    "rollback": ("round",),
+    "key listed": ("client", "key"),
+    "key removed": ("client",),
+}
+
+
+def make_old(folder: Path, keys: Path | None = None) -> State:
+    """Turn a state into one of schema 1, with a log that the same key signed."""
+    state = State(folder, keys)
+    key = state.operator
+    path = folder / "audit.jsonl"
+    entries = [json.loads(line) for line in path.read_bytes().splitlines()]
+    path.unlink()
+    log = AuditLog(path, key)
+    for entry in entries:
+        if entry["event"] in OLD_EVENTS:
+            names = OLD_EVENTS[entry["event"]]
+            log.append(entry["event"], **{n: entry["facts"][n] for n in names})
+    for place in (folder, state.keys):
+        (place / ID_NAME).unlink(missing_ok=True)
+    change(folder / "federation.json", schema=1)
+    for head in (folder / "checkpoints").glob("*.json"):
+        content = json.loads(head.read_bytes())
+        content.pop("digest")
+        content["facts"].pop("model")
+        content["digest"] = checkpoint._digest(content)
+        head.write_bytes(checkpoint._json(content))
+    return State(folder, keys)
+
+
+def change(path: Path, **changes: Any) -> None:
+    """Write other values into a JSON file, if it is there."""
+    if path.exists():
+        path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
