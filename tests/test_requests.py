@@ -280,6 +280,8 @@ for action in ("accept", "mark"):
         found = {r.client_id: r.status for r in Requests(requests.folder).all()}
         what = found.get(last if action == "accept" else 0)
         print(action, last, code, what, flush=True)
+        if action == "accept":  # each file more is a step more
+            (requests.folder / f"forget-{last}.json").unlink(missing_ok=True)
         if code == 0:
             break
 """
