@@ -314,3 +314,25 @@ def test_of_a_large_ledger_a_sample_is_looked_at(monkeypatch: pytest.MonkeyPatch
             )
             found.append((left.isolable, left.cosine > 0.99))
     assert found == [(True, True), (False, False)] * 2
+
+
+def test_a_method_that_begins_anew_from_what_was_there_has_not_begun_anew():
+    """Whatever it says: what it begins with is compared with what the seed gives."""
+    draw, seed = np.random.default_rng(3), np.zeros(400, np.float32)
+    found = []
+    for share in (0.0, 0.5):
+        ledger = Ledger(seed, clients=3, keep_local=False)
+        local = {k: draw.normal(size=400).astype(np.float32) for k in range(3)}
+        model = ledger.record(1, seed, local, dict.fromkeys(range(3), 1))
+        gone = ledger.contributions[1].copy()
+        ledger.start_over(seed + np.float32(share) * gone)
+        (left,) = left_of(
+            [gone],
+            ledger,
+            seed=seed,
+            before=model,
+            after=ledger.initial,
+            starts_over=True,
+        )
+        found.append((left.isolable, round(left.cosine, 3)))
+    assert found == [(False, 0.0), (True, 1.0)]
