@@ -336,3 +336,13 @@ def test_a_method_that_begins_anew_from_what_was_there_has_not_begun_anew():
         )
         found.append((left.isolable, round(left.cosine, 3)))
     assert found == [(False, 0.0), (True, 1.0)]
+
+
+def test_what_compensated_left_is_looked_for_unit_by_unit(trained: Trained):
+    """Each kept a share of its own, and the model as a whole no multiple."""
+    state, seed, rows = trained()
+    ask(state, 1, clients=4)
+    go_on(state, *FOUR, "strategy=compensated", NONE)
+    as_a_whole = nearest(rows[1].astype(float), list(vectors_in(state, seed).values()))
+    said = receipt_of(state, 1)["purged"]["left"]["contribution"]["cosine"]
+    assert said > as_a_whole + 0.05

@@ -291,7 +291,7 @@ def test_a_disk_that_fails_while_a_checkpoint_is_read_stops_the_run(
     """The ledger is half filled: neither an older checkpoint nor a new start helps."""
     federate(tmp_path)
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **options: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(checkpoint_forms, "read_tensors", fail)
