@@ -31,7 +31,13 @@ def number(
     """Return `value` as a finite float within the bounds, else raise."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise FedNegError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # whole, and longer than any float
+        raise FedNegError(
+            f"{name} must be a number, got one of {int(value).bit_length()} bits"
+        ) from None
+    if not finite:
         raise FedNegError(f"{name} must be finite, got {value}")
     for bad, rule in (
         (value < minimum, f"at least {minimum:g}"),

@@ -29,9 +29,13 @@ from test_live import Meddling, ask, go_on, receipt_of
 from test_live import trained as trained  # a fixture
 
 from fedneg.__main__ import main
+from fedneg.checks import number
+from fedneg.errors import FedNegError
+from fedneg.evidence import ServerTest
 from fedneg.inline_grid import FIRST_NODE_ID
 from fedneg.live.state import State
 from fedneg.texts import MAX_REASON, MAX_TEXT
+from fedneg.training import Metrics
 from strategies.claims import MAX_LOSS, believed
 
 INITIAL = [np.zeros((2, 3), np.float32), np.ones(2, np.float32)]
@@ -380,6 +384,22 @@ def test_if_all_lie_the_receipt_says_so(
     assert set(status["unanswered"]) == {"0", "2"}
 
 
+def test_a_model_without_a_loss_can_be_signed(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Parameters may be finite and the loss not: null in status and receipt."""
+    monkeypatch.setattr(
+        ServerTest,
+        "measure",
+        lambda *_: Metrics(accuracy=0.5, loss=math.nan, num_examples=9),
+    )
+    ask(trained, 1)
+    go_on(trained)
+    assert receipt_of(trained, 1)["measured"]["after"]["test_loss"] is None
+    text = (trained / "status.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["loss"] is None
+
+
 # -- what an operator types ------------------------------------------------------------
 
 
@@ -421,6 +441,13 @@ def test_a_reason_in_any_writing_is_on_the_receipt(
     assert receipt_of(trained, 2)["asked"]["reason"] == reason
     monkeypatch.setattr(sys, "argv", ["fedneg", "requests", f"--state={trained}"])
     main()
+
+
+def test_a_number_longer_than_any_float_is_refused_by_name():
+    with pytest.raises(
+        FedNegError, match="rate must be a number, got one of 1329 bits"
+    ):
+        number("rate", 10**400)
 
 
 @pytest.mark.parametrize(
