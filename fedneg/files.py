@@ -31,7 +31,8 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
         known = error.filename
         if known is not None and (temporary is None or Path(known) != temporary):
             raise
-        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        said = error.strerror or str(error)
+        raise OSError(error.errno, said, os.fspath(path)) from error
 
 
 def make_folder(path: Path, *, shared: bool = False) -> Path:
