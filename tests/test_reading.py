@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import small_config
+from flwr.common.serde import message_to_proto
 from PIL import Image
 from test_own_data import own_bench, some
 
@@ -243,9 +244,28 @@ def test_a_client_with_such_data_is_left_out_with_a_line_that_can_be_sent(
     """The others train on."""
     place = bad_data(kind, tmp_path)
     bench = own_bench(small_config("clients=3", "forget=null"), {1: place})
+    whole, sent = bench.grid.send_and_receive, []
+
+    def send_and_receive(messages: Any, *, timeout: float | None = None) -> Any:
+        replies = whole(messages, timeout=timeout)
+        sent.extend(message_to_proto(reply).SerializeToString() for reply in replies)
+        return replies
+
+    bench.grid.send_and_receive = send_and_receive  # type: ignore[method-assign]
     promptly(lambda: bench.train(1))
+    assert len(sent) == 6  # three said who they are, and then three were to train
     ((_, client_id, reason),) = bench.failures()
     assert client_id == 1
     assert part in reason
     assert reason.isprintable()
     assert bench.strategy.reports[0].clients == 2
+
+
+def test_an_odd_name_is_one_line_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    place = bad_data("name", tmp_path)
+    code, _, err = fedneg(monkeypatch, capsys, "check-data", place, "--data=digits")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.strip().isprintable()
+    assert r"/0/a\udce9\x1b[31m x" in err
