@@ -10,6 +10,7 @@ used, so that the workers can start before it and the small commands need not wa
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from fedneg import __version__
 from fedneg.children import check_path
 from fedneg.errors import FedNegError
-from fedneg.exits import fail, mistake_of, whole_output
+from fedneg.exits import MISTAKE, fail, is_of_disk, mistake_of, whole_output
 from fedneg.machine import cores
 from fedneg.texts import check_utf8
 from fedneg.workers import warm_up
@@ -47,6 +48,46 @@ ANY_NAME = ("scan", "vacuum", "verify")
 
 def _job(_: Any) -> None:
     """Do one run, in the folder that Hydra made for it."""
+    from fedneg.run_log import log_failure
+
+    try:
+        _run()
+    except BaseException as error:
+        mistake = mistake_of(error)
+        log_failure(error)
+        if isinstance(error, Exception):
+            _fail_job(error, mistake)
+            return
+        raise
+
+
+def _fail_job(error: Exception, mistake: FedNegError | None) -> None:
+    """End a run that failed, or only this job of a sweep.
+
+    A mistake that all jobs have in common was found before the first one
+    (`fedneg.callback`). A full disk is theirs in common too: it ends the sweep.
+    """
+    from fedneg.callback import PROCESS
+
+    sweep = PROCESS.sweep
+    if sweep is None:
+        if mistake is None:
+            raise error
+        fail(mistake)
+    said = str(mistake or f"a defect, {error!r}")
+    sweep.reason = f"it failed: {' '.join(said.split())}"
+    job = sweep.jobs.jobs[-1]
+    print(f"fedneg: error: job {job.folder}: {said}", file=sys.stderr)
+    if mistake is None:
+        sweep.defects += 1
+        traceback.print_exception(error)
+    if is_of_disk(error):
+        sweep.jobs.end(sweep.folder, sweep.reason)
+        sys.exit(MISTAKE)
+
+
+def _run() -> None:
+    """Do what the current job's overrides ask for."""
     from hydra.core.hydra_config import HydraConfig
 
     from fedneg.config import load_config
@@ -56,35 +97,34 @@ def _job(_: Any) -> None:
     from fedneg.server_app import live, run
 
     job = HydraConfig.get()
-    try:
-        overrides = list(job.overrides.task)
-        config, notices = load_config(overrides)
-        out = prepare_folder(Path(job.runtime.output_dir))
-        for notice in notices:
-            show_notice(notice)
+    overrides = list(job.overrides.task)
+    # With hydra.job.chdir=true this is not the working directory any more.
+    config, notices = load_config(overrides, folder=Path(job.runtime.cwd))
+    out = prepare_folder(Path(job.runtime.output_dir))
+    for notice in notices:
+        show_notice(notice)
 
-        def work(grid: Any, context: Any) -> None:
-            if config.state is None:
-                run(grid, config, out, notices)
-            else:
-                live(grid, config, overrides, notices)
+    def work(grid: Any, context: Any) -> None:
+        if config.state is None:
+            run(grid, config, out, notices)
+        else:
+            live(grid, config, overrides, notices)
 
-        simulate(
-            work,
-            clients=config.clients,
-            engine=config.engine,
-        )
-    except (FedNegError, OSError) as error:
-        mistake = mistake_of(error)
-        if mistake is None:
-            raise
-        fail(mistake)
+    simulate(
+        work,
+        clients=config.clients,
+        engine=config.engine,
+    )
 
 
 def _uses_workers(arguments: Sequence[str]) -> bool:
-    """Return whether this will be a run, or a sweep, with engine=local by default."""
+    """Return whether this will be a run, or a sweep, with engine=local by default.
+
+    A guess, made before Hydra is there to read them: to start no workers is slower, and
+    never wrong, so that any mention of an engine is taken for another one.
+    """
     runs = all(a in ("-m", "--multirun") for a in arguments if a[:1] == "-")
-    return runs and not any(a.startswith("engine") for a in arguments)
+    return runs and not any("engine" in a for a in arguments)
 
 
 @whole_output()
@@ -95,6 +135,10 @@ def main() -> None:
         if sys.argv[1:2] and sys.argv[1] not in ANY_NAME:
             for word in sys.argv[1:]:
                 check_utf8("a word of the command line", word)
+    for name in ("FEDNEG_DATA", "FEDNEG_CACHE"):
+        # Below where the command was typed, wherever a job or a worker may work.
+        if os.environ.get(name):
+            os.environ[name] = os.path.abspath(os.environ[name])
     if "--version" in sys.argv[1:]:
         print(f"fedneg {__version__}")
     elif sys.argv[1:2] and sys.argv[1] in COMMANDS:
@@ -125,7 +169,7 @@ def _compare(words: Sequence[str]) -> None:
             write_page(folder)
             return
         sys.argv[1:] = compare_arguments(words)
-    _run_hydra()
+    _run_hydra(comparing=True)
 
 
 @contextmanager
@@ -133,37 +177,59 @@ def _one_line_errors() -> Iterator[None]:
     """Give a user's mistake its line and its exit code, and an interrupt its own."""
     try:
         yield
-    except FedNegError as error:
-        fail(error)
-    except OSError as error:
+    except KeyboardInterrupt:
+        print("fedneg: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
         mistake = mistake_of(error)
         if mistake is None:
             raise
         fail(mistake)
-    except KeyboardInterrupt:
-        print("fedneg: interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
-def _run_hydra() -> None:
+def _run_hydra(*, comparing: bool = False) -> None:
     """Do what the overrides on the command line ask for."""
     if _uses_workers(sys.argv[1:]):
         warm_up(cores())
     import hydra
 
-    from fedneg.config import conf_dir, hydra_errors
+    from fedneg.config import conf_dir
+    from fedneg.overrides import command_line, hydra_errors
 
-    # argparse takes overrides in one place only; `fedneg a=b -m c=1,2` has two.
-    sys.argv[1:] = sorted(
-        sys.argv[1:], key=lambda part: "=" in part and not part.startswith("-")
-    )
     # Hydra prints its errors and exits with 1 unless told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     entry = hydra.main(
         version_base="1.3", config_path=str(conf_dir()), config_name="config"
     )(_job)
     with _one_line_errors(), hydra_errors():
-        entry()
+        sys.argv[1:] = command_line(sys.argv[1:])
+        try:
+            entry()
+        finally:
+            code = _finish_sweep(comparing=comparing)
+    if code:
+        sys.exit(code)
+
+
+def _finish_sweep(*, comparing: bool) -> int:
+    """Write the table of a sweep, if there was one; return its jobs' exit code."""
+    if "fedneg.callback" not in sys.modules:
+        return 0
+    from fedneg.callback import PROCESS, finish_sweep
+
+    sweep, PROCESS.sweep = PROCESS.sweep, None
+    if sweep is None or not sweep.jobs.jobs:  # no job came so far as to begin
+        return 0
+    finish_sweep(sweep.folder, comparing=comparing)
+    failed = sweep.jobs.failed
+    if failed:
+        names = ", ".join(job.folder for job in failed)
+        print(
+            f"fedneg: error: {len(failed)} of {sweep.jobs.planned} jobs left no "
+            f"results: {names}",
+            file=sys.stderr,
+        )
+    return 1 if sweep.defects else MISTAKE if failed else 0
 
 
 if __name__ == "__main__":

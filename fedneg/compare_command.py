@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedneg.config import methods, sweep_of
 from fedneg.errors import FedNegError
+from fedneg.overrides import key_of
 
 HELP = """\
 fedneg compare [key=value,value ..]: forgetting methods side by side
@@ -34,21 +35,24 @@ def compare_arguments(words: Sequence[str]) -> list[str]:
     FedNegError
         If a word is no override.
     """
-    sweep = _defaults()
+    sweep = {key: f"{key}={value}" for key, value in _defaults().items()}
     strategy = sweep.pop("strategy")
     for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key or key.startswith("-"):
+        try:
+            key = key_of(word)
+        except FedNegError:
+            key = ""
+        if not key or word.startswith(("-", "~")):
             raise FedNegError(
                 "fedneg compare takes overrides, key=value or key=value,value, or one "
                 f"folder of runs, got {word!r}"
             )
         if key == "strategy":
-            strategy = value
+            strategy = word
         else:
-            sweep[key] = value
+            sweep[key] = word
     # The last varies fastest.
-    return ["-m", *(f"{k}={v}" for k, v in sweep.items()), f"strategy={strategy}"]
+    return ["-m", *sweep.values(), strategy]
 
 
 def folder_in(words: Sequence[str]) -> Path | None:

@@ -32,6 +32,7 @@ from fedneg.comparison_text import (
 from fedneg.files import write_bytes
 from fedneg.formats import MISSING, number, rate, signed
 from fedneg.page import Format, Page
+from fedneg.run_folders import not_begun, with_failures
 
 _MIB = 1024.0**2
 _SIZES = {
@@ -76,13 +77,15 @@ def write_comparison(sweep_dir: Path) -> tuple[Path, Path]:
     """
     found = find_comparison(sweep_dir)
     table = sweep_dir / "comparison.csv"
-    write_bytes(table, found.frame.to_csv(index=False).encode(), shared=True)
+    write_bytes(table, with_failures(found.frame, found.skipped).encode(), shared=True)
     summary = summarise(found.frame)
     page = Page("Comparison of methods", describe_all(found.frame, summary))
     for text in (*control_warnings(found.frame), *found.notices):
         page.notice(text)
     for run, reason in found.skipped.items():
         page.notice(f"Run {run} is left out: {reason}.")
+    if unfinished := not_begun(sweep_dir):
+        page.notice(unfinished)
     if len(summary):
         _fill(page, summary)
     return table, page.write(sweep_dir / "comparison.html")

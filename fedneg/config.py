@@ -4,10 +4,10 @@ Part of the seam: this module may import Hydra, the mathematics may not. `fedneg
 and `flwr run . --run-config 'a=b'` come through here and give the same `Config`.
 """
 
+import os
 import shlex
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,18 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from fedneg.arguments import quoted
 from fedneg.data import resolve_auto
 from fedneg.errors import FedNegError
-from fedneg.live.facts import merged
 from fedneg.live.state import State
+from fedneg.overrides import hydra_errors, key_of, merged, parsed, root_of
 from fedneg.settings import Config
 from strategies import strategy_class
+
+# Keys whose values are folders of the user's.
+PATHS = ("data.root", "state", "keys")
 
 
 def conf_dir() -> Path:
@@ -52,26 +52,6 @@ def sweep_of(name: str) -> dict[str, str]:
     }
 
 
-@contextmanager
-def hydra_errors() -> Iterator[None]:
-    """Turn what Hydra and OmegaConf raise for wrong input into one-line errors."""
-    try:
-        yield
-    except (HydraException, OmegaConfBaseException) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        if isinstance(error.__cause__, OmegaConfBaseException):
-            lines += [f"({str(error.__cause__).splitlines()[0]})"]
-        if isinstance(error, OverrideParseException):
-            lines.insert(0, f"{error.override} cannot be read")
-        raise FedNegError("; ".join(lines).replace(".;", ";")) from error
-    except ValueError as error:
-        # Hydra raises plain ValueErrors too (data=7); anybody else's is a defect.
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if not str(frame.f_globals.get("__name__")).startswith("hydra."):
-            raise
-        raise FedNegError(" ".join(str(error).split())) from error
-
-
 def _composed(overrides: Sequence[str]) -> DictConfig:
     """Compose the tree, inside hydra.main or outside of it."""
     if GlobalHydra.instance().is_initialized():
@@ -88,7 +68,8 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 
 def _checked(overrides: Sequence[str]) -> Config:
     """Compose and check everything, the forgetting method's own options included."""
-    return _checked_once(tuple(overrides))
+    with hydra_errors():
+        return _checked_once(tuple(overrides))
 
 
 @lru_cache(maxsize=4096)
@@ -101,26 +82,32 @@ def _checked_once(overrides: tuple[str, ...]) -> Config:
 
 def check(overrides: Sequence[str]) -> None:
     """Raise FedNegError unless these overrides make a valid configuration."""
+    _checked(overrides)
+
+
+def check_sweep(overrides: Sequence[str]) -> int:
+    """Return how many jobs a sweep has; FedNegError unless all of them are valid."""
+    words = parsed(overrides)
     with hydra_errors():
-        _checked(overrides)
+        batches = BasicSweeper.split_arguments(words, max_batch_size=None)
+    jobs = [job for batch in batches for job in batch]
+    for job in jobs:
+        check([part for part in job if root_of(part) != "hydra"])
+    return len(jobs)
 
 
-def check_sweep(overrides: Sequence[str]) -> None:
-    """Raise FedNegError unless every job of a sweep has a valid configuration."""
-    with hydra_errors():
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-        for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None):
-            for job in batch:
-                check([part for part in job if not part.startswith("hydra")])
-
-
-def load_config(overrides: Sequence[str] = ()) -> tuple[Config, tuple[str, ...]]:
+def load_config(
+    overrides: Sequence[str] = (), *, folder: Path | None = None
+) -> tuple[Config, tuple[str, ...]]:
     """Compose, check, and settle which data is used.
 
     Parameters
     ----------
     overrides : sequence of str
         Hydra overrides such as ``"forget=[1,4]"``.
+    folder : Path, optional
+        Where relative folders in them begin: where the command was typed, which is not
+        the working directory any more with ``hydra.job.chdir=true``. By default that.
 
     Returns
     -------
@@ -134,42 +121,64 @@ def load_config(overrides: Sequence[str] = ()) -> tuple[Config, tuple[str, ...]]
     FedNegError
         For any mistake in the overrides; before data is read.
     """
-    overrides = _with_stored(overrides)
-    with hydra_errors():
-        config = _checked(overrides)
-        if config.data.name != "auto":
-            return config, ()
-        root = Path(config.data.root) if config.data.root else None
-        name, notice = resolve_auto(root=root, download=config.data.download)
-        # Composed anew: digits brings its own training defaults, and what the user
-        # said on the command line still comes last.
-        kept = [o for o in overrides if not o.startswith("data=")]
-        config = _checked([f"data={name}", *kept, "data.requested=auto"])
-    return config, (notice,) if notice else ()
+    folder = folder or Path.cwd()
+    overrides = _with_stored(overrides, folder)
+    config = _placed(_checked(overrides), folder)
+    if config.data.name != "auto":
+        return config, ()
+    root = Path(config.data.root) if config.data.root else None
+    name, notice = resolve_auto(root=root, download=config.data.download)
+    # Composed anew: digits brings its own training defaults, and what the user said
+    # on the command line still comes last.
+    kept = [o for o in overrides if key_of(o) != "data"]
+    config = _checked([f"data={name}", *kept, "data.requested=auto"])
+    return _placed(config, folder), (notice,) if notice else ()
 
 
-def _with_stored(overrides: Sequence[str]) -> list[str]:
+def _with_stored(overrides: Sequence[str], below: Path) -> list[str]:
     """Return the overrides of a run, with those of the federation that it goes on with.
 
     A federation that lives on forgets by request only, and repairs by default.
     """
-    given = dict(override.partition("=")[::2] for override in overrides)
-    folder, keys = (
-        path_in(f"{name}={given.get(name, 'null')}") for name in ("state", "keys")
-    )
-    if folder is None:
+    paths = {key: below / path for key, path in paths_in(overrides).items()}
+    if "state" not in paths:
         return list(overrides)
-    facts = State(folder, keys).facts()
+    facts = State(paths["state"], paths.get("keys")).facts()
     stored = [] if facts is None else facts.overrides
     defaults = ("forget=null", "retrain=remaining", "reference=false")
     return merged([*defaults, *stored], overrides)
 
 
-def path_in(override: str) -> Path | None:
-    """Return the path that Hydra reads in an override; None for null."""
+def paths_in(overrides: Sequence[str]) -> dict[str, Path]:
+    """Return the folders that overrides name, by key; those that are null are missing.
+
+    As Hydra reads them, with quotes, escapes and interpolations resolved.
+    """
+    named = [o for o in overrides if key_of(o) in PATHS]
+    if not named:
+        return {}
     with hydra_errors():
-        value = OverridesParser.create().parse_override(override).value()
-    return None if value in (None, "") else Path(str(value))
+        values = _plain(_composed(named))
+    found = {key: _value(values, key) for key in PATHS}
+    return {key: Path(str(path)) for key, path in found.items() if path}
+
+
+def _value(values: Mapping[str, Any], key: str) -> Any:
+    """Return what stands at a dotted key of a nested mapping."""
+    group, _, name = key.rpartition(".")
+    return (values[group] if group else values)[name]
+
+
+def _placed(config: Config, folder: Path) -> Config:
+    """Return a configuration whose relative folders are below `folder`."""
+
+    def place(path: str | None) -> str | None:
+        return None if path is None else os.path.abspath(folder / path)
+
+    data = replace(config.data, root=place(config.data.root))
+    return replace(
+        config, data=data, state=place(config.state), keys=place(config.keys)
+    )
 
 
 def overrides_of_run_config(run_config: Mapping[str, Any]) -> list[str]:

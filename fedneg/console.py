@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedneg.forgetting.decision import FORGOTTEN, NOT_FORGOTTEN
+from fedneg.run_log import LOG, visible
 from fedneg.verdict_words import control_warnings, describe_reason, verdict_of
 
 _STYLES = {FORGOTTEN: "bold green", NOT_FORGOTTEN: "bold red"}
@@ -59,6 +60,7 @@ class Progress:
         if self._begun:
             return
         self._begun = True
+        LOG.info("%s", self.title)
         if self.console.is_terminal:
             self._live = Live(self._table(), console=self.console, refresh_per_second=4)
             self._live.start()
@@ -82,6 +84,7 @@ class Progress:
     def step(self, text: str) -> None:
         """Say what is going on between rounds."""
         self._begin()
+        LOG.info("%s", text)
         self._step = text
         if self._live is not None:
             self._live.update(self._table())
@@ -102,9 +105,13 @@ class Progress:
         self._begin()
         self.done += 1
         left = self._left()
+        said = f"{phase} {number}/{of}  accuracy {accuracy:.4f}  loss {loss:.4f}"
+        LOG.info("%s", said)
+        for failure in failures:
+            LOG.warning("%s", failure)
         if self._live is None:
             self._line(
-                f"  {phase} {number}/{of}  accuracy {accuracy:.4f}  loss {loss:.4f}"
+                f"  {said}"
                 + (f"  about {_seconds(left)} left" if self.done < self.planned else "")
             )
             for failure in failures:
@@ -152,15 +159,24 @@ class Progress:
 
 def show_notice(text: str, console: Console | None = None) -> None:
     """Print a notice that nobody can miss."""
+    LOG.warning("%s", text)
     console = console or Console(stderr=True)
     console.print(Panel(text, title="NOTICE", border_style="bold yellow"), markup=False)
 
 
+def say(text: str, console: Console | None = None) -> None:
+    """Print a line on standard output, as it is."""
+    LOG.info("%s", text)
+    console = console or Console()
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def show_error(text: str, console: Console | None = None) -> None:
     """Print an error in its one line, without what would steer a terminal."""
+    LOG.error("%s", text)
     console = console or Console(stderr=True)
     console.print(
-        f"fedneg: error: {_visible(text)}",
+        f"fedneg: error: {visible(text)}",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -203,11 +219,14 @@ def show_summary(
         if name in reused and cost[reused[name]]:
             spent = f"({spent})"
             table.caption = "in brackets: of the run that trained it; it was reused"
-        table.add_row(name, *(_cell(model[c]) for c in columns), spent)
+        cells = [_cell(model[c]) for c in columns]
+        table.add_row(name, *cells, spent)
+        pairs = (f"{columns[c]} {cell}" for c, cell in zip(columns, cells, strict=True))
+        LOG.info("%s model: %s, seconds %s", name, ", ".join(pairs), spent)
     console.print(table)
     _show_verdict(results, console)
     kind = Path(report).stem  # report or results
-    console.print(f"{kind}: {report}", highlight=False, markup=False, soft_wrap=True)
+    say(f"{kind}: {report}", console)
 
 
 def _show_verdict(results: Mapping[str, Any], console: Console) -> None:
@@ -217,18 +236,15 @@ def _show_verdict(results: Mapping[str, Any], console: Console) -> None:
         return
     outcome = str(verdict["outcome"])
     reason = describe_reason(results, most=1)
-    line = Text(f"verdict ({_visible(str(verdict.get('model') or '?'))}): ")
-    line.append(_visible(outcome), style=_STYLES.get(outcome, "bold yellow"))
-    line.append(_visible(f": {reason}" if reason else ""))
+    line = Text(f"verdict ({visible(str(verdict.get('model') or '?'))}): ")
+    line.append(visible(outcome), style=_STYLES.get(outcome, "bold yellow"))
+    line.append(visible(f": {reason}" if reason else ""))
+    LOG.info("%s", line.plain)
     console.print(line, soft_wrap=True)
     for warning in control_warnings(verdict):
+        LOG.warning("%s", warning)
         said = Text(f"warning: {warning}", style="bold yellow")
         console.print(said, soft_wrap=True)
-
-
-def _visible(text: str) -> str:
-    """Return text without characters that would steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _asked(results: Mapping[str, Any]) -> str:

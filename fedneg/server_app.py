@@ -5,6 +5,7 @@ A run is told in fedneg/job.py, in the words of a `Federation` (fedneg/federatio
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 
@@ -12,12 +13,14 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedneg import outputs
-from fedneg.config import load_config, overrides_of_run_config, path_in
+from fedneg.config import load_config, overrides_of_run_config, paths_in
 from fedneg.console import show_notice
 from fedneg.errors import FedNegError
 from fedneg.federation import Federation
 from fedneg.job import do_job
 from fedneg.live.job import do_live_job
+from fedneg.overrides import lasting
+from fedneg.run_log import log_into
 from fedneg.settings import Config
 
 app = ServerApp()
@@ -33,7 +36,10 @@ def live(
 ) -> None:
     """Let the federation in `config.state` live on with the clients behind a Grid."""
     do_live_job(
-        lambda c, progress: Federation(grid, c, progress), config, overrides, notices
+        lambda c, progress: Federation(grid, c, progress),
+        config,
+        lasting(overrides, data=config.data.name, root=config.data.root),
+        notices,
     )
 
 
@@ -43,19 +49,22 @@ def main(grid: Grid, context: Context) -> None:
     # fedneg's own lines say what Flower's INFO would, in fewer words.
     logging.getLogger("flwr").setLevel(logging.WARNING)
     overrides = overrides_of_run_config(context.run_config)
-    for override in overrides:
+    for key, path in paths_in(overrides).items():
         # As for `out`: relative to where the SuperLink was started, not to the user.
-        key = override.partition("=")[0]
-        root = path_in(override) if key in ("data.root", "state", "keys") else None
-        if root is not None and not root.is_absolute():
-            raise FedNegError(f"{key} must be an absolute folder, got {str(root)!r}")
+        if not path.is_absolute():
+            raise FedNegError(f"{key} must be an absolute folder, got {str(path)!r}")
     config, notices = load_config(overrides)
     for notice in notices:
         show_notice(notice)
+    given = str(context.run_config.get("out", ""))
     if config.state is not None:
-        live(grid, config, overrides, notices)
+        # It writes into its own folder; in `out`, if there is one, lies a log.
+        with log_into(_output_folder(given)) if given else nullcontext():
+            live(grid, config, overrides, notices)
         return
-    run(grid, config, _output_folder(str(context.run_config.get("out", ""))), notices)
+    out = _output_folder(given)
+    with log_into(out):
+        run(grid, config, out, notices)
 
 
 def _output_folder(given: str) -> Path:

@@ -17,7 +17,7 @@ from fedneg.figures import MODELS, Picture, dot_style, draw_picture
 from fedneg.files import write_bytes
 from fedneg.formats import MISSING, human_bytes, human_seconds, number, rate
 from fedneg.page import Page, link
-from fedneg.run_folders import scan_runs
+from fedneg.run_folders import not_begun, scan_runs, with_failures
 from fedneg.verdict_words import verdict_of
 
 METRICS = (
@@ -79,12 +79,14 @@ def write_sweep(sweep_dir: Path) -> tuple[Path, Path]:
     found = _scan(sweep_dir)
     frame = found.frame
     table = sweep_dir / "sweep.csv"
-    write_bytes(table, frame.to_csv(index=False).encode(), shared=True)
+    write_bytes(table, with_failures(frame, found.skipped).encode(), shared=True)
     page = Page("Sweep", _summary(frame))
     for text, runs in found.notices.items():
         page.notice(f"{text} (In {_name_runs(runs, len(frame))}.)")
     for run, reason in found.skipped.items():
         page.notice(f"Run {run} is left out: {reason}.")
+    if unfinished := not_begun(sweep_dir):
+        page.notice(unfinished)
     if len(frame):
         page.section("Every run at a glance")
         page.figure(

@@ -1,6 +1,7 @@
 """The command line as its users meet it: files, exit codes, one line per mistake."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 from conftest import SMALL, command
 
-from fedneg import __version__, ray_engine
+from fedneg import __version__, ray_engine, server_app
 from fedneg.__main__ import main
 from fedneg.errors import FedNegError
 from fedneg.settings import EngineSettings
@@ -42,8 +43,9 @@ def fedneg(
     """
     import logging
 
-    root = logging.getLogger()
+    root, own = logging.getLogger(), logging.getLogger("fedneg")
     handlers, level = list(root.handlers), root.level
+    kept = list(own.handlers), own.level, own.propagate
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # main sets it; this puts it back
 
@@ -59,10 +61,11 @@ def fedneg(
         return Said(code, out, err)
 
     yield call
-    for handler in set(root.handlers) - set(handlers):
+    for handler in {*root.handlers, *own.handlers} - {*handlers, *kept[0]}:
         handler.close()
     root.handlers[:] = handlers
     root.setLevel(level)
+    own.handlers[:], own.level, own.propagate = kept
 
 
 @pytest.mark.slow
@@ -338,3 +341,223 @@ def test_a_mistake_found_by_the_server_comes_out_of_ray(tmp_path: Path):
     assert found.returncode == 2
     assert found.stderr.splitlines()[-1].startswith("fedneg: error: clients must be")
     assert "Traceback" not in found.stderr
+
+
+# -- sweeps in which something goes wrong ----------------------------------------------
+
+BARE = (
+    *("data=digits", "rounds=1", "clients=2", "forget=1", "reference=false"),
+    *("report=false", "model.hidden=[16]", "engine=inline", "client.local_epochs=1"),
+)
+
+
+def test_a_job_that_fails_is_in_the_table_and_the_others_run(
+    fedneg: Callable[..., Said], tmp_path: Path
+):
+    """Eleven writers: twelve clients are too many, which only the data tells."""
+    found = fedneg("-m", *BARE, "clients=2,12,3", "hydra.sweep.dir=sweep")
+    assert found.code == 2
+    assert "fedneg: error: job 1: clients must be at most" in found.err
+    assert found.err.splitlines()[-1] == (
+        "fedneg: error: 1 of 3 jobs left no results: 1"
+    )
+    assert "Traceback" not in found.err
+    table = pd.read_csv(tmp_path / "sweep" / "sweep.csv").set_index("run")
+    assert set(table.index) == {0, 1, 2}
+    assert table["original_test_accuracy"].notna().to_dict() == {0: 1, 1: 0, 2: 1}
+    assert table["error"][1].startswith("it failed: clients must be at most")
+    page = (tmp_path / "sweep" / "sweep.html").read_text()
+    assert "Run 1 is left out: it failed: clients must be at most" in page
+    log = (tmp_path / "sweep" / "1" / "fedneg.log").read_text()
+    assert "[fedneg][ERROR] - clients must be at most" in log
+    # The same folder again, with fewer jobs: those of before are none of them.
+    again = fedneg("-m", *BARE, "clients=3,2", "hydra.sweep.dir=sweep")
+    assert again.code == 0
+    table = pd.read_csv(tmp_path / "sweep" / "sweep.csv")
+    assert table["run"].tolist() == [0, 1]
+    assert table["error"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "it was interrupted"),
+        (ValueError("a sum is off"), 1, "it failed: a defect, ValueError"),
+        (OSError(28, "No space left on device", "here"), 2, "it failed: cannot write"),
+    ],
+)
+def test_what_ends_a_job_or_the_sweep(
+    fedneg: Callable[..., Said],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+    said: str,
+):
+    """The second of three jobs. An interrupt and a full disk end the sweep too."""
+    run, calls = server_app.run, []
+
+    def fails(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise error
+        run(*arguments)
+
+    monkeypatch.setattr(server_app, "run", fails)
+    found = fedneg("-m", *BARE, "seed=1,2,3", "hydra.sweep.dir=sweep")
+    assert found.code == code
+    assert "sweep: " in found.out
+    table = pd.read_csv(tmp_path / "sweep" / "sweep.csv").set_index("run")
+    assert said in table["error"][1]
+    is_defect = isinstance(error, ValueError)
+    assert ("Traceback" in found.err) == is_defect
+    assert len(calls) == (3 if is_defect else 2)
+    assert set(table.index) == ({0, 1, 2} if is_defect else {0, 1})
+    page = (tmp_path / "sweep" / "sweep.html").read_text()
+    assert ("The sweep ended before 1 of its 3 jobs had begun." in page) != is_defect
+
+
+def test_a_comparison_names_the_method_that_failed(
+    fedneg: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = server_app.run
+
+    def fails(grid: Any, config: Any, *rest: Any) -> None:
+        if config.strategy.name == "retrain":
+            raise FedNegError("no room for it")
+        run(grid, config, *rest)
+
+    monkeypatch.setattr(server_app, "run", fails)
+    words = [o for o in BARE if not o.startswith("reference")]
+    found = fedneg(
+        *("compare", *words, "++seed=0", "attack=none", "data.partition=writer"),
+        *("strategy=retrain,do_nothing", "hydra.sweep.dir=runs", "cache=true"),
+        *("verdict.retrainings=0", "reference=true", "verdict.relearn_cap=0"),
+        *("retrain=none", "retrain_rounds=1"),
+    )
+    assert found.code == 2, found.err
+    table = pd.read_csv(tmp_path / "runs" / "comparison.csv")
+    (row,) = table[table["error"].notna()].to_dict("records")
+    assert row["error"] == "it failed: no room for it"
+    assert "it failed: no room" in (tmp_path / "runs" / "comparison.html").read_text()
+    # And again from the folder alone.
+    (tmp_path / "runs" / "comparison.html").unlink()
+    assert fedneg("compare", "runs").code == 0
+    assert "it failed: no room" in (tmp_path / "runs" / "comparison.html").read_text()
+
+
+# -- the log ---------------------------------------------------------------------------
+
+
+def test_the_log_holds_what_the_console_said(
+    fedneg: Callable[..., Said], tmp_path: Path
+):
+    """With time and level, and Flower's warnings; no escape codes, nothing twice."""
+    words = [o for o in BARE if not o.startswith("reference")]
+    found = fedneg(
+        *(*words, "client.learning_rate=1e30", "verdict.relearn_cap=0"),
+        *("verdict.retrainings=0", "hydra.run.dir=run"),
+    )
+    assert found.code == 0
+    text = (tmp_path / "run" / "fedneg.log").read_text()
+    lines = text.splitlines()
+    stamp = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\]\[(fedneg|flwr)\]")
+    assert all(stamp.match(line) for line in lines)
+    assert "\x1b" not in text
+    for level, part in (
+        ("INFO", "fedneg: digits, 2 clients, seed 0, forget 1"),
+        ("INFO", "train 1/1  accuracy"),
+        ("WARNING", "round 1: client 1 left out: parameters are not finite"),
+        ("INFO", "evaluating the original model"),
+        ("INFO", "judging"),
+        ("WARNING", "client 1 took part in no round"),
+        ("INFO", "original model: test accuracy"),
+        ("INFO", "verdict (unlearned): inconclusive"),
+        ("INFO", f"results: {tmp_path / 'run' / 'results.json'}"),
+    ):
+        assert sum(f"[fedneg][{level}] - {part}" in line for line in lines) == 1, part
+    assert "[flwr][WARNING] - round 1 (train): client 0 left out" in text
+    assert "[fedneg]" not in found.out + found.err
+
+
+def test_the_log_has_the_traceback_of_a_defect(
+    fedneg: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fails(*_: Any) -> None:
+        raise ValueError("a sum\n\x1b[31mis off")
+
+    monkeypatch.setattr(server_app, "run", fails)
+    with pytest.raises(ValueError, match="is off"):
+        fedneg(*BARE, "hydra.run.dir=run")
+    text = (tmp_path / "run" / "fedneg.log").read_text()
+    assert "[fedneg][CRITICAL] - a defect of fedneg" in text
+    assert "Traceback (most recent call last)" in text
+    assert "ValueError: a sum" in text
+    assert "\x1b" not in text
+
+
+def test_a_mistake_of_the_server_is_in_the_log_and_one_line(
+    fedneg: Callable[..., Said], tmp_path: Path
+):
+    found = fedneg(*BARE, "clients=12", "hydra.run.dir=run")
+    assert (found.code, found.err.count("\n")) == (2, 1)
+    (line,) = (tmp_path / "run" / "fedneg.log").read_text().splitlines()
+    assert "[fedneg][ERROR] - clients must be at most" in line
+
+
+# -- overrides and folders -------------------------------------------------------------
+
+
+def test_options_and_overrides_may_stand_anywhere(
+    fedneg: Callable[..., Said], tmp_path: Path
+):
+    """A configuration folder with = in its name is no override."""
+    folder = tmp_path / "a=b"
+    (folder / "strategy").mkdir(parents=True)
+    (folder / "strategy" / "mine.yaml").write_text("defaults: [do_nothing]\n")
+    found = fedneg("seed=7", "--config-dir", str(folder), "--cfg", "job", "rounds=3")
+    assert found.code == 0, found.err
+    assert "seed: 7" in found.out
+    assert "rounds: 3" in found.out
+    found = fedneg("strategy=mine", "--cfg", "job", "--config-dir", str(folder))
+    assert "name: do_nothing" in found.out
+    missing = fedneg("--config-dir")
+    assert (missing.code, missing.err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("word", ["state=rel", "++state=rel", "state='rel'"])
+def test_a_federation_is_found_however_it_is_named_and_from_where(
+    fedneg: Callable[..., Said], tmp_path: Path, word: str
+):
+    """With Hydra's chdir, relative folders are still where the command was typed."""
+    words = [o for o in BARE if not o.startswith(("forget", "refer", "report"))]
+    keys = word.replace("state", "keys").replace("rel", "rel-own")
+    chdir = ("hydra.job.chdir=true", "hydra.run.dir=run")
+    first = fedneg(*words, word, keys, *chdir)
+    assert first.code == 0, first.err
+    assert (tmp_path / "rel" / "federation.json").is_file()
+    assert (tmp_path / "rel-own").is_dir()
+    assert not (tmp_path / "run" / "rel").exists()
+    text = (tmp_path / "run" / "fedneg.log").read_text()
+    assert f"[fedneg][INFO] - model: {tmp_path / 'rel' / 'model.safetensors'}" in text
+    stored = json.loads((tmp_path / "rel" / "federation.json").read_text())["overrides"]
+    assert not [o for o in stored if "rel" in o or "hydra" in o]
+    # What it is needs no repeating: model and clients come from the folder.
+    again = fedneg(word, keys, "engine=inline", "rounds=2", *chdir)
+    assert again.code == 0, again.err
+    assert "2 of 2 rounds trained" in again.out
+
+
+def test_folders_of_the_environment_are_where_the_command_was_typed(
+    fedneg: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FEDNEG_CACHE", "kept")
+    monkeypatch.setenv("FEDNEG_DATA", "nothing")
+    found = fedneg(
+        *BARE, "hydra.job.chdir=true", "hydra.run.dir=run", "data.root=unused"
+    )
+    assert found.code == 0, found.err
+    assert (tmp_path / "kept" / "training").is_dir()
+    assert not (tmp_path / "run" / "kept").exists()
+    config = json.loads((tmp_path / "run" / "results.json").read_text())["config"]
+    assert config["data"]["root"] == str(tmp_path / "unused")

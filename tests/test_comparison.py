@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from test_report import make_run
 
-from fedneg.callback import SweepCallback
+from fedneg.callback import finish_sweep
 from fedneg.comparison import collect_comparison
 from fedneg.comparison_controls import control_warnings
 from fedneg.comparison_figures import draw_pareto
@@ -420,28 +420,13 @@ def test_second_writing_gives_the_same_bytes(sweep: Path) -> None:
     assert [path.read_bytes() for path in write_comparison(sweep)] == first
 
 
-def end_sweep(folder: Path) -> None:
-    """Tell the callback that the sweep in a folder has ended."""
-
-    class Node:
-        dir = str(folder)
-
-    class Hydra:
-        sweep = Node
-
-    class Given:
-        hydra = Hydra
-
-    SweepCallback().on_multirun_end(Given)
-
-
 def test_callback_compares_only_several_methods(
     sweep: Path, tmp_path_factory: pytest.TempPathFactory, capsys: Any
 ) -> None:
-    end_sweep(sweep)
+    finish_sweep(sweep)
     assert f"comparison: {sweep / 'comparison.html'}" in capsys.readouterr().out
     single = tmp_path_factory.mktemp("single")
     add_run(single / "0")
-    end_sweep(single)
+    finish_sweep(single)
     assert "comparison" not in capsys.readouterr().out
     assert not (single / "comparison.html").exists()

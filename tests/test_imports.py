@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-SEAM = {"server_app", "federation", "client_app", "config", "__main__"}
+SEAM = {"server_app", "federation", "client_app", "config", "overrides", "__main__"}
 SEAM |= {"engine", "inline_grid", "local_grid", "ray_engine"}
 OUTSIDE = {"flwr", "ray", "hydra", "omegaconf"}
 

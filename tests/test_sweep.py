@@ -8,6 +8,7 @@ import pytest
 from test_report import NOTICE, make_run
 
 from fedneg.sweep import collect_sweep, write_sweep
+from fedneg.sweep_jobs import Jobs
 
 
 def add_run(folder: Path, **changes: object) -> None:
@@ -88,7 +89,11 @@ def test_run_without_usable_results_is_named_and_skipped(
     text = page.read_text()
     assert "Run 11 is left out" in text
     assert reason in text
-    assert len(pd.read_csv(table)) == 3
+    written = pd.read_csv(table)
+    assert len(collect_sweep(sweep)) == 3
+    assert written["error"].isna().tolist() == [True, True, True, False]
+    assert written["run"].tolist()[3] == 11
+    assert reason in written["error"][3]
 
 
 def test_run_that_left_nothing_at_all_is_named(sweep: Path) -> None:
@@ -156,3 +161,45 @@ def test_figure_fits_when_a_model_lacks_one_metric(tmp_path: Path) -> None:
     add_run(tmp_path / "0", models=models)
     text = write_sweep(tmp_path)[1].read_text()
     assert "Dot plot by run: test accuracy, forget accuracy." in text
+
+
+# -- which jobs are a sweep's ----------------------------------------------------------
+
+
+def test_only_the_jobs_of_this_sweep_are_in_its_table(sweep: Path) -> None:
+    """Of an earlier one 10 is left over; 9 failed this time, beside what it had."""
+    jobs = Jobs(4, [])
+    for job, reason in ((0, None), (9, "it failed: no data"), (12, "it failed: late")):
+        jobs.begin(sweep, sweep / str(job), ["seed=1"])
+        jobs.end(sweep, reason)
+    assert collect_sweep(sweep)["run"].tolist() == ["0"]
+    table, page = write_sweep(sweep)
+    written = pd.read_csv(table)
+    assert written["run"].tolist() == [0, 9, 12]
+    assert written["error"].tolist()[1:] == ["it failed: no data", "it failed: late"]
+    text = page.read_text()
+    assert "Run 9 is left out: it failed: no data." in text
+    assert "Run 12 is left out: it failed: late." in text
+    assert "The sweep ended before 1 of its 4 jobs had begun." in text
+    assert "10/report.html" not in text
+
+
+def test_a_job_that_was_killed_is_named(sweep: Path) -> None:
+    Jobs(2, []).begin(sweep, sweep / "0", [])
+    assert "Run 0 is left out: it was interrupted." in write_sweep(sweep)[1].read_text()
+
+
+def test_sweeps_below_a_folder_tell_their_own_jobs(tmp_path: Path) -> None:
+    """A folder of sweeps, one of which has the run of an earlier one in it."""
+    for name in ("a/0", "a/1", "b/0"):
+        add_run(tmp_path / name)
+    jobs = Jobs(1, [])
+    jobs.begin(tmp_path / "a", tmp_path / "a" / "0", [])
+    jobs.end(tmp_path / "a", None)
+    assert collect_sweep(tmp_path)["run"].tolist() == ["a/0", "b/0"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 2}', '{"schema": 1}'])
+def test_a_damaged_list_of_jobs_leaves_out_nobody(sweep: Path, content: str) -> None:
+    (sweep / "sweep.json").write_text(content)
+    assert len(collect_sweep(sweep)) == 3

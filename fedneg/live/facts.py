@@ -87,20 +87,3 @@ def write_facts(path: Path, facts: Facts) -> None:
     """Write facts, under the schema of today."""
     content = {"schema": SCHEMA, **asdict(facts)}
     write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def lasting(config: Config, overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that later runs need not repeat.
-
-    With the data that was used: what `data=auto` means may change.
-    """
-    passing = ("state", "keys", "data", "hydra")
-    kept = [o for o in overrides if o.partition("=")[0].split(".")[0] not in passing]
-    data = [o for o in overrides if o.startswith("data.") and "=" in o]
-    return [f"data={config.data.name}", *data, *kept]
-
-
-def merged(stored: Sequence[str], given: Sequence[str]) -> list[str]:
-    """Return overrides with every key once: what is given now counts."""
-    by_key = {override.partition("=")[0]: override for override in (*stored, *given)}
-    return list(by_key.values())

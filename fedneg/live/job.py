@@ -19,7 +19,7 @@ import pandas as pd
 
 from fedneg import outputs
 from fedneg.checkpoint import Restored
-from fedneg.console import Progress, show_notice
+from fedneg.console import Progress, say, show_notice
 from fedneg.errors import FedNegError
 from fedneg.exits import mistake_of
 from fedneg.formats import number as finite
@@ -501,14 +501,14 @@ class Live:
         """Print where the federation stands, in a few lines."""
         last: Mapping[str, Any] = self.federation.history[-1]
         out = sorted(self.state.requests.excluded())
-        print(
+        say(
             f"{self.trained} of {self.config.rounds} rounds trained, round "
             f"{self.server_round} in all; test accuracy {last['accuracy']:.4f}; "
             f"forgotten: {', '.join(map(str, out)) or 'nobody'}"
         )
         for path in sorted(self.state.receipts.glob("*.json")):
-            print(f"receipt: {path}")
-        print(f"model: {self.state.model}")
+            say(f"receipt: {path}")
+        say(f"model: {self.state.model}")
 
 
 def _title(config: Config) -> str:

@@ -28,7 +28,6 @@ from fedneg.live.facts import (
     SCHEMA,
     Facts,
     fixed_settings,
-    lasting,
     read_facts,
     write_facts,
 )
@@ -302,7 +301,7 @@ class State:
                 self.account.federation,
                 now,
                 fixed,
-                lasting(config, overrides),
+                list(overrides),
                 deployed,
                 config.encrypt,
             )

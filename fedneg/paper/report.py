@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedneg import __version__, outputs
+from fedneg.console import say
 from fedneg.figures import Picture
 from fedneg.files import write_bytes
 from fedneg.formats import as_overrides, human_seconds, rate
@@ -17,6 +18,7 @@ from fedneg.paper import numbers
 from fedneg.paper.answers import QUESTIONS, influence_answer, performance_answer
 from fedneg.paper.figures import all_pictures
 from fedneg.paper.state import PaperMeasurements
+from fedneg.run_log import LOG
 from fedneg.settings import Config
 
 FORM_NAMES = {
@@ -224,5 +226,6 @@ def show_paper_summary(
         table.add_row(*(v if isinstance(v, str) else f"{v:.4f}" for v in row))
     console.print(table)
     for sentence in influence_answer(found) + performance_answer(found):
+        LOG.info("%s", sentence)
         console.print(sentence, highlight=False, markup=False)
-    console.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)
+    say(f"report: {report}", console)
