@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run paper compare test lint format bench bench-capacity clean
+.PHONY: help run paper compare test test-all lint format bench bench-capacity clean
 help:
 	@echo 'make run     train a federation, forget client 4, write a report to outputs/'
 	@echo 'make paper   reproduce the paper (outputs/paper)'
 	@echo 'make compare all forgetting methods side by side (under an hour on 2 cores)'
-	@echo 'make test    all tests            make lint   ruff, formatting, mypy'
+	@echo 'make test    the tests            make lint   ruff, formatting, mypy'
+	@echo 'make test-all  also with a kill at every step of a run, which takes hours'
 	@echo 'make bench   measurements         make clean  remove what these made'
 
 # Made anew when missing or older than what it is made from.
@@ -31,8 +32,13 @@ paper: $(STAMP)
 compare: $(STAMP)
 	$(BIN)/fedneg compare $(ARGS)
 
+# A worker takes a file at a time, whose tests share what they have started.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-all: $(STAMP)
+	FEDNEG_ALL_TESTS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	  --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -35,6 +35,7 @@ settings.register_profile(
 settings.load_profile("fedneg")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+LONGEST = ("test_grpc.py", "test_flwr_run.py", "test_story.py", "test_survive.py")
 SMALL = (
     "data=digits",
     "rounds=2",
@@ -209,6 +210,14 @@ class Bench:
             for report in reports
             for f in report.failures
         ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that none of them is left to the end.
+
+    For `make test`, whose workers take a file at a time in this order.
+    """
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,10 +1,9 @@
 """Every method gives the same bytes in every engine, for one client and for two."""
 
 import io
-from pathlib import Path
 
 import pytest
-from conftest import command, small_config
+from conftest import small_config
 from flwr.app import Context
 from flwr.serverapp import Grid
 from rich.console import Console
@@ -52,27 +51,3 @@ def test_workers_give_the_bytes_of_inline(name: str, forget: str):
     changed = unlearned != inline["original"].tobytes()
     assert changed == (name != "do_nothing")
     assert inline["recovered"].tobytes() != unlearned
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["gradient_ascent", "federaser"])
-def test_ray_gives_the_bytes_of_inline_where_clients_take_part(
-    name: str, tmp_path: Path
-):
-    """With a role, and with another task, in the message; two clients leave."""
-    options = ("data=digits", "rounds=2", "client.local_epochs=1", "model.hidden=[16]")
-    more = (f"strategy={name}", "forget=[0,2]", "cache=false", "reference=false")
-    for engine in ("inline", "ray"):
-        done = command(
-            *(*options, *TRAINED, *more, "retrain=remaining", "retrain_rounds=1"),
-            *(f"engine={engine}", f"hydra.run.dir={engine}"),
-            cwd=tmp_path,
-        )
-        assert done.returncode == 0, done.stderr
-    for model in ("original", "unlearned", "recovered"):
-        one, two = (
-            (tmp_path / engine / f"model_{model}.safetensors").read_bytes()
-            for engine in ("inline", "ray")
-        )
-        assert one == two, model

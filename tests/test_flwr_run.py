@@ -1,4 +1,8 @@
-"""`flwr run`, end to end: the bytes of inline, and mistakes that reach the user."""
+"""Ray, alone and under `flwr run`: the bytes of inline, mistakes that reach the user.
+
+All tests of this file use one Ray, which Ray finds by $RAY_ADDRESS; that the engine
+starts one of its own is for test_command_line.py.
+"""
 
 import json
 import os
@@ -10,8 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, small_config
-from waiting import PATIENCE_S, until
+from conftest import REPOSITORY, SMALL, command, small_config
+from waiting import PATIENCE_S, no_longer_than_patience, until
 
 from fedneg.deploy.processes import free_ports
 from fedneg.engine import simulate
@@ -54,8 +58,39 @@ def stop_all_of(home: Path) -> None:
     until("the SuperLink's processes to end", lambda: not processes_of(home))
 
 
+RAY = """
+import logging, sys
+import ray
+ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray() -> Iterator[None]:
+    """Keep a Ray for all runs: to start it takes a third of a small one."""
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", RAY],
+        env=os.environ | quiet,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with no_longer_than_patience(process):
+            address = process.stdout.readline().strip()
+        assert address, "Ray did not start"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_ADDRESS", address)
+            yield
+    finally:
+        process.communicate(timeout=PATIENCE_S)
+
+
 @pytest.fixture(scope="module")
-def flwr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flwr]:
+def flwr(one_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flwr]:
     """Return the `flwr` command with a SuperLink of its own, stopped at the end."""
     home = tmp_path_factory.mktemp("flwr-home")
     http, control = free_ports(2)
@@ -150,25 +185,41 @@ def test_another_number_of_nodes_fails_with_the_remedy(flwr: Flwr, tmp_path: Pat
     assert not (tmp_path / "out" / "results.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("run_config", "message"),
-    [
-        (
-            'overrides="data=digits clients=2 forget=0" out="somewhere"',
-            "out must be an absolute folder, got 'somewhere'",
-        ),
-        (
-            'overrides="data=mnist clients=2 forget=0 data.root=../data"',
-            "data.root must be an absolute folder, got '../data'",
-        ),
-    ],
-)
-def test_a_relative_folder_is_refused(flwr: Flwr, run_config: str, message: str):
+def test_a_relative_folder_is_refused(flwr: Flwr):
     """It would lie wherever the SuperLink was started."""
+    overrides = "data=mnist clients=2 forget=0 data.root=../data"
     flwr(
         *("run", ".", "--stream", *federation(2), "--run-config"),
-        f"rounds=1 {run_config}",
+        f'rounds=1 overrides="{overrides}"',
     )
     found = last_status(flwr)
     assert found["status"] == "finished:failed"
+    message = "data.root must be an absolute folder, got '../data'"
     assert message in json.dumps(found)
+
+
+@pytest.mark.parametrize("name", ["gradient_ascent", "federaser"])
+def test_ray_gives_the_bytes_of_inline_where_clients_take_part(
+    name: str, tmp_path: Path
+):
+    """With a role, and with another task, in the message; two clients leave."""
+    options = (*SMALL, "clients=4", "forget=[0,2]", f"strategy={name}", "seed=3")
+    more = ("strategy.gate=0", "client.batch_size=20", "reference=false")
+    repair = ("retrain=remaining", "retrain_rounds=1")
+    done = command(
+        *(*options, *more, *repair, "engine=ray", "hydra.run.dir=ray"), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    config = small_config(*options, *more, *repair)
+    (tmp_path / "inline").mkdir()
+    simulate(
+        lambda grid, context: run(grid, config, tmp_path / "inline"),
+        clients=4,
+        engine=config.engine,
+    )
+    for model in ("original", "unlearned", "recovered"):
+        one, two = (
+            (tmp_path / engine / f"model_{model}.safetensors").read_bytes()
+            for engine in ("inline", "ray")
+        )
+        assert one == two, model

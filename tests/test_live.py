@@ -16,7 +16,7 @@ from conftest import REPOSITORY, SMALL, RecordingGrid, command, small_config
 from flwr.app import Message
 from old_state import make_old
 from safetensors.numpy import load_file
-from waiting import PATIENCE_S
+from waiting import ALL_TESTS, PATIENCE_S
 
 from fedneg import federation
 from fedneg.client_app import app as real_clients
@@ -469,7 +469,12 @@ def test_one_command_asks_and_another_carries_it_out(tmp_path: Path):
 def test_killed_at_any_step_a_life_ends_the_same(tmp_path: Path):
     """Training, two requests, their purges: sealed, with momentum and local models."""
     done = subprocess.run(
-        [sys.executable, str(HERE / "killed_live.py"), str(tmp_path), "37"],
+        [
+            sys.executable,
+            str(HERE / "killed_live.py"),
+            str(tmp_path),
+            "1" if ALL_TESTS else "37",
+        ],
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from safetensors.numpy import load_file
-from waiting import PATIENCE_S, no_longer_than_patience
+from waiting import ALL_TESTS, PATIENCE_S, no_longer_than_patience
 
 from fedneg import checkpoint, checkpoint_forms, files
 from fedneg.checkpoint import Checkpoints
@@ -38,9 +38,9 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="module")
 def kills(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Return what some 45 killed runs came to when repeated; first the undisturbed."""
-    folder = tmp_path_factory.mktemp("kills")
+    folder, stride = tmp_path_factory.mktemp("kills"), "1" if ALL_TESTS else "11"
     done = subprocess.run(
-        [sys.executable, str(HERE / "killed_runs.py"), str(folder), "11"],
+        [sys.executable, str(HERE / "killed_runs.py"), str(folder), stride],
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
