@@ -10,7 +10,7 @@ help:
 	@echo 'make paper   reproduce the paper (outputs/paper)'
 	@echo 'make compare all forgetting methods side by side (under an hour on 2 cores)'
 	@echo 'make test    the tests            make lint   ruff, formatting, mypy'
-	@echo 'make test-all  also with a kill at every step of a run, which takes hours'
+	@echo 'make test-all  with a kill at every step of a run: an hour more'
 	@echo 'make bench   measurements         make clean  remove what these made'
 
 # Made anew when missing or older than what it is made from.
