@@ -1,10 +1,15 @@
 """What a person sees, with and without a terminal."""
 
 import io
+import logging
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from fedneg.console import Progress, show_notice
+from fedneg.errors import FedNegError
+from fedneg.run_log import LOG, log_into
 
 
 def test_without_a_terminal_there_is_a_line_per_round_and_failure():
@@ -39,3 +44,29 @@ def test_a_notice_is_shown_as_it_is():
     show_notice("[bold]digits[/bold] are used", console)
     assert "[bold]digits[/bold] are used" in console.file.getvalue()
     assert "NOTICE" in console.file.getvalue()
+
+
+def test_a_hostile_text_is_one_line_of_the_log_without_escape_codes(tmp_path: Path):
+    """A reason that a client gave must not look like a line of ours."""
+    with log_into(tmp_path):
+        LOG.warning("%s", "client 3: \x1b[31mred\n[now][fedneg][INFO] - forgotten")
+    (line,) = (tmp_path / "fedneg.log").read_text().splitlines()
+    assert line.endswith(
+        "[fedneg][WARNING] - client 3: ?[31mred [now][fedneg][INFO] - forgotten"
+    )
+
+
+def test_a_log_has_flowers_warnings_and_what_ended_the_run(tmp_path: Path):
+
+    def run() -> None:
+        with log_into(tmp_path):
+            logging.getLogger("flwr").warning("a node left")
+            raise FedNegError("out of nodes")
+
+    with pytest.raises(FedNegError):
+        run()
+    logging.getLogger("flwr").warning("afterwards")
+    LOG.error("afterwards")
+    first, second = (tmp_path / "fedneg.log").read_text().splitlines()
+    assert first.endswith("[flwr][WARNING] - a node left")
+    assert second.endswith("[fedneg][ERROR] - out of nodes")
