@@ -56,7 +56,10 @@ class Executioner:
         for owner, name in (
             *(
                 (os, name)
-                for name in ("fsync", "replace", "rename", "unlink", "open", "mkdir")
+                for name in (
+                    *("fsync", "replace", "rename", "unlink", "open", "mkdir"),
+                    *("write", "ftruncate"),
+                )
             ),
             (tempfile, "mkstemp"),
         ):

@@ -7,7 +7,9 @@ from typing import Any
 from fedneg import checkpoint
 from fedneg.live.audit import AuditLog
 from fedneg.live.identity import ID_NAME
+from fedneg.live.receipts import read_receipt, signed_receipt
 from fedneg.live.state import State
+from fedneg.tensors import sha256_of
 
 # What the log of schema 1 had of the entries of today.
 OLD_EVENTS = {
@@ -30,11 +32,18 @@ def make_old(folder: Path, keys: Path | None = None) -> State:
     path = folder / "audit.jsonl"
     entries = [json.loads(line) for line in path.read_bytes().splitlines()]
     path.unlink()
-    log = AuditLog(path, key)
+    log, digest = AuditLog(path, key), ""
     for entry in entries:
-        if entry["event"] in OLD_EVENTS:
-            names = OLD_EVENTS[entry["event"]]
-            log.append(entry["event"], **{n: entry["facts"][n] for n in names})
+        event, facts = entry["event"], entry["facts"]
+        if event == "receipt":  # it names the entry before it
+            receipt = folder / "receipts" / f"{facts['request']}.json"
+            content = read_receipt(receipt, key.public) | {"audit_entry": digest}
+            receipt.write_bytes(signed_receipt(content, key))
+            facts = facts | {"sha256": sha256_of(receipt)}
+        if event in OLD_EVENTS:
+            digest = log.append(event, **{n: facts[n] for n in OLD_EVENTS[event]})[
+                "digest"
+            ]
     for place in (folder, state.keys):
         (place / ID_NAME).unlink(missing_ok=True)
     change(folder / "federation.json", schema=1)

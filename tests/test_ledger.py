@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedneg.ledger import Ledger
+from fedneg.ledger import TOLERANCE, Ledger
 from fedneg.parameters import Vector
 
 
@@ -176,3 +176,25 @@ def test_ledger_size_does_not_grow_with_rounds():
         sizes.append(ledger.num_bytes)
     # Rows, momentum rows and last local models of 3 clients, and the correction.
     assert sizes == [(3 * 3 + 1) * 10 * 4] * 5
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rounding_stays_far_below_what_a_restore_tolerates(momentum: float):
+    """Three hundred rounds, clients that come and go; one row less is far above."""
+    draw = np.random.default_rng(0)
+    model = draw.normal(0, 0.05, 3000).astype(np.float32)
+    ledger = Ledger(model, clients=5, momentum=momentum, keep_local=False)
+    for number in range(1, 301):
+        there = [k for k in range(5) if draw.random() < 0.7]
+        sent = {k: model + draw.normal(0, 0.01, 3000).astype(np.float32) for k in there}
+        model = ledger.record(number, model, sent, dict.fromkeys(there, 1))
+    assert 0 < ledger.deviation(model) < TOLERANCE / 10
+    ledger.contributions[3] = 0
+    assert ledger.deviation(model) > 1000 * TOLERANCE
+
+
+def test_a_model_that_diverged_tells_nothing_of_its_ledger():
+    ledger, after = two_rounds()
+    assert ledger.deviation(vector(np.inf, 0)) == 0
+    assert ledger.deviation(after) == 0
+    assert Ledger(vector(0, 0), clients=1).deviation(vector(0, 0)) == 0

@@ -313,10 +313,13 @@ def of_facts(path: Path, account: Account) -> Iterator[Difference]:
 # -- all of it -------------------------------------------------------------------------
 
 
-def differences(folder: Path, keys: Path, account: Account) -> Iterator[Difference]:
+def differences(
+    folder: Path, keys: Path | None, account: Account
+) -> Iterator[Difference]:
     """Yield how a state folder differs from its log; for who only looks.
 
-    Of a state of schema 1 there is nothing to compare before it is migrated.
+    Of a state of schema 1 there is nothing to compare before it is migrated. `keys` is
+    None for who has the public key alone.
     """
     checks: list[Callable[[], Iterator[Difference]]] = [
         lambda: of_ids(folder, keys, account),
@@ -336,8 +339,9 @@ def differences(folder: Path, keys: Path, account: Account) -> Iterator[Differen
             yield Difference(str(error))
 
 
-def of_ids(folder: Path, keys: Path, account: Account) -> Iterator[Difference]:
+def of_ids(folder: Path, keys: Path | None, account: Account) -> Iterator[Difference]:
     """Yield how the ids of state, keys and log contradict each other."""
+    keys = folder if keys is None else keys
     if not account.entries:
         yield Difference(f"{account.path} is empty")
     elif account.is_old and (read_id(folder) or read_id(keys)):

@@ -125,13 +125,15 @@ def run_audit_command(arguments: Sequence[str]) -> None:
         first = f"entry {found.broken.number} of {log} is broken: {found.broken.what}"
         problems.insert(0, first)
     else:
+        # Who brings the public key need not be let into the keys' folder.
+        keys = None if options.key and not options.keys else folder
+        differences = _settled(options.state, keys, account)
+        problems += [d.text for d in differences if d.complete is None]
         problems += [
             f"{path} names entry {digest}, which is not in {log}"
             for path, digest in receipts.items()
             if digest in found.missing
         ]
-        differences = _settled(options.state, folder, account)
-        problems += [d.text for d in differences if d.complete is None]
         alone = [d.text for d in differences if d.complete is not None]
     if options.json:
         print(json.dumps(_as_json(found, len(receipts), problems, alone)))
@@ -190,7 +192,7 @@ def _receipts(folder: Path, public: PublicKey) -> tuple[dict[Path, str], list[st
     return found, problems
 
 
-def _settled(state: Path, keys: Path, account: Account) -> list[Difference]:
+def _settled(state: Path, keys: Path | None, account: Account) -> list[Difference]:
     """Return how a folder differs from its log, once nobody is in the middle of a word.
 
     A run, or who accepts a request, may be between an entry and its act.

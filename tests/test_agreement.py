@@ -1,0 +1,536 @@
+"""The audit log is the truth: what is moved about, removed or put back is named.
+
+Every break is found by `fedneg audit`, which only looks, and refused by the next start,
+so that in no case a forgotten client trains again.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_live import Meddling, ask, go_on
+
+from fedneg.errors import FedNegError
+from fedneg.live.account import BEGUN
+from fedneg.live.audit import AuditLog
+from fedneg.live.commands import run_request_command, run_roster_command
+from fedneg.live.identity import ID_NAME
+from fedneg.live.pins import OPERATOR
+from fedneg.live.receipts import read_receipt, signed_receipt
+from fedneg.live.requests import ACCEPTED, Request, logged
+from fedneg.live.state import State
+from fedneg.live.verify_commands import run_audit_command
+
+HERE = Path(__file__).parent
+FOUR = ("clients=4", "retrain=none")
+
+
+@pytest.fixture(scope="module")
+def lives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with copies of one federation at three times of its life.
+
+    ``trained``, after two rounds; ``one``, without client 1; ``two``, without 2 either.
+    """
+    folder = tmp_path_factory.mktemp("lives")
+    go_on(folder / "trained", *FOUR)
+    for client_id in (0, 2):
+        State(folder / "trained").pins().add(client_id, str(client_id) * 64, OPERATOR)
+    for client_id, before, after in ((1, "trained", "one"), (2, "one", "two")):
+        copy(folder / before, folder / after)
+        ask(folder / after, client_id, clients=4)
+        go_on(folder / after, *FOUR)
+    return folder
+
+
+def copy(made: Path, to: Path) -> Path:
+    """Copy a state and its keys."""
+    for ending in ("", "-keys"):
+        shutil.copytree(f"{made}{ending}", f"{to}{ending}")
+    return to
+
+
+@pytest.fixture
+def state(lives: Path, tmp_path: Path) -> Path:
+    """Return a copy of the federation from which 1 and 2 were forgotten."""
+    return copy(lives / "two", tmp_path / "state")
+
+
+def audit(state: Path, *words: str) -> None:
+    """Do `fedneg audit`."""
+    run_audit_command(["--state", str(state), *words])
+
+
+def contents(*folders: Path) -> dict[Path, bytes | None]:
+    """Return every file and folder, but for the lock of who only looks in."""
+    return {
+        path: path.read_bytes() if path.is_file() else None
+        for folder in folders
+        for path in folder.rglob("*")
+    }
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Change values in a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
+
+
+# -- breaks ----------------------------------------------------------------------------
+
+
+def swap_receipts(state: Path, lives: Path) -> None:
+    one, two = (state / "receipts" / f"forget-{k}.json" for k in (1, 2))
+    one.rename(state / "x")
+    two.rename(one)
+    (state / "x").rename(two)
+
+
+def copy_receipt(name: str) -> Callable[[Path, Path], None]:
+    def act(state: Path, lives: Path) -> None:
+        folder = state / "receipts"
+        shutil.copy(folder / "forget-1.json", folder / name)
+
+    return act
+
+
+def sign_another_receipt(state: Path, lives: Path) -> None:
+    """By who holds the key: a good signature, and not what the log names."""
+    key = State(state).operator
+    path = state / "receipts" / "forget-1.json"
+    content = read_receipt(path, key.public) | {"remains": "nothing at all"}
+    path.write_bytes(signed_receipt(content, key))
+
+
+def remove(*names: str) -> Callable[[Path, Path], None]:
+    def act(state: Path, lives: Path) -> None:
+        for name in names:
+            (state / name).unlink()
+
+    return act
+
+
+def change(name: str, **changes: Any) -> Callable[[Path, Path], None]:
+    return lambda state, lives: edit(state / name, **changes)
+
+
+def add_request(state: Path, lives: Path) -> None:
+    request = json.loads((state / "requests" / "forget-1.json").read_bytes())
+    made = request | {"client_id": 3, "status": "accepted"}
+    (state / "requests" / "forget-3.json").write_text(json.dumps(made))
+
+
+def empty_log(state: Path, lives: Path) -> None:
+    (state / "audit.jsonl").write_bytes(b"")
+
+
+def cut_log(state: Path, lives: Path) -> None:
+    lines = (state / "audit.jsonl").read_bytes().splitlines(keepends=True)
+    (state / "audit.jsonl").write_bytes(b"".join(lines[:-2]))
+
+
+def older_log(state: Path, lives: Path) -> None:
+    shutil.copy(lives / "one" / "audit.jsonl", state)
+
+
+def other_federations_log(state: Path, lives: Path) -> None:
+    """Signed with the very same key."""
+    key = State(state).operator
+    (state / "audit.jsonl").unlink()
+    AuditLog(state / "audit.jsonl", key).append(
+        BEGUN, id="12345678-" + 3 * "1234-" + "1" * 12
+    )
+
+
+def put_back(*names: str, of: str = "trained") -> Callable[[Path, Path], None]:
+    """Bring parts of an earlier time back."""
+
+    def act(state: Path, lives: Path) -> None:
+        for name in names:
+            target, source = state / name, lives / of / name
+            if target.is_dir():
+                shutil.rmtree(target)
+            elif target.exists():
+                target.unlink()
+            if source.is_dir():
+                shutil.copytree(source, target)
+            elif source.exists():
+                shutil.copy(source, target)
+
+    return act
+
+
+def all_but_the_log(state: Path, lives: Path) -> None:
+    log = (state / "audit.jsonl").read_bytes()
+    shutil.rmtree(state)
+    shutil.copytree(lives / "trained", state)
+    (state / "audit.jsonl").write_bytes(log)
+
+
+def older_checkpoint_beside(state: Path, lives: Path) -> None:
+    for path in (lives / "trained" / "checkpoints").glob("round-000001*"):
+        shutil.copy(path, state / "checkpoints")
+
+
+def other_id(ending: str) -> Callable[[Path, Path], None]:
+    def act(state: Path, lives: Path) -> None:
+        path = Path(f"{state}{ending}") / ID_NAME
+        path.write_text("12345678-" + 3 * "1234-" + "1" * 12)
+
+    return act
+
+
+def another_pin(state: Path, lives: Path) -> None:
+    edit(state / "roster.json", **{"3": {"key": "3" * 64, "source": "x", "since": "y"}})
+
+
+RECEIPT, REQUEST = "receipts/forget-1.json", "requests/forget-1.json"
+BREAKS: list[tuple[str, Callable[[Path, Path], None], str]] = [
+    ("receipts swapped", swap_receipts, "forget-1.json is not the receipt of forget-1"),
+    ("a copy", copy_receipt("forget-3.json"), "forget-3.json is no receipt that the"),
+    ("a copy under a name", copy_receipt("copy.json"), "copy.json is no receipt that"),
+    ("receipt signed anew", sign_another_receipt, "forget-1.json is not the receipt"),
+    ("receipt deleted", remove(RECEIPT), "forget-1.json is missing, and the audit"),
+    ("request removed", remove(REQUEST), "forget-1.json is missing, .* is done"),
+    ("request and receipt", remove(REQUEST, RECEIPT), "forget-1.json is missing"),
+    ("request added", add_request, "forget-3.json has no entry in the audit log"),
+    (
+        "request put back to accepted",
+        change(REQUEST, status=ACCEPTED),
+        "forget-1.json says that it is accepted, and the audit log that it is done",
+    ),
+    ("due date", change(REQUEST, due="2001-01-01"), "forget-1.json has another due"),
+    ("reason", change(REQUEST, reason="x"), "forget-1.json has another reason"),
+    ("empty log", empty_log, "audit.jsonl is (missing or )?empty"),
+    ("no log", remove("audit.jsonl"), "audit.jsonl (is missing|cannot be read)"),
+    ("log cut", cut_log, "forget-2.json says that it is done, and .* is purging"),
+    ("older log", older_log, "forget-2.json has no entry in the audit log"),
+    ("log of another", other_federations_log, "is the log of federation 12345678-"),
+    ("all but the log", all_but_the_log, "forget-1.json is missing"),
+    ("requests", put_back("requests"), "forget-1.json is missing"),
+    (
+        "checkpoints",
+        put_back("checkpoints"),
+        "of round 1 .* contains client 1, which was forgotten .* bring a later one",
+    ),
+    (
+        "checkpoints in between",
+        put_back("checkpoints", of="one"),
+        "of round 3 .* contains client 2, which was forgotten",
+    ),
+    (
+        "checkpoint beside",
+        older_checkpoint_beside,
+        r"of round 1 .* contains client 1, which was forgotten \(forget-1\).* remove",
+    ),
+    ("no federation.json", remove("federation.json"), "federation.json is missing"),
+    (
+        "settings",
+        change("federation.json", fixed={"clients": 4}),
+        "federation.json has other settings than the audit log",
+    ),
+    (
+        "id in federation.json",
+        change("federation.json", id="y"),
+        "federation.json is of federation 'y', and the audit log of",
+    ),
+    ("id of state", other_id(""), "belong to federation .*, and the state .* 12345678"),
+    ("id of keys", other_id("-keys"), "belong to federation 12345678.*, and the state"),
+    ("roster", another_pin, r"has key 3333333333333333 \(x\) for client 3"),
+    ("no roster", remove("roster.json"), "has no key for client 0, and the audit log"),
+]
+
+
+@pytest.mark.parametrize(
+    ("act", "message"), [b[1:] for b in BREAKS], ids=[b[0] for b in BREAKS]
+)
+def test_what_the_log_disproves_is_named_by_audit_and_refused_by_a_start(
+    state: Path, lives: Path, act: Callable[[Path, Path], None], message: str
+):
+    act(state, lives)
+    before = contents(state, Path(f"{state}-keys"))
+    with pytest.raises(FedNegError, match=message) as caught:
+        audit(state)
+    assert "\n" not in str(caught.value)
+    assert contents(state, Path(f"{state}-keys")) == before  # it only looks
+    grid = Meddling(4)
+    with pytest.raises(FedNegError, match=message):
+        go_on(state, *FOUR, "rounds=5", grid=grid)
+    assert grid.sent == []
+
+
+def test_a_whole_federation_passes_and_trains_on_without_the_forgotten(state: Path):
+    before = contents(state, Path(f"{state}-keys"))
+    audit(state)
+    assert contents(state, Path(f"{state}-keys")) == before
+    grid = go_on(state, *FOUR, "rounds=3")
+    assert grid.asked("train") == [0, 3]
+    audit(state)
+
+
+def test_audit_names_the_first_and_counts_the_others(
+    state: Path, lives: Path, capsys: pytest.CaptureFixture[str]
+):
+    swap_receipts(state, lives)
+    (state / REQUEST).unlink()
+    with pytest.raises(FedNegError, match=r"forget-1\.json is missing.*; and 2 more$"):
+        audit(state, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["problems"]) == 3
+    assert "forget-2.json is not the receipt" in found["problems"][2]
+
+
+def test_schema_1_does_not_open_a_hole(state: Path):
+    """What was migrated once, or was never of schema 1, is never migrated again."""
+    edit(state / "federation.json", schema=1)
+    (state / REQUEST).unlink()
+    with pytest.raises(FedNegError, match=r"forget-1\.json is missing"):
+        go_on(state, *FOUR)
+
+
+def test_a_schema_that_was_set_back_is_refused(state: Path):
+    edit(state / "federation.json", schema=1)
+    with pytest.raises(FedNegError, match="is of schema 1, and its log has entries of"):
+        go_on(state, *FOUR)
+
+
+# -- where it stands -------------------------------------------------------------------
+
+
+def test_only_the_last_two_checkpoints_may_be_gone_on_from(lives: Path, tmp_path: Path):
+    """An older one is refused by name, though nobody in it was forgotten."""
+    state = copy(lives / "trained", tmp_path / "state")
+    for path in (state / "checkpoints").glob("round-000002*"):
+        path.unlink()
+    damaged = copy(state, tmp_path / "damaged")
+    assert go_on(damaged, *FOUR).asked("train") == [0, 1, 2, 3]  # the last but one
+    go_on(state, *FOUR, "rounds=4")
+    shutil.rmtree(state / "checkpoints")
+    shutil.copytree(lives / "trained" / "checkpoints", state / "checkpoints")
+    with pytest.raises(
+        FedNegError, match=r"round-000002 is not where .* \(after round 3 or 4\)"
+    ):
+        go_on(state, *FOUR)
+
+
+def test_a_checkpoint_with_another_model_is_refused(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whole and consistent, of the right round, and of another training."""
+    other = state.parent / "other"
+    go_on(other, *FOUR, "client.learning_rate=0.01")
+    for client_id in (1, 2):
+        ask(other, client_id, clients=4)
+        go_on(other, *FOUR)
+    shutil.rmtree(state / "checkpoints")
+    shutil.copytree(other / "checkpoints", state / "checkpoints")
+    with pytest.raises(FedNegError, match="round-000004 is no checkpoint that the"):
+        go_on(state, *FOUR)
+    # As one that an older fedneg wrote, which does not name its model.
+    from fedneg.checkpoint import Checkpoints
+
+    named = Checkpoints.facts
+    monkeypatch.setattr(
+        Checkpoints,
+        "facts",
+        lambda self, n: {k: v for k, v in named(self, n).items() if k != "model"},
+    )
+    with pytest.raises(FedNegError, match="round-000004 holds another model than the"):
+        go_on(state, *FOUR)
+
+
+# -- an entry that stands alone --------------------------------------------------------
+
+
+def test_who_is_out_by_the_log_alone_is_not_asked(lives: Path, tmp_path: Path):
+    """`request` was killed between entry and file while a run goes on."""
+    state, grid = copy(lives / "trained", tmp_path / "state"), Meddling(4)
+    request = Request(3, "2026-01-31T12:00:00+00:00", "2026-03-02", "moved")
+
+    def before(client_id: int, server_round: int) -> None:
+        if (client_id, server_round) == (0, 3):
+            State(state).audit.append(ACCEPTED, **logged(request))
+
+    grid.before = before
+    go_on(state, *FOUR, "rounds=4", grid=grid)
+    history = (state / "history.csv").read_text().splitlines()
+    assert history[-2].split(",")[9] == "3"  # its reply is dropped at once
+    assert grid.asked("train") == [0, 1, 2, 3, 0, 1, 2]
+    audit(state)
+    grid = go_on(state, *FOUR, "rounds=4")
+    assert State(state).requests.all() == [replace(request, reason="", status="done")]
+    audit(state)
+
+
+def test_every_command_killed_at_every_step_is_completed_or_never_was(
+    lives: Path, tmp_path: Path
+):
+    """The act was done if and only if its entry is in the log, and audit passes."""
+    state = copy(lives / "trained", tmp_path / "state")
+    go_on(state, *FOUR, "rounds=3")
+    words = [sys.executable, str(HERE / "killed_commands.py")]
+    done = subprocess.run(
+        [*words, str(state), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for line in done.stdout.splitlines():
+        found = json.loads(line)
+        by_name.setdefault(found.pop("name"), []).append(found)
+    assert len(by_name) == 5
+    for name, kills in by_name.items():
+        assert len(kills) > 10, name
+        assert [k["code"] for k in kills] == [-9] * (len(kills) - 1) + [0], name
+        assert all(k["entered"] == k["done"] and not k["left"] for k in kills), name
+        entered = [k["entered"] for k in kills]
+        assert entered == sorted(entered), name
+        assert set(entered) == {False, True}
+        # Some entry stood alone, and was completed with a notice.
+        assert any(k["notices"] for k in kills), name
+
+
+# -- federation, keys and state --------------------------------------------------------
+
+SEALED = ("clients=3", "encrypt=true", "rounds=1", "retrain=none")
+
+
+def test_keys_of_a_lost_state_seal_no_other(tmp_path: Path):
+    """It would leave out the rows of whom the lost one has forgotten."""
+    state, keys = tmp_path / "S", tmp_path / "S-keys"
+    go_on(state, *SEALED)
+    ask(state, 2)
+    go_on(state, *SEALED)
+    federation = State(state).known_facts().id
+    shutil.rmtree(state)
+    message = f"the keys in {keys} belong to federation {federation}, and there is no"
+    for _ in range(2):
+        with pytest.raises(FedNegError, match=message):
+            go_on(state, *SEALED)
+        assert not state.exists()
+    (keys / ID_NAME).unlink()  # as those of an older fedneg
+    with pytest.raises(FedNegError, match=r"sealed another federation \(client-0"):
+        go_on(state, *SEALED)
+    assert not state.exists()
+
+
+def test_two_states_cannot_have_the_same_keys(tmp_path: Path):
+    keys = f"keys={tmp_path / 'keys'}"
+    go_on(tmp_path / "A", *SEALED, keys)
+    before = contents(tmp_path)
+    with pytest.raises(FedNegError, match=r"the keys in .*/keys belong to federation"):
+        go_on(tmp_path / "B", *SEALED, keys)
+    assert contents(tmp_path) == before
+    go_on(tmp_path / "B", *SEALED)
+    mine = [
+        State(tmp_path / n, tmp_path / k) for n, k in (("A", "keys"), ("B", "B-keys"))
+    ]
+    ids = [made.known_facts().id for made in mine]
+    with pytest.raises(FedNegError) as caught:
+        go_on(tmp_path / "B", *SEALED, keys)
+    assert str(caught.value) == (
+        f"the keys in {tmp_path / 'keys'} belong to federation {ids[0]}, and the state "
+        f"in {tmp_path / 'B'} is federation {ids[1]}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("S", "keys must be another folder than state"),
+        ("S/keys", "must lie beside each other, not one in the other"),
+        (".", "must lie beside each other"),
+        ("link", "keys must be another folder than state"),
+        ("link/below/keys", "must lie beside each other"),
+    ],
+)
+def test_keys_in_the_state_are_refused_at_once(tmp_path: Path, keys: str, message: str):
+    """A backup of the state would hold them; and `keys=state` used to hang."""
+    (tmp_path / "link").symlink_to(tmp_path / "S")
+    with pytest.raises(FedNegError, match=message):
+        go_on(tmp_path / "S", "clients=3", f"keys={tmp_path / keys}")
+    assert [p.name for p in tmp_path.iterdir()] == ["link"]
+
+
+def test_the_id_stands_in_state_keys_log_and_receipts(state: Path):
+    made = State(state)
+    lines = (state / "audit.jsonl").read_bytes().splitlines()
+    first = json.loads(lines[0])
+    found = made.known_facts().id
+    assert (first["event"], first["facts"]) == (BEGUN, {"id": found})
+    assert (state / ID_NAME).read_text() == f"{found}\n"
+    assert (made.keys / ID_NAME).read_text() == f"{found}\n"
+    receipt = read_receipt(state / RECEIPT, made.operator.public)
+    assert receipt["federation"] == found
+
+
+# -- a request that cannot be accepted leaves nothing ----------------------------------
+
+
+def test_a_request_through_a_link_finds_the_keys(lives: Path, tmp_path: Path):
+    state = copy(lives / "trained", tmp_path / "state")
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "link"
+    link.symlink_to(state)
+    run_request_command(["forget", "1", "--state", str(link)])
+    assert [r.client_id for r in State(state).requests.all()] == [1]
+    assert [p.name for p in (tmp_path / "elsewhere").iterdir()] == ["link"]
+    audit(link)
+    audit(state)
+
+
+@pytest.mark.parametrize("kind", ["none", "empty", "another's"])
+@pytest.mark.parametrize("command", ["request", "roster"])
+def test_wrong_keys_leave_nothing_behind(
+    lives: Path, tmp_path: Path, kind: str, command: str
+):
+    state = copy(lives / "trained", tmp_path / "state")
+    wrong = tmp_path / "wrong"
+    if kind == "empty":
+        wrong.mkdir()
+    if kind == "another's":
+        go_on(tmp_path / "other", "clients=3", "rounds=1", f"keys={wrong}")
+    before = contents(tmp_path)
+    where = ["--state", str(state), "--keys", str(wrong)]
+    message = "keys in .*wrong belong" if kind == "another's" else "wrong does not hold"
+    run, words = {
+        "request": (run_request_command, ["forget", "1"]),
+        "roster": (run_roster_command, ["remove", "0"]),
+    }[command]
+    with pytest.raises(FedNegError, match=message):
+        run([*words, *where])
+    assert contents(tmp_path) == before
+
+
+def test_a_reason_that_cannot_be_signed_leaves_nothing(lives: Path, tmp_path: Path):
+    state = copy(lives / "trained", tmp_path / "state")
+    before = contents(state)
+    for reason in ("d\udce9part", "x" * 501, "a\x1b[2J"):
+        words = ["forget", "1", "--state", str(state), "--reason", reason]
+        with pytest.raises(FedNegError, match="--reason must"):
+            run_request_command(words)
+        assert contents(state) == before
+
+
+def test_a_disk_that_is_full_after_the_entry_says_that_it_is_accepted(
+    lives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    state = copy(lives / "trained", tmp_path / "state")
+
+    def full(self: object, request: Request) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedneg.live.requests.Requests.write", full)
+        with pytest.raises(FedNegError, match="forget-1 is accepted, since the audit"):
+            run_request_command(["forget", "1", "--state", str(state)])
+    run_request_command(["forget", "2", "--state", str(state)])
+    assert State(state).requests.excluded() == {1, 2}
+    audit(state)

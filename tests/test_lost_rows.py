@@ -1,0 +1,70 @@
+"""A restore compares ledger and model: who has no row would be forgotten unheard."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file, save_file
+from test_live import go_on
+from test_survive import federate
+
+from fedneg import checkpoint, tensors
+from fedneg.errors import FedNegError
+from fedneg.live.state import State
+
+
+def lose_a_row(head: Path, client_id: int) -> None:
+    """Let a checkpoint lack what a client contributed, and be whole otherwise."""
+    content = json.loads(head.read_bytes())
+    content.pop("digest")
+    data = head.parent / content["data"]
+    found = load_file(data)
+    found["contributions"][client_id] = 0
+    save_file(found, data)
+    content["sha256"] = tensors.sha256_of(data)
+    content["digest"] = checkpoint._digest(content)
+    head.write_bytes(checkpoint._json(content))
+
+
+def test_a_ledger_that_does_not_add_up_to_the_model_is_damage(tmp_path: Path):
+    """It would forget the client by subtracting nothing: the one before is used."""
+    expected, _ = federate(tmp_path)
+    (path,) = tmp_path.glob("training/*/round-000003.json")
+    lose_a_row(path, 1)
+    found, again = federate(tmp_path)
+    assert (found, again.resumed) == (expected, {"train": 2})
+    assert "round-000003 is damaged: the rows in round-000003" in again.notices[0]
+    for name in ("round-000002", "round-000003"):
+        (path,) = tmp_path.glob(f"training/*/{name}.json")
+        lose_a_row(path, 0)
+    found, again = federate(tmp_path)  # nothing of a refused ledger is left in the next
+    assert (found, again.resumed) == (expected, {"train": 0})
+
+
+def test_a_federation_whose_rows_do_not_add_up_names_the_file(tmp_path: Path):
+    """There is no training anew of real clients: the error names what is damaged."""
+    go_on(tmp_path / "state", "rounds=1")
+    path = tmp_path / "state" / "checkpoints" / "round-000001.json"
+    lose_a_row(path, 1)
+    with pytest.raises(
+        FedNegError,
+        match=r"one of round 1; .* \(.*round-000001 is damaged: the rows in round",
+    ):
+        go_on(tmp_path / "state", "rounds=2")
+
+
+def test_a_row_is_not_left_out_of_a_client_that_the_model_contains(tmp_path: Path):
+    """Its key is destroyed, and no request says why."""
+    options = ("encrypt=true", "rounds=1")
+    go_on(tmp_path / "state", *options)
+    vault = State(tmp_path / "state").vault
+    before = {p: p.read_bytes() for p in (tmp_path / "state/checkpoints").iterdir()}
+    kept = (vault.folder / "client-2.key").read_bytes()
+    vault.destroy([2])
+    with pytest.raises(FedNegError, match="client 2"):
+        go_on(tmp_path / "state", "rounds=2")
+    (vault.folder / "client-2.key").write_bytes(kept)
+    (vault.folder / "client-2.key").chmod(0o600)
+    with pytest.raises(FedNegError, match="client 2"):
+        go_on(tmp_path / "state", "rounds=2")
+    assert before == {p: p.read_bytes() for p in before}
