@@ -1,8 +1,8 @@
 """An operator's commands, killed at every step of writing; see test_agreement.py.
 
-Usage: python killed_commands.py STATE FOLDER. STATE is a federation of three clients
-with checkpoints of rounds 2 and 3 and a key of client 2, its own keys beside it. Prints one JSON line for each
-kill: what the next start makes of it.
+Usage: python killed_commands.py STATE FOLDER. STATE is a federation with checkpoints of
+rounds 2 and 3 and a listed key of client 2, its own keys beside it. Prints one JSON
+line for each kill: what the next start makes of it.
 """
 
 import json

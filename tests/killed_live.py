@@ -25,6 +25,7 @@ from fedneg.data import load_dataset
 from fedneg.engine import simulate
 from fedneg.federation import Federation
 from fedneg.live import audit
+from fedneg.live.agreement import differences
 from fedneg.live.job import do_live_job
 from fedneg.live.receipts import read_receipt
 from fedneg.live.state import State
@@ -73,6 +74,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         "models": [receipt["models"] for receipt in receipts],
         "measured": [receipt["measured"] for receipt in receipts],
         "broken": str(checked.broken),
+        "differs": [d.text for d in differences(folder, state.keys, state.account)],
         "checkpoints": [
             # Whether a purge was begun twice shows in the file's number.
             re.sub("(round-[0-9]+)-[0-9]+", r"\1", p.name)

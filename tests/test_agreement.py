@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from test_live import Meddling, ask, go_on
+from waiting import PATIENCE_S
 
 from fedneg.errors import FedNegError
 from fedneg.live.account import BEGUN
@@ -377,7 +378,7 @@ def test_every_command_killed_at_every_step_is_completed_or_never_was(
         [*words, str(state), str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -484,6 +484,7 @@ def test_killed_at_any_step_a_life_ends_the_same(tmp_path: Path):
     assert len(killed) > 15
     assert undisturbed["statuses"] == ["done", "done"]
     assert undisturbed["broken"] == "None"
+    assert undisturbed["differs"] == []
     for found in killed:
         assert (found["code"], found["again"]) == (-signal.SIGKILL, 0), found["step"]
         for name in undisturbed.keys() - {"step"}:
