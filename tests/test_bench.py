@@ -157,7 +157,7 @@ def test_command_tells_its_time_its_words_and_its_memory(
         seen.touch()
     child = (
         "import os, time; x = bytearray(1 << 26); time.sleep(0.2)\n"
-        f"while not os.path.exists({str(seen)!r}): time.sleep(0.05)"
+        f"for _ in range(6000): os.path.exists({str(seen)!r}) or time.sleep(0.05)"
     )
     code = (
         "import subprocess, sys; print('out'); print('begun', file=sys.stderr);"
