@@ -124,6 +124,21 @@ def test_from_scratch_it_ends_with_the_retrained_model(trained: Path, tmp_path: 
     assert [r["clients"] for r in receipt["done"]["recovery_rounds"]] == [2, 2]
 
 
+def test_the_receipt_of_who_took_no_part_says_so(tmp_path: Path):
+    """One of three trains, in one round: the two others are in no model."""
+    state, few = tmp_path / "state", ("rounds=1", "strategy.client_fraction=0.34")
+    there = go_on(state, *few).asked("train")
+    assert len(there) == 1
+    absent = next(k for k in range(3) if k not in there)
+    ask(state, absent)
+    go_on(state, *few, "retrain=none")
+    said = "nothing: the client took part in no round of this model"
+    assert receipt_of(state, absent)["remains"] == said
+    ask(state, *there)
+    go_on(state, *few, "retrain=none", "strategy.gate=0")
+    assert receipt_of(state, *there)["remains"] != said
+
+
 def test_who_asked_is_never_asked_to_train_again(trained: Path):
     ask(trained, 2)
     grid = go_on(trained, "rounds=4")

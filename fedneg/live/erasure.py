@@ -371,6 +371,8 @@ class Erasure:
         if work["mode"] == "scratch":
             return f"{NOTHING}: trained from the initial parameters without the client"
         method = work["method"]
+        if client_id in method.get("absent", ()):
+            return f"{NOTHING}: the client took part in no round of this model"
         if "remains" in method:
             return str(method["remains"])
         scale = method.get("scale", {}).get(str(client_id))

@@ -351,15 +351,18 @@ class Live:
         before = self._measured()
         # While the rows are still there; they are to be found nowhere in the end.
         must_go = self.erasure.must_go(clients, self.parameters)
-        self._unlearn(clients, before, must_go)
+        absent = [k for k in clients if k not in self.contains]
+        self._unlearn(clients, before, must_go, absent)
 
     def _unlearn(
         self,
         clients: list[int],
         before: dict[str, Any],
         must_go: Mapping[int, Mapping[str, Vector]],
+        absent: list[int],
     ) -> None:
         place, mode = self.server_round + 1, self.config.retrain
+        method: dict[str, Any]
         if mode == "scratch":
             self.parameters = self.federation.start_over(place)
             self.contains, method = set(), {"form": "from the initial parameters"}
@@ -388,6 +391,8 @@ class Live:
         self.server_round = place
         self.erasure.write_fingerprints(must_go, stays=self.parameters)
         method["strategy"] = self.config.strategy.name
+        if absent and not self.strategy.needs_leaving_client:
+            method["absent"] = absent
         self.work = Work(clients, mode, place, 0, before, self._measured(), method)
         self._keep(due=True, event=UNLEARNED, clients=clients)
         self.state.requests.mark(clients, UNLEARNED)
@@ -396,7 +401,7 @@ class Live:
         """Repair the model by one round, or hand it over."""
         mode = self.config.retrain
         if mode == "scratch" and work.mode != "scratch":
-            self._unlearn(work.clients, work.before, {})
+            self._unlearn(work.clients, work.before, {}, work.method.get("absent", []))
             return
         of = {"none": 0, "remaining": self.config.retrain_rounds}.get(
             work.mode, self.trained
