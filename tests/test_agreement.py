@@ -204,6 +204,11 @@ BREAKS: list[tuple[str, Callable[[Path, Path], None], str]] = [
         change(REQUEST, status=ACCEPTED),
         "forget-1.json says that it is accepted, and the audit log that it is done",
     ),
+    (
+        "the last one put back",
+        change("requests/forget-2.json", status=ACCEPTED),
+        "forget-2.json says that it is accepted, and the audit log that it is done",
+    ),
     ("due date", change(REQUEST, due="2001-01-01"), "forget-1.json has another due"),
     ("reason", change(REQUEST, reason="x"), "forget-1.json has another reason"),
     ("empty log", empty_log, "audit.jsonl is (missing or )?empty"),
@@ -341,6 +346,18 @@ def test_a_checkpoint_with_another_model_is_refused(
         lambda self, n: {k: v for k, v in named(self, n).items() if k != "model"},
     )
     with pytest.raises(FedNegError, match="round-000004 holds another model than the"):
+        go_on(state, *FOUR)
+
+
+def test_a_request_that_is_being_worked_on_must_be_there(lives: Path, tmp_path: Path):
+    """It is the newest of its chain, but what came after shows that it was there."""
+    state = copy(lives / "trained", tmp_path / "state")
+    ask(state, 3, clients=4)
+    with pytest.raises(FedNegError, match=r"below strategy\.gate=0\.9"):
+        go_on(state, *FOUR, "strategy.gate=0.9", "strategy.scale=10")
+    audit(state)
+    (state / "requests" / "forget-3.json").unlink()
+    with pytest.raises(FedNegError, match=r"forget-3\.json is missing, .* unlearned"):
         go_on(state, *FOUR)
 
 

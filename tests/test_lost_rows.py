@@ -28,7 +28,7 @@ def lose_a_row(head: Path, client_id: int) -> None:
 
 def test_a_ledger_that_does_not_add_up_to_the_model_is_damage(tmp_path: Path):
     """It would forget the client by subtracting nothing: the one before is used."""
-    expected, _ = federate(tmp_path)
+    expected, first = federate(tmp_path)
     (path,) = tmp_path.glob("training/*/round-000003.json")
     lose_a_row(path, 1)
     found, again = federate(tmp_path)
@@ -37,8 +37,11 @@ def test_a_ledger_that_does_not_add_up_to_the_model_is_damage(tmp_path: Path):
     for name in ("round-000002", "round-000003"):
         (path,) = tmp_path.glob(f"training/*/{name}.json")
         lose_a_row(path, 0)
-    found, again = federate(tmp_path)  # nothing of a refused ledger is left in the next
+    found, again = federate(tmp_path)
     assert (found, again.resumed) == (expected, {"train": 0})
+    # Nothing of a refused ledger is left in the next.
+    rows, expected_rows = (f.strategy.ledger.contributions for f in (again, first))
+    assert rows.tobytes() == expected_rows.tobytes()
 
 
 def test_a_federation_whose_rows_do_not_add_up_names_the_file(tmp_path: Path):
@@ -68,3 +71,14 @@ def test_a_row_is_not_left_out_of_a_client_that_the_model_contains(tmp_path: Pat
     with pytest.raises(FedNegError, match="client 2"):
         go_on(tmp_path / "state", "rounds=2")
     assert before == {p: p.read_bytes() for p in before}
+
+
+def test_nor_where_there_is_no_checkpoint_yet(tmp_path: Path):
+    """The key was destroyed before the first round; nothing could tell its row."""
+    state = State(tmp_path / "state")
+    assert state.account.federation
+    state.vault.folder.mkdir()
+    (state.vault.folder / "client-2.destroyed").touch()
+    with pytest.raises(FedNegError, match=r"contains clients \[2\], whose keys were"):
+        go_on(tmp_path / "state", "encrypt=true", "rounds=1")
+    assert state.account.line == []
