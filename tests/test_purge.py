@@ -360,7 +360,7 @@ class Full(Executioner):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _counted(self, function: Any) -> Any:
-        if function in (os.unlink, os.replace, os.rename):
+        if function in (os.unlink, os.replace, os.rename, os.ftruncate):
             return function
         counted = super()._counted(function)
         if function is not os.open:
@@ -379,7 +379,10 @@ class Full(Executioner):
 def watched(disk: Executioner) -> Iterator[None]:
     """Have everything that touches the disk counted, for a while."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("fsync", "replace", "rename", "unlink", "open", "mkdir", "fdopen"):
+        for name in (
+            *("fsync", "replace", "rename", "unlink", "open", "mkdir", "fdopen"),
+            *("write", "ftruncate"),
+        ):
             patch.setattr(os, name, getattr(os, name))
         patch.setattr(tempfile, "mkstemp", tempfile.mkstemp)
         disk.watch()
@@ -499,12 +502,12 @@ def test_whenever_writing_a_round_again_ends_there_is_a_whole_checkpoint(
         folder = tmp_path / f"{last}"
         folder.mkdir()
         kept = Checkpoints(folder, form=Sealed(vault, set()) if sealed else None)
-        kept.write(7, ledger.initial, ledger, {"note": "before"})
+        kept.write(7, ledger.rebuilt(), ledger, {"note": "before"})
         ended = said = None
         try:
             with watched(kind(last)):
                 vault.next_model_key()
-                kept.write(7, ledger.initial, ledger, {"note": "after"})
+                kept.write(7, ledger.rebuilt(), ledger, {"note": "after"})
                 vault.destroy([])
                 ended = True
         except (KilledError, OSError):
