@@ -8,6 +8,9 @@ is whole, and is what a damaged one falls back to. Where a round's checkpoint is
 again, its numbers go into a file with a new name (``round-000007-2.safetensors``): the
 renaming of the head is all that makes it count, and until then the old one is whole.
 Nothing is pickled.
+
+Longer than others: what a write, a switch, a fall back and a removal leave on the disk
+is one argument, in one place; the forms of a file are in checkpoint_forms.py.
 """
 
 import hashlib

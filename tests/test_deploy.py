@@ -458,6 +458,7 @@ def test_when_the_holder_of_a_folder_is_killed_its_processes_end(tmp_path: Path)
         until("all of them", lambda: len(marked(f"{tmp_path}:")) == 3)
         holder.kill()
         until("their end", lambda: not marked(f"{tmp_path}:"))
+        assert marked(f"{tmp_path}:") == []
         Hold(tmp_path).release()
     finally:
         holder.kill()

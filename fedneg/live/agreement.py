@@ -4,6 +4,8 @@ The log is the truth. A file that is missing although entries that came later in
 chain imply it, one without an entry, and one that says something else are *wrong*: they
 are named, and nothing goes on. Where the newest entry of a chain stands alone, a kill
 came between it and its act, which is then *completed*.
+
+Longer than others: one function for each kind of file, all of one form.
 """
 
 import hashlib

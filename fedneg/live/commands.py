@@ -1,4 +1,7 @@
-"""What an operator says: `fedneg request`, `status`, `roster`, `rollback`."""
+"""What an operator says: `fedneg request`, `status`, `roster`, `rollback`.
+
+Longer than others: four commands that share their options and tables.
+"""
 
 import argparse
 import json

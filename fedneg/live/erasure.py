@@ -5,6 +5,9 @@ taken: their contributions, momentum rows and last local models, and every globa
 that contains them (the old one, minus all other rows, would give the contribution
 back). After the repair every file that holds them is removed or made again, keys are
 destroyed, and every byte of the state folder is searched.
+
+Longer than others: what is taken down before, done after and signed in the end must
+name the same things; a receipt is made where the purge is.
 """
 
 import hashlib
