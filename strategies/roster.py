@@ -25,6 +25,9 @@ from strategies.claims import MAX_COUNT, count, reason_of, shown
 # (it hangs) after twice as long every time: whoever is asked with it waits for it.
 ASK_AGAIN_S = 5.0
 QUESTION_TIMEOUT_S = 60.0
+# Nobody hangs in a simulation, but its first workers may still be importing: on a busy
+# machine Ray's took over a minute, and whoever was asked then was given up.
+SIMULATED_TIMEOUT_S = 600.0
 
 
 @dataclass
@@ -228,7 +231,8 @@ class Roster:
         if not questions:
             return
         silent = set(nodes)
-        for reply in grid.send_and_receive(questions, timeout=QUESTION_TIMEOUT_S):
+        timeout_s = SIMULATED_TIMEOUT_S if self.trust is None else QUESTION_TIMEOUT_S
+        for reply in grid.send_and_receive(questions, timeout=timeout_s):
             node = self._nodes.get(reply.metadata.src_node_id)
             silent.discard(reply.metadata.src_node_id)
             try:

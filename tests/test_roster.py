@@ -502,6 +502,15 @@ def test_a_node_that_hangs_is_asked_more_and_more_seldom(
     assert look(made, grid) == {0: 10, 1: 11}
 
 
+def test_workers_of_a_simulation_may_take_minutes_to_come_up():
+    """Their first answer waits for their imports, not for the time clients have."""
+    grid = KeyedGrid(1)
+    grid.come(10, 0)
+    Roster(1).discover(grid, timeout_s=0)
+    (given,) = grid.timeouts
+    assert given == roster_module.SIMULATED_TIMEOUT_S > roster_module.QUESTION_TIMEOUT_S
+
+
 def test_the_number_of_nodes_of_a_simulation_does_end_the_run():
     grid = KeyedGrid(2, simulated=3)
     grid.come(10, 0)
