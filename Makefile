@@ -43,7 +43,10 @@ test-all: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	@# mypy does not follow fedneg's path: it sees the package as a wheel has it.
+	rm -rf .mypy_stage && mkdir -p .mypy_stage/fedneg
+	ln -s $(CURDIR)/fedneg/* $(CURDIR)/strategies $(CURDIR)/clients .mypy_stage/fedneg/
+	cd .mypy_stage && ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -56,5 +59,5 @@ bench-capacity: $(STAMP)
 	$(BIN)/python -m benchmarks.capacity $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-pfl build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-pfl .mypy_stage build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -24,13 +24,13 @@ import numpy as np
 from benchmarks.machine_facts import machine, versions
 from benchmarks.markers import fill
 from benchmarks.material import HIDDEN, REPOSITORY
-from fedneg.formats import human_bytes
-from fedneg.ledger import Ledger
-from fedneg.machine import cache_root
-from fedneg.model import initial_parameters
-from fedneg.parameters import Shapes, shapes_of, size_of
-from fedneg.rows import make_rows, release
-from fedneg.seeding import rng
+from fedneg.core.formats import human_bytes
+from fedneg.core.machine import cache_root
+from fedneg.core.parameters import Shapes, shapes_of, size_of
+from fedneg.core.seeding import rng
+from fedneg.ledger.ledger import Ledger
+from fedneg.ledger.rows import make_rows, release
+from fedneg.tasks.model import initial_parameters
 
 HERE = Path(__file__).parent
 BYTES = 4  # float32

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from fedneg.figures import LIGHT, Picture, draw_picture
+from fedneg.reports.html.figures import LIGHT, Picture, draw_picture
 
 Medians = Mapping[str, Mapping[str, float]]
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.markers import fill
-from fedneg.comparison import collect_comparison
-from fedneg.comparison_figures import draw_pareto
-from fedneg.comparison_numbers import summarise
-from fedneg.comparison_tables import markdown_table
-from fedneg.comparison_text import describe_winners
+from fedneg.reports.compare.figures import draw_pareto
+from fedneg.reports.compare.rows import collect_comparison
+from fedneg.reports.compare.statistics import summarise
+from fedneg.reports.compare.tables import markdown_table
+from fedneg.reports.compare.text import describe_winners
 
 HERE = Path(__file__).parent
 

@@ -18,14 +18,14 @@ from torch import nn
 
 from benchmarks.material import HIDDEN, Material
 from fedneg.config import load_config
-from fedneg.console import Progress
-from fedneg.device import as_input
-from fedneg.engine import simulate
+from fedneg.core.progress import Progress
+from fedneg.core.settings import Config
+from fedneg.data.partition import partition_by_writer
+from fedneg.engines.simulate import simulate
 from fedneg.federation import Federation
-from fedneg.model import build_mlp, initial_parameters, set_parameters
-from fedneg.partition import partition_by_writer
-from fedneg.settings import Config
-from strategies.phases import Phase
+from fedneg.strategies.phases import Phase
+from fedneg.tasks.device import as_input
+from fedneg.tasks.model import build_mlp, initial_parameters, set_parameters
 
 BATCH_SIZE, LEARNING_RATE, MOMENTUM = 32, 0.01, 0.9
 

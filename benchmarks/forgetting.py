@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from benchmarks.epochs import configured, in_federation
 from benchmarks.material import Material
+from fedneg.core.parameters import Vector, unflatten
 from fedneg.federation import Federation
-from fedneg.parameters import Vector, unflatten
-from strategies.phases import Phase
+from fedneg.strategies.phases import Phase
 
 FORGOTTEN_ONE_BY_ONE = 3
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.material import REPOSITORY
 from benchmarks.processes import NotMeasuredError
-from fedneg.machine import cores
+from fedneg.core.machine import cores
 
 PACKAGES = ("torch", "numpy", "flwr", "ray")
 PFL_FOLDER = REPOSITORY / ".venv-pfl"

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.peers.prepare import synthetic, write_data
-from fedneg.data import default_root, load_dataset
-from fedneg.download import FILES, DataUnavailableError
-from fedneg.seeding import rng
+from fedneg.core.seeding import rng
+from fedneg.data.datasets import default_root, load_dataset
+from fedneg.data.download import FILES, DataUnavailableError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # The network of conf/model and of the peers.

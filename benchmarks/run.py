@@ -27,7 +27,7 @@ from benchmarks.markers import fill
 from benchmarks.material import QUICK, REPOSITORY, Material, Sizes
 from benchmarks.processes import NotMeasuredError
 from benchmarks.table import peers, profile, table
-from fedneg.machine import cache_root
+from fedneg.core.machine import cache_root
 
 SCHEMA = 2
 HERE = Path(__file__).parent

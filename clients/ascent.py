@@ -18,11 +18,11 @@ from flwr.common import Scalar
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from clients.trainer import WriterClient
-from fedneg.device import as_input
-from fedneg.model import get_parameters, set_parameters
-from fedneg.seeding import torch_generator
-from fedneg.training import evaluate
+from fedneg.clients.trainer import WriterClient
+from fedneg.core.seeding import torch_generator
+from fedneg.tasks.device import as_input
+from fedneg.tasks.model import get_parameters, set_parameters
+from fedneg.tasks.training import evaluate
 
 
 class AscentClient(WriterClient):

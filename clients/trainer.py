@@ -16,16 +16,16 @@ from flwr.common import Scalar
 from numpy.typing import NDArray
 from torch import nn
 
-from fedneg.attacks import boosted, poison
-from fedneg.client_data import ClientData, own_data, partition_data
-from fedneg.cohort import Examples, train_cohort
-from fedneg.device import choose_device, rows_on
-from fedneg.errors import FedNegError
-from fedneg.model import build_mlp, get_parameters, set_parameters
-from fedneg.parameters import NDArrays, flatten, shapes_of, unflatten
-from fedneg.seeding import torch_generator
-from fedneg.settings import Task
-from fedneg.training import evaluate, train_epochs
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import NDArrays, flatten, shapes_of, unflatten
+from fedneg.core.seeding import torch_generator
+from fedneg.core.settings import Task
+from fedneg.data.attacks import boosted, poison
+from fedneg.data.client_data import ClientData, own_data, partition_data
+from fedneg.tasks.cohort import Examples, train_cohort
+from fedneg.tasks.device import choose_device, rows_on
+from fedneg.tasks.model import build_mlp, get_parameters, set_parameters
+from fedneg.tasks.training import evaluate, train_epochs
 
 
 @lru_cache(maxsize=4)
@@ -64,8 +64,8 @@ class WriterClient(NumPyClient):
     server_round : int
         Keys the random streams of this round.
     own : str, optional
-        Where this client's own data lies (`fedneg.own_data`); None: it has its part of
-        the built-in data set.
+        Where this client's own data lies (`fedneg.data.own_data`); None: it has its
+        part of the built-in data set.
     """
 
     def __init__(

@@ -17,28 +17,27 @@ from pathlib import Path
 from typing import Any
 
 from fedneg import __version__
-from fedneg.children import check_path
-from fedneg.errors import FedNegError
-from fedneg.exits import MISTAKE, fail, is_of_disk, mistake_of, whole_output
-from fedneg.machine import cores
-from fedneg.texts import check_utf8
-from fedneg.workers import warm_up
+from fedneg.core.errors import FedNegError
+from fedneg.core.exits import MISTAKE, fail, is_of_disk, mistake_of, whole_output
+from fedneg.core.machine import cores
+from fedneg.core.texts import check_utf8
+from fedneg.engines.workers import warm_up
 
 # Sub-commands, and the function that takes the words after each.
 COMMANDS = {
-    "audit": "fedneg.live.verify_commands:run_audit_command",
-    "cache": "fedneg.cache_command:run_cache_command",
-    "certificates": "fedneg.deploy.certificates_command:run_certificates_command",
-    "check-data": "fedneg.check_data_command:run_check_data_command",
-    "request": "fedneg.live.commands:run_request_command",
-    "requests": "fedneg.live.commands:run_requests_command",
-    "rollback": "fedneg.live.commands:run_rollback_command",
-    "roster": "fedneg.live.commands:run_roster_command",
-    "scan": "fedneg.live.verify_commands:run_scan_command",
-    "status": "fedneg.live.commands:run_status_command",
-    "up": "fedneg.deploy.up:run_up_command",
-    "vacuum": "fedneg.live.vacuum_command:run_vacuum_command",
-    "verify": "fedneg.live.verify_commands:run_verify_command",
+    "audit": "fedneg.cli.verify:run_audit_command",
+    "cache": "fedneg.cli.cache:run_cache_command",
+    "certificates": "fedneg.cli.certificates:run_certificates_command",
+    "check-data": "fedneg.cli.check_data:run_check_data_command",
+    "request": "fedneg.cli.live:run_request_command",
+    "requests": "fedneg.cli.live:run_requests_command",
+    "rollback": "fedneg.cli.live:run_rollback_command",
+    "roster": "fedneg.cli.live:run_roster_command",
+    "scan": "fedneg.cli.verify:run_scan_command",
+    "status": "fedneg.cli.live:run_status_command",
+    "up": "fedneg.cli.up:run_up_command",
+    "vacuum": "fedneg.cli.vacuum:run_vacuum_command",
+    "verify": "fedneg.cli.verify:run_verify_command",
 }
 
 
@@ -48,7 +47,7 @@ ANY_NAME = ("scan", "vacuum", "verify")
 
 def _job(_: Any) -> None:
     """Do one run, in the folder that Hydra made for it."""
-    from fedneg.run_log import log_failure
+    from fedneg.core.run_log import log_failure
 
     try:
         _run()
@@ -65,9 +64,9 @@ def _fail_job(error: Exception, mistake: FedNegError | None) -> None:
     """End a run that failed, or only this job of a sweep.
 
     A mistake that all jobs have in common was found before the first one
-    (`fedneg.callback`). A full disk is theirs in common too: it ends the sweep.
+    (`fedneg.cli.callback`). A full disk is theirs in common too: it ends the sweep.
     """
-    from fedneg.callback import PROCESS
+    from fedneg.cli.callback import PROCESS
 
     sweep = PROCESS.sweep
     if sweep is None:
@@ -91,9 +90,9 @@ def _run() -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from fedneg.config import load_config
-    from fedneg.console import show_notice
-    from fedneg.engine import simulate
-    from fedneg.outputs import prepare_folder
+    from fedneg.core.outputs import prepare_folder
+    from fedneg.core.progress import show_notice
+    from fedneg.engines.simulate import simulate
     from fedneg.server_app import live, run
 
     job = HydraConfig.get()
@@ -131,7 +130,6 @@ def _uses_workers(arguments: Sequence[str]) -> bool:
 def main() -> None:
     """Run the command line."""
     with _one_line_errors():
-        check_path()
         if sys.argv[1:2] and sys.argv[1] not in ANY_NAME:
             for word in sys.argv[1:]:
                 check_utf8("a word of the command line", word)
@@ -153,7 +151,7 @@ def main() -> None:
 
 def _compare(words: Sequence[str]) -> None:
     """Run the sweep over all methods, or say what it would be."""
-    from fedneg.compare_command import (
+    from fedneg.cli.compare import (
         compare_arguments,
         compare_help,
         folder_in,
@@ -213,9 +211,9 @@ def _run_hydra(*, comparing: bool = False) -> None:
 
 def _finish_sweep(*, comparing: bool) -> int:
     """Write the table of a sweep, if there was one; return its jobs' exit code."""
-    if "fedneg.callback" not in sys.modules:
+    if "fedneg.cli.callback" not in sys.modules:
         return 0
-    from fedneg.callback import PROCESS, finish_sweep
+    from fedneg.cli.callback import PROCESS, finish_sweep
 
     sweep, PROCESS.sweep = PROCESS.sweep, None
     if sweep is None or not sweep.jobs.jobs:  # no job came so far as to begin

@@ -24,20 +24,20 @@ from flwr.clientapp import ClientApp
 from flwr.common import log
 from flwr.common.constant import ErrorCode
 
-from clients.ascent import AscentClient
-from clients.trainer import WriterClient, trained_together
-from clients.witness import WitnessClient
-from fedneg.errors import FedNegError
-from fedneg.forgetting.testimony import CHECK_EVERY, RELEARN_CAP
-from fedneg.parameters import NDArrays, from_npy, to_npy
-from fedneg.settings import Task
-from fedneg.texts import MAX_REASON, one_line
+from fedneg.clients.answering import AnsweringClient
+from fedneg.clients.ascent import AscentClient
+from fedneg.clients.trainer import WriterClient, trained_together
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import NDArrays, from_npy, to_npy
+from fedneg.core.settings import Task
+from fedneg.core.texts import MAX_REASON, one_line
+from fedneg.evaluation.client_answers import CHECK_EVERY, RELEARN_CAP
 
 # What a client does when the server asks it; the message names the role.
 ROLES: dict[str, type[WriterClient]] = {
     "train": WriterClient,
     "ascent": AscentClient,
-    "witness": WitnessClient,
+    "answering": AnsweringClient,
 }
 
 
@@ -173,12 +173,12 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Measure the message's parameters on this client's own data, or testify."""
+    """Measure the message's parameters on this client's own data, or answer of them."""
     client = _client(message, context)
     config = message.content["config"]
     assert isinstance(config, ConfigRecord)
-    if isinstance(client, WitnessClient):
-        found = _testimony(client, _arrays(message), config)
+    if isinstance(client, AnsweringClient):
+        found = _answers(client, _arrays(message), config)
         return Message(found, reply_to=message)
     _, num_examples, metrics = client.evaluate(
         _arrays(message), {"parts": str(config["parts"])}
@@ -188,12 +188,12 @@ def evaluate(message: Message, context: Context) -> Message:
     return Message(RecordDict({"metrics": record}), reply_to=message)
 
 
-def _testimony(
-    client: WitnessClient, parameters: NDArrays, config: ConfigRecord
+def _answers(
+    client: AnsweringClient, parameters: NDArrays, config: ConfigRecord
 ) -> RecordDict:
-    """Return a client's testimony as it travels; `strategies.questions` reads it."""
+    """Return a client's answers as they travel; `strategies.questions` reads them."""
     target = config.get("relearn-target")
-    found = client.testify(
+    found = client.answer(
         parameters,
         relearn_target=None if target is None else float(str(target)),
         relearn_cap=int(str(config.get("relearn-cap", RELEARN_CAP))),

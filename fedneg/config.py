@@ -17,13 +17,13 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from fedneg.arguments import quoted
-from fedneg.data import resolve_auto
-from fedneg.errors import FedNegError
-from fedneg.live.state import State
+from fedneg.core.arguments import quoted
+from fedneg.core.errors import FedNegError
+from fedneg.core.settings import Config
+from fedneg.data.datasets import resolve_auto
 from fedneg.overrides import hydra_errors, key_of, merged, parsed, root_of
-from fedneg.settings import Config
-from strategies import strategy_class
+from fedneg.records.state import State
+from fedneg.strategies import strategy_class
 
 # Keys whose values are folders of the user's.
 PATHS = ("data.root", "state", "keys")

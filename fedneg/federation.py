@@ -18,26 +18,31 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from fedneg import outputs
-from fedneg.checkpoint import LARGE_BYTES, Checkpoints, Restored
-from fedneg.console import Progress
-from fedneg.data import default_root, load_dataset
-from fedneg.errors import FedNegError
-from fedneg.evidence import KeptEvidence, KeptTestimony, ModelEvidence, ServerTest
-from fedneg.forgetting.testimony import Testimony
-from fedneg.formats import human_bytes
-from fedneg.live.pins import Pins
-from fedneg.live.state import State
-from fedneg.model import build_mlp, initial_parameters
-from fedneg.parameters import Vector, flatten, shapes_of, unflatten
-from fedneg.partition import partition
-from fedneg.results import history_row
-from fedneg.settings import Config, Task
-from fedneg.store import Entry, Store, digest_of, training_identity
-from fedneg.unanswered import EVALUATE, TESTIFY, Unanswered
-from strategies import make_strategy
-from strategies.phases import Phase, RoundReport
-from strategies.roster import Roster
+from fedneg.core import outputs
+from fedneg.core.errors import FedNegError
+from fedneg.core.formats import human_bytes
+from fedneg.core.parameters import Vector, flatten, shapes_of, unflatten
+from fedneg.core.progress import Progress
+from fedneg.core.settings import Config, Task
+from fedneg.core.unanswered import ANSWER, EVALUATE, Unanswered
+from fedneg.data.datasets import default_root, load_dataset
+from fedneg.data.partition import partition
+from fedneg.evaluation.client_answers import ClientAnswers
+from fedneg.evaluation.evidence import (
+    KeptAnswers,
+    KeptEvidence,
+    ModelEvidence,
+    ServerTest,
+)
+from fedneg.history import history_row
+from fedneg.ledger.checkpoint import LARGE_BYTES, Checkpoints, Restored
+from fedneg.ledger.training_cache import Entry, Store, digest_of, training_identity
+from fedneg.records.pins import Pins
+from fedneg.records.state import State
+from fedneg.strategies import make_strategy
+from fedneg.strategies.phases import Phase, RoundReport
+from fedneg.strategies.roster import Roster
+from fedneg.tasks.model import build_mlp, initial_parameters
 
 UNAUTHENTICATED = (
     "strategy.trust=unauthenticated: any node may claim to be any client, have it "
@@ -280,8 +285,8 @@ class Federation:
 
     def question(
         self, parameters: Vector, targets: Mapping[int, float] | None
-    ) -> dict[int, Testimony]:
-        """Return what the clients to forget say of a model; see `Trial`."""
+    ) -> dict[int, ClientAnswers]:
+        """Return what the clients to forget say of a model; see `Judgement`."""
         cap = self.config.verdict.relearn_cap
         every = self.config.verdict.relearn_every
         asked = {
@@ -292,7 +297,7 @@ class Federation:
             "targets": None if targets is None else sorted(targets.items()),
         }
         entry = self._entries.get(parameters.tobytes())
-        kept = entry and KeptTestimony(entry.folder, parameters, asked)
+        kept = entry and KeptAnswers(entry.folder, parameters, asked)
         found = kept.read() if kept else None
         if found is None:
             found = {}
@@ -305,7 +310,7 @@ class Federation:
                     relearn_cap=cap,
                     check_every=every,
                 )
-                self._note(TESTIFY, self._name_of(parameters))
+                self._note(ANSWER, self._name_of(parameters))
             if kept and len(found) == len(self.config.forget):
                 kept.write(found)
         return found

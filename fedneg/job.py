@@ -12,21 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from fedneg import outputs
-from fedneg.console import Progress, show_error, show_notice, show_summary
-from fedneg.errors import FedNegError
-from fedneg.evidence import ModelEvidence
-from fedneg.exits import mistake_of
-from fedneg.forgetting.verdict import TOOK_NO_PART
-from fedneg.formats import name_clients
-from fedneg.paper.measure import measure, planned_rounds
-from fedneg.paper.report import show_paper_summary, write_paper_report
-from fedneg.parameters import Vector
-from fedneg.report import write_report
-from fedneg.results import clients_table, results_of
-from fedneg.settings import Config
-from fedneg.trial import Trial
-from fedneg.unanswered import notices_of
+from fedneg.core import outputs
+from fedneg.core.errors import FedNegError
+from fedneg.core.exits import mistake_of
+from fedneg.core.formats import name_clients
+from fedneg.core.parameters import Vector
+from fedneg.core.progress import Progress, show_error, show_notice
+from fedneg.core.settings import Config
+from fedneg.core.unanswered import notices_of
+from fedneg.evaluation.evidence import ModelEvidence
+from fedneg.evaluation.judgement import Judgement
+from fedneg.evaluation.verdict import TOOK_NO_PART
+from fedneg.reports.console import show_summary
+from fedneg.reports.paper.measure import measure, planned_rounds
+from fedneg.reports.paper.report import show_paper_summary, write_paper_report
+from fedneg.reports.run.report import write_report
+from fedneg.reports.run.results import clients_table, results_of
 
 if TYPE_CHECKING:
     from fedneg.federation import Federation
@@ -50,14 +51,14 @@ def do_job(
     # Before anything is shown: missing data should be the only thing said.
     federation = make_federation(config, progress)
     outputs.remove_results(out)
-    trial = Trial(config, federation.test, federation.question)
+    judgement = Judgement(config, federation.test, federation.question)
     with progress:
 
         def keep(name: str, parameters: Vector, took_part: Collection[int]) -> None:
             federation.save(out / f"model_{name}.safetensors", parameters)
             models[name] = federation.evaluate(name, parameters)
             if config.forget:
-                trial.add(name, parameters, models[name], trained_by=took_part)
+                judgement.add(name, parameters, models[name], trained_by=took_part)
 
         original = federation.train()
         took_part = federation.took_part
@@ -65,13 +66,13 @@ def do_job(
         ledger_bytes = federation.strategy.ledger.num_bytes
         server_bytes = federation.strategy.server_bytes
         if config.forget:
-            if trial.absent:
-                progress.step(f"{name_clients(trial.absent)} {TOOK_NO_PART}")
+            if judgement.absent:
+                progress.step(f"{name_clients(judgement.absent)} {TOOK_NO_PART}")
             unlearned = federation.unlearn(original, config.forget)
             took_part = took_part | federation.took_part
             keep("unlearned", unlearned, took_part)
             notices = [
-                *_absent(trial, changed=bool((unlearned != original).any())),
+                *_absent(judgement, changed=bool((unlearned != original).any())),
                 *notices,
             ]
             recovered = _recover(federation, unlearned)
@@ -83,7 +84,7 @@ def do_job(
             if config.reference:
                 if config.retrain == "scratch" and recovered is not None:
                     models["retrained"] = models["recovered"]
-                    trial.add(
+                    judgement.add(
                         *("retrained", recovered, models["retrained"]),
                         trained_by=took_part,
                     )
@@ -95,7 +96,7 @@ def do_job(
                 for draw in range(1, config.verdict.retrainings + 1):
                     progress.step(f"retraining with another seed ({draw})")
                     again = federation.retrain_again(config.remaining, draw)
-                    trial.add_retrained(f"retrained with seed {draw}", again)
+                    judgement.add_retrained(f"retrained with seed {draw}", again)
         notices = [*notices, *federation.notices, *_empty_rounds(federation)]
         notices += notices_of(federation.unanswered)
         if "notice" in federation.strategy.method_report:
@@ -121,12 +122,12 @@ def do_job(
         shown = out / "results.json"
         # What was trained and measured is on the disk before anybody judges it.
         not_yet = [NOT_JUDGED] if config.forget else []
-        results = make(trial=None, notices=[*notices, *not_yet])
+        results = make(judgement=None, notices=[*notices, *not_yet])
         outputs.write_json(shown, results)
         if config.forget:
             progress.step("judging")
             with _keeping_results("judging", shown, results):
-                judged = make(trial=trial, notices=notices)
+                judged = make(judgement=judgement, notices=notices)
                 outputs.write_json(shown, judged)
             results = judged
         if config.report:
@@ -159,13 +160,13 @@ def _keeping_results(
         raise
 
 
-def _absent(trial: Trial, *, changed: bool) -> list[str]:
+def _absent(judgement: Judgement, *, changed: bool) -> list[str]:
     """Return a notice of the clients to forget that are in no model."""
-    absent = trial.absent
+    absent = judgement.absent
     if not absent:
         return []
     said = f"{name_clients(absent)} {TOOK_NO_PART}"
-    if len(absent) < len(trial.config.forget):
+    if len(absent) < len(judgement.config.forget):
         return [
             f"{said}: nothing of {_them(absent)} is in the model; judged are the others"
         ]

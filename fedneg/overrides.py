@@ -16,8 +16,8 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from fedneg.arguments import quoted
-from fedneg.errors import FedNegError
+from fedneg.core.arguments import quoted
+from fedneg.core.errors import FedNegError
 
 # What a federation that lives on is told anew by every run of it.
 PASSING = ("state", "keys", "data", "hydra")

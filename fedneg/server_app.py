@@ -12,16 +12,16 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedneg import outputs
 from fedneg.config import load_config, overrides_of_run_config, paths_in
-from fedneg.console import show_notice
-from fedneg.errors import FedNegError
+from fedneg.core import outputs
+from fedneg.core.errors import FedNegError
+from fedneg.core.progress import show_notice
+from fedneg.core.run_log import log_into
+from fedneg.core.settings import Config
 from fedneg.federation import Federation
 from fedneg.job import do_job
 from fedneg.live.job import do_live_job
 from fedneg.overrides import lasting
-from fedneg.run_log import log_into
-from fedneg.settings import Config
 
 app = ServerApp()
 

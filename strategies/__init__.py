@@ -3,9 +3,9 @@
 import importlib
 from importlib.util import find_spec
 
-from fedneg.errors import FedNegError
-from fedneg.settings import Config
-from strategies.base import LedgerFedAvg
+from fedneg.core.errors import FedNegError
+from fedneg.core.settings import Config
+from fedneg.strategies.base import LedgerFedAvg
 
 
 def strategy_class(name: str) -> type[LedgerFedAvg]:
@@ -19,7 +19,7 @@ def strategy_class(name: str) -> type[LedgerFedAvg]:
     FedNegError
         If there is no such module.
     """
-    module_name = f"strategies.{name}"
+    module_name = f"fedneg.strategies.{name}"
     found = []
     if name != "base" and find_spec(module_name) is not None:
         found = [

@@ -33,10 +33,8 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from fedneg.ledger import Ledger
-from fedneg.machine import cache_root
-from fedneg.model import initial_parameters
-from fedneg.parameters import (
+from fedneg.core.machine import cache_root
+from fedneg.core.parameters import (
     NDArrays,
     Shapes,
     Vector,
@@ -46,16 +44,18 @@ from fedneg.parameters import (
     unflatten,
     weights_of,
 )
-from fedneg.rows import KeptUpdates, Rows, make_rows, release
-from fedneg.seeding import rng
-from fedneg.settings import Config
-from fedneg.store import code_digest
-from strategies.claims import reason_of
-from strategies.method import ForgettingMethod
-from strategies.phases import Failure, Phase, RoundReport
-from strategies.questions import Questions
-from strategies.replies import Reply, absurd, read_reply
-from strategies.roster import Roster
+from fedneg.core.seeding import rng
+from fedneg.core.settings import Config
+from fedneg.ledger.ledger import Ledger
+from fedneg.ledger.rows import KeptUpdates, Rows, make_rows, release
+from fedneg.ledger.training_cache import code_digest
+from fedneg.strategies.claims import reason_of
+from fedneg.strategies.method import ForgettingMethod
+from fedneg.strategies.phases import Failure, Phase, RoundReport
+from fedneg.strategies.questions import Questions
+from fedneg.strategies.replies import Reply, absurd, read_reply
+from fedneg.strategies.roster import Roster
+from fedneg.tasks.model import initial_parameters
 
 # What a subclass may override without changing how a federation is trained.
 FORGETTING = {

@@ -7,7 +7,7 @@ all others are dropped where they come in.
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeGuard
 
-from fedneg.texts import one_line
+from fedneg.core.texts import one_line
 
 # In nats per example. A model that is worse has diverged, whoever measured it; and what
 # is summed and averaged of smaller ones overflows nowhere.

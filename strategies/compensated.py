@@ -103,10 +103,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedneg.checks import choice, number
-from fedneg.parameters import Shapes, Vector
-from strategies.base import LedgerFedAvg
-from strategies.method import Needs
+from fedneg.core.checks import choice, number
+from fedneg.core.parameters import Shapes, Vector
+from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.method import Needs
 
 UNITS = ("model", "layer", "neuron")
 # Of the contribution's length: who subtracts less should be told.

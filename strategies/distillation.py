@@ -3,9 +3,10 @@
 Wu, Zhu and Mitra, 'Federated Unlearning with Knowledge Distillation', arXiv:2201.09441,
 section 3: the server subtracts the accumulated updates of the clients that leave (as
 strategies/negative_gradient.py with ``form: update``), which damages the model, and
-repairs it by distillation (fedneg/distillation.py): the student is the damaged model,
-the teacher the old one, and both are asked about unlabelled images that the server
-holds. The teacher knows a backdoor, but on images without its trigger it does not tell.
+repairs it by distillation (fedneg/tasks/distillation.py): the student is the damaged
+model, the teacher the old one, and both are asked about unlabelled images that the
+server holds. The teacher knows a backdoor, but on images without its trigger it does
+not tell.
 
 Which images is all the difference:
 
@@ -32,17 +33,17 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from fedneg.checks import choice, number, whole
-from fedneg.data import Dataset
-from fedneg.device import as_input
-from fedneg.distillation import distil
-from fedneg.errors import FedNegError
-from fedneg.model import build_mlp, get_parameters, set_parameters
-from fedneg.parameters import Vector, add, flatten, unflatten
-from fedneg.seeding import torch_generator
-from fedneg.settings import Config
-from strategies.base import LedgerFedAvg
-from strategies.method import Needs
+from fedneg.core.checks import choice, number, whole
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import Vector, add, flatten, unflatten
+from fedneg.core.seeding import torch_generator
+from fedneg.core.settings import Config
+from fedneg.data.datasets import Dataset
+from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.method import Needs
+from fedneg.tasks.device import as_input
+from fedneg.tasks.distillation import distil
+from fedneg.tasks.model import build_mlp, get_parameters, set_parameters
 
 
 class Distillation(LedgerFedAvg):

@@ -5,8 +5,8 @@ Every measure of forgetting must call this a failure; one that does not is of no
 Nobody has to be online, and the server stores nothing for it.
 """
 
-from fedneg.parameters import Vector
-from strategies.base import LedgerFedAvg
+from fedneg.core.parameters import Vector
+from fedneg.strategies.base import LedgerFedAvg
 
 
 class DoNothing(LedgerFedAvg):

@@ -36,14 +36,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedneg.checks import choice, number, whole
-from fedneg.errors import FedNegError
-from fedneg.ledger import Participation
-from fedneg.parameters import Shapes, Vector, unflatten
-from fedneg.settings import Config, Task
-from strategies.base import LedgerFedAvg
-from strategies.method import Needs
-from strategies.replies import Reply
+from fedneg.core.checks import choice, number, whole
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import Shapes, Vector, unflatten
+from fedneg.core.settings import Config, Task
+from fedneg.ledger.ledger import Participation
+from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.method import Needs
+from fedneg.strategies.replies import Reply
 
 Norms = tuple[float, ...]
 

@@ -15,11 +15,11 @@ it.
 
 from dataclasses import dataclass
 
-from fedneg.checks import whole
-from fedneg.parameters import Vector
-from fedneg.settings import Config
-from strategies.base import LedgerFedAvg
-from strategies.method import Needs
+from fedneg.core.checks import whole
+from fedneg.core.parameters import Vector
+from fedneg.core.settings import Config
+from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.method import Needs
 
 
 class FineTune(LedgerFedAvg):

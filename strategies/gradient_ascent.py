@@ -33,13 +33,13 @@ from typing import Any
 
 import numpy as np
 
-from fedneg.checks import number, whole
-from fedneg.errors import FedNegError
-from fedneg.parameters import Vector, add
-from fedneg.settings import Config
-from strategies.base import LedgerFedAvg
-from strategies.method import Needs
-from strategies.replies import Reply
+from fedneg.core.checks import number, whole
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import Vector, add
+from fedneg.core.settings import Config
+from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.method import Needs
+from fedneg.strategies.replies import Reply
 
 RANDOM_MODELS = 10
 # Of the radius: float32 on the way, and another order of the sum.

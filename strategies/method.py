@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedneg.checks import build
-from fedneg.data import Dataset
-from fedneg.errors import FedNegError
-from fedneg.parameters import Vector
-from fedneg.settings import Config, StrategySettings
+from fedneg.core.checks import build
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import Vector
+from fedneg.core.settings import Config, StrategySettings
+from fedneg.data.datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class ForgettingMethod:
         """Return the part of the model, 0, 1, .., that each of d parameters is in.
 
         For a method that treats parts on their own: what it left of a contribution is
-        looked for part by part (`fedneg.isolation`). None: all in one.
+        looked for part by part (`fedneg.evaluation.isolation`). None: all in one.
         """
         return None
 

@@ -28,11 +28,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedneg.checks import choice, flag, number
-from fedneg.errors import FedNegError
-from fedneg.parameters import Vector, add
-from strategies.base import LedgerFedAvg
-from strategies.method import Needs
+from fedneg.core.checks import choice, flag, number
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import Vector, add
+from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.method import Needs
 
 
 class NegativeGradient(LedgerFedAvg):

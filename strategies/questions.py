@@ -1,4 +1,4 @@
-"""What clients are asked about a model: to measure it, or to testify about it.
+"""What clients are asked about a model: to measure it, or to answer questions about it.
 
 Nothing here trains: a federation ends with the same bytes whoever was asked what.
 """
@@ -14,26 +14,26 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from fedneg.forgetting.relearn import RelearnTime
-from fedneg.forgetting.testimony import (
+from fedneg.core.parameters import Shapes, Vector, unflatten
+from fedneg.core.settings import Config, StrategySettings
+from fedneg.evaluation.client_answers import (
     CHECK_EVERY,
     MAX_EXAMPLES,
     RELEARN_CAP,
-    Testimony,
+    ClientAnswers,
 )
-from fedneg.parameters import Shapes, Vector, unflatten
-from fedneg.settings import Config, StrategySettings
-from strategies.claims import MAX_LOSS, PARTS, count, loss, rate, reason_of
-from strategies.replies import (
+from fedneg.evaluation.relearn import RelearnTime
+from fedneg.strategies.claims import MAX_LOSS, PARTS, count, loss, rate, reason_of
+from fedneg.strategies.replies import (
     HEADER_BYTES,
     claims_of,
     examples_of,
     read_evaluation,
 )
-from strategies.roster import Roster
+from fedneg.strategies.roster import Roster
 
 # Who is to leave may be gone already; it is not waited for as a round waits.
-WAIT_FOR_WITNESSES_S = 10.0
+WAIT_FOR_ANSWERS_S = 10.0
 Answer = TypeVar("Answer")
 
 
@@ -101,8 +101,8 @@ class Questions(ABC):
         relearn_target: float | None,
         relearn_cap: int = RELEARN_CAP,
         check_every: int = CHECK_EVERY,
-    ) -> dict[int, Testimony]:
-        """Return what clients testify about a model, by client id, in order.
+    ) -> dict[int, ClientAnswers]:
+        """Return what clients answer about a model, by client id, in order.
 
         Parameters
         ----------
@@ -111,26 +111,26 @@ class Questions(ABC):
         relearn_target : float or None
             The original's `check_loss`, nats; None: nothing is relearned.
         relearn_cap, check_every : int
-            As `fedneg.forgetting.relearn.relearn_time`.
+            As `fedneg.evaluation.relearn.relearn_time`.
 
         Returns
         -------
-        dict of int to Testimony
-            Without those that are not online, that cannot testify (a model that
+        dict of int to ClientAnswers
+            Without those that are not online, that cannot answer (a model that
             diverged), or whose answer is not usable; each is in `unanswered`.
         """
-        wait_s = min(self.settings.wait_for_clients_s, WAIT_FOR_WITNESSES_S)
+        wait_s = min(self.settings.wait_for_clients_s, WAIT_FOR_ANSWERS_S)
         self.roster.look_for(grid, clients, timeout_s=wait_s)
         settings: dict[str, int | float | str] = {
-            "role": "witness",
+            "role": "answering",
             "relearn-cap": relearn_cap,
             "check-every": check_every,
         }
         if relearn_target is not None:
             settings["relearn-target"] = float(relearn_target)
 
-        def read(reply: Message, client_id: int) -> Testimony:
-            return read_testimony(
+        def read(reply: Message, client_id: int) -> ClientAnswers:
+            return read_answers(
                 reply,
                 client_id,
                 max_num_examples=self.settings.max_num_examples,
@@ -143,7 +143,7 @@ class Questions(ABC):
             clients,
             settings,
             read=read,
-            said=("testimony", "testify about the model"),
+            said=("answers", "answer questions about the model"),
         )
 
     def _answers(
@@ -191,14 +191,14 @@ class Questions(ABC):
         return dict(sorted(found.items()))
 
 
-def read_testimony(
+def read_answers(
     message: Message,
     client_id: int,
     *,
     max_num_examples: int,
     relearn_cap: int | None,
-) -> Testimony:
-    """Return a client's testimony, checked.
+) -> ClientAnswers:
+    """Return a client's answers, checked.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ def read_testimony(
     ------
     ValueError
         What is wrong: an error reply, another client's id, an absurd count, arrays that
-        are larger than a testimony's, unreadable, or no rows of finite numbers, a rate
+        are larger than answers are, unreadable, or no rows of finite numbers, a rate
         or a time that cannot be.
     KeyError
         If a record or an entry is missing.
@@ -220,7 +220,7 @@ def read_testimony(
     if set(confidence) != {"members", "unseen"}:
         names = ", ".join(sorted(confidence)[:3])
         raise ValueError(f"members and unseen expected, got {names or 'nothing'}")
-    return Testimony(
+    return ClientAnswers(
         members=_read_confidence(confidence, "members"),
         unseen=_read_confidence(confidence, "unseen"),
         as_trained_accuracy=rate("accuracy", metrics["accuracy"]),
@@ -231,7 +231,7 @@ def read_testimony(
 
 
 def _read_confidence(record: ArrayRecord, name: str) -> NDArray[np.float64]:
-    """Return one array; it is for `Testimony` to say whether it holds numbers."""
+    """Return one array; it is for `ClientAnswers` to say whether it holds numbers."""
     array, most = record[name], HEADER_BYTES + 8 * MAX_EXAMPLES
     if len(array.data) > most:
         raise ValueError(

@@ -9,8 +9,8 @@ The ledger begins anew at them. Nobody has to be online, and the server stores n
 for it.
 """
 
-from fedneg.parameters import Vector
-from strategies.base import LedgerFedAvg
+from fedneg.core.parameters import Vector
+from fedneg.strategies.base import LedgerFedAvg
 
 
 class RandomInit(LedgerFedAvg):

@@ -9,9 +9,9 @@ import numpy as np
 from flwr.app import ArrayRecord, Message
 from numpy.typing import NDArray
 
-from fedneg.parameters import Shapes, Vector, flatten, from_npy, shapes_of
-from fedneg.settings import StrategySettings
-from strategies.claims import believed, count, shown
+from fedneg.core.parameters import Shapes, Vector, flatten, from_npy, shapes_of
+from fedneg.core.settings import StrategySettings
+from fedneg.strategies.claims import believed, count, shown
 
 # Beside its numbers, of at most eight bytes each, an array says what it is.
 HEADER_BYTES = 4096

@@ -11,10 +11,10 @@ The remaining clients must be online for `config.rounds` rounds. The server stor
 initial parameters only, which the seed gives.
 """
 
-from fedneg.parameters import Vector
-from fedneg.settings import Config
-from strategies.base import LedgerFedAvg
-from strategies.method import Needs
+from fedneg.core.parameters import Vector
+from fedneg.core.settings import Config
+from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.method import Needs
 
 
 class Retrain(LedgerFedAvg):

@@ -17,9 +17,9 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 
-from fedneg.errors import FedNegError
-from fedneg.live.pins import FIRST_SIGHT, Pins, fingerprint_of
-from strategies.claims import MAX_COUNT, count, reason_of, shown
+from fedneg.core.errors import FedNegError
+from fedneg.records.pins import FIRST_SIGHT, Pins, fingerprint_of
+from fedneg.strategies.claims import MAX_COUNT, count, reason_of, shown
 
 # A node that gave no usable answer is asked again after so long; one that gave none
 # (it hangs) after twice as long every time: whoever is asked with it waits for it.

@@ -21,8 +21,8 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from fedneg.parameters import Vector
-from strategies.base import LedgerFedAvg
+from fedneg.core.parameters import Vector
+from fedneg.strategies.base import LedgerFedAvg
 
 
 class WeightNegation(LedgerFedAvg):

@@ -21,12 +21,12 @@ from waiting import PATIENCE_S
 
 from fedneg.client_app import app as real_clients
 from fedneg.config import load_config
-from fedneg.inline_grid import FIRST_NODE_ID, RUN_ID, SERVER_NODE_ID, InlineGrid
-from fedneg.parameters import NDArrays, Vector, shapes_of
-from fedneg.settings import Config
-from strategies import make_strategy
-from strategies.base import LedgerFedAvg
-from strategies.phases import Phase
+from fedneg.core.parameters import NDArrays, Vector, shapes_of
+from fedneg.core.settings import Config
+from fedneg.engines.inline import FIRST_NODE_ID, RUN_ID, SERVER_NODE_ID, InlineGrid
+from fedneg.strategies import make_strategy
+from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.phases import Phase
 
 # A busy machine is no failure.
 settings.register_profile(

@@ -19,13 +19,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from killed_runs import Executioner, forked
 
-from fedneg.live.commands import (
+from fedneg.cli.live import (
     run_request_command,
     run_rollback_command,
     run_roster_command,
 )
-from fedneg.live.state import State
-from fedneg.live.verify_commands import run_audit_command
+from fedneg.cli.verify import run_audit_command
+from fedneg.records.state import State
 
 NAMES = {
     "request": (run_request_command, ["forget", "1"]),

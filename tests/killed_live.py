@@ -18,17 +18,17 @@ from flwr.serverapp import Grid
 from killed_runs import Executioner, forked
 from rich.console import Console
 
-from fedneg import tensors
 from fedneg.config import load_config
-from fedneg.console import Progress
-from fedneg.data import load_dataset
-from fedneg.engine import simulate
+from fedneg.core.progress import Progress
+from fedneg.data.datasets import load_dataset
+from fedneg.engines.simulate import simulate
 from fedneg.federation import Federation
-from fedneg.live import audit
-from fedneg.live.agreement import differences
+from fedneg.ledger import tensors
 from fedneg.live.job import do_live_job
-from fedneg.live.receipts import read_receipt
-from fedneg.live.state import State
+from fedneg.records import audit
+from fedneg.records.agreement import differences
+from fedneg.records.receipts import read_receipt
+from fedneg.records.state import State
 
 OVERRIDES = [
     *("data=digits", "clients=3", "rounds=2", "retrain_rounds=1", "encrypt=true"),

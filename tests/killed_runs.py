@@ -23,13 +23,13 @@ from flwr.app import Context
 from flwr.serverapp import Grid
 from rich.console import Console
 
-from fedneg import tensors
 from fedneg.config import load_config
-from fedneg.console import Progress
-from fedneg.data import load_dataset
-from fedneg.engine import simulate
+from fedneg.core.progress import Progress
+from fedneg.core.settings import Config
+from fedneg.data.datasets import load_dataset
+from fedneg.engines.simulate import simulate
 from fedneg.federation import Federation
-from fedneg.settings import Config
+from fedneg.ledger import tensors
 
 OVERRIDES = [
     *("data=digits", "clients=3", "rounds=3", "forget=1", "attack=backdoor"),

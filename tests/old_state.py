@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fedneg import checkpoint
-from fedneg.live.audit import AuditLog
-from fedneg.live.identity import ID_NAME
-from fedneg.live.receipts import read_receipt, signed_receipt
-from fedneg.live.state import State
-from fedneg.tensors import sha256_of
+from fedneg.ledger import checkpoint
+from fedneg.ledger.tensors import sha256_of
+from fedneg.records.audit import AuditLog
+from fedneg.records.identity import ID_NAME
+from fedneg.records.receipts import read_receipt, signed_receipt
+from fedneg.records.state import State
 
 # What the log of schema 1 had of the entries of today.
 OLD_EVENTS = {

@@ -17,16 +17,16 @@ import pytest
 from test_live import Meddling, ask, go_on
 from waiting import PATIENCE_S
 
-from fedneg.errors import FedNegError
-from fedneg.live.account import BEGUN
-from fedneg.live.audit import AuditLog
-from fedneg.live.commands import run_request_command, run_roster_command
-from fedneg.live.identity import ID_NAME
-from fedneg.live.pins import OPERATOR
-from fedneg.live.receipts import read_receipt, signed_receipt
-from fedneg.live.requests import ACCEPTED, Request, logged
-from fedneg.live.state import State
-from fedneg.live.verify_commands import run_audit_command
+from fedneg.cli.live import run_request_command, run_roster_command
+from fedneg.cli.verify import run_audit_command
+from fedneg.core.errors import FedNegError
+from fedneg.records.account import BEGUN
+from fedneg.records.audit import AuditLog
+from fedneg.records.identity import ID_NAME
+from fedneg.records.pins import OPERATOR
+from fedneg.records.receipts import read_receipt, signed_receipt
+from fedneg.records.requests import ACCEPTED, Request, logged
+from fedneg.records.state import State
 
 HERE = Path(__file__).parent
 FOUR = ("clients=4", "retrain=none")
@@ -337,7 +337,7 @@ def test_a_checkpoint_with_another_model_is_refused(
     with pytest.raises(FedNegError, match="round-000004 is no checkpoint that the"):
         go_on(state, *FOUR)
     # As one that an older fedneg wrote, which does not name its model.
-    from fedneg.checkpoint import Checkpoints
+    from fedneg.ledger.checkpoint import Checkpoints
 
     named = Checkpoints.facts
     monkeypatch.setattr(
@@ -546,7 +546,7 @@ def test_a_disk_that_is_full_after_the_entry_says_that_it_is_accepted(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("fedneg.live.requests.Requests.write", full)
+        patch.setattr("fedneg.records.requests.Requests.write", full)
         with pytest.raises(FedNegError, match="forget-1 is accepted, since the audit"):
             run_request_command(["forget", "1", "--state", str(state)])
     run_request_command(["forget", "2", "--state", str(state)])

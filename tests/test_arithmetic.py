@@ -10,13 +10,13 @@ import pytest
 from safetensors.numpy import load_file
 from test_live import ask, go_on, receipt_of
 
-from fedneg import isolation as isolation_module
-from fedneg.checkpoint import Checkpoints
-from fedneg.isolation import Left, isolation, left_of
-from fedneg.ledger import Ledger
-from fedneg.live.state import State
-from fedneg.live.verify_commands import run_verify_command
-from fedneg.parameters import Vector
+from fedneg.cli.verify import run_verify_command
+from fedneg.core.parameters import Vector
+from fedneg.evaluation import isolation as isolation_module
+from fedneg.evaluation.isolation import Left, isolation, left_of
+from fedneg.ledger.checkpoint import Checkpoints
+from fedneg.ledger.ledger import Ledger
+from fedneg.records.state import State
 
 FOUR = ("clients=4", "data.partition=dirichlet", "strategy.gate=0")
 FIRST = 16 * 64  # numbers in the first array of a model

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from conftest import Bench, small_config
 
-from clients.trainer import WriterClient
-from fedneg.attacks import boosted, poison
-from fedneg.client_data import partition_data
-from fedneg.errors import FedNegError
-from fedneg.model import initial_parameters
-from fedneg.parameters import NDArrays
-from fedneg.settings import Task
+from fedneg.clients.trainer import WriterClient
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import NDArrays
+from fedneg.core.settings import Task
+from fedneg.data.attacks import boosted, poison
+from fedneg.data.client_data import partition_data
+from fedneg.tasks.model import initial_parameters
 
 
 def client(client_id: int, *overrides: str, own: str | None = None) -> WriterClient:

@@ -8,9 +8,9 @@ from conftest import small_config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedneg.attacks import attack_probe, boosted, flip_labels, poison, stamp
-from fedneg.canaries import make_canaries
-from fedneg.scenario import AttackSettings
+from fedneg.core.data_settings import AttackSettings
+from fedneg.data.attacks import attack_probe, boosted, flip_labels, poison, stamp
+from fedneg.data.canaries import make_canaries
 
 NONE = small_config().attack
 BACKDOOR = replace(NONE, name="backdoor", clients=(1, 4), target=3, trigger_size=2)

@@ -23,7 +23,7 @@ from benchmarks.memory import is_supported
 from benchmarks.processes import Finished, NotMeasuredError
 from benchmarks.processes import run as run_command
 from benchmarks.table import table
-from fedneg.data import load_dataset
+from fedneg.data.datasets import load_dataset
 
 MEDIANS = {"fedneg": {"whole": 3.0}, "plain": {"whole": 2.0}}
 LINE = ratio("x", "fedneg / plain", "fedneg", "plain", "whole", Target("<=", 1.15))

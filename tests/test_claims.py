@@ -29,14 +29,14 @@ from test_live import Meddling, ask, go_on, receipt_of
 from test_live import trained as trained  # a fixture
 
 from fedneg.__main__ import main
-from fedneg.checks import number
-from fedneg.errors import FedNegError
-from fedneg.evidence import ServerTest
-from fedneg.inline_grid import FIRST_NODE_ID
-from fedneg.live.state import State
-from fedneg.texts import MAX_REASON, MAX_TEXT
-from fedneg.training import Metrics
-from strategies.claims import MAX_LOSS, believed
+from fedneg.core.checks import number
+from fedneg.core.errors import FedNegError
+from fedneg.core.texts import MAX_REASON, MAX_TEXT
+from fedneg.engines.inline import FIRST_NODE_ID
+from fedneg.evaluation.evidence import ServerTest
+from fedneg.records.state import State
+from fedneg.strategies.claims import MAX_LOSS, believed
+from fedneg.tasks.training import Metrics
 
 INITIAL = [np.zeros((2, 3), np.float32), np.ones(2, np.float32)]
 MISSING = object()
@@ -94,7 +94,7 @@ class Hostile:
         def evaluate(message: Message, context: Context) -> Message:
             client_id = int(str(context.node_config["partition-id"]))
             config = message.content.config_records["config"]
-            made = good_testimony if "role" in config else good_evaluation
+            made = good_answers if "role" in config else good_evaluation
             return Message(made(client_id), reply_to=message)
 
         self.strategy.roster.discover(self.grid)  # whoever lies later is known by now
@@ -125,8 +125,8 @@ class Hostile:
         found = self.strategy.evaluate_clients(self.grid, self.bench.model)
         return set(found), self.strategy.unanswered.get(1, "")
 
-    def testify(self) -> tuple[set[int], str]:
-        """Ask for testimony."""
+    def answer(self) -> tuple[set[int], str]:
+        """Ask for answers."""
         found = self.strategy.question_clients(
             self.grid, self.bench.model, [0, 1, 2], relearn_target=0.5
         )
@@ -152,8 +152,8 @@ def good_evaluation(client_id: int) -> RecordDict:
     return RecordDict({"metrics": MetricRecord(metrics)})
 
 
-def good_testimony(client_id: int) -> RecordDict:
-    """Return a good testimony."""
+def good_answers(client_id: int) -> RecordDict:
+    """Return good answers."""
     metrics = {
         **{"client-id": client_id, "num-examples": 9, "accuracy": 0.5, "loss": 0.7},
         **{"check-loss": 0.6, "relearn-batches": 10, "relearn-reached": 1},
@@ -170,7 +170,7 @@ ASKS: dict[str, tuple[str, tuple[str, ...]]] = {
         "metrics",
         ("client-id", "num_writers", "num_val", "val_accuracy", "trained_accuracy"),
     ),
-    "testify": (
+    "answer": (
         "metrics",
         ("client-id", "num-examples", "accuracy", "relearn-batches", "relearn-reached"),
     ),
@@ -196,7 +196,7 @@ def test_an_absurd_number_leaves_its_client_out_by_name(kind: str):
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("evaluate", "val_loss"), ("testify", "loss")]
+    ("kind", "name"), [("evaluate", "val_loss"), ("answer", "loss")]
 )
 def test_a_loss_is_finite_and_no_larger_than_any_models(kind: str, name: str):
     made = Hostile()
@@ -244,7 +244,7 @@ def test_confidences_stay_where_their_squares_can_be_summed(value: float):
     """LiRA takes variances: what overflows there is no confidence of any model."""
     made = Hostile()
     made.meddle = lambda c: c["confidence"].update({"unseen": Array(np.array([value]))})
-    found, reason = made.testify()
+    found, reason = made.answer()
     assert found == {0, 2}
     assert reason.startswith("unseen must hold numbers from -1e+09 to 1e+09, got ")
 

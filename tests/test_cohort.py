@@ -17,22 +17,22 @@ from test_determinism import files_of
 from torch import nn
 from torch.nn import functional
 
-from clients import trainer
-from fedneg import cohort as cohort_module
 from fedneg.client_app import app as client_app
-from fedneg.cohort import Cohort, Examples, train_cohort
-from fedneg.data import Scaling
-from fedneg.device import DeviceArrays, as_input, rows_on
-from fedneg.engine import simulate
-from fedneg.errors import FedNegError
+from fedneg.clients import trainer
+from fedneg.core.errors import FedNegError
+from fedneg.core.seeding import torch_generator
+from fedneg.core.settings import ClientSettings, Config, Task
+from fedneg.data.datasets import Scaling
+from fedneg.engines.inline import InlineGrid
+from fedneg.engines.simulate import simulate
+from fedneg.engines.workers import WorkerPool
 from fedneg.federation import Federation
-from fedneg.inline_grid import InlineGrid
-from fedneg.model import initial_parameters
-from fedneg.seeding import torch_generator
-from fedneg.settings import ClientSettings, Config, Task
-from fedneg.store import training_identity
-from fedneg.training import train_epochs
-from fedneg.workers import WorkerPool
+from fedneg.ledger.training_cache import training_identity
+from fedneg.tasks import cohort as cohort_module
+from fedneg.tasks.cohort import Cohort, Examples, train_cohort
+from fedneg.tasks.device import DeviceArrays, as_input, rows_on
+from fedneg.tasks.model import initial_parameters
+from fedneg.tasks.training import train_epochs
 
 SCALING = Scaling(8.0, 5.0)
 DEVICES = [
@@ -426,9 +426,9 @@ def test_same_bytes_inline_and_in_worker_processes(tmp_path: Path):
 def test_a_dead_worker_takes_its_cohort_with_it_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    from fedneg.local_grid import LocalGrid
+    from fedneg.engines.local import LocalGrid
 
-    pool = WorkerPool(1, "fedneg.local_grid:serve")
+    pool = WorkerPool(1, "fedneg.engines.local:serve")
     try:
         grid = LocalGrid(client_app, 4, pool, 2)
         monkeypatch.setattr(

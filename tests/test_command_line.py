@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 from conftest import SMALL, command
 
-from fedneg import __version__, ray_engine, server_app
+from fedneg import __version__, server_app
 from fedneg.__main__ import main
-from fedneg.errors import FedNegError
-from fedneg.settings import EngineSettings
-from fedneg.workers import WorkerPool
+from fedneg.core.errors import FedNegError
+from fedneg.core.settings import EngineSettings
+from fedneg.engines import ray as ray_engine
+from fedneg.engines.workers import WorkerPool
 
 QUICK = (*SMALL, "clients=2", "forget=1", "rounds=1")
 MODELS = ("original", "unlearned", "recovered", "retrained")
@@ -102,25 +103,13 @@ def test_what_lies_in_the_working_folder_does_not_stand_before_ours(tmp_path: Pa
     assert "not what was meant" not in found.stdout + found.stderr
 
 
-def test_a_path_that_leads_to_other_packages_is_named(
-    fedneg: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """As $PYTHONPATH may make it; children would have it too."""
-    (tmp_path / "clients.py").write_text("")
-    monkeypatch.delitem(sys.modules, "clients", raising=False)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    found = fedneg(*QUICK)
-    assert found.code == 2
-    (line,) = found.err.splitlines()
-    assert line.startswith("fedneg: error: clients must be fedneg's own, in ")
-    assert f"Python finds {tmp_path}/clients.py" in line
-
-
 def test_workers_that_cannot_come_up_are_one_line(
     fedneg: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ):
     """Whatever it is that they lack: the run ends at once."""
-    monkeypatch.setattr("fedneg.engine._pool", lambda *_: WorkerPool(2, "nothing:act"))
+    monkeypatch.setattr(
+        "fedneg.engines.simulate._pool", lambda *_: WorkerPool(2, "nothing:act")
+    )
     found = fedneg(*QUICK, "engine=local", "engine.workers=2", "reference=false")
     assert found.code == 2
     assert found.err.splitlines()[-1] == (

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY, SMALL, command
 
-from fedneg.compare_command import compare_arguments, folder_in
+from fedneg.cli.compare import compare_arguments, folder_in
 from fedneg.config import check, methods, sweep_of
-from fedneg.errors import FedNegError
+from fedneg.core.errors import FedNegError
 
 METHODS = ",".join(methods())
 

@@ -10,14 +10,14 @@ import pytest
 from scipy import stats
 from test_report import make_run
 
-from fedneg.callback import finish_sweep
-from fedneg.comparison import collect_comparison
-from fedneg.comparison_controls import control_warnings
-from fedneg.comparison_figures import draw_pareto
-from fedneg.comparison_numbers import OUTCOMES, mean_of, pool, summarise
-from fedneg.comparison_page import write_comparison
-from fedneg.comparison_tables import markdown_table
-from fedneg.comparison_text import (
+from fedneg.cli.callback import finish_sweep
+from fedneg.reports.compare.controls import control_warnings
+from fedneg.reports.compare.figures import draw_pareto
+from fedneg.reports.compare.page import write_comparison
+from fedneg.reports.compare.rows import collect_comparison
+from fedneg.reports.compare.statistics import OUTCOMES, mean_of, pool, summarise
+from fedneg.reports.compare.tables import markdown_table
+from fedneg.reports.compare.text import (
     describe_setting,
     describe_winners,
     nearest,

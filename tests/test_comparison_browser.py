@@ -8,7 +8,7 @@ from test_comparison import add_run
 from test_report_browser import MEASURE
 from test_report_browser import browser as browser
 
-from fedneg.comparison_page import write_comparison
+from fedneg.reports.compare.page import write_comparison
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

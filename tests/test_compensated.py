@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 from conftest import Answer, Bench, RecordingGrid, small_config
 
-from clients.trainer import WriterClient
 from fedneg.client_app import ROLES
 from fedneg.client_app import app as real_clients
-from fedneg.data import load_dataset
-from fedneg.errors import FedNegError
-from fedneg.evidence import ServerTest
-from fedneg.model import initial_parameters
-from fedneg.parameters import NDArrays, flatten
+from fedneg.clients.trainer import WriterClient
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import NDArrays, flatten
+from fedneg.core.settings import Task
+from fedneg.data.datasets import load_dataset
+from fedneg.evaluation.evidence import ServerTest
 from fedneg.server_app import run
-from fedneg.settings import Task
-from strategies import compensated
-from strategies.compensated import layers_of, shares_left, units_of
+from fedneg.strategies import compensated
+from fedneg.strategies.compensated import layers_of, shares_left, units_of
+from fedneg.tasks.model import initial_parameters
 
 SHAPES = ((2, 2), (2,), (1, 2), (1,))
 ZERO = ([[0, 0], [0, 0]], [0, 0], [[0, 0]], [0])

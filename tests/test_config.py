@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from fedneg.config import check, check_sweep, load_config, overrides_of_run_config
-from fedneg.data import load_dataset
-from fedneg.errors import FedNegError
-from fedneg.partition import partition_by_writer
-from fedneg.settings import Config, Task
+from fedneg.core.errors import FedNegError
+from fedneg.core.settings import Config, Task
+from fedneg.data.datasets import load_dataset
+from fedneg.data.partition import partition_by_writer
 
 MISTAKES = [
     ("forget=9", r"forget must name client ids from 0 to 4 \(clients=5\), got 9"),

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fedneg.console import Progress, show_notice
-from fedneg.errors import FedNegError
-from fedneg.run_log import LOG, log_into
+from fedneg.core.errors import FedNegError
+from fedneg.core.progress import Progress, show_notice
+from fedneg.core.run_log import LOG, log_into
 
 
 def test_without_a_terminal_there_is_a_line_per_round_and_failure():

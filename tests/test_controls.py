@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from conftest import Bench, small_config
 
-from fedneg.data import load_dataset
-from fedneg.model import initial_parameters
-from fedneg.parameters import flatten
-from fedneg.settings import Task
+from fedneg.core.parameters import flatten
+from fedneg.core.settings import Task
+from fedneg.data.datasets import load_dataset
+from fedneg.tasks.model import initial_parameters
 
 
 def bench(name: str, *overrides: str) -> Bench:

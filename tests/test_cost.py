@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from fedneg.errors import FedNegError
-from fedneg.forgetting.cost import COSTS, Cost, Curve, cost_of, curve_of, speed_up
-from fedneg.results import HISTORY_COLUMNS
+from fedneg.core.errors import FedNegError
+from fedneg.evaluation.cost import COSTS, Cost, Curve, cost_of, curve_of, speed_up
+from fedneg.history import HISTORY_COLUMNS
 
 
 def row(phase: str, clients: int, accuracy: float | None, **changed: Any) -> Any:

@@ -16,10 +16,10 @@ import platformdirs
 import pytest
 from waiting import PATIENCE_S
 
-from fedneg import download, vision
-from fedneg.data import default_root, load_dataset, resolve_auto
-from fedneg.download import DataUnavailableError
-from fedneg.errors import FedNegError
+from fedneg.core.errors import FedNegError
+from fedneg.data import download, vision
+from fedneg.data.datasets import default_root, load_dataset, resolve_auto
+from fedneg.data.download import DataUnavailableError
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -491,8 +491,8 @@ def test_torchvision_that_fails_for_another_reason_is_an_import_error(
 
 def test_torchvision_loads_in_a_fresh_process_and_only_when_asked():
     code = (
-        "import sys, fedneg.data; assert 'torchvision' not in sys.modules;"
-        "from fedneg import vision; print(vision.datasets().MNIST.__name__)"
+        "import sys, fedneg.data.datasets; assert 'torchvision' not in sys.modules;"
+        "from fedneg.data import vision; print(vision.datasets().MNIST.__name__)"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

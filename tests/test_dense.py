@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from fedneg import training
-from fedneg.data import Scaling
-from fedneg.dense import DenseTrainer, dense_layers
-from fedneg.seeding import torch_generator
-from fedneg.settings import ClientSettings
+from fedneg.core.seeding import torch_generator
+from fedneg.core.settings import ClientSettings
+from fedneg.data.datasets import Scaling
+from fedneg.tasks import training
+from fedneg.tasks.dense import DenseTrainer, dense_layers
 
 
 def network(sizes: list[int], seed: int) -> nn.Sequential:

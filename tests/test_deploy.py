@@ -19,15 +19,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import verification
 from waiting import LONG_S, PATIENCE_S, until, until_it_says
 
-from fedneg.deploy.certificates import make_certificates
-from fedneg.deploy.certificates_command import run_certificates_command
-from fedneg.deploy.federation import LocalFederation
-from fedneg.deploy.flower import SuperLink, environment
-from fedneg.deploy.hold import Hold
-from fedneg.deploy.processes import Process, end, free_ports, marked
-from fedneg.deploy.proxies import around_proxies, words_around_proxies
-from fedneg.deploy.up import run_up_command
-from fedneg.errors import FedNegError
+from fedneg.cli.certificates import run_certificates_command
+from fedneg.cli.up import run_up_command
+from fedneg.core.errors import FedNegError
+from fedneg.engines.deployed.certificates import make_certificates
+from fedneg.engines.deployed.federation import LocalFederation
+from fedneg.engines.deployed.flower import SuperLink, environment
+from fedneg.engines.deployed.hold import Hold
+from fedneg.engines.deployed.processes import Process, end, free_ports, marked
+from fedneg.engines.deployed.proxies import around_proxies, words_around_proxies
 
 PRIVATE = ("ca.key", "server.key", "node0", "node1")
 
@@ -161,7 +161,7 @@ def test_a_server_certificate_near_its_end_is_renewed_for_the_same_hosts(
         def now(cls, tz: object = None) -> datetime:
             return datetime.now(UTC) + timedelta(days=335)
 
-    monkeypatch.setattr("fedneg.deploy.certificates.datetime", Later)
+    monkeypatch.setattr("fedneg.engines.deployed.certificates.datetime", Later)
     (line,) = make_certificates(made, clients=2)
     assert "example.org, 10.0.0.7, localhost, 127.0.0.1" in line
 
@@ -239,7 +239,7 @@ def test_an_authority_that_is_out_of_date_is_refused(
         def now(cls, tz: object = None) -> datetime:
             return datetime.now(UTC) + timedelta(days=11 * 365)
 
-    monkeypatch.setattr("fedneg.deploy.certificates.datetime", Later)
+    monkeypatch.setattr("fedneg.engines.deployed.certificates.datetime", Later)
     with pytest.raises(FedNegError, match=r"ca\.crt was valid until"):
         make_certificates(made, clients=2)
 
@@ -440,8 +440,8 @@ def test_what_is_left_in_a_folder_is_ended_at_the_start_and_at_the_end(tmp_path:
 HOLDER = """
 import os, subprocess, sys
 from pathlib import Path
-from fedneg.deploy.hold import Hold
-from fedneg.deploy.processes import Process
+from fedneg.engines.deployed.hold import Hold
+from fedneg.engines.deployed.processes import Process
 folder = Path(sys.argv[1])
 hold = Hold(folder)
 words = ["sh", "-c", "setsid sleep 600 & echo started; sleep 600"]
@@ -538,7 +538,7 @@ def flags(words: list[str]) -> set[str]:
 
 
 def test_compose_gives_the_options_that_up_gives():
-    folder = REPOSITORY / "fedneg" / "deploy"
+    folder = REPOSITORY / "fedneg" / "engines" / "deployed"
     services = yaml.safe_load((folder / "compose.yaml").read_text())["services"]
     secure = SuperLink(1, 2, Path("db"), Path("certificates"))
     assert flags(services["superlink"]["command"]) == flags(secure.command())
@@ -557,7 +557,7 @@ def test_compose_gives_the_options_that_up_gives():
 
 def test_compose_takes_the_images_of_the_flower_that_is_tested():
     services = yaml.safe_load(
-        (REPOSITORY / "fedneg" / "deploy" / "compose.yaml").read_text()
+        (REPOSITORY / "fedneg" / "engines" / "deployed" / "compose.yaml").read_text()
     )["services"]
     pins = (REPOSITORY / "constraints.txt").read_text().split()
     (version,) = (pin.removeprefix("flwr==") for pin in pins if "flwr==" in pin)
@@ -606,7 +606,7 @@ def test_a_client_that_was_killed_tries_until_the_superlink_forgets_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """For a minute after a kill, Flower refuses the new process as a double."""
-    monkeypatch.setattr("fedneg.deploy.federation.RETRY_S", 0.05)
+    monkeypatch.setattr("fedneg.engines.deployed.federation.RETRY_S", 0.05)
     federation = Scripted(tmp_path, REFUSED, REFUSED, JOINED)
     said: list[str] = []
     federation.say = said.append

@@ -12,10 +12,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid
 from rich.console import Console
 
-from fedneg.console import Progress
-from fedneg.engine import simulate
+from fedneg.core.progress import Progress
+from fedneg.core.settings import Config
+from fedneg.engines.simulate import simulate
 from fedneg.federation import Federation
-from fedneg.settings import Config
 
 OVERRIDES = (
     "clients=3",

@@ -6,14 +6,19 @@ import torch
 from conftest import Bench, small_config
 from reference import forward
 
-from fedneg.data import load_dataset
-from fedneg.device import as_input
-from fedneg.distillation import distil
-from fedneg.errors import FedNegError
-from fedneg.model import build_mlp, get_parameters, initial_parameters, set_parameters
-from fedneg.seeding import torch_generator
-from fedneg.settings import Task
-from fedneg.training import predict
+from fedneg.core.errors import FedNegError
+from fedneg.core.seeding import torch_generator
+from fedneg.core.settings import Task
+from fedneg.data.datasets import load_dataset
+from fedneg.tasks.device import as_input
+from fedneg.tasks.distillation import distil
+from fedneg.tasks.model import (
+    build_mlp,
+    get_parameters,
+    initial_parameters,
+    set_parameters,
+)
+from fedneg.tasks.training import predict
 
 
 def bench(*overrides: str) -> Bench:

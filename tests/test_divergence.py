@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fedneg.forgetting.divergence import (
+from fedneg.evaluation.divergence import (
     mean_js_divergence,
     parameter_distance,
     prediction_agreement,

@@ -9,10 +9,10 @@ from flwr.serverapp import Grid
 from rich.console import Console
 from test_needs import METHODS
 
-from fedneg.console import Progress
-from fedneg.engine import simulate
+from fedneg.core.parameters import Vector
+from fedneg.core.progress import Progress
+from fedneg.engines.simulate import simulate
 from fedneg.federation import Federation
-from fedneg.parameters import Vector
 
 TRAINED = ("clients=4", "strategy.gate=0", "client.batch_size=20", "seed=3")
 

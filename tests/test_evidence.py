@@ -11,13 +11,13 @@ from conftest import RecordingGrid, small_config
 from rich.console import Console
 
 from fedneg.client_app import app as client_app
-from fedneg.console import Progress
-from fedneg.data import load_dataset
-from fedneg.evidence import KeptEvidence, ModelEvidence, ServerTest
+from fedneg.core.parameters import flatten, shapes_of
+from fedneg.core.progress import Progress
+from fedneg.data.datasets import load_dataset
+from fedneg.evaluation.evidence import KeptEvidence, ModelEvidence, ServerTest
 from fedneg.federation import Federation
-from fedneg.model import initial_parameters
-from fedneg.parameters import flatten, shapes_of
-from fedneg.training import Metrics
+from fedneg.tasks.model import initial_parameters
+from fedneg.tasks.training import Metrics
 
 
 def evidence(loss: float = 0.5) -> ModelEvidence:

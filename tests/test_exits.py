@@ -18,14 +18,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from fedneg import files
+from fedneg.cli.live import run_request_command, run_roster_command
 from fedneg.client_app import app as real_clients
 from fedneg.config import load_config
-from fedneg.errors import FedNegError
-from fedneg.exits import CLOSED_PIPE, LogFile, mistake_of, whole_output
-from fedneg.live.audit import check
-from fedneg.live.commands import run_request_command, run_roster_command
-from fedneg.live.state import State
+from fedneg.core import files
+from fedneg.core.errors import FedNegError
+from fedneg.core.exits import CLOSED_PIPE, LogFile, mistake_of, whole_output
+from fedneg.records.audit import check
+from fedneg.records.state import State
 from fedneg.server_app import live, run
 
 FULL = Path("/dev/full")

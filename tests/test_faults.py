@@ -9,9 +9,9 @@ from flwr.app import Message
 from safetensors.numpy import load_file
 from test_live import Meddling, ask, go_on
 
-from fedneg.errors import FedNegError
-from fedneg.inline_grid import FIRST_NODE_ID
-from fedneg.live.state import State
+from fedneg.core.errors import FedNegError
+from fedneg.engines.inline import FIRST_NODE_ID
+from fedneg.records.state import State
 
 PATIENT = ("rounds=3", "strategy.min_clients=2", "strategy.wait_for_clients_s=0")
 

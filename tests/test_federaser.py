@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from conftest import Answer, Behaviour, Bench, small_config
 
-from fedneg.errors import FedNegError
-from fedneg.ledger import Ledger
-from fedneg.model import initial_parameters
-from fedneg.parameters import NDArrays
-from fedneg.rows import KeptUpdates
-from fedneg.settings import Task
-from strategies import make_strategy
-from strategies.federaser import rescaled
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import NDArrays
+from fedneg.core.settings import Task
+from fedneg.ledger.ledger import Ledger
+from fedneg.ledger.rows import KeptUpdates
+from fedneg.strategies import make_strategy
+from fedneg.strategies.federaser import rescaled
+from fedneg.tasks.model import initial_parameters
 
 FOUR = ("clients=4", "rounds=3", "client.local_epochs=3", "strategy=federaser")
 

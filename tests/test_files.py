@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from fedneg import files
-from fedneg.files import leftovers, make_folder, remove, replacing, tighten, write_bytes
+from fedneg.core import files
+from fedneg.core.files import (
+    leftovers,
+    make_folder,
+    remove,
+    replacing,
+    tighten,
+    write_bytes,
+)
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o000], ids="{:03o}".format)

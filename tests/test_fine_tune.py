@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from conftest import Answer, Behaviour, Bench, small_config
 
-from fedneg.errors import FedNegError
-from fedneg.parameters import NDArrays
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import NDArrays
 
 SEEN: list[tuple[int, int]] = []
 

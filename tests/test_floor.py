@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import fedneg.forgetting.floor as module
-from fedneg.forgetting.divergence import mean_js_divergence
-from fedneg.forgetting.floor import Floor, absolute_gap, floor_of, median_gap
-from fedneg.seeding import rng
+import fedneg.evaluation.floor as module
+from fedneg.core.seeding import rng
+from fedneg.evaluation.divergence import mean_js_divergence
+from fedneg.evaluation.floor import Floor, absolute_gap, floor_of, median_gap
 
 
 def test_floor_of_few_models_is_the_largest_gap():

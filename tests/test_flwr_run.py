@@ -17,8 +17,8 @@ import pytest
 from conftest import REPOSITORY, SMALL, command, small_config
 from waiting import PATIENCE_S, no_longer_than_patience, until
 
-from fedneg.deploy.processes import free_ports
-from fedneg.engine import simulate
+from fedneg.engines.deployed.processes import free_ports
+from fedneg.engines.simulate import simulate
 from fedneg.server_app import run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

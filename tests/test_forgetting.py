@@ -14,21 +14,21 @@ import yaml
 from conftest import REPOSITORY, small_config
 from torch import nn
 
-from fedneg.data import load_dataset
-from fedneg.forgetting.confidence import cross_entropies
-from fedneg.forgetting.divergence import (
+from fedneg.core.seeding import rng, torch_generator
+from fedneg.core.verdict_settings import VerdictSettings
+from fedneg.data.datasets import load_dataset
+from fedneg.evaluation.confidence import cross_entropies
+from fedneg.evaluation.divergence import (
     mean_js_divergence,
     prediction_agreement,
     probabilities_of,
 )
-from fedneg.forgetting.membership import MembershipInput, bootstrap
-from fedneg.forgetting.model_numbers import ModelNumbers
-from fedneg.forgetting.relearn import Target, relearn_module
-from fedneg.forgetting.settings import VerdictSettings
-from fedneg.forgetting.verdict import Verdict, judge
-from fedneg.model import build_mlp, initial_parameters, set_parameters
-from fedneg.seeding import rng, torch_generator
-from fedneg.training import evaluate, predict, train_epochs
+from fedneg.evaluation.measurements import Measurements
+from fedneg.evaluation.membership import MembershipInput, bootstrap
+from fedneg.evaluation.relearn import Target, relearn_module
+from fedneg.evaluation.verdict import Verdict, judge
+from fedneg.tasks.model import build_mlp, initial_parameters, set_parameters
+from fedneg.tasks.training import evaluate, predict, train_epochs
 
 MARGINS = yaml.safe_load((REPOSITORY / "conf/verdict/margins.yaml").read_text())
 SETTINGS = VerdictSettings.from_mapping(MARGINS)
@@ -81,7 +81,7 @@ def losses(model: nn.Module, rows: np.ndarray) -> np.ndarray:
 
 
 @lru_cache
-def measured() -> Mapping[str, ModelNumbers]:
+def measured() -> Mapping[str, Measurements]:
     """Return the numbers of every model."""
     images, labels = DATA.images[FORGET], LABELS[FORGET]
     answers = {
@@ -97,7 +97,7 @@ def measured() -> Mapping[str, ModelNumbers]:
         attack = MembershipInput.from_losses(
             losses(model, FORGET), losses(model, HELD_OUT)
         )
-        found[name] = ModelNumbers(
+        found[name] = Measurements(
             name,
             name,
             test.accuracy,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fedneg.config import load_config
-from fedneg.engine import simulate
+from fedneg.engines.simulate import simulate
 from fedneg.server_app import run
 
 GOLDEN = Path(__file__).with_name("golden.json")

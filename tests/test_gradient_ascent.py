@@ -7,12 +7,12 @@ import pytest
 from conftest import Answer, Behaviour, Bench, small_config
 from reference import gradient
 
-from clients.ascent import AscentClient
-from clients.trainer import WriterClient
-from fedneg.errors import FedNegError
-from fedneg.model import initial_parameters
-from fedneg.parameters import NDArrays, flatten
-from fedneg.settings import Task
+from fedneg.clients.ascent import AscentClient
+from fedneg.clients.trainer import WriterClient
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import NDArrays, flatten
+from fedneg.core.settings import Task
+from fedneg.tasks.model import initial_parameters
 
 SETTINGS = {
     "radius": 1e6,

@@ -11,18 +11,18 @@ from safetensors.numpy import load_file
 from test_live import Meddling, ask, files_with, go_on
 from waiting import ALL_TESTS, PATIENCE_S, until
 
-from fedneg.data import load_dataset
-from fedneg.deploy.certificates import make_certificates
-from fedneg.deploy.federation import LocalFederation
-from fedneg.engine import simulate
-from fedneg.errors import FedNegError
-from fedneg.live.audit import check
-from fedneg.live.commands import run_request_command
-from fedneg.live.receipts import read_receipt
-from fedneg.live.state import State
-from fedneg.live.vacuum_command import vacuum
-from fedneg.live.verify_commands import run_audit_command, run_scan_command
-from fedneg.partition import partition_by_writer
+from fedneg.cli.live import run_request_command
+from fedneg.cli.vacuum import vacuum
+from fedneg.cli.verify import run_audit_command, run_scan_command
+from fedneg.core.errors import FedNegError
+from fedneg.data.datasets import load_dataset
+from fedneg.data.partition import partition_by_writer
+from fedneg.engines.deployed.certificates import make_certificates
+from fedneg.engines.deployed.federation import LocalFederation
+from fedneg.engines.simulate import simulate
+from fedneg.records.audit import check
+from fedneg.records.receipts import read_receipt
+from fedneg.records.state import State
 from fedneg.server_app import run
 
 pytestmark = [pytest.mark.grpc, pytest.mark.slow]
@@ -80,7 +80,7 @@ def test_a_client_comes_back_under_the_id_it_had(federation: LocalFederation):
 
 # A client starts a process for each message: a round of FedEraser costs ten of them.
 ROUNDS = 2 if ALL_TESTS else 1
-# Clients take part in the forgetting; in the first, who leaves testifies as well.
+# Clients take part in the forgetting; in the first, who leaves answers as well.
 METHODS = {
     "gradient_ascent": ("rounds=1", "attack=backdoor", "strategy.gate=0"),
     "federaser": (f"rounds={ROUNDS}", "strategy.interval=1", "reference=false"),
@@ -123,7 +123,7 @@ def test_a_run_over_grpc_gives_the_bytes_of_inline(
         assert ascent["kept"]
         assert ascent["steps"], "client 2 trained, and did not climb"
         for evidence in results["evidence"].values():
-            assert evidence["membership_auc"], "client 2 did not testify"
+            assert evidence["membership_auc"], "client 2 did not answer"
             assert evidence["relearn_batches"] is not None
     else:
         assert results["method"]["retained_rounds"] == [*range(1, ROUNDS + 1)]

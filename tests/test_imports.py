@@ -1,57 +1,91 @@
-"""The import rule: mathematics has no Flower in it, Flower files no mathematics."""
+"""The rooms lie above one another, and mathematics has no Flower in it."""
 
-import ast
-from collections.abc import Iterator
-from pathlib import Path
+import importlib.util
 
 import pytest
 from conftest import REPOSITORY
 
+FRONT_PAGE = 12  # modules at the top of fedneg/, at most
 SEAM = {"server_app", "federation", "client_app", "config", "overrides", "__main__"}
-SEAM |= {"engine", "inline_grid", "local_grid", "ray_engine"}
+SEAM |= {"engines", "strategies", "clients"}
 OUTSIDE = {"flwr", "ray", "hydra", "omegaconf"}
 
-
-def modules_of(package: str) -> list[Path]:
-    """Return every file of a package, sub-packages included."""
-    found = sorted((REPOSITORY / package).rglob("*.py"))
-    assert found
-    return found
-
-
-def imported_by(path: Path) -> Iterator[str]:
-    """Yield every module that a file imports anywhere, lazily or not."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"relative import in {path}"
-            yield str(node.module)
+_spec = importlib.util.spec_from_file_location(
+    "draw_rooms", REPOSITORY / "docs" / "draw_rooms.py"
+)
+assert _spec is not None
+assert _spec.loader is not None
+rooms = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(rooms)
+ROOMS, MODULES = list(rooms.ROOMS), rooms.modules()
+ARROWS = list(rooms.arrows(MODULES))
 
 
-def tops(path: Path) -> set[str]:
-    """Return the packages that a file imports from."""
-    return {name.split(".")[0] for name in imported_by(path)}
+def tops(module: str) -> set[str]:
+    """Return the packages that a module imports from."""
+    found = rooms.imported_by(MODULES[module], MODULES)
+    return {name.split(".")[0] for name in found}
+
+
+def test_every_module_has_a_room():
+    assert len(MODULES) > 100
+    assert {rooms.room_of(module) for module in MODULES} - {""} == set(ROOMS)
+    top = [p for p in (REPOSITORY / "fedneg").iterdir() if p.suffix == ".py"]
+    assert len(top) <= FRONT_PAGE, sorted(p.name for p in top)
+
+
+def test_no_import_runs_upwards():
+    """Nor into the house itself: all that `fedneg` exports lies above."""
+    back = [
+        (module, name)
+        for module, name in ARROWS
+        if rooms.room_of(module)
+        and rooms.room_of(name)
+        and ROOMS.index(rooms.room_of(name)) > ROOMS.index(rooms.room_of(module))
+    ]
+    assert back == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    below: dict[str, set[str]] = {module: set() for module in MODULES}
+    for module, name in ARROWS:
+        if module != name:
+            below[module].add(name)
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, f"a circle: {(*way[way.index(module) :], module)}"
+        if module not in done:
+            for name in sorted(below[module]):
+                visit(name, (*way, module))
+            done.add(module)
+
+    for module in sorted(below):
+        visit(module, ())
+
+
+def test_nothing_is_imported_by_the_names_of_the_top_folders():
+    """An installed fedneg adds one name; a user's own `strategies` is the user's."""
+    for module in MODULES:
+        assert not tops(module) & {"strategies", "clients"}, module
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_only_the_seam_imports_flower_ray_or_hydra(module: str):
+    assert rooms.room_of(module) in SEAM or not tops(module) & OUTSIDE
 
 
 @pytest.mark.parametrize(
-    "path", modules_of("fedneg"), ids=lambda p: str(p.relative_to(REPOSITORY))
+    ("room", "other"), [("strategies", "clients"), ("clients", "strategies")]
 )
-def test_only_the_seam_imports_flower_ray_or_hydra(path: Path):
-    is_seam = path.parent.name == "fedneg" and path.stem in SEAM
-    assert is_seam or not tops(path) & OUTSIDE
+def test_strategies_and_clients_do_not_know_each_other(room: str, other: str):
+    for module, name in ARROWS:
+        if rooms.room_of(module) == room:
+            assert rooms.room_of(name) != other, module
+            assert not tops(module) & (OUTSIDE - {"flwr"}), module
 
 
-def test_below_the_seam_nothing_knows_strategies_or_clients():
-    for path in modules_of("fedneg"):
-        if path.stem not in SEAM:
-            assert not tops(path) & {"strategies", "clients"}, path
-
-
-@pytest.mark.parametrize(
-    ("package", "other"), [("strategies", "clients"), ("clients", "strategies")]
-)
-def test_strategies_and_clients_do_not_know_each_other(package: str, other: str):
-    for path in modules_of(package):
-        assert other not in tops(path), path
-        assert not tops(path) & (OUTSIDE - {"flwr"}), path
+def test_the_picture_of_the_rooms_is_that_of_today():
+    """`python docs/draw_rooms.py` draws it anew."""
+    for path, content in rooms.drawn().items():
+        assert path.read_text() == content, path.name

@@ -8,19 +8,24 @@ from conftest import small_config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedneg.client_data import partition_data
-from fedneg.data import Dataset, load_dataset
-from fedneg.errors import FedNegError
-from fedneg.label_skew import (
+from fedneg.core.errors import FedNegError
+from fedneg.core.seeding import rng
+from fedneg.core.settings import Task
+from fedneg.data.client_data import partition_data
+from fedneg.data.datasets import Dataset, load_dataset
+from fedneg.data.label_skew import (
     Indices,
     deal_dirichlet,
     deal_evenly,
     deal_shards,
     top_up,
 )
-from fedneg.partition import ClientSplit, partition, partition_by_writer, split_images
-from fedneg.seeding import rng
-from fedneg.settings import Task
+from fedneg.data.partition import (
+    ClientSplit,
+    partition,
+    partition_by_writer,
+    split_images,
+)
 
 SKEWED = ("iid", "dirichlet", "shards")
 seeds = st.integers(0, 2**32)

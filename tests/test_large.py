@@ -16,14 +16,14 @@ from rich.console import Console
 from test_strategy import INITIAL, honest
 from waiting import PATIENCE_S
 
-from fedneg import rows
 from fedneg.client_app import app as client_app
-from fedneg.console import Progress
-from fedneg.errors import FedNegError
+from fedneg.core.errors import FedNegError
+from fedneg.core.progress import Progress
 from fedneg.federation import Federation
-from fedneg.ledger import Ledger
-from fedneg.rows import Vectors, make_rows, release
-from strategies.replies import Reply, _median_of_others, _update_norms, absurd
+from fedneg.ledger import rows
+from fedneg.ledger.ledger import Ledger
+from fedneg.ledger.rows import Vectors, make_rows, release
+from fedneg.strategies.replies import Reply, _median_of_others, _update_norms, absurd
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_blocks_change_no_bit(monkeypatch: pytest.MonkeyPatch):
     """However the numbers are dealt out to blocks and threads."""
     found = set()
     for block in (1, 3, 1 << 15):
-        monkeypatch.setattr("fedneg.ledger.BLOCK", block)
+        monkeypatch.setattr("fedneg.ledger.ledger.BLOCK", block)
         made = large_bench("strategy.server_momentum=0.5")
         found.add(made.train(2).tobytes())
     assert len(found) == 1
@@ -141,8 +141,8 @@ MEASURE = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from fedneg.ledger import Ledger
-from fedneg.rows import make_rows, release
+from fedneg.ledger.ledger import Ledger
+from fedneg.ledger.rows import make_rows, release
 
 clients, size, rounds, folder = int(sys.argv[1]), 400_000, int(sys.argv[2]), sys.argv[3]
 
@@ -193,9 +193,9 @@ def test_a_release_in_the_middle_loses_nothing(
     counted = []
     plain = rows.release
     monkeypatch.setattr(
-        "fedneg.ledger.release", lambda r: (counted.append(1), plain(r))
+        "fedneg.ledger.ledger.release", lambda r: (counted.append(1), plain(r))
     )
-    monkeypatch.setattr("fedneg.ledger.BLOCK", 1)
+    monkeypatch.setattr("fedneg.ledger.ledger.BLOCK", 1)
     made = large_bench("strategy.ledger_memory_mib=0")
     made.train(2)
     assert len(counted) > 16

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedneg.ledger import TOLERANCE, Ledger
-from fedneg.parameters import Vector
+from fedneg.core.parameters import Vector
+from fedneg.ledger.ledger import TOLERANCE, Ledger
 
 
 def vector(*values: float) -> Vector:

@@ -19,15 +19,15 @@ from safetensors.numpy import load_file
 from waiting import ALL_TESTS, PATIENCE_S
 
 from fedneg import federation
+from fedneg.cli.live import run_rollback_command
 from fedneg.client_app import app as real_clients
 from fedneg.config import load_config
-from fedneg.errors import FedNegError
-from fedneg.inline_grid import FIRST_NODE_ID
-from fedneg.live.audit import check
-from fedneg.live.commands import run_rollback_command
-from fedneg.live.receipts import read_receipt
-from fedneg.live.requests import Request
-from fedneg.live.state import State
+from fedneg.core.errors import FedNegError
+from fedneg.engines.inline import FIRST_NODE_ID
+from fedneg.records.audit import check
+from fedneg.records.receipts import read_receipt
+from fedneg.records.requests import Request
+from fedneg.records.state import State
 from fedneg.server_app import live, run
 
 HERE = Path(__file__).parent

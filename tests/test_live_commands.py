@@ -11,21 +11,21 @@ from conftest import SMALL, RecordingGrid, command
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from fedneg.client_app import app as real_clients
-from fedneg.config import load_config
-from fedneg.errors import FedNegError
-from fedneg.live.audit import check
-from fedneg.live.commands import (
+from fedneg.cli.live import (
     run_request_command,
     run_requests_command,
     run_rollback_command,
     run_roster_command,
     run_status_command,
 )
-from fedneg.live.locks import locked
-from fedneg.live.pins import OPERATOR, fingerprint_of
-from fedneg.live.requests import DONE, UNLEARNED, logged
-from fedneg.live.state import State
+from fedneg.client_app import app as real_clients
+from fedneg.config import load_config
+from fedneg.core.errors import FedNegError
+from fedneg.core.locks import locked
+from fedneg.records.audit import check
+from fedneg.records.pins import OPERATOR, fingerprint_of
+from fedneg.records.requests import DONE, UNLEARNED, logged
+from fedneg.records.state import State
 from fedneg.server_app import live
 
 Say = Callable[..., str]

@@ -14,22 +14,22 @@ from typing import Any
 import pytest
 from conftest import SMALL, RecordingGrid
 
-from fedneg.client_app import app as real_clients
-from fedneg.config import load_config
-from fedneg.errors import FedNegError
-from fedneg.live.commands import (
+from fedneg.cli.live import (
     run_requests_command,
     run_roster_command,
     run_status_command,
 )
-from fedneg.live.receipts import read_receipt
-from fedneg.live.state import State
-from fedneg.live.verify_commands import (
+from fedneg.cli.verify import (
     run_audit_command,
     run_scan_command,
     run_verify_command,
 )
-from fedneg.rows import make_rows
+from fedneg.client_app import app as real_clients
+from fedneg.config import load_config
+from fedneg.core.errors import FedNegError
+from fedneg.ledger.rows import make_rows
+from fedneg.records.receipts import read_receipt
+from fedneg.records.state import State
 from fedneg.server_app import live
 
 

@@ -8,9 +8,9 @@ from safetensors.numpy import load_file, save_file
 from test_live import go_on
 from test_survive import federate
 
-from fedneg import checkpoint, tensors
-from fedneg.errors import FedNegError
-from fedneg.live.state import State
+from fedneg.core.errors import FedNegError
+from fedneg.ledger import checkpoint, tensors
+from fedneg.records.state import State
 
 
 def lose_a_row(head: Path, client_id: int) -> None:

@@ -11,16 +11,16 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import cross_entropy
 
-from fedneg.forgetting.canary import canary_input, chance_exposure, exposures
-from fedneg.forgetting.confidence import cross_entropies, scaled_confidence
-from fedneg.forgetting.lira import lira_scores
-from fedneg.forgetting.membership import (
+from fedneg.core.seeding import rng
+from fedneg.evaluation.canary import canary_input, chance_exposure, exposures
+from fedneg.evaluation.confidence import cross_entropies, scaled_confidence
+from fedneg.evaluation.lira import lira_scores
+from fedneg.evaluation.membership import (
     Interval,
     MembershipInput,
     bootstrap,
     roc,
 )
-from fedneg.seeding import rng
 
 # A dozen losses: members mostly low. 0.3 and 0.9 stand on both sides.
 MEMBERS = np.array([0.0, 0.1, 0.2, 0.3, 0.9, 2.0])

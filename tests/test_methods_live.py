@@ -6,9 +6,9 @@ import pytest
 from conftest import RecordingGrid, small_config
 from test_live import ask, go_on, receipt_of
 
-from fedneg.checkpoint import Checkpoints
 from fedneg.client_app import app as real_clients
-from fedneg.live.state import State
+from fedneg.ledger.checkpoint import Checkpoints
+from fedneg.records.state import State
 from fedneg.server_app import run
 
 METHODS = {

@@ -9,11 +9,11 @@ import pytest
 from old_state import change, make_old
 from test_live import ask, go_on, receipt_of
 
-from fedneg.errors import FedNegError
-from fedneg.live.commands import run_request_command, run_status_command
-from fedneg.live.identity import ID_NAME
-from fedneg.live.state import State
-from fedneg.live.verify_commands import run_audit_command
+from fedneg.cli.live import run_request_command, run_status_command
+from fedneg.cli.verify import run_audit_command
+from fedneg.core.errors import FedNegError
+from fedneg.records.identity import ID_NAME
+from fedneg.records.state import State
 
 FOUR = ("clients=4", "retrain=none")
 

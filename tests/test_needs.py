@@ -8,11 +8,11 @@ import pytest
 from conftest import Bench, small_config
 
 from fedneg.config import conf_dir
-from fedneg.data import load_dataset
-from fedneg.model import initial_parameters
-from fedneg.settings import Task
-from strategies import make_strategy
-from strategies.method import Needs
+from fedneg.core.settings import Task
+from fedneg.data.datasets import load_dataset
+from fedneg.strategies import make_strategy
+from fedneg.strategies.method import Needs
+from fedneg.tasks.model import initial_parameters
 
 METHODS = sorted(p.stem for p in (conf_dir() / "strategy").glob("*.yaml"))
 METHODS.remove("base")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from conftest import Answer, Behaviour, Bench, small_config
 
-from fedneg.errors import FedNegError
-from fedneg.parameters import NDArrays, add
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import NDArrays, add
 
 
 def moves(*steps: tuple[int, Answer] | None) -> Behaviour:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fedneg.errors import FedNegError
-from fedneg.outputs import prepare_folder, write_bytes, write_json, write_model
+from fedneg.core.errors import FedNegError
+from fedneg.core.outputs import prepare_folder, write_bytes, write_json, write_model
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(

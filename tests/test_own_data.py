@@ -18,18 +18,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from clients.trainer import WriterClient
-from fedneg import own_data as own_data_module
-from fedneg.attacks import poison
-from fedneg.client_data import ClientData, own_data, partition_data
-from fedneg.data import DIGITS, MNIST, load_dataset
-from fedneg.errors import FedNegError
-from fedneg.image_folder import SUFFIXES
-from fedneg.inline_grid import FIRST_NODE_ID
-from fedneg.model import initial_parameters
-from fedneg.own_data import read_own_images
-from fedneg.partition import partition_by_writer
-from fedneg.settings import Config, Task
+from fedneg.clients.trainer import WriterClient
+from fedneg.core.errors import FedNegError
+from fedneg.core.settings import Config, Task
+from fedneg.data import own_data as own_data_module
+from fedneg.data.attacks import poison
+from fedneg.data.client_data import ClientData, own_data, partition_data
+from fedneg.data.datasets import DIGITS, MNIST, load_dataset
+from fedneg.data.image_folder import SUFFIXES
+from fedneg.data.own_data import read_own_images
+from fedneg.data.partition import partition_by_writer
+from fedneg.engines.inline import FIRST_NODE_ID
+from fedneg.tasks.model import initial_parameters
 
 Arrays = dict[str, Any]
 

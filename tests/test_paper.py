@@ -12,10 +12,10 @@ from conftest import Bench, small_config
 from test_strategy import INITIAL, honest
 
 from fedneg.config import load_config
-from fedneg.engine import simulate
-from fedneg.paper.answers import influence_answer, performance_answer
-from fedneg.paper.figures import all_pictures
-from fedneg.paper.state import PaperMeasurements, Snapshot, remove
+from fedneg.engines.simulate import simulate
+from fedneg.reports.paper.answers import influence_answer, performance_answer
+from fedneg.reports.paper.figures import all_pictures
+from fedneg.reports.paper.state import PaperMeasurements, Snapshot, remove
 from fedneg.server_app import run
 
 FORMS = ["update", "parameters", "parameters_nearest"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedneg.parameters import (
+from fedneg.core.parameters import (
     add,
     flatten,
     from_npy,

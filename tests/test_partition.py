@@ -8,16 +8,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fedneg.data import load_dataset
-from fedneg.errors import FedNegError
-from fedneg.partition import (
+from fedneg.core.errors import FedNegError
+from fedneg.core.seeding import rng
+from fedneg.data.datasets import load_dataset
+from fedneg.data.partition import (
     ClientSplit,
     Indices,
     _deal,
     balance,
     partition_by_writer,
 )
-from fedneg.seeding import rng
 
 sizes_lists = st.lists(st.integers(1, 40), min_size=1, max_size=25)
 seeds = st.integers(0, 2**32)

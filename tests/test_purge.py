@@ -17,14 +17,14 @@ from killed_runs import Executioner
 from safetensors.numpy import load_file
 from test_live import ask, files_with, go_on, receipt_of
 
-from fedneg import checkpoint
-from fedneg.checkpoint import Checkpoints
-from fedneg.checkpoint_forms import OtherCheckpointError
-from fedneg.errors import FedNegError
-from fedneg.ledger import Ledger
-from fedneg.live.sealed import Sealed
-from fedneg.live.state import State
-from fedneg.live.vault import Vault
+from fedneg.core.errors import FedNegError
+from fedneg.ledger import checkpoint
+from fedneg.ledger.checkpoint import Checkpoints
+from fedneg.ledger.checkpoint_forms import OtherCheckpointError
+from fedneg.ledger.ledger import Ledger
+from fedneg.records.sealed import Sealed
+from fedneg.records.state import State
+from fedneg.records.vault import Vault
 
 FOUR = ("clients=4", "rounds=3", "strategy.gate=0")
 

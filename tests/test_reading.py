@@ -20,10 +20,10 @@ from PIL import Image
 from test_own_data import own_bench, some
 
 from fedneg.__main__ import main
-from fedneg.data import DIGITS, MNIST
-from fedneg.errors import FedNegError
-from fedneg.own_data import constant_images, read_own_images
-from fedneg.reading import open_regular, read_regular
+from fedneg.core.errors import FedNegError
+from fedneg.core.reading import open_regular, read_regular
+from fedneg.data.datasets import DIGITS, MNIST
+from fedneg.data.own_data import constant_images, read_own_images
 
 PATIENCE_S = 120.0
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from fedneg.__main__ import main
-from fedneg.errors import FedNegError
-from fedneg.live.audit import AuditLog
-from fedneg.live.fingerprints import fingerprints
-from fedneg.live.receipts import read_receipt, signed_receipt, write_receipt
-from fedneg.live.signing import OperatorKey, keys_folder
+from fedneg.core.errors import FedNegError
+from fedneg.records.audit import AuditLog
+from fedneg.records.fingerprints import fingerprints
+from fedneg.records.receipts import read_receipt, signed_receipt, write_receipt
+from fedneg.records.signing import OperatorKey, keys_folder
 
 CONTENT = {
     "request": "forget-3",

@@ -8,18 +8,18 @@ import torch
 from conftest import small_config
 from torch import nn
 
-from fedneg.data import Scaling
-from fedneg.device import as_input
-from fedneg.errors import FedNegError
-from fedneg.forgetting.relearn import (
+from fedneg.core.errors import FedNegError
+from fedneg.core.seeding import rng, torch_generator
+from fedneg.data.datasets import Scaling
+from fedneg.evaluation.relearn import (
     RelearnTime,
     Target,
     relearn_module,
     relearn_time,
 )
-from fedneg.model import build_mlp, initial_parameters, set_parameters
-from fedneg.seeding import rng, torch_generator
-from fedneg.training import Metrics, evaluate
+from fedneg.tasks.device import as_input
+from fedneg.tasks.model import build_mlp, initial_parameters, set_parameters
+from fedneg.tasks.training import Metrics, evaluate
 
 # -- a quadratic ----------------------------------------------------------------------
 

@@ -12,10 +12,8 @@ import pytest
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from fedneg.figures import LIGHT, Picture, draw_picture
-from fedneg.files import write_bytes
-from fedneg.findings import describe_findings, describe_poison, describe_request
-from fedneg.formats import (
+from fedneg.core.files import write_bytes
+from fedneg.core.formats import (
     human_bytes,
     human_seconds,
     human_value,
@@ -24,9 +22,15 @@ from fedneg.formats import (
     rate,
     signed,
 )
-from fedneg.page import Card, Page, link
-from fedneg.report import write_report
-from fedneg.run_figures import accuracy_over_rounds, client_accuracy
+from fedneg.reports.conclusions import (
+    describe_conclusions,
+    describe_poison,
+    describe_request,
+)
+from fedneg.reports.html.figures import LIGHT, Picture, draw_picture
+from fedneg.reports.html.page import Card, Page, link
+from fedneg.reports.run.figures import accuracy_over_rounds, client_accuracy
+from fedneg.reports.run.report import write_report
 
 Run = tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]
 TEST = {"original": 0.9412, "unlearned": 0.9021, "recovered": 0.9297}
@@ -256,39 +260,39 @@ def test_the_page_says_what_attack_success_is(
     assert claim in write_report(tmp_path, results, history, clients).read_text()
 
 
-def test_findings_follow_the_numbers() -> None:
+def test_conclusions_follow_the_numbers() -> None:
     """The same template must not say the same of a fall, a rise and a collapse."""
     results = make_run()[0]
-    found = " ".join(describe_findings(results))
+    found = " ".join(describe_conclusions(results))
     assert "test accuracy fell slightly from 0.9412 to 0.9021" in found
     assert "recovered is below it (gap \N{MINUS SIGN}0.0083)" in found
     assert "Attack success fell from 0.8731 to 0.0612; recovered is 0.0634" in found
     assert "retrained reaches 0.0101" in found
     assert "collapsed" not in found
     results["models"]["unlearned"]["test_accuracy"] = 0.11
-    found = " ".join(describe_findings(results))
+    found = " ".join(describe_conclusions(results))
     assert "test accuracy collapsed from 0.9412 to 0.1100" in found
     assert "test accuracy rose from 0.1100 to 0.9297" in found
     assert "this fall is no sign of forgetting" in found
     results["models"]["unlearned"]["attack_success_rate"] = 0.95
-    found = " ".join(describe_findings(results))
+    found = " ".join(describe_conclusions(results))
     assert "Attack success rose from 0.8731 to 0.9500" in found
     assert "no sign of forgetting" not in found
 
 
-def test_findings_say_when_unlearned_equals_original() -> None:
+def test_conclusions_say_when_unlearned_equals_original() -> None:
     results = make_run()[0]
-    assert "no trace" not in " ".join(describe_findings(results))
+    assert "no trace" not in " ".join(describe_conclusions(results))
     results["models"]["unlearned"] = dict(results["models"]["original"])
-    found = " ".join(describe_findings(results))
+    found = " ".join(describe_conclusions(results))
     assert "these numbers show no trace of forgetting" in found
     assert "hardly changed, from 0.9412 to 0.9412" in found
 
 
-def test_findings_say_when_recovered_is_level_with_retrained() -> None:
+def test_conclusions_say_when_recovered_is_level_with_retrained() -> None:
     results = make_run()[0]
     results["models"]["recovered"]["test_accuracy"] = 0.9381
-    assert "recovered is level with it" in " ".join(describe_findings(results))
+    assert "recovered is level with it" in " ".join(describe_conclusions(results))
 
 
 def test_hostile_strings_stay_text(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from test_verdict_shown import judged_run, measured, verdict
 from waiting import PATIENCE_S
 
 from fedneg.config import load_config
-from fedneg.engine import simulate
-from fedneg.report import write_report
+from fedneg.engines.simulate import simulate
+from fedneg.reports.compare.sweep import write_sweep
+from fedneg.reports.run.report import write_report
 from fedneg.server_app import run as run_job
-from fedneg.sweep import write_sweep
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

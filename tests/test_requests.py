@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from waiting import PATIENCE_S
 
-from fedneg.errors import FedNegError
-from fedneg.live import locks
-from fedneg.live.locks import is_locked, locked
-from fedneg.live.requests import ACCEPTED, DONE, UNLEARNED, Request, Requests
+from fedneg.core import locks
+from fedneg.core.errors import FedNegError
+from fedneg.core.locks import is_locked, locked
+from fedneg.records.requests import ACCEPTED, DONE, UNLEARNED, Request, Requests
 
 HERE = Path(__file__).parent
 GOOD = {
@@ -264,7 +264,7 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from killed_runs import Executioner
-from fedneg.live.requests import Requests
+from fedneg.records.requests import Requests
 for action in ("accept", "mark"):
     requests = Requests(Path(sys.argv[1]) / action)
     requests.accept(0, clients=99, due_days=30)
@@ -338,8 +338,8 @@ def test_what_a_killed_writer_left_is_not_looked_at(requests: Requests):
 ACCEPTING = """
 import sys
 from pathlib import Path
-from fedneg.errors import FedNegError
-from fedneg.live.requests import Requests
+from fedneg.core.errors import FedNegError
+from fedneg.records.requests import Requests
 requests = Requests(Path(sys.argv[1]))
 sys.stdin.read()
 for client_id in map(int, sys.argv[2].split()):
@@ -383,7 +383,7 @@ def test_processes_that_accept_at_once_agree(requests: Requests):
 HOLDING = """
 import sys, time
 from pathlib import Path
-from fedneg.live.locks import locked
+from fedneg.core.locks import locked
 with locked(Path(sys.argv[1]), "the test"):
     print("mine", flush=True)
     sys.stdin.read()
@@ -482,7 +482,7 @@ def test_who_looks_and_then_writes_waits_for_who_does_so(
 ):
     ask(requests, 0)
     impatient = partial(locked, timeout_s=0)
-    monkeypatch.setattr("fedneg.live.requests.locked", impatient)
+    monkeypatch.setattr("fedneg.records.requests.locked", impatient)
     acts: list[Callable[[], object]] = [
         lambda: ask(requests, 1),
         lambda: requests.mark([0], DONE),

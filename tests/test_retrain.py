@@ -8,8 +8,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid
 from rich.console import Console
 
-from fedneg.console import Progress
-from fedneg.engine import simulate
+from fedneg.core.progress import Progress
+from fedneg.engines.simulate import simulate
 from fedneg.federation import Federation
 
 CASES = (

@@ -28,14 +28,14 @@ from hypothesis import strategies as st
 from waiting import PATIENCE_S
 
 from fedneg.client_app import app as real_clients
-from fedneg.errors import FedNegError
-from fedneg.inline_grid import FIRST_NODE_ID
-from fedneg.live.pins import FIRST_SIGHT, OPERATOR, Pins, fingerprint_of
-from fedneg.parameters import NDArrays
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import NDArrays
+from fedneg.engines.inline import FIRST_NODE_ID
+from fedneg.records.pins import FIRST_SIGHT, OPERATOR, Pins, fingerprint_of
 from fedneg.server_app import run
-from strategies import roster as roster_module
-from strategies.phases import Phase
-from strategies.roster import Roster
+from fedneg.strategies import roster as roster_module
+from fedneg.strategies.phases import Phase
+from fedneg.strategies.roster import Roster
 
 SSH = (Encoding.OpenSSH, PublicFormat.OpenSSH)
 PEM = (Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -216,7 +216,7 @@ def test_a_run_and_an_operator_may_both_write(tmp_path: Path):
 ADD_20 = """
 import sys
 from pathlib import Path
-from fedneg.live.pins import Pins
+from fedneg.records.pins import Pins
 pins = Pins(Path(sys.argv[1]))
 for number in range(int(sys.argv[2]), 60, 3):
     pins.add(number, f"{number:064x}", "operator")

@@ -12,15 +12,15 @@ import pytest
 from conftest import small_config
 from safetensors.numpy import load_file
 
-from clients.trainer import WriterClient
-from fedneg.attacks import attack_probe
-from fedneg.data import load_dataset
-from fedneg.engine import simulate
-from fedneg.errors import FedNegError
-from fedneg.partition import partition_by_writer
+from fedneg.clients.trainer import WriterClient
+from fedneg.core.errors import FedNegError
+from fedneg.core.settings import Config
+from fedneg.data.attacks import attack_probe
+from fedneg.data.datasets import load_dataset
+from fedneg.data.partition import partition_by_writer
+from fedneg.engines.simulate import simulate
+from fedneg.evaluation.judgement import Judgement
 from fedneg.server_app import run
-from fedneg.settings import Config
-from fedneg.trial import Trial
 
 MODELS = ("original", "unlearned", "recovered", "retrained")
 
@@ -448,7 +448,7 @@ def test_what_was_measured_stays_when_a_later_step_fails(
         raise error
 
     if step == "judging":
-        monkeypatch.setattr("fedneg.trial.Trial.to_json", fails)
+        monkeypatch.setattr("fedneg.evaluation.judgement.Judgement.to_json", fails)
     else:
         monkeypatch.setattr("fedneg.job.write_report", fails)
     with pytest.raises(raised) as caught:
@@ -475,13 +475,13 @@ def test_results_are_on_the_disk_before_anybody_judges(
 ):
     """A run that is killed while it judges leaves results without a verdict."""
     seen: list[dict[str, Any]] = []
-    judge = Trial.to_json
+    judge = Judgement.to_json
 
-    def watched(self: Trial) -> dict[str, Any]:
+    def watched(self: Judgement) -> dict[str, Any]:
         seen.append(json.loads((tmp_path / "results.json").read_text()))
         return judge(self)
 
-    monkeypatch.setattr(Trial, "to_json", watched)
+    monkeypatch.setattr(Judgement, "to_json", watched)
     done = do(tmp_path, "forget=1", "rounds=1", "verdict.relearn_cap=0")
     (before,) = seen
     assert before["verdict"] is None

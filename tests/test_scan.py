@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from fedneg.errors import FedNegError
-from fedneg.live import scan as scan_module
-from fedneg.live.fingerprints import BASE, Fingerprint, fingerprints
-from fedneg.live.scan import Match, ScanResult, scan
+from fedneg.core.errors import FedNegError
+from fedneg.records import scan as scan_module
+from fedneg.records.fingerprints import BASE, Fingerprint, fingerprints
+from fedneg.records.scan import Match, ScanResult, scan
 
 
 def vector(seed: int = 0, size: int = 400) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedneg.seeding import rng, torch_generator
+from fedneg.core.seeding import rng, torch_generator
 
 KEYS = [
     (0, "shuffle", 1, 0),

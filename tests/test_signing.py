@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from waiting import PATIENCE_S
 
-from fedneg.errors import FedNegError
-from fedneg.live import signing
-from fedneg.live.signing import OperatorKey, canonical, load_public, parse
+from fedneg.core.errors import FedNegError
+from fedneg.records import signing
+from fedneg.records.signing import OperatorKey, canonical, load_public, parse
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.text()
 VALUES = st.recursive(
@@ -26,14 +26,14 @@ VALUES = st.recursive(
 )
 LOAD = (
     "import sys; from pathlib import Path;"
-    "from fedneg.live.signing import OperatorKey;"
+    "from fedneg.records.signing import OperatorKey;"
     "print(OperatorKey.load_or_create(Path(sys.argv[1])).public.fingerprint)"
 )
 # As LOAD, and killed at a step: an os.replace, before or after it.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from fedneg.live.signing import OperatorKey
+from fedneg.records.signing import OperatorKey
 step, real = int(sys.argv[2]), os.replace
 count = 0
 def replace(*arguments):

@@ -14,20 +14,27 @@ from flwr.app import Context
 from flwr.serverapp import Grid
 from rich.console import Console
 
-from fedneg import federation, store
-from fedneg.cache_command import run_cache_command
+from fedneg import federation
+from fedneg.cli.cache import run_cache_command
 from fedneg.client_app import app as client_app
-from fedneg.console import Progress
-from fedneg.data import load_dataset
-from fedneg.engine import simulate
-from fedneg.errors import FedNegError
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import Vector
+from fedneg.core.progress import Progress
+from fedneg.core.settings import Config
+from fedneg.data.datasets import load_dataset
+from fedneg.engines.inline import InlineGrid
+from fedneg.engines.simulate import simulate
 from fedneg.federation import Federation
-from fedneg.inline_grid import InlineGrid
-from fedneg.parameters import Vector
-from fedneg.settings import Config
-from fedneg.store import Entry, Store, code_digest, digest_of, training_identity
-from strategies.base import LedgerFedAvg
-from strategies.negative_gradient import NegativeGradient
+from fedneg.ledger import training_cache as store
+from fedneg.ledger.training_cache import (
+    Entry,
+    Store,
+    code_digest,
+    digest_of,
+    training_identity,
+)
+from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.negative_gradient import NegativeGradient
 
 BASE = ("clients=3", "forget=1", "cache=true")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fedneg.config import load_config
-from fedneg.engine import simulate
+from fedneg.engines.simulate import simulate
 from fedneg.server_app import run
 
 pytestmark = [pytest.mark.mnist, pytest.mark.slow]

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from reference import fedavg
 
 from fedneg.config import conf_dir
-from fedneg.errors import FedNegError
-from fedneg.inline_grid import FIRST_NODE_ID
-from fedneg.parameters import NDArrays, flatten
-from strategies import make_strategy, strategy_class
-from strategies.base import LedgerFedAvg
-from strategies.phases import Phase
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import NDArrays, flatten
+from fedneg.engines.inline import FIRST_NODE_ID
+from fedneg.strategies import make_strategy, strategy_class
+from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.phases import Phase
 
 INITIAL = [np.full((2, 3), 0.5, np.float32), np.array([1, -1], np.float32)]
 

@@ -23,13 +23,14 @@ from rich.console import Console
 from safetensors.numpy import load_file
 from waiting import ALL_TESTS, PATIENCE_S, no_longer_than_patience
 
-from fedneg import checkpoint, checkpoint_forms, files
-from fedneg.checkpoint import Checkpoints
-from fedneg.console import Progress
-from fedneg.engine import simulate
-from fedneg.errors import FedNegError
+from fedneg.core import files
+from fedneg.core.errors import FedNegError
+from fedneg.core.progress import Progress
+from fedneg.engines.simulate import simulate
 from fedneg.federation import Federation
-from fedneg.ledger import Ledger
+from fedneg.ledger import checkpoint, checkpoint_forms
+from fedneg.ledger.checkpoint import Checkpoints
+from fedneg.ledger.ledger import Ledger
 
 MODELS = ("original", "unlearned", "recovered", "retrained")
 HERE = Path(__file__).parent
@@ -95,7 +96,7 @@ def test_it_goes_on_from_the_last_complete_round(kills: list[dict[str, Any]]):
 KILLED = """
 import os, signal
 from fedneg.__main__ import main
-from fedneg.checkpoint import Checkpoints
+from fedneg.ledger.checkpoint import Checkpoints
 write = Checkpoints.write
 def write_and_die(self, rounds, *arguments, **options):
     write(self, rounds, *arguments, **options)

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from test_report import NOTICE, make_run
 
-from fedneg.sweep import collect_sweep, write_sweep
-from fedneg.sweep_jobs import Jobs
+from fedneg.reports.compare.sweep import collect_sweep, write_sweep
+from fedneg.reports.compare.sweep_jobs import Jobs
 
 
 def add_run(folder: Path, **changes: object) -> None:

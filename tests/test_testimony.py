@@ -1,4 +1,4 @@
-"""What leaving clients testify about a model, and what the server believes of it."""
+"""What leaving clients answer about a model, and what the server believes of it."""
 
 import json
 import math
@@ -23,22 +23,22 @@ from flwr.app import (
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from clients.witness import WitnessClient
-from fedneg.attacks import flip_labels, stamp
-from fedneg.engine import simulate
-from fedneg.errors import FedNegError
-from fedneg.forgetting import testimony as module
-from fedneg.forgetting.relearn import RelearnTime
-from fedneg.forgetting.testimony import Testimony
-from fedneg.inline_grid import FIRST_NODE_ID
-from fedneg.model import build_mlp, initial_parameters, set_parameters
-from fedneg.parameters import NDArrays, flatten
-from fedneg.settings import Task
-from strategies import make_strategy
-from strategies.base import LedgerFedAvg
-from strategies.negative_gradient import NegativeGradient
+from fedneg.clients.answering import AnsweringClient
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import NDArrays, flatten
+from fedneg.core.settings import Task
+from fedneg.data.attacks import flip_labels, stamp
+from fedneg.engines.inline import FIRST_NODE_ID
+from fedneg.engines.simulate import simulate
+from fedneg.evaluation import client_answers as module
+from fedneg.evaluation.client_answers import ClientAnswers
+from fedneg.evaluation.relearn import RelearnTime
+from fedneg.strategies import make_strategy
+from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.negative_gradient import NegativeGradient
+from fedneg.tasks.model import build_mlp, initial_parameters, set_parameters
 
-SAID = Testimony(
+SAID = ClientAnswers(
     members=np.array([0.1, -2.0, 1 / 3]),
     unseen=np.array([5e-324]),
     as_trained_accuracy=2 / 3,
@@ -52,20 +52,20 @@ def start(draw: int = 0) -> NDArrays:
     return initial_parameters(64, [16], 10, seed=0, draw=draw)
 
 
-def witness(client_id: int, *overrides: str) -> WitnessClient:
+def answering(client_id: int, *overrides: str) -> AnsweringClient:
     """Return a client that may be asked."""
-    return WitnessClient(client_id, Task.of(small_config(*overrides), root=None))
+    return AnsweringClient(client_id, Task.of(small_config(*overrides), root=None))
 
 
 def said_by(
-    client: WitnessClient, model: NDArrays, target: float | None = None, cap: int = 60
-) -> Testimony:
+    client: AnsweringClient, model: NDArrays, target: float | None = None, cap: int = 60
+) -> ClientAnswers:
     """Return what a client says of a model."""
-    return client.testify(model, relearn_target=target, relearn_cap=cap, check_every=5)
+    return client.answer(model, relearn_target=target, relearn_cap=cap, check_every=5)
 
 
-def same(one: Testimony, two: Testimony) -> bool:
-    """Return whether two testimonies are equal, to the last bit."""
+def same(one: ClientAnswers, two: ClientAnswers) -> bool:
+    """Return whether two answers are equal, to the last bit."""
     return one.to_json() == two.to_json()
 
 
@@ -73,15 +73,15 @@ def same(one: Testimony, two: Testimony) -> bool:
 def trained(client_id: int, *overrides: str) -> tuple[np.ndarray, ...]:
     """Return what a client knows after some epochs alone."""
     options = ("client.local_epochs=20", *overrides)
-    return tuple(witness(client_id, *options).fit(start(), {})[0])
+    return tuple(answering(client_id, *options).fit(start(), {})[0])
 
 
 # -- the values -----------------------------------------------------------------------
 
 
-def test_json_holds_a_testimony_to_the_last_bit():
+def test_json_holds_answers_to_the_last_bit():
     for said in (SAID, replace(SAID, relearn=None)):
-        found = Testimony.from_json(json.loads(json.dumps(said.to_json())))
+        found = ClientAnswers.from_json(json.loads(json.dumps(said.to_json())))
         assert same(found, said)
         assert found.members.tobytes() == said.members.tobytes()
         assert found.unseen.tobytes() == said.unseen.tobytes()
@@ -103,15 +103,15 @@ def test_json_holds_a_testimony_to_the_last_bit():
         ({"relearn": RelearnTime(-1, True)}, "relearn.batches must be at least 0"),
     ],
 )
-def test_what_cannot_be_is_no_testimony(changed: dict[str, Any], match: str):
+def test_what_cannot_be_is_no_answer(changed: dict[str, Any], match: str):
     with pytest.raises(ValueError, match=match):
         replace(SAID, **changed)
 
 
 @pytest.mark.parametrize("values", [{}, SAID.to_json() | {"members": None}, None])
-def test_other_json_is_no_testimony(values: Any):
-    with pytest.raises(ValueError, match=r"testimony|members"):
-        Testimony.from_json(values)
+def test_other_json_is_no_answer(values: Any):
+    with pytest.raises(ValueError, match=r"answers|members"):
+        ClientAnswers.from_json(values)
 
 
 # -- the client -----------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_a_model_of_biases_alone_by_hand():
     """
     model = [np.zeros_like(a) for a in start()]
     model[-1][7] = 3
-    client = witness(4)
+    client = answering(4)
     said, data = said_by(client, model), client.data
     seven, other = 3 - math.log(9), -math.log(math.exp(3) + 8)
     labels = data.labels[data.train]
@@ -140,7 +140,7 @@ def test_a_model_of_biases_alone_by_hand():
 
 
 def slow_confidence(
-    client: WitnessClient, model: NDArrays, images: np.ndarray, labels: np.ndarray
+    client: AnsweringClient, model: NDArrays, images: np.ndarray, labels: np.ndarray
 ) -> list[float]:
     """Return log p / (1 - p) in float64, with plain torch, one image after another."""
     network = build_mlp(64, [16], 10)
@@ -156,7 +156,7 @@ def slow_confidence(
 
 
 def test_confidence_is_that_of_plain_torch():
-    client = witness(4)
+    client = answering(4)
     said, data = said_by(client, start()), client.data
     for found, part in (
         (said.members, data.train),
@@ -178,9 +178,9 @@ def test_members_are_what_is_trained_on(monkeypatch: pytest.MonkeyPatch):
         seen.append((images.numpy(), labels.numpy()))
         return 0.0
 
-    monkeypatch.setattr("clients.trainer.train_epochs", train)
+    monkeypatch.setattr("fedneg.clients.trainer.train_epochs", train)
     for attack in ("label_flip", "backdoor", "model_replacement", "none"):
-        client = witness(4, f"attack={attack}")
+        client = answering(4, f"attack={attack}")
         client.fit(start(), {})
         expected = slow_confidence(client, start(), *seen[-1])
         np.testing.assert_allclose(
@@ -189,7 +189,7 @@ def test_members_are_what_is_trained_on(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_unseen_images_are_flipped_like_members_and_by_another_stream():
-    flipping, honest = witness(4, "attack=label_flip"), witness(4)
+    flipping, honest = answering(4, "attack=label_flip"), answering(4)
     (images, labels), (plain, true) = flipping._unseen(), honest._unseen()
     np.testing.assert_array_equal(images, plain)
     changed = labels != true
@@ -209,8 +209,8 @@ def test_the_stream_of_unseen_images_is_not_that_of_members(
         purposes.append(purpose)
         return real
 
-    client = witness(4, "attack=label_flip")
-    monkeypatch.setattr("fedneg.attacks.rng", rng)
+    client = answering(4, "attack=label_flip")
+    monkeypatch.setattr("fedneg.data.attacks.rng", rng)
     client._unseen()
     client._members()
     assert purposes == ["poison unseen", "poison"]
@@ -219,8 +219,8 @@ def test_the_stream_of_unseen_images_is_not_that_of_members(
 @pytest.mark.parametrize("attack", ["backdoor", "model_replacement"])
 def test_unseen_images_are_stamped_like_members(attack: str):
     (images, labels), (plain, _) = (
-        witness(4, f"attack={attack}")._unseen(),
-        witness(4)._unseen(),
+        answering(4, f"attack={attack}")._unseen(),
+        answering(4)._unseen(),
     )
     target = small_config(f"attack={attack}").attack.target
     marked = stamp(
@@ -234,14 +234,15 @@ def test_unseen_images_are_stamped_like_members(attack: str):
     assert (labels[changed] == target).all()
 
 
-def test_an_honest_client_beside_an_attacker_testifies_of_its_images_as_they_are():
+def test_an_honest_client_beside_an_attacker_answers_for_its_images_as_they_are():
     assert same(
-        said_by(witness(2, "attack=label_flip"), start()), said_by(witness(2), start())
+        said_by(answering(2, "attack=label_flip"), start()),
+        said_by(answering(2), start()),
     )
 
 
 def test_canaries_are_no_members_but_are_relearned_and_measured_as_trained():
-    client, plain = witness(4, "attack=canaries", "attack.canaries=30"), witness(4)
+    client, plain = answering(4, "attack=canaries", "attack.canaries=30"), answering(4)
     said, expected = said_by(client, start()), said_by(plain, start())
     np.testing.assert_array_equal(said.members, expected.members)
     np.testing.assert_array_equal(said.unseen, expected.unseen)
@@ -250,21 +251,21 @@ def test_canaries_are_no_members_but_are_relearned_and_measured_as_trained():
     assert said.check_loss == said.as_trained_loss
 
 
-def test_a_sybil_testifies_about_the_images_that_it_trained_on():
+def test_a_sybil_answers_for_the_images_that_it_trained_on():
     attack = ("attack=sybils", "attack.clients=[1,3]", "attack.shared=label_flip")
-    sybil, first = witness(3, *attack), witness(1, *attack)
+    sybil, first = answering(3, *attack), answering(1, *attack)
     assert same(said_by(sybil, start()), said_by(first, start()))
-    np.testing.assert_array_equal(sybil._unseen()[0], witness(1)._unseen()[0])
-    assert (sybil._unseen()[1] != witness(1)._unseen()[1]).any()
+    np.testing.assert_array_equal(sybil._unseen()[0], answering(1)._unseen()[0])
+    assert (sybil._unseen()[1] != answering(1)._unseen()[1]).any()
 
 
 def test_large_clients_are_sampled_without_replacement_alike_for_every_model(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr("clients.witness.MAX_EXAMPLES", 20)
-    monkeypatch.setattr("clients.witness.MAX_CHECKED", 30)
-    client = witness(4)
-    everything = Testimony.from_json(said_by(client, start()).to_json())
+    monkeypatch.setattr("fedneg.clients.answering.MAX_EXAMPLES", 20)
+    monkeypatch.setattr("fedneg.clients.answering.MAX_CHECKED", 30)
+    client = answering(4)
+    everything = ClientAnswers.from_json(said_by(client, start()).to_json())
     assert (len(everything.members), len(everything.unseen)) == (20, 20)
     assert everything.check_loss != everything.as_trained_loss
     examples = client._members()
@@ -283,10 +284,10 @@ def test_large_clients_are_sampled_without_replacement_alike_for_every_model(
 def test_the_original_relearns_in_no_time_and_equal_models_alike(attack: str):
     """A client that never trained needs batches, the same ones whenever it is asked."""
     option = f"attack={attack}"
-    client, original = witness(4, option), [*trained(4, option)]
+    client, original = answering(4, option), [*trained(4, option)]
     target = said_by(client, original).check_loss
     assert said_by(client, original, target).relearn == RelearnTime(0, True)
-    late = WitnessClient(4, client.task, server_round=9)
+    late = AnsweringClient(4, client.task, server_round=9)
     one, two = said_by(client, start(), target), said_by(late, start(), target)
     assert same(one, two)
     assert one.relearn is not None
@@ -295,7 +296,7 @@ def test_the_original_relearns_in_no_time_and_equal_models_alike(attack: str):
 
 
 def test_relearning_leaves_the_confidence_as_it_was():
-    one, two = said_by(witness(4), start()), said_by(witness(4), start(), 0.1)
+    one, two = said_by(answering(4), start()), said_by(answering(4), start(), 0.1)
     assert one.members.tobytes() == two.members.tobytes()
     assert one.check_loss == two.check_loss
 
@@ -303,15 +304,15 @@ def test_relearning_leaves_the_confidence_as_it_was():
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
 def test_a_model_that_diverged_is_refused_in_one_line(value: float):
     model = [np.full_like(a, value) for a in start()]
-    with pytest.raises(FedNegError, match=r"client 4 cannot testify .* must be finite"):
-        said_by(witness(4), model, 0.1)
+    with pytest.raises(FedNegError, match=r"client 4 cannot answer .* must be finite"):
+        said_by(answering(4), model, 0.1)
 
 
 def test_a_client_without_unseen_images_says_so():
-    client = witness(4)
+    client = answering(4)
     nothing = np.empty(0, np.int64)
     client.data = replace(client.data, val=nothing, test=nothing)
-    with pytest.raises(FedNegError, match=r"testify .* there are no unseen examples"):
+    with pytest.raises(FedNegError, match=r"answer .* there are no unseen examples"):
         said_by(client, start())
 
 
@@ -334,7 +335,7 @@ def test_those_who_are_out_are_asked_and_only_they():
     assert list(found) == [1, 4]
     assert made.grid.asked("evaluate") == [1, 4]
     for k in found:
-        client = witness(k, "attack=backdoor")
+        client = answering(k, "attack=backdoor")
         assert same(found[k], said_by(client, start(), 0.5, cap=20))
 
 
@@ -354,21 +355,21 @@ def test_who_is_gone_is_missing_and_waited_for_once(
         assert list(found) == [2]
         assert len(looks) >= expected
     assert len(looks) == 1
-    assert "client 4 did not testify about the model" in flower_log.text
+    assert "client 4 did not answer questions about the model" in flower_log.text
     assert made.strategy.roster._absent == set()  # a round waits for whom it waits
 
 
-def test_a_model_that_diverged_has_no_testimony(flower_log: pytest.LogCaptureFixture):
+def test_a_model_that_diverged_has_no_answers(flower_log: pytest.LogCaptureFixture):
     made = real_bench()
     broken = np.full_like(made.model, np.nan)
     assert not made.strategy.question_clients(
         made.grid, broken, [4], relearn_target=0.5
     )
-    (line,) = [m for m in flower_log.messages if m.startswith("client 4: no test")]
-    assert "error: client 4 cannot testify about this model" in line
+    (line,) = [m for m in flower_log.messages if m.startswith("client 4: no answers")]
+    assert "error: client 4 cannot answer about this model" in line
 
 
-def test_every_engine_gives_the_same_testimony():
+def test_every_engine_gives_the_same_answers():
     said: dict[str, Any] = {}
     for engine in ("inline", "local"):
         config = small_config(
@@ -483,7 +484,7 @@ def made_up(content: RecordDict) -> Bench:
 
 
 @pytest.mark.parametrize(("content", "reason"), BAD.values(), ids=BAD.keys())
-def test_a_bad_testimony_is_left_out_and_named(
+def test_a_bad_answer_is_left_out_and_named(
     content: RecordDict, reason: str, flower_log: pytest.LogCaptureFixture
 ):
     made = made_up(content)
@@ -492,7 +493,7 @@ def test_a_bad_testimony_is_left_out_and_named(
     )
     assert list(found) == [0]
     assert found[0].relearn == RelearnTime(10, True)
-    (line,) = [m for m in flower_log.messages if m.startswith("client 1: no test")]
+    (line,) = [m for m in flower_log.messages if m.startswith("client 1: no answers")]
     assert reason in line
 
 
@@ -502,10 +503,10 @@ def test_who_relearns_unasked_is_left_out(flower_log: pytest.LogCaptureFixture):
         made.grid, made.model, [0, 1], relearn_target=None
     )
     assert list(found) == [1]
-    assert "client 0: no testimony: relearned without" in flower_log.text
+    assert "client 0: no answers: relearned without" in flower_log.text
 
 
-def test_who_testifies_twice_is_left_out(flower_log: pytest.LogCaptureFixture):
+def test_who_answers_twice_is_left_out(flower_log: pytest.LogCaptureFixture):
     made = made_up(reply())
     once = made.grid.send_and_receive
 
@@ -518,7 +519,7 @@ def test_who_testifies_twice_is_left_out(flower_log: pytest.LogCaptureFixture):
         made.grid, made.model, [0, 1], relearn_target=0.5
     )
     assert list(found) == [0]
-    assert "client 1: no testimony: answered more than once" in flower_log.text
+    assert "client 1: no answers: answered more than once" in flower_log.text
 
 
 def test_the_defaults_are_those_that_an_unsaid_question_has():
@@ -528,7 +529,7 @@ def test_the_defaults_are_those_that_an_unsaid_question_has():
     record = RecordDict(
         {
             "arrays": ArrayRecord(start()),
-            "config": ConfigRecord({"task": made.strategy.task, "role": "witness"}),
+            "config": ConfigRecord({"task": made.strategy.task, "role": "answering"}),
         }
     )
     (answer,) = made.grid.send_and_receive(
@@ -536,7 +537,7 @@ def test_the_defaults_are_those_that_an_unsaid_question_has():
     )
     metrics = answer.content.metric_records["metrics"]
     assert set(metrics) == set(METRICS) - {"relearn-batches", "relearn-reached"}
-    assert metrics["num-examples"] == witness(4).num_examples
+    assert metrics["num-examples"] == answering(4).num_examples
     assert (module.RELEARN_CAP, module.CHECK_EVERY) == (300, 5)
 
 

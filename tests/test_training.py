@@ -8,21 +8,21 @@ import torch
 from conftest import Bench, small_config
 from reference import cross_entropy, forward, gradient, plain_sgd
 
-from clients.trainer import WriterClient
-from fedneg import training
-from fedneg.data import Dataset, load_dataset
-from fedneg.device import as_input, choose_device
-from fedneg.model import (
+from fedneg.clients.trainer import WriterClient
+from fedneg.core.parameters import flatten, shapes_of, unflatten
+from fedneg.core.seeding import torch_generator
+from fedneg.core.settings import Config, Task
+from fedneg.data.datasets import Dataset, load_dataset
+from fedneg.data.partition import ClientSplit, partition_by_writer
+from fedneg.tasks import training
+from fedneg.tasks.device import as_input, choose_device
+from fedneg.tasks.model import (
     build_mlp,
     get_parameters,
     initial_parameters,
     set_parameters,
 )
-from fedneg.parameters import flatten, shapes_of, unflatten
-from fedneg.partition import ClientSplit, partition_by_writer
-from fedneg.seeding import torch_generator
-from fedneg.settings import Config, Task
-from fedneg.training import evaluate, predict, train_epochs
+from fedneg.tasks.training import evaluate, predict, train_epochs
 
 
 @pytest.fixture(scope="module")

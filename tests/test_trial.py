@@ -11,30 +11,30 @@ import pytest
 from conftest import small_config
 from scipy.stats import norm
 
-from fedneg.data import load_dataset
-from fedneg.engine import simulate
-from fedneg.evidence import KeptTestimony, ModelEvidence, ServerTest
-from fedneg.forgetting.membership import MembershipInput, bootstrap
-from fedneg.forgetting.relearn import RelearnTime
-from fedneg.forgetting.testimony import Testimony
-from fedneg.model import initial_parameters
-from fedneg.parameters import Vector, flatten, shapes_of
-from fedneg.seeding import rng
+from fedneg.core.parameters import Vector, flatten, shapes_of
+from fedneg.core.seeding import rng
+from fedneg.core.settings import Config
+from fedneg.data.datasets import load_dataset
+from fedneg.engines.simulate import simulate
+from fedneg.evaluation.client_answers import ClientAnswers
+from fedneg.evaluation.evidence import KeptAnswers, ModelEvidence, ServerTest
+from fedneg.evaluation.judgement import Judgement
+from fedneg.evaluation.membership import MembershipInput, bootstrap
+from fedneg.evaluation.relearn import RelearnTime
 from fedneg.server_app import run
-from fedneg.settings import Config
-from fedneg.training import Metrics
-from fedneg.trial import Trial
-from strategies.base import LedgerFedAvg
-from strategies.phases import Phase
+from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.phases import Phase
+from fedneg.tasks.model import initial_parameters
+from fedneg.tasks.training import Metrics
 
 DATA = load_dataset("digits")
 
 
 def said(
     members: list[float], unseen: list[float], *, accuracy: float = 0.5, **rest: Any
-) -> Testimony:
-    """Return a testimony."""
-    return Testimony(
+) -> ClientAnswers:
+    """Return answers."""
+    return ClientAnswers(
         members=np.array(members),
         unseen=np.array(unseen),
         as_trained_accuracy=accuracy,
@@ -49,26 +49,26 @@ def parameters(draw: int) -> Vector:
     return flatten(initial_parameters(64, (16,), 10, seed=0, draw=draw))
 
 
-class Witnesses:
+class AnsweringClients:
     """Answers by what was said of each model, and remembers what was asked."""
 
     def __init__(self) -> None:
-        self.said: dict[bytes, Mapping[int, Testimony]] = {}
+        self.said: dict[bytes, Mapping[int, ClientAnswers]] = {}
         self.asked: list[Mapping[int, float] | None] = []
 
     def __call__(  # noqa: D102
         self, vector: Vector, targets: Mapping[int, float] | None
-    ) -> Mapping[int, Testimony]:
+    ) -> Mapping[int, ClientAnswers]:
         self.asked.append(targets)
         return self.said.get(vector.tobytes(), {})
 
 
-def trial_of(witnesses: Witnesses, *overrides: str) -> Trial:
-    """Return an empty trial."""
+def judgement_of(asked_clients: AnsweringClients, *overrides: str) -> Judgement:
+    """Return an empty judgement."""
     config = small_config("clients=3", "forget=[1,2]", *overrides)
     shapes = shapes_of(initial_parameters(64, (16,), 10, seed=0))
     test = ServerTest(DATA, config.model, config.attack, shapes)
-    return Trial(config, test, witnesses)
+    return Judgement(config, test, asked_clients)
 
 
 def evidence(name: str, accuracy: float = 0.9) -> ModelEvidence:
@@ -76,9 +76,9 @@ def evidence(name: str, accuracy: float = 0.9) -> ModelEvidence:
     return ModelEvidence(name, Metrics(accuracy, 0.1, 10), None, {})
 
 
-def full(witnesses: Witnesses, *overrides: str) -> Trial:
-    """Return a trial with an original, an unlearned and three retrained models."""
-    made = trial_of(witnesses, *overrides)
+def full(asked_clients: AnsweringClients, *overrides: str) -> Judgement:
+    """Return a judgement with an original, an unlearned and three retrained models."""
+    made = judgement_of(asked_clients, *overrides)
     made.add("original", parameters(0), evidence("original"))
     made.add("unlearned", parameters(1), evidence("unlearned"))
     made.add("retrained", parameters(2), evidence("retrained"))
@@ -90,9 +90,9 @@ def full(witnesses: Witnesses, *overrides: str) -> Trial:
 def test_membership_is_the_mean_over_clients_with_the_interval_of_a_mean():
     """Client 1: 1 above both of 0, .5, and -1 below: AUC 1/2. Client 2: AUC 1."""
     one, two = said([1.0, -1.0], [0.0, 0.5]), said([3.0, 4.0, 5.0], [1.0, 2.0])
-    witnesses = Witnesses()
-    witnesses.said[parameters(0).tobytes()] = {1: one, 2: two}
-    found = full(witnesses).to_json()["evidence"]["original"]
+    asked_clients = AnsweringClients()
+    asked_clients.said[parameters(0).tobytes()] = {1: one, 2: two}
+    found = full(asked_clients).to_json()["evidence"]["original"]
     assert found["membership_auc"]["value"] == pytest.approx(0.75)
     halves = []
     for k, t in ((1, one), (2, two)):
@@ -114,11 +114,11 @@ def test_membership_is_the_mean_over_clients_with_the_interval_of_a_mean():
 def test_lira_takes_the_other_retrained_models_for_shadows():
     """Of retrained models each is left out of its own shadows, by fingerprint."""
     values = {2: (1.0, 3.0), 3: (2.0, 1.0), 4: (6.0, 2.0)}
-    witnesses = Witnesses()
+    asked_clients = AnsweringClients()
     for draw, (member, unseen) in values.items():
-        witnesses.said[parameters(draw).tobytes()] = {1: said([member], [unseen])}
-    witnesses.said[parameters(1).tobytes()] = {1: said([4.0], [2.5])}
-    made = full(witnesses)
+        asked_clients.said[parameters(draw).tobytes()] = {1: said([member], [unseen])}
+    asked_clients.said[parameters(1).tobytes()] = {1: said([4.0], [2.5])}
+    made = full(asked_clients)
 
     def score(observed: float, shadows: list[float], deviation: float) -> float:
         mean = float(np.mean(shadows))
@@ -136,19 +136,19 @@ def test_lira_takes_the_other_retrained_models_for_shadows():
     assert found["unlearned"]["lira_auc"]["value"] == auc(1, (4.0, 2.5))
     assert found["retrained"]["lira_auc"]["value"] == auc(2, values[2])
     # With itself among the shadows the retrained model's scores would turn around.
-    assert made.numbers_of(made.retrained[1]).lira_auc is not None
+    assert made.measurements_of(made.retrained[1]).lira_auc is not None
 
 
 def test_lira_needs_two_other_retrained_models():
-    witnesses = Witnesses()
+    asked_clients = AnsweringClients()
     for draw in range(4):
-        witnesses.said[parameters(draw).tobytes()] = {1: said([1.0, 2.0], [0.0])}
-    made = trial_of(witnesses)
+        asked_clients.said[parameters(draw).tobytes()] = {1: said([1.0, 2.0], [0.0])}
+    made = judgement_of(asked_clients)
     made.add("original", parameters(0), evidence("original"))
     made.add("unlearned", parameters(1), evidence("unlearned"))
     made.add("retrained", parameters(2), evidence("retrained"))
     assert made.to_json()["evidence"]["unlearned"]["lira_auc"] is None
-    made = trial_of(witnesses)
+    made = judgement_of(asked_clients)
     made.add("original", parameters(0), evidence("original"))
     made.add("unlearned", parameters(1), evidence("unlearned"))
     made.add("retrained", parameters(2), evidence("retrained"))
@@ -159,18 +159,18 @@ def test_lira_needs_two_other_retrained_models():
 
 
 def test_models_are_to_relearn_up_to_the_originals_loss():
-    witnesses = Witnesses()
-    witnesses.said[parameters(0).tobytes()] = {
+    asked_clients = AnsweringClients()
+    asked_clients.said[parameters(0).tobytes()] = {
         1: said([1.0], [0.0], check_loss=0.25),
         2: said([1.0], [0.0], check_loss=0.5),
     }
     times = {1: RelearnTime(20, True), 2: RelearnTime(35, False)}
-    witnesses.said[parameters(1).tobytes()] = {
+    asked_clients.said[parameters(1).tobytes()] = {
         k: said([1.0], [0.0], relearn=time) for k, time in times.items()
     }
-    made = full(witnesses)
-    assert witnesses.asked[0] is None
-    assert witnesses.asked[1:] == [{1: 0.25, 2: 0.5}] * 4
+    made = full(asked_clients)
+    assert asked_clients.asked[0] is None
+    assert asked_clients.asked[1:] == [{1: 0.25, 2: 0.5}] * 4
     found = made.to_json()["evidence"]
     assert (found["original"]["relearn_batches"], found["unlearned"]) == (
         0,
@@ -178,28 +178,28 @@ def test_models_are_to_relearn_up_to_the_originals_loss():
     )
 
 
-def test_relearn_time_needs_every_client_that_testified():
-    witnesses = Witnesses()
-    witnesses.said[parameters(1).tobytes()] = {
+def test_relearn_time_needs_every_client_that_answered():
+    asked_clients = AnsweringClients()
+    asked_clients.said[parameters(1).tobytes()] = {
         1: said([1.0], [0.0], relearn=RelearnTime(5, True)),
         2: said([1.0], [0.0]),
     }
-    assert full(witnesses).models["unlearned"].relearn is None
+    assert full(asked_clients).models["unlearned"].relearn is None
 
 
 def test_without_a_cap_nobody_relearns():
-    witnesses = Witnesses()
-    full(witnesses, "verdict.relearn_cap=0")
-    assert witnesses.asked == [None] * 5
+    asked_clients = AnsweringClients()
+    full(asked_clients, "verdict.relearn_cap=0")
+    assert asked_clients.asked == [None] * 5
 
 
 def test_without_a_reference_nobody_is_asked_and_nothing_is_decided():
-    witnesses = Witnesses()
-    made = trial_of(witnesses, "reference=false")
+    asked_clients = AnsweringClients()
+    made = judgement_of(asked_clients, "reference=false")
     made.add("original", parameters(0), evidence("original"))
     made.add("unlearned", parameters(1), evidence("unlearned"))
     found = made.to_json()
-    assert witnesses.asked == []
+    assert asked_clients.asked == []
     assert found["verdict"]["outcome"] == "inconclusive"
     assert found["verdict"]["controls"] == {"original": "inconclusive"}
     assert found["evidence"]["unlearned"]["js_to_retrained"] is None
@@ -211,11 +211,11 @@ def test_without_a_reference_nobody_is_asked_and_nothing_is_decided():
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_a_model_that_diverged_is_no_evidence_and_no_error():
-    witnesses = Witnesses()
-    made = full(witnesses, "attack=canaries")
+    asked_clients = AnsweringClients()
+    made = full(asked_clients, "attack=canaries")
     lost = np.full_like(parameters(0), np.nan)
     made.add("recovered", lost, evidence("recovered", 0.1))
-    assert len(witnesses.asked) == 5  # nobody was asked about it
+    assert len(asked_clients.asked) == 5  # nobody was asked about it
     found = made.to_json()
     entry = found["evidence"]["recovered"]
     assert (entry["canary_auc"], entry["js_to_retrained"]) == (None, None)
@@ -226,8 +226,8 @@ def test_a_model_that_diverged_is_no_evidence_and_no_error():
 
 def test_canaries_are_those_of_clients_that_leave_and_attack():
     """Client 0 attacks and stays, client 2 leaves and did not attack."""
-    witnesses = Witnesses()
-    made = full(witnesses, "attack=canaries", "attack.clients=[0,1]")
+    asked_clients = AnsweringClients()
+    made = full(asked_clients, "attack=canaries", "attack.clients=[0,1]")
     assert set(made.models["original"].canaries) == {1}
     entry = made.to_json()["evidence"]["original"]
     assert 0 <= entry["canary_auc"]["low"] <= entry["canary_auc"]["high"] <= 1
@@ -236,39 +236,41 @@ def test_canaries_are_those_of_clients_that_leave_and_attack():
 
 def test_attack_base_is_measured_without_the_trigger():
     """The share of other classes' test images put into the target class."""
-    witnesses = Witnesses()
-    made = full(witnesses)
+    asked_clients = AnsweringClients()
+    made = full(asked_clients)
     answers = made.test.logits(parameters(0), DATA.test_images).argmax(axis=1)
     target = int(np.bincount(answers).argmax())
     by_hand = np.mean([a == target for a in answers[DATA.test_labels != target]])
     # Counting the target's own images too would give another number.
     assert by_hand != np.mean(answers == target)
-    made = full(witnesses, "attack=backdoor", f"attack.target={target}")
+    made = full(asked_clients, "attack=backdoor", f"attack.target={target}")
     original = made.models["original"]
     assert original.attack_base == pytest.approx(by_hand)
-    assert made.numbers_of(original).attack_base == original.attack_base
-    assert full(witnesses, "attack=label_flip").models["original"].attack_base is None
+    assert made.measurements_of(original).attack_base == original.attack_base
+    assert (
+        full(asked_clients, "attack=label_flip").models["original"].attack_base is None
+    )
 
 
 def test_a_test_set_of_the_target_class_alone_has_no_attack_base(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    made = trial_of(Witnesses(), "attack=backdoor", "attack.target=3")
+    made = judgement_of(AnsweringClients(), "attack=backdoor", "attack.target=3")
     labels = np.full_like(DATA.test_labels, 3)
     monkeypatch.setattr(made.test, "dataset", replace(DATA, test_labels=labels))
     made.add("original", parameters(0), evidence("original"))
     assert made.models["original"].attack_base is None
-    assert made.numbers_of(made.models["original"]).attack_base is None
+    assert made.measurements_of(made.models["original"]).attack_base is None
 
 
 def test_who_answers_of_other_examples_each_time_is_no_shadow():
-    """A client's own testimony may change its size; no sum fails over it."""
-    witnesses = Witnesses()
+    """A client's own answers may change its size; no sum fails over it."""
+    asked_clients = AnsweringClients()
     for draw in range(5):
-        witnesses.said[parameters(draw).tobytes()] = {
+        asked_clients.said[parameters(draw).tobytes()] = {
             1: said([1.0] * (draw + 1), [0.0])
         }
-    found = full(witnesses).to_json()["evidence"]
+    found = full(asked_clients).to_json()["evidence"]
     assert found["unlearned"]["lira_auc"] is None
 
 
@@ -276,7 +278,7 @@ def test_canaries_that_a_model_has_no_finite_answer_to_are_not_measured(
     monkeypatch: pytest.MonkeyPatch,
 ):
     """Finite on the test images, infinite on dots: the rest is measured."""
-    made = trial_of(Witnesses(), "attack=canaries")
+    made = judgement_of(AnsweringClients(), "attack=canaries")
     logits = made.test.logits
 
     def odd(vector: Vector, images: np.ndarray) -> np.ndarray:
@@ -290,7 +292,7 @@ def test_canaries_that_a_model_has_no_finite_answer_to_are_not_measured(
 
 
 def test_models_too_far_apart_for_a_number_have_none():
-    made = full(Witnesses())
+    made = full(AnsweringClients())
     far = np.full_like(parameters(0), 1e30)
     made.add("recovered", far, evidence("recovered"))
     found = made.to_json()["evidence"]["recovered"]
@@ -298,26 +300,26 @@ def test_models_too_far_apart_for_a_number_have_none():
 
 
 def test_floor_is_the_widest_gap_of_retrained_models():
-    made = full(Witnesses())
+    made = full(AnsweringClients())
     accuracies = [m.test_accuracy for m in made.retrained]
     widest = max(accuracies) - min(accuracies)
     assert made.to_json()["floor"]["test_accuracy"] == pytest.approx(widest)
     assert made.to_json()["floor"]["models"] == 3
 
 
-def test_testimony_is_kept_to_the_last_bit_and_named_by_all_it_depends_on(
+def test_answers_are_kept_to_the_last_bit_and_named_by_all_it_depends_on(
     tmp_path: Path,
 ):
     first = {2: said([0.1, 1 / 3], [2.0], relearn=RelearnTime(5, False))}
-    kept = KeptTestimony(tmp_path, parameters(0), {"cap": 5})
+    kept = KeptAnswers(tmp_path, parameters(0), {"cap": 5})
     assert kept.read() is None
     kept.write(first)
     found = kept.read()
     assert found is not None
     assert found[2].members.tobytes() == first[2].members.tobytes()
     assert found[2].relearn == RelearnTime(5, False)
-    assert KeptTestimony(tmp_path, parameters(0), {"cap": 6}).read() is None
-    assert KeptTestimony(tmp_path, parameters(1), {"cap": 5}).read() is None
+    assert KeptAnswers(tmp_path, parameters(0), {"cap": 6}).read() is None
+    assert KeptAnswers(tmp_path, parameters(1), {"cap": 5}).read() is None
     (path,) = tmp_path.iterdir()
     path.write_text(path.read_text().replace("2.0", "2.5"))
     assert kept.read() is None
@@ -472,8 +474,8 @@ def test_a_second_run_asks_nobody_about_models_that_are_kept(
 
 def test_verdict_follows_the_model_and_not_its_name(tmp_path: Path):
     """Swapping what is called unlearned and retrained swaps their outcomes."""
-    witnesses = Witnesses()
-    made = full(witnesses, "attack=backdoor")
+    asked_clients = AnsweringClients()
+    made = full(asked_clients, "attack=backdoor")
     bad = replace(made.models["unlearned"], attack_success=0.9)
     good = replace(made.models["unlearned"], attack_success=0.0)
     flat = [replace(m, attack_success=0.0) for m in made.retrained]

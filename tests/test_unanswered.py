@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from conftest import RecordingGrid, small_config
 
-from clients.trainer import WriterClient
-from clients.witness import WitnessClient
 from fedneg.client_app import app as real_clients
-from fedneg.errors import FedNegError
+from fedneg.clients.answering import AnsweringClient
+from fedneg.clients.trainer import WriterClient
+from fedneg.core.errors import FedNegError
+from fedneg.core.unanswered import Unanswered, notices_of
 from fedneg.server_app import run
-from fedneg.unanswered import Unanswered, notices_of
 
 OPTIONS = ("clients=3", "rounds=1", "forget=1", "reference=true", "retrain=none")
 WHY = "the <b>disk</b> is [/red] gone"
@@ -66,10 +66,10 @@ def test_who_does_not_evaluate_is_named_everywhere(
     assert "&lt;NA&gt;" not in page
 
 
-def test_who_does_not_testify_is_named_too(
+def test_who_does_not_answer_is_named_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    broken(1, "testify", monkeypatch, WitnessClient)
+    broken(1, "answer", monkeypatch, AnsweringClient)
     config = small_config(*OPTIONS, "report=false", "verdict.retrainings=1")
     run(RecordingGrid(real_clients, 3), config, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
@@ -78,8 +78,11 @@ def test_who_does_not_testify_is_named_too(
         ("testify", 1)
     ] * 4
     assert [n.partition(":")[0] for n in results["notices"]] == [
-        *(f"no answer when asked to testify about {name} model" for name in about),
-        "no answer when asked to testify about a model retrained with another seed",
+        f"no answer when asked to say what it knows of {model}"
+        for model in (
+            *(f"{name} model" for name in about),
+            "a model retrained with another seed",
+        )
     ]
 
 

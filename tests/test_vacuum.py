@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fedneg.errors import FedNegError
-from fedneg.live.vacuum_command import run_vacuum_command, vacuum
+from fedneg.cli.vacuum import run_vacuum_command, vacuum
+from fedneg.core.errors import FedNegError
 
 SECRET = b"what a client once sent" * 40
 
@@ -43,7 +43,7 @@ def test_a_reader_that_holds_the_log_is_named(tmp_path: Path):
         closing(sqlite3.connect(path, isolation_level=None)) as reader,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr("fedneg.live.vacuum_command.BUSY_TIMEOUT_S", 0.1)
+        patch.setattr("fedneg.cli.vacuum.BUSY_TIMEOUT_S", 0.1)
         superlink.execute("PRAGMA journal_mode=WAL")
         superlink.execute("CREATE TABLE objects (content BLOB)")
         superlink.execute("INSERT INTO objects VALUES (?)", (SECRET,))

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedneg.checkpoint import Checkpoints
-from fedneg.errors import FedNegError
-from fedneg.ledger import Ledger
-from fedneg.live import vault as vault_module
-from fedneg.live.sealed import Sealed
-from fedneg.live.vault import NONCE, TAG, Vault
-from fedneg.parameters import Vector
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import Vector
+from fedneg.ledger.checkpoint import Checkpoints
+from fedneg.ledger.ledger import Ledger
+from fedneg.records import vault as vault_module
+from fedneg.records.sealed import Sealed
+from fedneg.records.vault import NONCE, TAG, Vault
 
 CLIENTS, SIZE = 4, 50
 

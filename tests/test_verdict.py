@@ -11,12 +11,12 @@ from conftest import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedneg.errors import FedNegError
-from fedneg.forgetting.membership import Interval
-from fedneg.forgetting.model_numbers import ModelNumbers
-from fedneg.forgetting.relearn import RelearnTime
-from fedneg.forgetting.settings import VerdictSettings
-from fedneg.forgetting.verdict import Verdict, judge, outcome_of
+from fedneg.core.errors import FedNegError
+from fedneg.core.verdict_settings import VerdictSettings
+from fedneg.evaluation.measurements import Measurements
+from fedneg.evaluation.membership import Interval
+from fedneg.evaluation.relearn import RelearnTime
+from fedneg.evaluation.verdict import Verdict, judge, outcome_of
 
 MARGINS = yaml.safe_load((REPOSITORY / "conf/verdict/margins.yaml").read_text())
 SETTINGS = VerdictSettings.from_mapping(MARGINS)
@@ -31,7 +31,7 @@ def around(value: float, half: float = 0.02) -> Interval:
     return Interval(value, max(0.0, value - half), min(1.0, value + half))
 
 
-def numbers(name: str, **changed: Any) -> ModelNumbers:
+def numbers(name: str, **changed: Any) -> Measurements:
     """Return a model that never saw the client, but for what is changed."""
     values: dict[str, Any] = {
         "fingerprint": name,
@@ -43,7 +43,7 @@ def numbers(name: str, **changed: Any) -> ModelNumbers:
         "canary_auc": around(0.50),
         "relearn": RelearnTime(100, True),
     }
-    return ModelNumbers(name=name, **(values | changed))
+    return Measurements(name=name, **(values | changed))
 
 
 # Three retrainings with other seeds; the pairwise floors by hand:
@@ -98,10 +98,10 @@ POWERLESS = numbers(
 
 
 def verdict(
-    judged: ModelNumbers,
+    judged: Measurements,
     *,
-    original: ModelNumbers = ORIGINAL,
-    retrained: tuple[ModelNumbers, ...] = RETRAINED,
+    original: Measurements = ORIGINAL,
+    retrained: tuple[Measurements, ...] = RETRAINED,
     **changed: Any,
 ) -> Verdict:
     """Return the verdict beside the original and the retrained models."""

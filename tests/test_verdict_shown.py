@@ -11,20 +11,20 @@ import pytest
 from rich.console import Console
 from test_report import make_run, render, said
 
-from fedneg.console import show_summary
-from fedneg.findings import describe_findings
-from fedneg.forgetting.lines import LINES as JUDGED
-from fedneg.forgetting.membership import Interval
-from fedneg.forgetting.model_numbers import ModelNumbers
-from fedneg.forgetting.settings import VerdictSettings
-from fedneg.forgetting.verdict import judge
-from fedneg.report_costs import describe_speed_up
-from fedneg.sweep import collect_sweep, write_sweep
-from fedneg.verdict_words import (
+from fedneg.core.verdict_settings import VerdictSettings
+from fedneg.evaluation.measurements import Measurements
+from fedneg.evaluation.membership import Interval
+from fedneg.evaluation.rules import LINES as JUDGED
+from fedneg.evaluation.verdict import judge
+from fedneg.reports.compare.sweep import collect_sweep, write_sweep
+from fedneg.reports.conclusions import describe_conclusions
+from fedneg.reports.console import show_summary
+from fedneg.reports.run.costs import describe_speed_up
+from fedneg.reports.verdict_text import (
     control_warnings,
     describe_allowed,
     describe_controls,
-    describe_line,
+    describe_evidence,
     describe_reason,
 )
 
@@ -44,10 +44,10 @@ SETTINGS = VerdictSettings(
 GOOD = {"original": "not forgotten", "retrained": "forgotten"}
 
 
-def numbers(name: str, attack: float, auc: float | None = None) -> ModelNumbers:
+def numbers(name: str, attack: float, auc: float | None = None) -> Measurements:
     """Return a model's numbers: attack success and, if given, a membership AUC."""
     interval = None if auc is None else Interval(auc, auc - 0.01, auc + 0.01)
-    return ModelNumbers(name, name, 0.9, attack_success=attack, membership_auc=interval)
+    return Measurements(name, name, 0.9, attack_success=attack, membership_auc=interval)
 
 
 def verdict(
@@ -262,7 +262,7 @@ def test_threshold_says_on_which_side_it_lies(line: Any, allowed: str) -> None:
 
 def test_numbers_that_differ_are_not_written_alike() -> None:
     line = {"name": "js_divergence", "value": 0.0112, "threshold": 0.0107, "why": "x"}
-    assert describe_line(line) == "JS divergence x (0.0112, allowed 0.0107)"
+    assert describe_evidence(line) == "JS divergence x (0.0112, allowed 0.0107)"
 
 
 def line(name: str, decision: str, why: str) -> dict[str, Any]:
@@ -436,16 +436,16 @@ def test_same_inputs_give_same_bytes(tmp_path: Path) -> None:
     assert pages[0] == pages[1]
 
 
-def test_findings_of_another_model_leave_the_verdict_alone() -> None:
+def test_conclusions_of_another_model_leave_the_verdict_alone() -> None:
     """No sentence may deny what the banner says of the model that was judged."""
     results = judged_run(verdict(0.02))[0]
     results["models"]["unlearned"]["test_accuracy"] = 0.11
-    found = " ".join(describe_findings(results))
+    found = " ".join(describe_conclusions(results))
     claim = "this fall is no sign of forgetting; the verdict is on the recovered model."
     assert claim in found
     results["models"]["unlearned"] = dict(results["models"]["original"])
     results["verdict"]["model"] = "unlearned"
-    found = " ".join(describe_findings(results))
+    found = " ".join(describe_conclusions(results))
     assert "no trace of forgetting by themselves; the verdict rests on" in found
 
 

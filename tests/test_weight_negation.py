@@ -3,7 +3,7 @@
 import numpy as np
 from conftest import Answer, Bench, small_config
 
-from fedneg.parameters import NDArrays
+from fedneg.core.parameters import NDArrays
 
 
 def test_the_first_array_changes_sign_and_nothing_else():

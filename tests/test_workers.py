@@ -14,16 +14,16 @@ from conftest import SMALL, command, processes_in, processes_left_in, small_conf
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from waiting import no_longer_than_patience, until
 
-from fedneg import worker, workers
 from fedneg.__main__ import _uses_workers
-from fedneg.channel import LARGE
 from fedneg.client_app import app as client_app
-from fedneg.engine import simulate
-from fedneg.errors import FedNegError
-from fedneg.inline_grid import InlineGrid
-from fedneg.local_grid import LocalGrid
+from fedneg.core.errors import FedNegError
+from fedneg.engines import worker, workers
+from fedneg.engines.channel import LARGE
+from fedneg.engines.inline import InlineGrid
+from fedneg.engines.local import LocalGrid
+from fedneg.engines.simulate import simulate
+from fedneg.engines.workers import WorkerPool
 from fedneg.server_app import run
-from fedneg.workers import WorkerPool
 
 MODELS = ("original", "unlearned", "recovered", "retrained")
 
@@ -185,7 +185,7 @@ def test_a_worker_has_the_import_path_of_its_parent(
 
 OWNER = """
 import sys
-from fedneg.workers import WorkerPool
+from fedneg.engines.workers import WorkerPool
 pool = WorkerPool(2, "worker_actions:act")
 list(pool.run([b""], [[b"compute " + name.encode()] for name in sys.argv[1:]]))
 """
@@ -322,7 +322,7 @@ def test_local_gives_the_bytes_of_inline(tmp_path: Path):
 
 def test_local_grid_reports_a_failing_client_like_inline():
     """A task that is no JSON: the same error reply from both."""
-    made = WorkerPool(1, "fedneg.local_grid:serve")
+    made = WorkerPool(1, "fedneg.engines.local:serve")
     try:
         reasons = []
         for grid in (InlineGrid(client_app, 2), LocalGrid(client_app, 2, made)):

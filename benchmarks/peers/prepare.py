@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedneg.data import load_dataset
-from fedneg.download import DataUnavailableError
-from fedneg.partition import partition_by_writer
+from fedneg.data.datasets import load_dataset
+from fedneg.data.download import DataUnavailableError
+from fedneg.data.partition import partition_by_writer
 
 SEED = 0
 # As many as MNIST has, so that the fallback is the same amount of work.

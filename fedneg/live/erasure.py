@@ -20,20 +20,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedneg.checkpoint import Checkpoints
-from fedneg.errors import FedNegError
-from fedneg.files import write_bytes
-from fedneg.isolation import left_of
-from fedneg.live.account import PURGING, RECEIPT
-from fedneg.live.fingerprints import Fingerprint, fingerprints
-from fedneg.live.receipts import signed_receipt, write_receipt
-from fedneg.live.requests import DONE, Request
-from fedneg.live.scan import ScanResult, scan
-from fedneg.live.sealed import Sealed
-from fedneg.live.state import State
-from fedneg.live.walk import shown
-from fedneg.parameters import Vector
-from fedneg.reading import read_regular
+from fedneg.core.errors import FedNegError
+from fedneg.core.files import write_bytes
+from fedneg.core.parameters import Vector
+from fedneg.core.reading import read_regular
+from fedneg.evaluation.isolation import left_of
+from fedneg.ledger.checkpoint import Checkpoints
+from fedneg.records.account import PURGING, RECEIPT
+from fedneg.records.fingerprints import Fingerprint, fingerprints
+from fedneg.records.receipts import signed_receipt, write_receipt
+from fedneg.records.requests import DONE, Request
+from fedneg.records.scan import ScanResult, scan
+from fedneg.records.sealed import Sealed
+from fedneg.records.state import State
+from fedneg.records.walk import shown
 
 if TYPE_CHECKING:
     from fedneg.federation import Federation
@@ -113,7 +113,7 @@ class Erasure:
         """Return how near arithmetic on what is left comes to the contributions.
 
         Right after forgetting, before what the method changed is folded away: for each
-        client and, of several, for their sum (`fedneg.isolation`).
+        client and, of several, for their sum (`fedneg.evaluation.isolation`).
         """
         strategy = self.federation.strategy
         own = {str(k): v["contribution"] for k, v in must_go.items()}

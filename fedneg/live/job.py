@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from fedneg import outputs
-from fedneg.checkpoint import Restored
-from fedneg.console import Progress, say, show_notice
-from fedneg.errors import FedNegError
-from fedneg.exits import mistake_of
-from fedneg.formats import number as finite
-from fedneg.live.account import KEPT, RESUMED
+from fedneg.core import outputs
+from fedneg.core.errors import FedNegError
+from fedneg.core.exits import mistake_of
+from fedneg.core.formats import number as finite
+from fedneg.core.parameters import Vector, digest_of_model
+from fedneg.core.progress import Progress, say, show_notice
+from fedneg.core.settings import Config
+from fedneg.core.unanswered import EVALUATE, describe
+from fedneg.history import HISTORY_COLUMNS
+from fedneg.ledger.checkpoint import Restored
 from fedneg.live.erasure import Erasure
-from fedneg.live.requests import ACCEPTED, UNLEARNED
-from fedneg.live.sealed import Sealed
-from fedneg.live.state import State
-from fedneg.parameters import Vector, digest_of_model
-from fedneg.results import HISTORY_COLUMNS
-from fedneg.settings import Config
-from fedneg.unanswered import EVALUATE, describe
+from fedneg.records.account import KEPT, RESUMED
+from fedneg.records.requests import ACCEPTED, UNLEARNED
+from fedneg.records.sealed import Sealed
+from fedneg.records.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,0 +1,122 @@
+"""`fedneg cache`: the trainings that are kept, and how to be rid of them."""
+
+import argparse
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedneg.core.arguments import OneLineParser, days
+from fedneg.core.formats import human_bytes
+from fedneg.ledger.training_cache import Entry, Store
+
+DAY_S = 86_400.0
+
+
+def run_cache_command(arguments: Sequence[str]) -> None:
+    """Do what the words after `fedneg cache` say.
+
+    Raises
+    ------
+    FedNegError
+        For words that mean nothing, in one line.
+    """
+    options = _parser().parse_args(arguments)
+    store = Store()
+    if options.action == "list":
+        _show(store, Console())
+    else:
+        _prune(store, older_than_s=options.older_than * DAY_S)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="fedneg cache",
+        description="Trainings that fedneg keeps in $FEDNEG_CACHE and reuses.",
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|prune")
+    actions.add_parser("list", help="show what is kept, and how large it is")
+    prune = actions.add_parser("prune", help="remove trainings that nobody is using")
+    prune.add_argument(
+        "--older-than",
+        type=days,
+        default=0.0,
+        metavar="DAYS",
+        help="only what was last used longer ago, e.g. 30d",
+    )
+    return parser
+
+
+def _show(store: Store, console: Console) -> None:
+    """Print a table of all entries."""
+    entries = store.entries()
+    if not entries:
+        print(f"nothing is kept in {store.root}")
+        return
+    table = Table(title=Text(str(store.root)), title_justify="left")
+    for heading in ("training", "what", "rounds", "size", "last used"):
+        table.add_column(heading, justify="right" if heading == "size" else "left")
+    total = 0
+    for entry in entries:
+        size = entry.num_bytes()
+        total += size
+        table.add_row(
+            entry.digest[:12], *_description(entry), human_bytes(size), _age(entry)
+        )
+    console.print(table, markup=False)
+    print(f"{len(entries)} trainings, {human_bytes(total)}")
+
+
+def _description(entry: Entry) -> tuple[str, str]:
+    """Return what an entry is, and how far it came."""
+    done = entry.checkpoints().rounds()
+    try:
+        found = entry.identity()
+        rounds = f"{done[-1] if done else 0} of {found['rounds']}"
+        if "after" in found:
+            forgotten = ", ".join(map(str, found["forget"]))
+            return f"recovery after forgetting {forgotten}", rounds
+        away = sorted(set(range(found["clients"])) - set(found["taking_part"]))
+        without = f" without {', '.join(map(str, away))}" if len(away) < 6 else ""
+        attack = found["attack"]["name"]
+        what = (
+            f"{found['data']['name']}, {found['clients']} clients"
+            f"{without if away else ''}, seed {found['seed']}"
+            + (f", {attack}" if attack != "none" else "")
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its identity.json cannot be read", str(done[-1] if done else 0)
+    return what, rounds
+
+
+def _age(entry: Entry) -> str:
+    try:
+        seconds = time.time() - entry.last_used()
+    except OSError:
+        return "never"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min ago"
+    if seconds < 2 * DAY_S:
+        return f"{seconds / 3600:.0f} h ago"
+    return f"{seconds / DAY_S:.0f} days ago"
+
+
+def _prune(store: Store, *, older_than_s: float) -> None:
+    """Remove entries, and say which are in use."""
+    removed, freed = 0, 0
+    for entry in store.entries():
+        try:
+            if time.time() - entry.last_used() < older_than_s:
+                continue
+        except OSError:  # never used: no lock was ever made
+            pass
+        try:
+            with entry.locked():
+                freed += entry.num_bytes()
+                entry.remove()
+                removed += 1
+        except BlockingIOError:
+            print(f"{entry.digest[:12]} is in use and stays")
+    print(f"removed {removed} trainings, {human_bytes(freed)}")

@@ -1,0 +1,319 @@
+"""`fedneg verify`, `fedneg audit`, `fedneg scan`: what anybody can check afterwards.
+
+Each ends with exit code 0 only if all that it read holds; otherwise with one line that
+names the first thing that does not.
+"""
+
+import argparse
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from fedneg.core.arguments import OneLineParser
+from fedneg.core.errors import FedNegError
+from fedneg.core.formats import human_bytes, plain
+from fedneg.core.reading import read_regular
+from fedneg.records.account import Account
+from fedneg.records.agreement import Difference, differences
+from fedneg.records.audit import AuditCheck, check
+from fedneg.records.fingerprints import Fingerprint
+from fedneg.records.identity import LOG_NAME
+from fedneg.records.receipts import read_receipt, words_on_isolation
+from fedneg.records.scan import Match, ScanResult, scan
+from fedneg.records.signing import PUBLIC_NAME, PublicKey, keys_folder, load_public
+from fedneg.records.walk import shown
+
+# A list in a receipt is shown to so many items, and files of one client likewise.
+SHOWN = 12
+# What differs is looked at again after so long, and so often.
+LOOK_AGAIN_S, LOOKS = 0.2, 5
+
+
+def run_verify_command(arguments: Sequence[str]) -> None:
+    """Do what the words after `fedneg verify` say.
+
+    Raises
+    ------
+    FedNegError
+        If the receipt is not what the owner of the key signed.
+    """
+    parser = OneLineParser(
+        prog="fedneg verify", description="Check a receipt and show what it says."
+    )
+    parser.add_argument("receipt", type=Path, metavar="RECEIPT.json")
+    parser.add_argument(
+        "--key",
+        type=Path,
+        required=True,
+        metavar="operator.pub",
+        help="the operator's public key, from a source that you trust",
+    )
+    options = parser.parse_args(arguments)
+    public = load_public(options.key)
+    receipt = read_receipt(options.receipt, public)
+    rows = list(_rows(receipt))
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}".rstrip())
+    if words := words_on_isolation(receipt):
+        print(words)
+    print(f"the signature is good: made by key {public.fingerprint}")
+
+
+def _rows(value: object, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield name and text of everything in a nested value, in its order."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _rows(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and any(isinstance(v, list | dict) for v in value):
+        for number, inner in enumerate(value):
+            yield from _rows(inner, f"{name}[{number}]")
+    else:
+        yield _printable(name), _printable(_text(value))
+
+
+def _text(value: object) -> str:
+    """Return a value that is not nested as a reader wants it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        shown = ", ".join(_text(v) for v in value[:SHOWN])
+        return shown + (f", ... ({len(value)} in all)" if len(value) > SHOWN else "")
+    return plain(value)
+
+
+def _printable(text: str) -> str:
+    """Return text without what would move the cursor or colour the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+# -- audit ----------------------------------------------------------------------------
+
+
+def run_audit_command(arguments: Sequence[str]) -> None:
+    """Do what the words after `fedneg audit` say.
+
+    It only looks, and needs no right to write.
+
+    Raises
+    ------
+    FedNegError
+        For the first entry, or else the first file, that does not hold.
+    """
+    options = _audit_parser().parse_args(arguments)
+    folder = options.keys or keys_folder(options.state)
+    public = load_public(options.key or folder / PUBLIC_NAME)
+    log = options.state / LOG_NAME
+    # Files first: what the log has beyond them is newer, and no contradiction.
+    receipts, problems = _receipts(options.state / "receipts", public)
+    account = Account(log, public)
+    found = check(
+        log,
+        public,
+        head=options.head,
+        wanted=set(receipts.values()),
+        each=account.enter,
+    )
+    alone: list[str] = []
+    if found.broken is not None:
+        # What stands behind a broken entry is unknown, and no receipt's fault.
+        first = f"entry {found.broken.number} of {log} is broken: {found.broken.what}"
+        problems.insert(0, first)
+    else:
+        # Who brings the public key need not be let into the keys' folder.
+        keys = None if options.key and not options.keys else folder
+        differences = _settled(options.state, keys, account)
+        problems += [d.text for d in differences if d.complete is None]
+        problems += [
+            f"{path} names entry {digest}, which is not in {log}"
+            for path, digest in receipts.items()
+            if digest in found.missing
+        ]
+        alone = [d.text for d in differences if d.complete is not None]
+    if options.json:
+        print(json.dumps(_as_json(found, len(receipts), problems, alone)))
+    else:
+        print(f"whole entries: {found.entries}, the last one is {found.head}")
+        print(f"good receipts: {len(receipts)}, signed with key {public.fingerprint}")
+        for text in alone:
+            print(f"to be completed by the next start: {text}")
+    if problems:
+        more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise FedNegError(problems[0] + more)
+
+
+def _audit_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="fedneg audit",
+        description="Check the audit log of a federation, and its receipts against it.",
+    )
+    parser.add_argument("--state", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--key", type=Path, metavar="operator.pub", help="default: that in --keys"
+    )
+    parser.add_argument(
+        "--keys", type=Path, metavar="FOLDER", help="default: DIR-keys, beside DIR"
+    )
+    parser.add_argument(
+        "--head",
+        type=_digest,
+        metavar="DIGEST",
+        help="of an entry, kept elsewhere: shows that the end was not cut off",
+    )
+    parser.add_argument("--json", action="store_true", help="for other programs")
+    return parser
+
+
+def _digest(text: str) -> str:
+    """Return a digest as the log writes it; for argparse's `type`."""
+    if not re.fullmatch("[0-9a-f]{64}", text.lower()):
+        raise argparse.ArgumentTypeError(f"must be 64 hexadecimal digits, got {text!r}")
+    return text.lower()
+
+
+def _receipts(folder: Path, public: PublicKey) -> tuple[dict[Path, str], list[str]]:
+    """Return the entry that each good receipt names, and what is wrong with others."""
+    found, problems = {}, []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            digest = read_receipt(path, public).get("audit_entry")
+        except FedNegError as error:
+            problems.append(str(error))
+            continue
+        if isinstance(digest, str):
+            found[path] = digest
+        else:
+            problems.append(f"{path} must name an entry as audit_entry, got {digest!r}")
+    return found, problems
+
+
+def _settled(state: Path, keys: Path | None, account: Account) -> list[Difference]:
+    """Return how a folder differs from its log, once nobody is in the middle of a word.
+
+    A run, or who accepts a request, may be between an entry and its act.
+    """
+    found = list(differences(state, keys, account))
+    for _ in range(LOOKS):
+        if not found:
+            break
+        time.sleep(LOOK_AGAIN_S)
+        account = Account(account.path, account.public).refresh()
+        again = list(differences(state, keys, account))
+        if [d.text for d in again] == [d.text for d in found]:
+            break
+        found = again
+    return found
+
+
+def _as_json(
+    found: AuditCheck, receipts: int, problems: list[str], alone: list[str]
+) -> dict[str, Any]:
+    return {
+        "entries": found.entries,
+        "head": found.head,
+        "broken": asdict(found.broken) if found.broken else None,
+        "receipts": receipts,
+        "problems": problems,
+        "to_be_completed": alone,
+    }
+
+
+# -- scan -----------------------------------------------------------------------------
+
+
+def run_scan_command(arguments: Sequence[str]) -> None:
+    """Do what the words after `fedneg scan` say.
+
+    Raises
+    ------
+    FedNegError
+        If anything of a forgotten client is found, or not everything could be read.
+    """
+    parser = OneLineParser(
+        prog="fedneg scan",
+        description="Look for what forgotten clients sent, in every byte of all files.",
+    )
+    parser.add_argument("--state", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "paths", type=Path, nargs="*", metavar="PATH", help="also there, e.g. backups"
+    )
+    options = parser.parse_args(arguments)
+    wanted = _wanted(options.state / "fingerprints")
+    if not wanted:
+        return
+    result = scan([options.state, *options.paths], wanted)
+    for link, target in result.followed[:SHOWN]:
+        print(f"followed {_printable(shown(link))} to {_printable(shown(target))}")
+    if len(result.followed) > SHOWN:
+        print(
+            f"followed {len(result.followed) - SHOWN} more links out of what was named"
+        )
+    for path, why in result.not_searched[:SHOWN]:
+        print(f"not searched: {_printable(shown(path))} ({_printable(why)})")
+    if len(result.not_searched) > SHOWN:
+        print(f"not searched: {len(result.not_searched) - SHOWN} more")
+    print(
+        f"read {result.files} files, {human_bytes(result.bytes)}, for {len(wanted)} "
+        "fingerprints"
+    )
+    _show_matches(result, wanted)
+    if result.matches:
+        first = result.matches[0]
+        raise FedNegError(
+            f"{first.path} holds, at byte {first.offset}, what {first.name} sent"
+        )
+
+
+def _wanted(folder: Path) -> list[Fingerprint]:
+    """Return the fingerprints of all files, each named for its client and request.
+
+    None at all only if none of the clients ever took part: it is said so.
+    """
+    found, absent = [], 0
+    paths = sorted(folder.glob("*.json"))
+    for path in paths:
+        try:
+            content = json.loads(read_regular(path))
+            whose = f"client {content['client']} ({content['request']})"
+            made = [Fingerprint.from_json(c) for c in content["fingerprints"]]
+            never = content.get("took_part") is False
+        except OSError as error:
+            raise FedNegError(f"{path} cannot be read: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise FedNegError(
+                f"{path} must hold a client, a request and their fingerprints; it is "
+                "damaged"
+            ) from None
+        if not made and never:
+            absent += 1
+            print(
+                f"{whose} has no fingerprints: it took part in no round, there is "
+                "nothing to look for"
+            )
+        elif not made:
+            print(f"{whose} has no fingerprints: nothing that was sent is telling")
+        found += [replace(f, name=whose) for f in made]
+    if not found and not (paths and absent == len(paths)):
+        raise FedNegError(
+            f"{folder} holds no fingerprints; nothing was looked for, and nothing read"
+        )
+    return found
+
+
+def _show_matches(result: ScanResult, wanted: Sequence[Fingerprint]) -> None:
+    """Print for each client what was found, and where."""
+    by_name: dict[str, list[Match]] = {f.name: [] for f in wanted}
+    for match in result.matches:
+        by_name[match.name].append(match)
+    for name, matches in by_name.items():
+        paths = sorted({os.fspath(match.path) for match in matches})
+        print(f"{name}: {len(matches)} matches in {len(paths)} files")
+        for path in paths[:SHOWN]:
+            print(f"  {_printable(path)}")
+        if len(paths) > SHOWN:
+            print(f"  and {len(paths) - SHOWN} more")

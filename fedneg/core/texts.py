@@ -1,0 +1,85 @@
+"""Texts from outside: checked where they enter, or made fit to be written and shown.
+
+A text may come from the command line, whose bytes need be no UTF-8 (Python then has
+lone surrogates in it, which nothing can encode), or from a client, which may send
+escape codes or megabytes.
+"""
+
+import os
+import unicodedata
+
+from fedneg.core.errors import FedNegError
+
+# What is kept of a client's words: of a reason, or of what it sent instead of a number.
+MAX_TEXT = 300
+# Of a text that an operator gives: it goes on into the audit log and the receipt.
+MAX_REASON = 500
+CUT = "..."
+# Joiners that Persian, and families of emojis, are written with.
+_JOINERS = "\u200c\u200d"
+
+
+def one_line(text: str, most: int = MAX_TEXT) -> str:
+    """Return a text in one line that any file, log and terminal may hold.
+
+    White space becomes single spaces; what is not printable (escape codes, lone
+    surrogates, what turns the direction of writing) becomes a backslash and its number.
+    Of a longer text the beginning and the end are kept, `most` characters in all: an
+    error names its file first and its rule last.
+    """
+    if len(text) > 8 * most:  # nobody's megabytes are looked at one by one
+        text = text[: 4 * most] + text[-4 * most :]
+    text = " ".join(text.split())
+    text = "".join(c if c.isprintable() else _escaped(c) for c in text)
+    if len(text) <= most:
+        return text
+    tail = most // 3
+    return text[: most - tail - len(CUT)] + CUT + text[-tail:]
+
+
+def check_text(name: str, value: str, *, most: int = MAX_REASON) -> str:
+    """Return a text that may be stored, signed and shown as it is.
+
+    Raises
+    ------
+    FedNegError
+        If it is longer than `most`, no Unicode, or has a control character in it.
+    """
+    for place, char in enumerate(value):
+        if _steers(char):
+            kind = "bytes that are no UTF-8" if _is_surrogate(char) else "one"
+            raise FedNegError(
+                f"{name} must be text in one line, without control characters, got "
+                f"{kind}: {_escaped(char)} at place {place}"
+            )
+    if len(value) > most:
+        raise FedNegError(
+            f"{name} must have at most {most} characters, got {len(value)}"
+        )
+    return value
+
+
+def check_utf8(name: str, value: str | os.PathLike[str]) -> None:
+    """Raise FedNegError unless a path, or another word of a command line, is UTF-8.
+
+    No JSON, CSV or message could hold it.
+    """
+    text = os.fspath(value)
+    if any(map(_is_surrogate, text)):
+        raise FedNegError(f"{name} must be UTF-8, got {one_line(text)}")
+
+
+def _steers(char: str) -> bool:
+    """Return whether a character is an instruction to a terminal, or no Unicode."""
+    # Cc: control, Cf: direction of writing and the like, Cs: half of a character, Zl
+    # and Zp: the end of a line or a paragraph.
+    kind = unicodedata.category(char)
+    return kind in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in _JOINERS
+
+
+def _is_surrogate(char: str) -> bool:
+    return "\ud800" <= char <= "\udfff"
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode()

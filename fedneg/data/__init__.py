@@ -1,0 +1,1 @@
+"""Data sets, how they are split among clients, and what an attacker does to them."""

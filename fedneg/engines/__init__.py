@@ -1,0 +1,1 @@
+"""What runs the clients: this process, worker processes, Ray, or real nodes."""

@@ -1,0 +1,175 @@
+"""A Grid over worker processes of this machine, and what a worker does for it.
+
+Messages go there and back as parts: Flower's own bytes, and then the data of each array
+as it is.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
+from flwr.app.message.message import make_message
+from flwr.clientapp import ClientApp
+from flwr.common.serde import (
+    context_from_proto,
+    context_to_proto,
+    message_from_proto,
+    message_to_proto,
+    recorddict_from_proto,
+    recorddict_to_proto,
+)
+from flwr.common.serde_utils import metadata_from_proto, metadata_to_proto
+from flwr.proto.message_pb2 import Context as ProtoContext
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.message_pb2 import Metadata as ProtoMetadata
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+
+from fedneg.client_app import app as client_app
+from fedneg.engines.channel import Parts
+from fedneg.engines.inline import InlineGrid, be_somebody, call, of_one_content
+from fedneg.engines.workers import WorkerPool
+
+
+class LocalGrid(InlineGrid):
+    """A Grid that spreads the messages over worker processes of this machine.
+
+    A record that several messages share, as the global parameters of a round are, is
+    handed to each worker once. Nodes that took longest the last time begin first.
+    Replies are yielded as they come in. A worker that dies takes its cohort with it.
+    """
+
+    def __init__(
+        self, client_app: ClientApp, clients: int, pool: WorkerPool, cohort: int = 1
+    ) -> None:
+        super().__init__(client_app, clients, cohort)
+        self.pool = pool
+        self._timeout_s: float | None = None
+        self._work: dict[int, float] = {}
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Push and pull; a client not done after `timeout` seconds is given up."""
+        self._timeout_s = timeout
+        return super().send_and_receive(messages)
+
+    def _answers(self, messages: list[Message]) -> Iterator[Message]:
+        for group in of_one_content(messages):
+            # Stable: cohorts of which nothing is known keep their order.
+            cohorts = sorted(self._cohorts(group), key=self._work_of, reverse=True)
+            shared = _parts_of(group[0].content)
+            requests = [self._request(cohort) for cohort in cohorts]
+            for place, answer in self.pool.run(shared, requests, self._timeout_s):
+                yield from self._replies_of(cohorts[place], answer)
+
+    def _work_of(self, cohort: list[Message]) -> float:
+        """Return the seconds that these nodes took the last time."""
+        return sum(self._work.get(m.metadata.dst_node_id, 0.0) for m in cohort)
+
+    def _request(self, cohort: list[Message]) -> Parts:
+        parts = []
+        for message in cohort:
+            context = self.contexts[message.metadata.dst_node_id]
+            parts.append(metadata_to_proto(message.metadata).SerializeToString())
+            parts.append(context_to_proto(context).SerializeToString())
+        return parts
+
+    def _replies_of(
+        self, cohort: list[Message], answer: list[bytes] | str
+    ) -> Iterator[Message]:
+        """Yield the replies in a worker's answer, or what became of the worker."""
+        if isinstance(answer, str):
+            for message in cohort:
+                yield Message(Error(code=0, reason=answer), reply_to=message)
+            return
+        seconds, parts = float(answer[0]), iter(answer[1:])
+        for message in cohort:
+            node = message.metadata.dst_node_id
+            self._work[node] = seconds / len(cohort)
+            count, state, head = islice(parts, 3)
+            self.contexts[node].state = recorddict_from_proto(
+                ProtoRecordDict.FromString(state)
+            )
+            reply = message_from_proto(ProtoMessage.FromString(head))
+            content = list(islice(parts, int(count)))
+            yield (
+                make_message(reply.metadata, _record_of(content)) if content else reply
+            )
+
+
+def serve(shared: Parts, request: Parts) -> Parts:
+    """Answer one request in a worker process: the ClientApp's replies, in bytes.
+
+    A request has a message's metadata and its context for each client of a cohort. The
+    answer has the seconds that it took; and for each client how many parts its content
+    has, its state, its reply without the content, and that.
+    """
+    started = time.perf_counter()
+    be_somebody()
+    asked = [
+        (
+            make_message(
+                metadata_from_proto(ProtoMetadata.FromString(head)),
+                # A dictionary of its own: what a client puts into it, no other finds.
+                RecordDict(dict(_shared_record(shared))),
+            ),
+            context_from_proto(ProtoContext.FromString(context)),
+        )
+        for head, context in zip(request[::2], request[1::2], strict=True)
+    ]
+    answer = []
+    for (_, context), reply in zip(asked, call(client_app, asked), strict=True):
+        content: Parts = ()
+        if reply.has_content():
+            content = _parts_of(reply.content)
+            reply = make_message(reply.metadata, RecordDict())
+        answer += [
+            str(len(content)).encode(),
+            recorddict_to_proto(context.state).SerializeToString(),
+            message_to_proto(reply).SerializeToString(),
+            *content,
+        ]
+    return [str(time.perf_counter() - started).encode(), *answer]
+
+
+_latest: tuple[Parts, RecordDict] = ((), RecordDict())
+
+
+def _shared_record(shared: Parts) -> RecordDict:
+    """Return the record in these parts; the latest one is read once."""
+    global _latest
+    if _latest[0] is not shared:
+        _latest = shared, _record_of(shared)
+    return _latest[1]
+
+
+def _parts_of(record: RecordDict) -> list[bytes]:
+    """Return a record as bytes: Flower's own, and then the data of each array.
+
+    The arrays are nearly all of it, and protobuf would copy them several times.
+    """
+    light, data = RecordDict(), []
+    for name, part in record.items():
+        if isinstance(part, ArrayRecord):
+            data += [array.data for array in part.values()]
+            part = ArrayRecord(
+                {
+                    key: Array(array.dtype, array.shape, array.stype, b"")
+                    for key, array in part.items()
+                }
+            )
+        light[name] = part
+    return [recorddict_to_proto(light).SerializeToString(), *data]
+
+
+def _record_of(parts: Parts) -> RecordDict:
+    """Return what `_parts_of` was given."""
+    record = recorddict_from_proto(ProtoRecordDict.FromString(parts[0]))
+    data = iter(parts[1:])
+    # Both walk records and arrays in the order in which they were put in.
+    for part in record.values():
+        if isinstance(part, ArrayRecord):
+            for array in part.values():
+                array.data = next(data)
+    return record

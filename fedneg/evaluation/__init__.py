@@ -1,0 +1,1 @@
+"""What a model knows of a client, and the verdict on it."""

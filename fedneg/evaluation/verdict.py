@@ -1,0 +1,103 @@
+"""Has a model forgotten? One outcome from all lines of evidence, and never by a name.
+
+The rule: one line with power that says 'not forgotten' decides so, whatever the others
+say. Else one with power that says 'forgotten' is enough, unless it is of the kind that
+proves nothing alone. Else it is inconclusive: evidence without power never passes, for
+no model, a retrained one included.
+
+Verification is fragile (Zhang et al., arXiv:2408.00929): 'forgotten' means that nothing
+measured here found the client, not that nothing could.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from fedneg.core.verdict_settings import VerdictSettings
+from fedneg.evaluation.decision import FORGOTTEN, NOT_FORGOTTEN, Evidence
+from fedneg.evaluation.measurements import Case, Measurements, Utility
+from fedneg.evaluation.rules import RULES
+
+INCONCLUSIVE = "inconclusive"
+# What is found beside an outcome, where the evidence alone does not tell it.
+TOOK_NO_PART = "took part in no round"
+IS_RETRAINED = "is a retrained model"
+# Answers like a retrained model's are what a model without the client gives, and also
+# what one with it gives on images that have nothing to do with the client. And the
+# original knows at once by construction, so that relearning always seems to have power,
+# while any disturbance makes a model learn late.
+PROVES_NOTHING_ALONE = frozenset({"js_divergence", "disagreement", "relearn_ratio"})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome (forgotten, not forgotten or inconclusive) and what it rests on.
+
+    `finding` is `TOOK_NO_PART` or `IS_RETRAINED` where that overrules the evidence.
+    """
+
+    outcome: str
+    evidence: tuple[Evidence, ...]
+    utility: Utility
+    finding: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return the entry in results.json."""
+        return {
+            "outcome": self.outcome,
+            "finding": self.finding,
+            "evidence": [line.to_json() for line in self.evidence],
+            "utility": asdict(self.utility),
+        }
+
+
+def outcome_of(evidence: Iterable[Evidence]) -> str:
+    """Return what lines of evidence come to together."""
+    lines = list(evidence)
+    if any(line.decision == NOT_FORGOTTEN for line in lines):
+        return NOT_FORGOTTEN
+    proofs = [line for line in lines if line.name not in PROVES_NOTHING_ALONE]
+    if any(line.decision == FORGOTTEN for line in proofs):
+        return FORGOTTEN
+    return INCONCLUSIVE
+
+
+def judge(
+    judged: Measurements,
+    *,
+    original: Measurements,
+    retrained: Sequence[Measurements],
+    settings: VerdictSettings,
+    took_part: bool = True,
+) -> Verdict:
+    """Return the verdict on a model.
+
+    Parameters
+    ----------
+    judged : Measurements
+        Of an unlearned, recovered, retrained or any other model, the original included.
+    original : Measurements
+        Of the model that was trained with everybody. It decides which lines have power.
+    retrained : sequence of Measurements
+        Of models that were trained without the forgotten clients, with different seeds.
+        A judged model that is one of them (by its fingerprint) is judged against the
+        others. With fewer than ``settings.min_retrainings`` others all lines abstain.
+    settings : VerdictSettings
+        Chosen before anything was measured.
+    took_part : bool
+        Whether any client to be forgotten trained in a round that led to the judged
+        model or to the original. If none did there is nothing to forget, whatever
+        chance makes of the numbers: inconclusive.
+
+    A judged model that is a retrained one, bit for bit, holds nothing of the clients:
+    where the evidence says otherwise that is chance, and the outcome inconclusive.
+    """
+    case = Case(judged, original=original, retrained=retrained, settings=settings)
+    evidence = tuple(line(case) for line in RULES)
+    outcome, finding = outcome_of(evidence), None
+    if not took_part:
+        outcome, finding = INCONCLUSIVE, TOOK_NO_PART
+    elif outcome == NOT_FORGOTTEN and any(
+        judged.fingerprint == model.fingerprint for model in retrained
+    ):
+        outcome, finding = INCONCLUSIVE, IS_RETRAINED
+    return Verdict(outcome, evidence, case.utility, finding)

@@ -1,1 +1,0 @@
-"""How much a model has forgotten: distances, attacks, relearning, and the verdict."""

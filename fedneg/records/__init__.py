@@ -1,0 +1,1 @@
+"""The folder of a federation that lives on: log, requests, receipts, keys."""

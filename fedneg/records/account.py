@@ -1,0 +1,274 @@
+"""What the audit log says a federation has come to: the truth that files are held to.
+
+Every act has its entry first, so an entry implies that what the entries before it in
+its chain name was done: only the act of the newest may be missing, after a kill. There
+are three chains, each written by who holds its lock: requests, the roster of keys, and
+the run (checkpoints, rollbacks, purges, receipts).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedneg.core.errors import FedNegError
+from fedneg.records.audit import follow
+from fedneg.records.entries import BEGINNING
+from fedneg.records.pins import LISTED, REMOVED, SEEN, Pin
+from fedneg.records.requests import ACCEPTED, DONE, UNLEARNED
+from fedneg.records.signing import PublicKey
+
+BEGUN, MADE, MIGRATED = "federation begun", "federation made", "migrated"
+KEPT, RESUMED, ROLLBACK = "kept", "resumed", "rollback"
+PURGING, RECEIPT = "purging", "receipt"
+
+CHAINS = {
+    **dict.fromkeys((ACCEPTED, DONE), "requests"),
+    **dict.fromkeys((LISTED, SEEN, REMOVED), "roster"),
+    **dict.fromkeys(
+        (MADE, MIGRATED, KEPT, UNLEARNED, RESUMED, ROLLBACK, PURGING, RECEIPT), "run"
+    ),
+}
+
+
+@dataclass
+class Asked:
+    """What the log says of one request.
+
+    Attributes
+    ----------
+    received, due, reason_sha256 : str
+        As in the request's file; the words themselves are no matter of the log.
+    status : str
+        accepted, unlearned or done, or purging.
+    unlearned_round : int
+    receipts : list of str
+        The sha256 of its receipt; several if a kill had it written again.
+    """
+
+    received: str
+    due: str
+    reason_sha256: str
+    status: str = ACCEPTED
+    unlearned_round: int = 0
+    receipts: list[str] = field(default_factory=list)
+
+
+class Account:
+    """A log, read as far as it goes.
+
+    Parameters
+    ----------
+    path : Path
+    public : PublicKey
+
+    Attributes
+    ----------
+    entries : int
+    head : str
+        Digest of the last.
+    federation : str
+        Its id; empty before the first entry.
+    settings : mapping or None
+        What no later run may change; None before the first run.
+    is_old : bool
+        Whether it is of a fedneg that wrote no ids and no checkpoints into it.
+    found : set of str
+        What an old log names: requests accepted.
+    requests : dict of int to Asked
+    pins : dict of int to Pin
+    known, line : list of (int, str)
+        Round and model digest of every checkpoint since the last rollback; and those
+        in whose line the federation stands, of which the last two may be restored.
+    newest : dict of str to mapping
+        The newest entry of each chain.
+    has_checkpoint : bool
+        Whether an entry implies that a checkpoint was whole once.
+    """
+
+    def __init__(self, path: Path, public: PublicKey) -> None:
+        self.path, self.public = path, public
+        self._clear()
+
+    def _clear(self) -> None:
+        self.entries, self.head, self._offset = 0, BEGINNING, 0
+        self.federation, self.settings = "", None
+        self.is_old = False
+        self.found: set[str] = set()
+        self.old_receipts: dict[str, str] = {}
+        self.requests: dict[int, Asked] = {}
+        self.pins: dict[int, Pin] = {}
+        self.known: list[tuple[int, str]] = []
+        self.line: list[tuple[int, str]] = []
+        self.newest: dict[str, Mapping[str, Any]] = {}
+        self.has_checkpoint = False
+
+    settings: Mapping[str, Any] | None
+
+    def refresh(self) -> "Account":
+        """Read what was added since; return itself.
+
+        A last line that a kill left without its end does not count, as it does not for
+        who adds to the log.
+
+        Raises
+        ------
+        FedNegError
+            If an entry is broken: it is named.
+        """
+        try:
+            size = self.path.stat().st_size
+            if size == self._offset:
+                return self
+            if size < self._offset:
+                self._clear()
+            for entry, end in follow(
+                self.path, self.public, self._offset, self.entries, self.head
+            ):
+                self.enter(entry)
+                self._offset = end
+        except FileNotFoundError:
+            self._clear()
+        except OSError as error:
+            raise FedNegError(
+                f"the audit log {self.path} cannot be read: {error.strerror}"
+            ) from None
+        return self
+
+    def enter(self, entry: Mapping[str, Any]) -> None:
+        """Take one whole entry into account; they come in their order."""
+        event, facts = entry["event"], entry["facts"]
+        self.entries, self.head = entry["seq"], entry["digest"]
+        if self.entries == 1 and event != BEGUN:
+            self.is_old = True
+        try:
+            if self.is_old and event != MIGRATED:
+                self._enter_old(event, facts)
+            elif event in _WAYS:
+                _WAYS[event](self, facts)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FedNegError(
+                f"entry {self.entries} of {self.path} ({event!r}) is not as fedneg "
+                f"writes it: {error!r}"
+            ) from None
+        if event in CHAINS:
+            self.newest[CHAINS[event]] = entry
+
+    def is_newest(self, event: str) -> bool:
+        """Return whether the newest entry of an event's chain is of this event."""
+        newest = self.newest.get(CHAINS[event])
+        return newest is not None and newest["event"] == event
+
+    @property
+    def forgotten(self) -> set[int]:
+        """Client ids whose requests are done."""
+        return {k for k, asked in self.requests.items() if asked.status == DONE}
+
+    def restorable(self) -> list[tuple[int, str]]:
+        """Return round and model of the checkpoints that a run may go on from."""
+        last_two = list(dict.fromkeys(n for n, _ in reversed(self.line)))[:2]
+        return [(n, model) for n, model in self.line if n in last_two]
+
+    # -- one way for each event --------------------------------------------------------
+
+    def _enter_old(self, event: str, facts: Mapping[str, Any]) -> None:
+        if event == MADE:
+            self.federation = facts["id"]
+        elif event == ACCEPTED:
+            self.found.add(facts["request"])
+        elif event == RECEIPT:
+            self.old_receipts[facts["request"]] = facts["sha256"]
+
+    def _begun(self, facts: Mapping[str, Any]) -> None:
+        if self.entries != 1:
+            raise ValueError("a federation begins once")
+        self.federation = facts["id"]
+        self.pins = _pins(facts.get("roster", {}))
+
+    def _made(self, facts: Mapping[str, Any]) -> None:
+        self.settings = facts["settings"]
+
+    def _migrated(self, facts: Mapping[str, Any]) -> None:
+        if not self.is_old:
+            raise ValueError("only a log of an older fedneg is migrated, and once")
+        self.is_old = False
+        self.federation, self.settings = facts["id"], facts["settings"]
+        self.requests = {int(k): Asked(**a) for k, a in facts["requests"].items()}
+        self.pins = _pins(facts["roster"])
+        self.known = [(int(n), model) for n, model in facts["checkpoints"]]
+        self.line = list(self.known)
+        self.has_checkpoint = bool(self.known)
+
+    def _accepted(self, facts: Mapping[str, Any]) -> None:
+        client_id = int(facts["client"])
+        found = Asked(facts["received"], facts["due"], facts["reason_sha256"])
+        asked = self.requests.setdefault(client_id, found)
+        if asked is not found and not facts.get("remade"):
+            raise ValueError(f"client {client_id} asks once")
+        asked.reason_sha256 = found.reason_sha256
+
+    def _kept(self, facts: Mapping[str, Any]) -> None:
+        self.has_checkpoint |= bool(self.line)
+        self.known.append((int(facts["round"]), facts["model"]))
+        self.line.append(self.known[-1])
+
+    def _unlearned(self, facts: Mapping[str, Any]) -> None:
+        self._kept(facts)
+        for client_id in facts["clients"]:
+            asked = self.requests[client_id]
+            asked.status, asked.unlearned_round = UNLEARNED, facts["round"]
+
+    def _resumed(self, facts: Mapping[str, Any]) -> None:
+        self.has_checkpoint = True
+        self.line = [kept for kept in self.line if kept[0] <= facts["round"]]
+
+    def _rollback(self, facts: Mapping[str, Any]) -> None:
+        self._resumed(facts)
+        self.known = [kept for kept in self.known if kept[0] <= facts["round"]]
+        for asked in self.requests.values():
+            if asked.status == UNLEARNED and asked.unlearned_round > facts["round"]:
+                asked.status = ACCEPTED
+
+    def _purging(self, facts: Mapping[str, Any]) -> None:
+        self.has_checkpoint = True
+        self.line = [k for k in self.line if k[0] == facts["round"]][-1:]
+        self.known = list(self.line)
+        for client_id in facts["clients"]:
+            self.requests[client_id].status = PURGING
+
+    def _receipt(self, facts: Mapping[str, Any]) -> None:
+        client_id = int(facts["request"].removeprefix("forget-"))
+        self.requests[client_id].receipts.append(facts["sha256"])
+
+    def _done(self, facts: Mapping[str, Any]) -> None:
+        for client_id in facts["clients"]:
+            self.requests[client_id].status = DONE
+
+    def _pinned(self, facts: Mapping[str, Any]) -> None:
+        pin = Pin(facts["key"], facts["source"], facts["since"])
+        self.pins[int(facts["client"])] = pin
+
+    def _removed(self, facts: Mapping[str, Any]) -> None:
+        self.pins.pop(int(facts["client"]), None)
+
+
+def _pins(found: Mapping[str, Any]) -> dict[int, Pin]:
+    return {int(k): Pin(**pin) for k, pin in found.items()}
+
+
+_WAYS: dict[str, Callable[[Account, Mapping[str, Any]], None]] = {
+    BEGUN: Account._begun,
+    MADE: Account._made,
+    MIGRATED: Account._migrated,
+    ACCEPTED: Account._accepted,
+    KEPT: Account._kept,
+    UNLEARNED: Account._unlearned,
+    RESUMED: Account._resumed,
+    ROLLBACK: Account._rollback,
+    PURGING: Account._purging,
+    RECEIPT: Account._receipt,
+    DONE: Account._done,
+    LISTED: Account._pinned,
+    SEEN: Account._pinned,
+    REMOVED: Account._removed,
+}

@@ -1,0 +1,357 @@
+"""What a state folder holds beside what its audit log says, file by file.
+
+The log is the truth. A file that is missing although entries that came later in its
+chain imply it, one without an entry, and one that says something else are *wrong*: they
+are named, and nothing goes on. Where the newest entry of a chain stands alone, a kill
+came between it and its act, which is then *completed*.
+
+Longer than others: one function for each kind of file, all of one form.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedneg.core.errors import FedNegError
+from fedneg.core.reading import read_regular
+from fedneg.ledger.checkpoint import Checkpoints
+from fedneg.records.account import MADE, PURGING, ROLLBACK, Account
+from fedneg.records.identity import disagreement, read_id
+from fedneg.records.pins import LISTED, REMOVED, SEEN, Pin, Pins
+from fedneg.records.receipts import read_receipt
+from fedneg.records.requests import ACCEPTED, DONE, Request, Requests, logged
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A file that is not as the log says.
+
+    Attributes
+    ----------
+    text : str
+        For people; it names the file.
+    complete : callable or None
+        Does the act whose entry stands alone; None if it is wrong.
+    """
+
+    text: str
+    complete: Callable[[], object] | None = None
+
+
+def settle(
+    differences: Iterable[Difference], told: Callable[[str], object] = lambda text: None
+) -> None:
+    """Complete every act whose entry stands alone, and tell of it.
+
+    Raises
+    ------
+    FedNegError
+        If anything is wrong: nothing is completed then, and the first is named.
+    """
+    found = list(differences)
+    wrong = [d.text for d in found if d.complete is None]
+    if wrong:
+        more = f"; and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise FedNegError(wrong[0] + more)
+    for difference in found:
+        if difference.complete is not None:
+            difference.complete()
+            told(difference.text)
+
+
+# -- requests --------------------------------------------------------------------------
+
+
+def of_requests(requests: Requests, account: Account) -> Iterator[Difference]:
+    """Yield how the files of requests differ; who completes it holds the queue."""
+    found = {request.client_id: request for request in requests.all()}
+    newest = account.newest.get("requests", {"event": "", "facts": {}})
+    for client_id, asked in account.requests.items():
+        path = requests.folder / f"forget-{client_id}.json"
+        request = found.pop(client_id, None)
+        if request is None:
+            if (
+                asked.status == ACCEPTED
+                and newest["event"] == ACCEPTED
+                and newest["facts"]["client"] == client_id
+            ):
+                yield Difference(
+                    f"{path} is made again from the audit log, without its reason",
+                    _remaking(requests, client_id, asked.received, asked.due),
+                )
+            else:
+                yield Difference(
+                    f"{path} is missing, and the audit log says that forget-"
+                    f"{client_id} is {asked.status}; restore it"
+                )
+            continue
+        told = logged(request)
+        for name in ("received", "due", "reason_sha256"):
+            if told[name] != getattr(asked, name):
+                what = name.removesuffix("_sha256")
+                yield Difference(f"{path} has another {what} than the audit log says")
+        yield from _of_status(requests, request, asked.status, newest)
+    for client_id in found:
+        yield Difference(
+            f"{requests.folder / f'forget-{client_id}.json'} has no entry in the audit "
+            "log: it was not accepted there"
+        )
+
+
+def _of_status(
+    requests: Requests, request: Request, status: str, newest: Mapping[str, Any]
+) -> Iterator[Difference]:
+    """Yield how far a request is by its file and how far by the log."""
+    path = requests.folder / f"{request.id}.json"
+    if request.is_open == (status != DONE):
+        return  # accepted or unlearned: the checkpoint decides
+    if (
+        request.status not in (ACCEPTED, DONE)
+        and newest["event"] == DONE
+        and request.client_id in newest["facts"]["clients"]
+    ):
+        done = replace(request, status=DONE)
+        yield Difference(
+            f"{request.id} is marked done, as the audit log says",
+            lambda: requests.write(done),
+        )
+        return
+    yield Difference(
+        f"{path} says that it is {request.status}, and the audit log that it is "
+        f"{status}"
+    )
+
+
+def _remaking(
+    requests: Requests, client_id: int, received: str, due: str
+) -> Callable[[], object]:
+    """Return what makes a request's file again, with an entry for it."""
+    request = Request(client_id, received, due)
+
+    def remake() -> None:
+        requests.record(ACCEPTED, **logged(request), remade=True)
+        requests.write(request)
+
+    return remake
+
+
+# -- the roster ------------------------------------------------------------------------
+
+
+def of_roster(pins: Pins, account: Account) -> Iterator[Difference]:
+    """Yield how the roster differs; who completes it holds it."""
+    there = pins.all()
+    newest = account.newest.get("roster")
+    for client_id in sorted(there.keys() | account.pins.keys()):
+        logged_pin, pin = account.pins.get(client_id), there.get(client_id)
+        if pin == logged_pin:
+            continue
+        if (
+            newest is not None
+            and newest["event"] in (LISTED, SEEN, REMOVED)
+            and newest["facts"]["client"] == client_id
+        ):
+            yield Difference(
+                f"{pins.path} is made to have {_key(logged_pin)} for client "
+                f"{client_id}, as the audit log says",
+                _putting(pins, client_id, logged_pin),
+            )
+            continue
+        yield Difference(
+            f"{pins.path} has {_key(pin)} for client {client_id}, and the audit log "
+            f"{_key(logged_pin)}"
+        )
+
+
+def _putting(pins: Pins, client_id: int, pin: Pin | None) -> Callable[[], object]:
+    return lambda: pins.put(client_id, pin)
+
+
+def _key(pin: Pin | None) -> str:
+    return "no key" if pin is None else f"key {pin.key[:16]} ({pin.source})"
+
+
+# -- receipts --------------------------------------------------------------------------
+
+
+def of_receipts(folder: Path, account: Account) -> Iterator[Difference]:
+    """Yield how the receipts differ from those that the log names."""
+    there = {p.name: p for p in sorted(folder.glob("[!.]*"))}
+    for client_id, asked in account.requests.items():
+        path = folder / f"forget-{client_id}.json"
+        found = there.pop(path.name, None)
+        if found is None:
+            if asked.status == DONE:
+                yield Difference(
+                    f"{path} is missing, and the audit log says that forget-"
+                    f"{client_id} is done; restore it"
+                )
+            continue
+        # Before it is done a kill may have left the receipt before the last.
+        valid = asked.receipts[-1:] if asked.status == DONE else asked.receipts
+        if _sha256(path) not in valid:
+            yield Difference(
+                f"{path} is not the receipt of forget-{client_id} that the audit log "
+                "names: its sha256 is another"
+            )
+    for path in there.values():
+        yield Difference(f"{path} is no receipt that the audit log names")
+
+
+def of_contents(
+    folder: Path, account: Account, federation: str
+) -> Iterator[Difference]:
+    """Yield how receipts differ by what they say; their signatures are good."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            receipt = read_receipt(path, account.public)
+        except FedNegError:
+            continue  # named by who reads them first
+        if receipt.get("federation") != federation:
+            yield Difference(
+                f"{path} is of federation {receipt.get('federation')!r:.60}, and this "
+                f"is {federation}"
+            )
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(read_regular(path)).hexdigest()
+    except OSError as error:
+        raise FedNegError(f"{path} cannot be read: {error.strerror}") from None
+
+
+# -- checkpoints, and what the federation is -------------------------------------------
+
+
+def of_checkpoints(checkpoints: Checkpoints, account: Account) -> Iterator[Difference]:
+    """Yield checkpoints that the log does not name.
+
+    Those that it names, and that a kill kept from being removed, are no difference:
+    they go with the next one, and are not restored.
+    """
+    newest = account.newest.get("run", {"event": "", "facts": {}})
+    event, place = newest["event"], newest["facts"].get("round", 0)
+    strangers, good = [], 0
+    for number in checkpoints.rounds():
+        try:
+            facts = checkpoints.facts(number)
+            model, contains = facts.get("model"), set(facts["contains"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # damaged: `restore` says so, and does not use it
+        gone = sorted(contains & account.forgotten)
+        if _is_known(account, number, model) and not gone:
+            good += 1
+        else:
+            strangers.append((number, gone))
+    # Nobody is told to remove the only one there is.
+    remedy = "remove it" if good else "bring a later one from a backup"
+    for number, gone in strangers:
+        stem = checkpoints.folder / f"round-{number:06d}"
+        if gone:
+            yield Difference(
+                f"the checkpoint of round {number} in {checkpoints.folder} contains "
+                f"client {gone[0]}, which was forgotten (forget-{gone[0]}); it is not "
+                f"used, {remedy}"
+            )
+        elif event == ROLLBACK and number > place:
+            yield Difference(
+                f"{stem} is removed: the federation was rolled back to round {place}",
+                _removing(checkpoints, number),
+            )
+        elif event == PURGING and number < place:
+            yield Difference(
+                f"{stem} is removed: it was being purged",
+                _removing(checkpoints, number),
+            )
+        else:
+            yield Difference(
+                f"{stem} is no checkpoint that the audit log names since the last "
+                f"rollback or purge; it is not used, {remedy}"
+            )
+
+
+def _is_known(account: Account, number: int, model: str | None) -> bool:
+    """Return whether the log names a checkpoint; what it holds is not looked at.
+
+    What an older fedneg wrote does not name its model; `restore` looks at that.
+    """
+    return any(n == number and model in (None, m) for n, m in account.known)
+
+
+def _removing(checkpoints: Checkpoints, number: int) -> Callable[[], object]:
+    return lambda: checkpoints.remove(number)
+
+
+def of_facts(path: Path, account: Account) -> Iterator[Difference]:
+    """Yield how ``federation.json`` differs from what the log says was made."""
+    try:
+        content = json.loads(read_regular(path))
+        found, fixed = content["id"], content["fixed"]
+    except FileNotFoundError:
+        if account.settings is not None and not account.is_newest(MADE):
+            yield Difference(
+                f"{path} is missing, and the audit log says that the federation was "
+                "made; restore it"
+            )
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield Difference(f"{path} cannot be read: {error}")
+        return
+    if found != account.federation:
+        yield Difference(
+            f"{path} is of federation {found!r:.60}, and the audit log of "
+            f"{account.federation}"
+        )
+    elif account.settings is None:
+        yield Difference(f"{path} has no entry in the audit log")
+    elif fixed != account.settings:
+        yield Difference(f"{path} has other settings than the audit log")
+
+
+# -- all of it -------------------------------------------------------------------------
+
+
+def differences(
+    folder: Path, keys: Path | None, account: Account
+) -> Iterator[Difference]:
+    """Yield how a state folder differs from its log; for who only looks.
+
+    Of a state of schema 1 there is nothing to compare before it is migrated. `keys` is
+    None for who has the public key alone.
+    """
+    checks: list[Callable[[], Iterator[Difference]]] = [
+        lambda: of_ids(folder, keys, account),
+        lambda: of_facts(folder / "federation.json", account),
+        lambda: of_requests(Requests(folder / "requests"), account),
+        lambda: of_checkpoints(Checkpoints(folder / "checkpoints"), account),
+        lambda: of_receipts(folder / "receipts", account),
+        lambda: of_contents(folder / "receipts", account, account.federation),
+        lambda: of_roster(Pins(folder / "roster.json"), account),
+    ]
+    if account.is_old:
+        checks = checks[:1]
+    for differ in checks:
+        try:
+            yield from differ()
+        except FedNegError as error:  # a file that is none of its kind
+            yield Difference(str(error))
+
+
+def of_ids(folder: Path, keys: Path | None, account: Account) -> Iterator[Difference]:
+    """Yield how the ids of state, keys and log contradict each other."""
+    keys = folder if keys is None else keys
+    if not account.entries:
+        yield Difference(f"{account.path} is empty")
+    elif account.is_old and (read_id(folder) or read_id(keys)):
+        yield Difference(
+            f"{account.path} is an older log than that of federation "
+            f"{read_id(folder) or read_id(keys)}; restore the newer one"
+        )
+    elif not account.is_old:
+        contradiction = disagreement(folder, keys, account.federation)
+        if contradiction:
+            yield Difference(contradiction)

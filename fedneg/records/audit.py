@@ -1,0 +1,293 @@
+"""A log that can be added to and not changed: each entry is signed and names the last.
+
+``audit.jsonl`` has one line of canonical JSON per entry: ``seq``, ``time``, ``event``,
+``facts``, ``previous`` (the digest of the entry before), ``digest`` (sha256 of the
+others) and ``signature`` (the operator's, over the digest). An entry counts once its
+line has its newline. Who holds the key can still write another history, and anybody can
+cut off the end: a digest kept elsewhere, in a receipt or an anchor, shows both.
+
+The log holds events and client ids; it is no place for names or data: of a request's
+reason it has the sha256. What it says has come to be is in fedneg/records/account.py.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fedneg.core.errors import FedNegError
+from fedneg.core.files import PRIVATE_FILE, make_folder
+from fedneg.core.reading import open_regular
+from fedneg.ledger.tensors import sync_folder
+from fedneg.records.entries import BEGINNING, MAX_LINE, digest_of, read_entry, signed
+from fedneg.records.signing import OperatorKey, PublicKey, canonical
+
+BLOCK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The first entry that is not as it was written.
+
+    Attributes
+    ----------
+    number : int
+        Its line, from 1.
+    what : str
+        What is wrong with it.
+    """
+
+    number: int
+    what: str
+
+
+@dataclass(frozen=True)
+class AuditCheck:
+    """What reading a log came to.
+
+    Attributes
+    ----------
+    entries : int
+        Entries that are whole, up to the first broken one.
+    head : str
+        Digest of the last of them; 64 zeros without any.
+    broken : Broken or None
+    missing : tuple of str
+        Digests that were asked for and are not among the whole entries.
+    """
+
+    entries: int
+    head: str
+    broken: Broken | None
+    missing: tuple[str, ...] = ()
+
+
+class AuditLog:
+    """The log as those see it who add to it.
+
+    Parameters
+    ----------
+    path : Path
+        Made with the first entry, its folder too.
+    key : OperatorKey
+    """
+
+    def __init__(self, path: Path, key: OperatorKey) -> None:
+        self.path, self.key = path, key
+
+    def append(self, event: str, /, **facts: Any) -> dict[str, Any]:
+        """Add an entry, flush it to the disk, and return it.
+
+        Several processes may do so at once. Part of a line that a crash left at the end
+        is cut off, and an entry 'repaired' says so before this one.
+
+        Raises
+        ------
+        FedNegError
+            If the log cannot be written, or its last entry is not this key's: then
+            nothing may be added to it. The log is as it was.
+        ValueError, TypeError
+            If the facts are not JSON.
+        """
+        canonical(facts)  # fails before anything is locked or written
+        try:
+            with _locked(self.path) as handle:
+                last, end = self._last(handle)
+                cut = os.fstat(handle).st_size - end
+                entries = []
+                if cut:
+                    last = self._entry(last, "repaired", {"removed_bytes": cut})
+                    entries.append(last)
+                entries.append(self._entry(last, event, facts))
+                _write(handle, b"".join(canonical(e) + b"\n" for e in entries), end)
+            if last is None:
+                sync_folder(self.path.parent)
+        except OSError as error:
+            raise FedNegError(
+                f"the audit log {self.path} cannot be written: {error.strerror}"
+            ) from None
+        return entries[-1]
+
+    def _entry(
+        self, last: Mapping[str, Any] | None, event: str, facts: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the entry after `last`."""
+        entry = {
+            "seq": last["seq"] + 1 if last else 1,
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "event": event,
+            "facts": json.loads(canonical(facts)),
+            "previous": last["digest"] if last else BEGINNING,
+        }
+        digest = digest_of(entry)
+        entry |= {"digest": digest, "signature": self.key.sign(signed(digest))}
+        if len(canonical(entry)) >= MAX_LINE:
+            raise FedNegError(
+                f"an entry of the audit log must be shorter than {MAX_LINE} bytes, "
+                f"got {len(canonical(entry))} for {event!r}"
+            )
+        return entry
+
+    def _last(self, handle: int) -> tuple[dict[str, Any] | None, int]:
+        """Return the last entry that counts, and where its line ends."""
+        size = os.fstat(handle).st_size
+        end = _after_newline(handle, size)
+        if end == 0:
+            return None, 0
+        line = os.pread(handle, MAX_LINE + 1, _after_newline(handle, end - 1))
+        line = line[: line.find(b"\n") + 1]
+        entry, what = read_entry(line, self.key.public)
+        if entry is None:
+            raise FedNegError(
+                f"the last entry of {self.path} is broken ({what}), and nothing may be "
+                "added to it; `fedneg audit` says where the log breaks"
+            )
+        return entry, end
+
+
+def check(
+    path: Path,
+    public_key: PublicKey,
+    *,
+    head: str | None = None,
+    wanted: Collection[str] = (),
+    each: Callable[[Mapping[str, Any]], None] = lambda entry: None,
+) -> AuditCheck:
+    """Read a log from its beginning to the first entry that is broken.
+
+    Entries that others add meanwhile are not waited for. Memory: a line at a time.
+
+    Parameters
+    ----------
+    path : Path
+    public_key : PublicKey
+        Of whoever should have signed it.
+    head : str, optional
+        The digest of an entry, kept elsewhere. Without it in the log the log is broken:
+        it was cut off, or written anew.
+    wanted : collection of str
+        Digests of further entries; those not found are `AuditCheck.missing`.
+    each : callable
+        Told of every whole entry.
+
+    Raises
+    ------
+    FedNegError
+        If there is no log or it cannot be read.
+    """
+    left = set(wanted) | ({head} if head is not None else set())
+    entries, before, broken = 0, BEGINNING, None
+    try:
+        for line in _lines(path):
+            entry, what = read_entry(line, public_key)
+            if entry is not None:
+                what = _out_of_line(entry, entries + 1, before)
+            if entry is None or what:
+                broken = Broken(entries + 1, what)
+                break
+            entries, before = entries + 1, entry["digest"]
+            left.discard(before)
+            each(entry)
+    except OSError as error:
+        raise FedNegError(
+            f"the audit log {path} cannot be read: {error.strerror}"
+        ) from None
+    if broken is None and head in left:
+        what = f"the log ends, and entry {head} is not in it: it was cut off or changed"
+        broken = Broken(entries + 1, what)
+    missing = tuple(sorted(left & set(wanted)))
+    return AuditCheck(entries, before, broken, missing)
+
+
+def follow(
+    path: Path, public_key: PublicKey, offset: int, entries: int, head: str
+) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield the entries after `offset`, and where each ends in the file.
+
+    Parameters
+    ----------
+    entries, head
+        How many entries stand before `offset`, and the digest of the last of them.
+
+    Raises
+    ------
+    FedNegError
+        If one is broken. A last line without its newline is none yet, and ends it.
+    OSError
+        If the log cannot be read.
+    """
+    for line in _lines(path, offset):
+        if not line.endswith(b"\n") and len(line) <= MAX_LINE:
+            return
+        entry, what = read_entry(line, public_key)
+        if entry is not None:
+            what = _out_of_line(entry, entries + 1, head)
+        if entry is None or what:
+            raise FedNegError(f"entry {entries + 1} of {path} is broken: {what}")
+        entries, head, offset = entries + 1, entry["digest"], offset + len(line)
+        yield entry, offset
+
+
+def _out_of_line(entry: Mapping[str, Any], seq: int, before: str) -> str:
+    """Return what is wrong with a whole entry in its place, empty if nothing is."""
+    if entry["seq"] != seq:
+        return f"wrong seq: {entry['seq']} in place of {seq}"
+    if entry["previous"] != before:
+        return "wrong previous: it does not name the entry before it"
+    return ""
+
+
+def _lines(path: Path, done: int = 0) -> Iterator[bytes]:
+    """Yield the lines from an offset on, the last perhaps without a newline."""
+    with open_regular(path) as file:
+        # While one is being added its line is not whole: wait for that one, no longer.
+        fcntl.flock(file, fcntl.LOCK_SH)
+        size = os.fstat(file.fileno()).st_size
+        fcntl.flock(file, fcntl.LOCK_UN)
+        file.seek(done)
+        while done < size:
+            line = file.readline(MAX_LINE + 1)
+            if not line:
+                return
+            done += len(line)
+            yield line
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """Yield the log's descriptor, locked; the system gives the lock back."""
+    make_folder(path.parent)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _after_newline(handle: int, end: int) -> int:
+    """Return where the last newline before `end` ends; 0 if there is none."""
+    while end > 0:
+        start = max(0, end - BLOCK)
+        found = os.pread(handle, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _write(handle: int, data: bytes, end: int) -> None:
+    """Let the log end at `end` and add to it in one write, or let it end there."""
+    try:
+        os.ftruncate(handle, end)
+        if os.write(handle, data) < len(data):
+            raise OSError(None, "there is no room for another entry")
+        os.fsync(handle)
+    except OSError:
+        os.ftruncate(handle, end)
+        raise

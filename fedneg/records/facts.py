@@ -1,0 +1,89 @@
+"""What a federation is from its first run on: ``federation.json``."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedneg.core.errors import FedNegError
+from fedneg.core.files import write_bytes
+from fedneg.core.reading import read_regular
+from fedneg.core.settings import Config
+
+# 1: the log had entries after their acts, and no ids.
+OLD_SCHEMA, SCHEMA = 1, 2
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a federation is, from its first run on.
+
+    Attributes
+    ----------
+    id : str
+    created : str
+        UTC, ISO 8601.
+    fixed : mapping
+        Settings that no later run may change: the ledger hangs on them.
+    overrides : list of str
+        The Hydra overrides of the first run; later runs need not repeat them.
+    deployed : bool
+        Whether its clients are real.
+    encrypt : bool
+    """
+
+    id: str
+    created: str
+    fixed: Mapping[str, Any]
+    overrides: Sequence[str]
+    deployed: bool
+    encrypt: bool
+
+
+def fixed_settings(config: Config) -> dict[str, Any]:
+    """Return the settings that a federation keeps for life."""
+    strategy = config.strategy
+    return {
+        "seed": config.seed,
+        "clients": config.clients,
+        "data.name": config.data.name,
+        **{f"data.{k}": v for k, v in config.data.partition_settings.items()},
+        "model.name": config.model.name,
+        "model.hidden": list(config.model.hidden),
+        "strategy.server_learning_rate": strategy.server_learning_rate,
+        "strategy.server_momentum": strategy.server_momentum,
+        "encrypt": config.encrypt,
+    }
+
+
+def read_facts(path: Path) -> tuple[int, Facts] | None:
+    """Return schema and facts of a federation; None before its first run.
+
+    Raises
+    ------
+    FedNegError
+        If the file cannot be understood.
+    """
+    try:
+        content = json.loads(read_regular(path))
+        schema = content.pop("schema")
+        if schema not in (OLD_SCHEMA, SCHEMA):
+            raise ValueError(
+                f"it is of schema {schema!r:.20}, and this fedneg knows {OLD_SCHEMA} "
+                f"and {SCHEMA}"
+            )
+        facts = Facts(**content)
+        if type(facts.fixed["clients"]) is not int:
+            raise ValueError("its number of clients is none")
+        return schema, facts
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise FedNegError(f"{path} cannot be read: {error}") from None
+
+
+def write_facts(path: Path, facts: Facts) -> None:
+    """Write facts, under the schema of today."""
+    content = {"schema": SCHEMA, **asdict(facts)}
+    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -1,0 +1,88 @@
+"""A state that an older fedneg wrote, brought to what this one holds it to.
+
+Schema 1 wrote entries after their acts, and neither ids nor checkpoints into the log.
+What is there is compared with what the old log has, and becomes one entry, 'migrated',
+from which on the log is the truth. It is done once: a log with an entry of the new kind
+is never migrated, whatever ``federation.json`` says of its schema.
+"""
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import digest_of_model
+from fedneg.core.reading import read_regular
+from fedneg.ledger.checkpoint import Checkpoints
+from fedneg.records.account import Account, Asked
+from fedneg.records.pins import Pins
+from fedneg.records.requests import Request, Requests
+
+
+def found_in(
+    requests: Requests,
+    receipts: Path,
+    roster: Path,
+    checkpoints: Checkpoints,
+    account: Account,
+) -> dict[str, Any]:
+    """Return what the entry 'migrated' says of an old state, but for id and settings.
+
+    Raises
+    ------
+    FedNegError
+        If a request or receipt is not what the old log says; it is named.
+    """
+    asked = {request.client_id: request for request in requests.all()}
+    for name in sorted(account.found - {request.id for request in asked.values()}):
+        raise FedNegError(
+            f"{requests.folder / name}.json is missing, and the audit log says that "
+            f"{name} was accepted; restore it"
+        )
+    return {
+        "from_schema": 1,
+        "requests": {
+            str(k): asdict(_asked(request, receipts, account))
+            for k, request in asked.items()
+        },
+        "requests_without_entry": sorted(
+            request.id for request in asked.values() if request.id not in account.found
+        ),
+        "roster": {str(k): asdict(pin) for k, pin in Pins(roster).all().items()},
+        "checkpoints": _models(checkpoints),
+    }
+
+
+def _asked(request: Request, receipts: Path, account: Account) -> Asked:
+    """Return what the new log is to say of a request."""
+    path = receipts / f"{request.id}.json"
+    logged = account.old_receipts.get(request.id)
+    try:
+        there = hashlib.sha256(read_regular(path)).hexdigest()
+    except FileNotFoundError:
+        there = None
+    if not request.is_open and (there is None or there != logged):
+        what = "is missing" if there is None else "is not the one in the audit log"
+        raise FedNegError(f"{path} {what}, and {request.id} is done; restore it")
+    return Asked(
+        request.received,
+        request.due,
+        request.reason_sha256,
+        request.status,
+        receipts=[] if there is None else [there],
+    )
+
+
+def _models(checkpoints: Checkpoints) -> list[list[Any]]:
+    """Return round and model of every whole checkpoint."""
+    found = []
+    for number in checkpoints.rounds():
+        try:
+            checkpoints.verify(number)
+        except FedNegError:
+            continue
+        # Nobody's rows: the global parameters alone.
+        model = checkpoints.rows(number, -1)["global"]
+        found.append([number, digest_of_model(model)])
+    return found

@@ -1,0 +1,342 @@
+"""The folder of a federation that lives on: where everything lies, and what is fixed.
+
+``federation.json`` says what the federation is, and ``federation.id`` whose keys it
+has; ``checkpoints/`` hold where it stands; ``requests/``, ``receipts/``,
+``fingerprints/`` and ``audit.jsonl`` what was asked and done; ``model.safetensors`` is
+the model in service; ``status.json`` and ``history.csv`` are for watching. Keys lie
+beside it. The log is the truth, and whoever changes anything compares the rest with it
+first (fedneg/records/agreement.py).
+"""
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fedneg.core.errors import FedNegError
+from fedneg.core.files import leftovers, make_folder, tighten, write_bytes
+from fedneg.core.locks import is_locked, locked
+from fedneg.core.reading import read_regular
+from fedneg.core.settings import Config
+from fedneg.core.texts import check_utf8
+from fedneg.ledger.checkpoint import Checkpoints
+from fedneg.records import agreement
+from fedneg.records.account import MADE, MIGRATED, Account
+from fedneg.records.audit import AuditLog
+from fedneg.records.facts import (
+    OLD_SCHEMA,
+    SCHEMA,
+    Facts,
+    fixed_settings,
+    read_facts,
+    write_facts,
+)
+from fedneg.records.identity import LOG_NAME, bind, check_apart, claim, disagreement
+from fedneg.records.migration import found_in
+from fedneg.records.pins import Pins
+from fedneg.records.requests import Requests
+from fedneg.records.sealed import Sealed
+from fedneg.records.signing import OperatorKey, keys_folder
+from fedneg.records.vault import Vault
+
+
+class State:
+    """A federation's folder.
+
+    Parameters
+    ----------
+    folder : Path
+    keys : Path, optional
+        By default beside it.
+
+    Attributes
+    ----------
+    notices : list of str
+        Acts that were completed, since a kill had left their entries alone.
+
+    Raises
+    ------
+    FedNegError
+        If one of the folders is the other, or lies in it.
+    """
+
+    def __init__(self, folder: Path, keys: Path | None = None) -> None:
+        self.folder = folder.absolute()
+        self.keys = keys_folder(self.folder) if keys is None else keys.absolute()
+        # The audit log and the receipts name files.
+        check_utf8("state", self.folder)
+        check_utf8("keys", self.keys)
+        check_apart(self.folder, self.keys)
+        self.notices: list[str] = []
+        self.requests = Requests(
+            self.folder / "requests", record=self._record, agree=self._agree_on_requests
+        )
+        self.receipts = self.folder / "receipts"
+        self.fingerprints = self.folder / "fingerprints"
+        self.model = self.folder / "model.safetensors"
+        self.history = self.folder / "history.csv"
+        self.roster = self.folder / "roster.json"
+        self._facts, self._status = (
+            self.folder / "federation.json",
+            self.folder / "status.json",
+        )
+
+    @classmethod
+    def of(cls, config: Config) -> "State":
+        """Return the folder that a configuration names."""
+        assert config.state is not None
+        return cls(Path(config.state), Path(config.keys) if config.keys else None)
+
+    @cached_property
+    def _claimed(self) -> tuple[OperatorKey, Account]:
+        found = claim(self.folder, self.keys)
+        # Git, and with it `flwr run`, which sends the app to every client, leave what
+        # lies here alone, should it lie in a checkout.
+        for folder in (self.folder, self.keys):
+            hidden = folder / ".gitignore"
+            if folder.is_dir() and not hidden.exists():
+                write_bytes(hidden, b"*\n")
+        return found
+
+    @property
+    def operator(self) -> OperatorKey:
+        """The operator's key; made, with the federation's id, when it is first needed.
+
+        Raises FedNegError if the keys are another federation's.
+        """
+        return self._claimed[0]
+
+    @cached_property
+    def audit(self) -> AuditLog:
+        """The audit log."""
+        return AuditLog(self.folder / LOG_NAME, self.operator)
+
+    @property
+    def account(self) -> Account:
+        """What the audit log says, now."""
+        return self._claimed[1].refresh()
+
+    def _record(self, event: str, /, **facts: Any) -> None:
+        self.audit.append(event, **facts)
+
+    @cached_property
+    def vault(self) -> Vault:
+        """The keys that seal what the state holds of each client."""
+        return Vault(self.keys / "clients")
+
+    def pins(self) -> Pins:
+        """Return which key belongs to which client."""
+        return Pins(self.roster, record=self._record, agree=self._agree_on_roster)
+
+    def checkpoints(self, *, every: int, encrypt: bool) -> Checkpoints:
+        """Return where the federation stands; write only in `running`."""
+        folder = self.folder / "checkpoints"
+        make_folder(folder)
+        done = {r.client_id for r in self.requests.all() if not r.is_open}
+        done |= self.vault.destroyed() if encrypt else set()
+        form = Sealed(self.vault, done) if encrypt else None
+        return Checkpoints(folder, every=every, form=form, remedy="make room")
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Be the one run of this federation, after its log and files were compared.
+
+        Raises
+        ------
+        FedNegError
+            If there is another run, or state, keys and log are not one federation's, or
+            a file is not what the log says: it is named.
+        """
+        _ = self.operator  # before a new folder is made, with a lock in it
+        with locked(self.folder / "lock", "the federation", timeout_s=0):
+            self._tighten()
+            if self.account.is_old:
+                self._migrate()
+            self._tidy()
+            self._agree()
+            yield
+
+    def _tighten(self) -> None:
+        """Take from other users what an older version let them read."""
+        own = ("checkpoints", "requests", "receipts", "fingerprints")
+        try:
+            for folder in (self.folder, *(self.folder / name for name in own)):
+                tighten(folder)
+        except OSError as error:
+            raise FedNegError(
+                f"{error.filename} must be its owner's alone, and cannot be made so: "
+                f"{error.strerror}"
+            ) from None
+
+    def ready(self) -> None:
+        """Do what must be before requests or keys change: claim the keys, migrate."""
+        if self.account.is_old:
+            with self.running():
+                pass
+
+    # -- the log and the files ---------------------------------------------------------
+
+    def _agree(self) -> None:
+        """Compare everything with the log; complete what a kill left undone."""
+        with self.requests.changing():
+            self._agree_on_requests()
+        with self.pins().changing():
+            pass  # it compares by itself
+        account = self.account
+        checkpoints = Checkpoints(self.folder / "checkpoints")
+        agreement.settle(
+            [
+                *agreement.of_facts(self._facts, account),
+                *agreement.of_checkpoints(checkpoints, account),
+                *agreement.of_receipts(self.receipts, account),
+            ],
+            self.notices.append,
+        )
+        self._raise_schema(account)
+
+    def _agree_on_requests(self) -> None:
+        agreement.settle(
+            agreement.of_requests(self.requests, self.account), self.notices.append
+        )
+
+    def _agree_on_roster(self, pins: Pins) -> None:
+        agreement.settle(agreement.of_roster(pins, self.account), self.notices.append)
+
+    def _migrate(self) -> None:
+        """Bring a state of schema 1 to this one, with an entry that says so."""
+        schema, facts = read_facts(self._facts) or (OLD_SCHEMA, None)
+        account, mine = self.account, facts.id if facts else ""
+        if schema != OLD_SCHEMA:
+            raise FedNegError(
+                f"{self._facts} is of schema {schema}, and {account.path} of schema "
+                f"{OLD_SCHEMA}: it is an older log; restore the newer one"
+            )
+        federation = mine or account.federation or str(uuid.uuid4())
+        contradiction = disagreement(self.folder, self.keys, federation)
+        if contradiction or account.federation not in ("", federation):
+            raise FedNegError(
+                contradiction
+                or f"{account.path} is the log of federation {account.federation}, and "
+                f"{self._facts} of {federation}"
+            )
+        checkpoints = self.checkpoints(
+            every=1, encrypt=facts is not None and facts.encrypt
+        )
+        found = found_in(
+            self.requests, self.receipts, self.roster, checkpoints, account
+        )
+        settings = None if facts is None else facts.fixed
+        self.audit.append(MIGRATED, id=federation, settings=settings, **found)
+        bind(self.folder, self.keys, federation)
+        self.notices.append(f"{self.folder} was migrated from schema 1 to {SCHEMA}")
+
+    def _raise_schema(self, account: Account) -> None:
+        """Complete a migration: let federation.json say of which schema it is."""
+        schema, facts = read_facts(self._facts) or (SCHEMA, None)
+        if facts is None or schema == SCHEMA:
+            return
+        if not account.is_newest(MIGRATED):
+            raise FedNegError(
+                f"{self._facts} is of schema {schema}, and its log has entries of "
+                f"schema {SCHEMA}; restore the file"
+            )
+        write_facts(self._facts, facts)
+
+    def _tidy(self) -> None:
+        """Remove what a killed run left half-written: it may hold anything."""
+        for path in (self.model, self.history, self._status, self._facts):
+            for left in leftovers(self.folder, f".{path.name}.*"):
+                left.unlink(missing_ok=True)
+        for folder in (self.receipts, self.fingerprints, self.vault.folder):
+            for left in leftovers(folder, ".*"):
+                left.unlink(missing_ok=True)
+        with self.requests.changing():
+            for left in leftovers(self.requests.folder, ".forget-*"):
+                left.unlink(missing_ok=True)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a run is working on it now."""
+        return is_locked(self.folder / "lock")
+
+    def facts(self) -> Facts | None:
+        """Return what the federation is; None before its first run.
+
+        Raises
+        ------
+        FedNegError
+            If federation.json cannot be understood.
+        """
+        found = read_facts(self._facts)
+        return None if found is None else found[1]
+
+    def known_facts(self) -> Facts:
+        """Return what the federation is; FedNegError if there is none here."""
+        found = self.facts()
+        if found is None:
+            raise FedNegError(
+                f"there is no federation in {self.folder}; a run with state=DIR makes "
+                "one"
+            )
+        return found
+
+    def settle(
+        self, config: Config, overrides: Sequence[str], *, deployed: bool
+    ) -> Facts:
+        """Return what the federation is, written down if this is its first run.
+
+        Raises
+        ------
+        FedNegError
+            If the configuration is another federation's; it names the setting.
+        """
+        found, fixed = self.facts(), fixed_settings(config)
+        if found is None:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            facts = Facts(
+                self.account.federation,
+                now,
+                fixed,
+                list(overrides),
+                deployed,
+                config.encrypt,
+            )
+            self.audit.append(MADE, id=facts.id, settings=fixed)
+            write_facts(self._facts, facts)
+            return facts
+        # A federation made before there were other partitions does not name its own.
+        kept = {"data.partition": "writer"} | dict(found.fixed)
+        for name, value in fixed.items():
+            if kept.get(name) != value:
+                raise FedNegError(
+                    f"{name} is {kept.get(name)!r} in the federation in "
+                    f"{self.folder} and stays so, got {value!r}"
+                )
+        if found.deployed != deployed:
+            kind = "real" if found.deployed else "simulated"
+            raise FedNegError(
+                f"the clients of the federation in {self.folder} are {kind} ones"
+            )
+        return found
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        """Replace status.json."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        content = {"updated": now, **status}
+        write_bytes(self._status, (json.dumps(content, indent=1) + "\n").encode())
+
+    def read_status(self) -> dict[str, Any]:
+        """Return status.json; empty before the first run."""
+        try:
+            found: dict[str, Any] = json.loads(read_regular(self._status))
+            if not isinstance(found, dict):
+                raise ValueError("it is no JSON object")
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise FedNegError(f"{self._status} cannot be read: {error}") from None
+        return found

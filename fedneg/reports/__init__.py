@@ -1,0 +1,1 @@
+"""What a person sees: the terminal, pages, tables and figures."""

@@ -1,0 +1,1 @@
+"""Many runs side by side: sweeps and comparisons."""

@@ -1,0 +1,1 @@
+"""A page that opens offline, and figures for it."""

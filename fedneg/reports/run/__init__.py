@@ -1,0 +1,1 @@
+"""The results and the report of one run."""

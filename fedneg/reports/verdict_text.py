@@ -1,0 +1,232 @@
+"""What a verdict in results.json says, in words for the terminal and the report.
+
+Nothing is decided here: the outcome and each line's decision are taken as
+`fedneg.evaluation.verdict` left them. Absent keys and nulls give fewer words.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fedneg.core.formats import MISSING, name_clients, number
+from fedneg.evaluation.decision import ABSTAINS, FORGOTTEN, NOT_FORGOTTEN
+from fedneg.evaluation.verdict import (
+    INCONCLUSIVE,
+    IS_RETRAINED,
+    PROVES_NOTHING_ALONE,
+    TOOK_NO_PART,
+)
+
+Evidence = Mapping[str, Any]
+NAMES = {
+    "attack_success_gap": "attack success",
+    "as_trained_accuracy_gap": "accuracy as trained",
+    "membership_auc": "membership AUC",
+    "lira_auc": "LiRA AUC",
+    "canary_auc": "canary AUC",
+    "relearn_ratio": "relearning time",
+    "js_divergence": "JS divergence",
+    "disagreement": "disagreement",
+}
+# What a line's value is, where its name does not say it.
+UNITS = {
+    "attack_success_gap": "gap to retrained models",
+    "as_trained_accuracy_gap": "gap to retrained models",
+    "relearn_ratio": "as a share of retrained models'",
+    "js_divergence": "from retrained models, nats",
+    "disagreement": "with retrained models, share of test images",
+}
+# The metric of results.json of which a line's value is the gap.
+_METRICS = {
+    "attack_success_gap": "attack_success_rate",
+    "as_trained_accuracy_gap": "forget_accuracy_as_trained",
+}
+EXPECTED = {"original": NOT_FORGOTTEN, "retrained": FORGOTTEN}
+
+
+def verdict_of(results: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the verdict; None in older results and where nobody was forgotten."""
+    verdict = results.get("verdict")
+    return verdict if isinstance(verdict, Mapping) and verdict.get("outcome") else None
+
+
+def evidence_of(verdict: Mapping[str, Any]) -> list[Evidence]:
+    """Return the lines of evidence; an empty list without any."""
+    return list(verdict.get("evidence") or ())
+
+
+def name_evidence(line: Evidence) -> str:
+    """Return the name of a line as people say it; one that is not known as it is."""
+    return NAMES.get(str(line.get("name")), str(line.get("name")))
+
+
+def deciding_evidence(verdict: Mapping[str, Any]) -> list[Evidence]:
+    """Return the lines that the outcome rests on; none where it is inconclusive."""
+    outcome = verdict["outcome"]
+    found = [line for line in evidence_of(verdict) if line.get("decision") == outcome]
+    if outcome == FORGOTTEN:
+        found = [e for e in found if e.get("name") not in PROVES_NOTHING_ALONE]
+    return found
+
+
+def describe_value(line: Evidence, digits: int = 4) -> str:
+    """Return a line's value, with its sign where it is a gap; a dash for null."""
+    sign = "+" if line.get("name") in _METRICS else "-"
+    return _write(line.get("value"), digits, sign)
+
+
+def describe_allowed(line: Evidence, digits: int = 4) -> str:
+    """Return what a line's value may be, as 'at most 0.02'; a dash without threshold.
+
+    Relearning is the one that must not be *below* its threshold; an AUC has a threshold
+    on either side, and the results name the one that counted.
+    """
+    if number(line.get("threshold")) is None:
+        return MISSING
+    bound = "at least" if _is_lower_bound(line) else "at most"
+    return f"{bound} {_write(line['threshold'], digits)}"
+
+
+def _write(value: object, digits: int, sign: str = "-") -> str:
+    """Return a number, a dash for null; `sign` as in a format."""
+    found = number(value)
+    if found is None:
+        return MISSING
+    return f"{found:{sign}.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _is_lower_bound(line: Evidence) -> bool:
+    """Return whether the threshold is the least that the value may be."""
+    if line.get("name") == "relearn_ratio":
+        return True
+    value, threshold = number(line.get("value")), number(line.get("threshold"))
+    below = value is not None and threshold is not None and value < threshold
+    return below and line.get("decision") == NOT_FORGOTTEN
+
+
+def describe_evidence(line: Evidence, metrics: Mapping[str, Any] | None = None) -> str:
+    """Return a line as half a sentence: what, why, and both numbers.
+
+    Parameters
+    ----------
+    line : mapping
+        An entry of ``verdict.evidence``.
+    metrics : mapping, optional
+        The model's entry in ``models``: of a gap, the value itself is told as well.
+    """
+    value, threshold = number(line.get("value")), number(line.get("threshold"))
+    digits = 2  # more only where two would make equal what is not
+    if value is not None and threshold is not None:
+        while digits < 4 and f"{value:.{digits}f}" == f"{threshold:.{digits}f}":
+            digits += 1
+    own = number((metrics or {}).get(_METRICS.get(str(line.get("name")), "")))
+    name = name_evidence(line) + ("" if own is None else f" {own:.2f}")
+    numbers = [] if value is None else [describe_value(line, digits)]
+    if threshold is not None:
+        allowed = describe_allowed(line, digits).removeprefix("at most ")
+        numbers.append(f"allowed {allowed}")
+    shown = f" ({', '.join(numbers)})" if numbers else ""
+    return f"{name} {line.get('why') or ''}".strip() + shown
+
+
+def describe_reason(results: Mapping[str, Any], *, most: int | None = None) -> str:
+    """Return in half a sentence why the outcome is what it is.
+
+    Parameters
+    ----------
+    results : mapping
+        With a verdict.
+    most : int, optional
+        Lines told in full; further ones are only named.
+    """
+    verdict = results["verdict"]
+    if verdict.get("finding") == TOOK_NO_PART:
+        return f"{name_clients(results['forget'])} {TOOK_NO_PART}"
+    if verdict.get("finding") == IS_RETRAINED:
+        return "it is a retrained model, bit for bit: what points to the " + (
+            "clients is chance" if len(results["forget"]) > 1 else "client is chance"
+        )
+    decided = deciding_evidence(verdict)
+    if not decided:
+        if verdict["outcome"] == INCONCLUSIVE:
+            return "; ".join(_describe_doubt(verdict))
+        return ""
+    models = results.get("models") or {}
+    metrics = models.get(verdict.get("model")) or {}
+    said = [describe_evidence(line, metrics) for line in decided[:most]]
+    rest = [] if most is None else [name_evidence(line) for line in decided[most:]]
+    if rest:
+        said.append(f"also {', '.join(rest)}")
+    return "; ".join(said)
+
+
+def _describe_doubt(verdict: Mapping[str, Any]) -> Iterator[str]:
+    """Yield why no line decided."""
+    lines = evidence_of(verdict)
+    whys = [str(line.get("why") or "") for line in lines]
+    counts = [re.search(r"(\d+) other .*, (\d+) needed", why) for why in whys]
+    few = min((int(m[1]), int(m[2])) for m in counts if m) if any(counts) else None
+    measured = [
+        line
+        for line, why, counted in zip(lines, whys, counts, strict=True)
+        if why != "not measured" and not counted
+    ]
+    weak = [e for e in measured if str(e.get("why") or "").startswith("no power")]
+    others = [line for line in measured if line not in weak]
+    proofless = [line for line in others if line.get("decision") == FORGOTTEN]
+    if few:
+        models = "retrained model" if few[0] == 1 else "retrained models"
+        yield f"only {few[0]} {models} to compare with, {few[1]} needed"
+    elif not measured:
+        yield "nothing was measured that could tell"
+    elif len(weak) == len(measured):
+        yield "no line of evidence had power"
+    if proofless:
+        names = " and ".join(name_evidence(line) for line in proofless)
+        one = len(proofless) == 1
+        yield f"{names} {'proves' if one else 'prove'} nothing alone"
+    for line in others:
+        if line.get("decision") == ABSTAINS:
+            yield describe_evidence(line)
+
+
+def control_warnings(verdict: Mapping[str, Any]) -> list[str]:
+    """Return a warning for each control that came out the wrong way."""
+    controls = verdict.get("controls") or {}
+    said = []
+    if controls.get("original") == FORGOTTEN:
+        said.append(
+            "The control failed: the same judge calls the original model, which was "
+            "trained with the forgotten data, forgotten. Do not rely on this verdict."
+        )
+    if controls.get("retrained") == NOT_FORGOTTEN:
+        said.append(
+            "The control failed: the same judge calls the retrained model, which never "
+            "saw the forgotten data, not forgotten. Do not rely on this verdict."
+        )
+    return said
+
+
+def describe_controls(verdict: Mapping[str, Any]) -> str:
+    """Return what the controls say of the test, in a sentence; '' without controls."""
+    controls = verdict.get("controls") or {}
+    known = {k: controls[k] for k in EXPECTED if controls.get(k)}
+    open_ones = [k for k, outcome in known.items() if outcome == INCONCLUSIVE]
+    if not known:
+        return ""
+    if open_ones == ["original"]:
+        return (
+            "The judge did not find the client even in the original model: the test "
+            "had no power here."
+        )
+    if open_ones == ["retrained"]:
+        return (
+            "The control on the retrained model is inconclusive: the test had no power "
+            "here to tell a model that never saw the client."
+        )
+    if open_ones:
+        return "Both controls are inconclusive: the test had no power here."
+    if all(outcome == EXPECTED[k] for k, outcome in known.items()):
+        one = "control" if len(known) == 1 else "controls"
+        return f"As expected of the {one}: the test could tell what is known."
+    return "A control came out the wrong way: see the note at the top of the page."
