@@ -6,6 +6,7 @@ from typing import Any
 
 from fedneg.ledger import checkpoint
 from fedneg.ledger.tensors import sha256_of
+from fedneg.live.head import HEAD_NAME
 from fedneg.records.audit import AuditLog
 from fedneg.records.identity import ID_NAME
 from fedneg.records.receipts import read_receipt, signed_receipt
@@ -46,6 +47,7 @@ def make_old(folder: Path, keys: Path | None = None) -> State:
             ]
     for place in (folder, state.keys):
         (place / ID_NAME).unlink(missing_ok=True)
+    (state.keys / HEAD_NAME).unlink()
     change(folder / "federation.json", schema=1)
     for head in (folder / "checkpoints").glob("*.json"):
         content = json.loads(head.read_bytes())

@@ -17,9 +17,15 @@ import pytest
 from test_live import Meddling, ask, go_on
 from waiting import PATIENCE_S
 
-from fedneg.cli.live import run_request_command, run_roster_command
+from fedneg.cli.live import (
+    run_request_command,
+    run_rollback_command,
+    run_roster_command,
+)
 from fedneg.cli.verify import run_audit_command
 from fedneg.core.errors import FedNegError
+from fedneg.live.erasure import Erasure
+from fedneg.live.head import HEAD_NAME, read_head
 from fedneg.records.account import BEGUN
 from fedneg.records.audit import AuditLog
 from fedneg.records.identity import ID_NAME
@@ -119,6 +125,53 @@ def change(name: str, **changes: Any) -> Callable[[Path, Path], None]:
     return lambda state, lives: edit(state / name, **changes)
 
 
+def empty_fingerprints(state: Path, lives: Path) -> None:
+    """Well-formed, and nothing is looked for any more."""
+    edit(state / PRINTS, fingerprints=[])
+
+
+def swap_fingerprints(state: Path, lives: Path) -> None:
+    shutil.copy(state / "fingerprints" / "forget-2.json", state / PRINTS)
+
+
+def cut_fingerprints(state: Path, lives: Path) -> None:
+    (state / PRINTS).write_bytes(b"")
+
+
+def whole_state(state: Path, lives: Path) -> None:
+    """All of it, log included, from a backup; the keys are those of today."""
+    shutil.rmtree(state)
+    shutil.copytree(lives / "one", state)
+
+
+def forget_head(act: Callable[[Path, Path], None]) -> Callable[[Path, Path], None]:
+    """Break a federation whose keys an older fedneg wrote, without a head."""
+
+    def both(state: Path, lives: Path) -> None:
+        (State(state).keys / HEAD_NAME).unlink()
+        act(state, lives)
+
+    return both
+
+
+def other_head(content: str) -> Callable[[Path, Path], None]:
+    return lambda state, lives: _write(State(state).keys / HEAD_NAME, content)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def empty_log_and_receipt(state: Path, lives: Path) -> None:
+    (state / RECEIPT).write_text("{}")
+    empty_log(state, lives)
+
+
+def older_log_and_receipt(state: Path, lives: Path) -> None:
+    (state / RECEIPT).write_text("{}")
+    older_log(state, lives)
+
+
 def add_request(state: Path, lives: Path) -> None:
     request = json.loads((state / "requests" / "forget-1.json").read_bytes())
     made = request | {"client_id": 3, "status": "accepted"}
@@ -190,6 +243,36 @@ def another_pin(state: Path, lives: Path) -> None:
 
 
 RECEIPT, REQUEST = "receipts/forget-1.json", "requests/forget-1.json"
+PRINTS = "fingerprints/forget-1.json"
+# Of these a request is refused, too, before it is on the disk.
+FINGERPRINTS: list[tuple[str, Callable[[Path, Path], None], str]] = [
+    (
+        "fingerprints removed",
+        remove(PRINTS),
+        "fingerprints/forget-1.json is missing, and forget-1 is done: .*; restore it",
+    ),
+    (
+        "fingerprints emptied",
+        empty_fingerprints,
+        "fingerprints/forget-1.json is not the one that the audit log names: .*restore",
+    ),
+    ("of another", swap_fingerprints, "fingerprints/forget-1.json is of client 2"),
+    ("of nothing", cut_fingerprints, "forget-1.json holds no fingerprints, .*restore"),
+]
+ENDS = "audit.jsonl ends before entry [0-9]+ that the keys know .*restore the newer one"
+# And of these all that changes anything.
+OLDER: list[tuple[str, Callable[[Path, Path], None], str]] = [
+    ("whole state", whole_state, ENDS),
+    ("log cut", cut_log, ENDS),
+    ("older log", older_log, ENDS),
+    (
+        "log written anew",
+        other_head(json.dumps({"seq": 2, "digest": "1" * 64})),
+        "audit.jsonl has another entry 2 than the keys know .*: it was written anew",
+    ),
+    ("head damaged", other_head("{"), "log.head must hold seq and digest .* restore"),
+    ("head of none", other_head('{"seq": 0, "digest": ""}'), "log.head must hold seq"),
+]
 BREAKS: list[tuple[str, Callable[[Path, Path], None], str]] = [
     ("receipts swapped", swap_receipts, "forget-1.json is not the receipt of forget-1"),
     ("a copy", copy_receipt("forget-3.json"), "forget-3.json is no receipt that the"),
@@ -213,8 +296,20 @@ BREAKS: list[tuple[str, Callable[[Path, Path], None], str]] = [
     ("reason", change(REQUEST, reason="x"), "forget-1.json has another reason"),
     ("empty log", empty_log, "audit.jsonl is (missing or )?empty"),
     ("no log", remove("audit.jsonl"), "audit.jsonl (is missing|cannot be read)"),
-    ("log cut", cut_log, "forget-2.json says that it is done, and .* is purging"),
-    ("older log", older_log, "forget-2.json has no entry in the audit log"),
+    ("empty log, bad receipt", empty_log_and_receipt, "jsonl is (missing or )?empty"),
+    ("older log, bad receipt", older_log_and_receipt, ENDS),
+    (
+        "log cut, no head",
+        forget_head(cut_log),
+        "forget-2.json says that it is done, and .* is purging",
+    ),
+    (
+        "older log, no head",
+        forget_head(older_log),
+        "forget-2.json has no entry in the audit log",
+    ),
+    *FINGERPRINTS,
+    *OLDER,
     ("log of another", other_federations_log, "is the log of federation 12345678-"),
     ("all but the log", all_but_the_log, "forget-1.json is missing"),
     ("requests", put_back("requests"), "forget-1.json is missing"),
@@ -269,6 +364,33 @@ def test_what_the_log_disproves_is_named_by_audit_and_refused_by_a_start(
     assert grid.sent == []
 
 
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [b[1:] for b in (*FINGERPRINTS, *OLDER)],
+    ids=[b[0] for b in (*FINGERPRINTS, *OLDER)],
+)
+def test_no_command_goes_on_from_it_and_nothing_is_accepted(
+    state: Path, lives: Path, act: Callable[[Path, Path], None], message: str
+):
+    act(state, lives)
+    refused_by_all(state, message, roster=act in [b[1] for b in OLDER])
+
+
+def refused_by_all(state: Path, message: str, *, roster: bool = True) -> None:
+    """Say every command that changes anything: none does, and each says why."""
+    before = contents(state, Path(f"{state}-keys"))
+    for run, words in (
+        (run_request_command, ["forget", "3"]),
+        (run_rollback_command, ["4"]),
+        *([(run_roster_command, ["remove", "0"])] if roster else []),
+    ):
+        with pytest.raises(FedNegError, match=message) as caught:
+            run([*words, "--state", str(state)])
+        assert "\n" not in str(caught.value)
+    after = contents(state, Path(f"{state}-keys"))
+    assert {k for k, v in after.items() if before.get(k, b"") != v} == set()
+
+
 def test_a_whole_federation_passes_and_trains_on_without_the_forgotten(state: Path):
     before = contents(state, Path(f"{state}-keys"))
     audit(state)
@@ -302,6 +424,197 @@ def test_a_schema_that_was_set_back_is_refused(state: Path):
     edit(state / "federation.json", schema=1)
     with pytest.raises(FedNegError, match="is of schema 1, and its log has entries of"):
         go_on(state, *FOUR)
+
+
+# -- what the keys know ----------------------------------------------------------------
+
+
+def head_of(state: Path) -> tuple[int, str]:
+    """Return number and digest of the log's last entry."""
+    last = json.loads((state / "audit.jsonl").read_bytes().splitlines()[-1])
+    return last["seq"], last["digest"]
+
+
+def known(state: Path) -> tuple[int, str]:
+    """Return what the keys know of it."""
+    head = read_head(State(state).keys / HEAD_NAME)
+    assert head is not None
+    return head.seq, head.digest
+
+
+def test_the_keys_know_the_last_entry_and_older_keys_are_fine(state: Path, lives: Path):
+    assert known(state) == head_of(state)
+    keys = State(state).keys
+    shutil.copy(Path(f"{lives / 'trained'}-keys") / HEAD_NAME, keys)
+    assert known(state) < head_of(state)
+    audit(state)
+    with State(state).running():  # without an entry of its own
+        assert known(state) == head_of(state)
+    (keys / HEAD_NAME).unlink()  # as an older fedneg left them
+    (keys / f".{HEAD_NAME}.1234").write_text("{")  # of who was killed
+    audit(state)
+    with State(state).running():
+        assert known(state) == head_of(state)
+    assert not list(keys.glob(f".{HEAD_NAME}.*"))
+
+
+def test_a_head_that_cannot_be_written_is_said_at_the_next_start(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The entry counts all the same: a request is accepted."""
+
+    def full(path: Path, head: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    before = known(state)
+    with monkeypatch.context() as patch:
+        patch.setattr("fedneg.records.audit.write_head", full)
+        run_request_command(["forget", "3", "--state", str(state)])
+        assert known(state) == before
+        with pytest.raises(FedNegError, match=r"log\.head cannot be written: No space"):
+            go_on(state, *FOUR)
+    assert State(state).requests.excluded() == {1, 2, 3}
+    audit(state)
+
+
+def test_a_public_key_that_is_missing_is_made_again_and_it_is_said(state: Path):
+    path = State(state).keys / "operator.pub"
+    before = path.read_bytes()
+    path.unlink()
+    with pytest.raises(
+        FedNegError, match=r"operator\.pub is missing; the next run makes"
+    ):
+        audit(state)
+    made = State(state)
+    with made.running():
+        pass
+    assert made.notices == [f"{path} was missing, and is made again from operator.key"]
+    assert path.read_bytes() == before
+    audit(state)
+
+
+def test_a_hidden_file_is_no_receipt(state: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.copy(state / RECEIPT, state / "receipts" / ".x.json")
+    audit(state)
+    assert "good receipts: 2," in capsys.readouterr().out
+
+
+# -- fingerprints ----------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """In the place of a kill: nobody catches it."""
+
+
+@pytest.mark.parametrize("left", ["none", "another's"])
+def test_killed_before_the_fingerprints_it_is_unlearned_again(
+    lives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+):
+    """Their digest is in the log, and whatever the file is, it is written anew."""
+    state = copy(lives / "trained", tmp_path / "state")
+    ask(state, 1, clients=4)
+
+    def killed(self: Erasure, made: dict[int, bytes]) -> None:
+        if left != "none":
+            _write(state / PRINTS, "{}")
+        raise Killed
+
+    (state / "fingerprints").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(Erasure, "write_fingerprints", killed)
+        with pytest.raises(Killed):
+            go_on(state, *FOUR)
+    newest = State(state).account.newest["run"]
+    assert (newest["event"], list(newest["facts"]["fingerprints"])) == (
+        *("unlearned", ["1"]),
+    )
+    audit(state)
+    go_on(state, *FOUR)
+    audit(state)
+    assert State(state).account.requests[1].status == "done"
+
+
+def test_begun_over_from_scratch_the_first_fingerprints_hold(
+    lives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    state = copy(lives / "trained", tmp_path / "state")
+    ask(state, 1, clients=4)
+    with pytest.raises(FedNegError, match=r"below strategy\.gate=0\.9"):
+        go_on(state, *FOUR, "strategy.gate=0.9", "strategy.scale=10")
+    # Out of the model, and not yet purged: nothing came after, but the checkpoint.
+    kept = copy(state, tmp_path / "kept")
+    (kept / PRINTS).unlink()
+    with pytest.raises(FedNegError, match=r"forget-1\.json is missing, .* unlearned"):
+        audit(kept)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Erasure,
+            "write_fingerprints",
+            lambda self, made: (_ for _ in ()).throw(Killed),
+        )
+        with pytest.raises(Killed):
+            go_on(state, "clients=4", "retrain=scratch")
+    audit(state)
+    kept = copy(state, tmp_path / "again")
+    empty_fingerprints(kept, lives)
+    with pytest.raises(FedNegError, match=r"forget-1\.json is not the one"):
+        go_on(kept, "clients=4", "retrain=scratch")
+    go_on(state, "clients=4", "retrain=scratch")
+    audit(state)
+
+
+def test_fingerprints_that_vanish_in_a_run_stop_it_before_the_purge(
+    lives: Path, tmp_path: Path
+):
+    state = copy(lives / "one", tmp_path / "state")
+    ask(state, 2, clients=4)
+    grid = Meddling(4)
+    grid.before = lambda client_id, server_round: (state / PRINTS).unlink(
+        missing_ok=True
+    )
+    with pytest.raises(FedNegError, match=r"fingerprints/forget-1\.json is missing"):
+        go_on(state, "clients=4", "retrain=remaining", grid=grid)
+    assert State(state).account.requests[2].status == "unlearned"
+    shutil.copy(lives / "one" / PRINTS, state / PRINTS)
+    go_on(state, "clients=4")
+    audit(state)
+
+
+def test_of_a_log_without_their_digests_they_must_be_there(
+    lives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As one that was written before the log had them."""
+    state, append = copy(lives / "trained", tmp_path / "state"), AuditLog.append
+
+    def without(self: AuditLog, event: str, /, **facts: Any) -> dict[str, Any]:
+        facts.pop("fingerprints", None)
+        return append(self, event, **facts)
+
+    ask(state, 1, clients=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(AuditLog, "append", without)
+        go_on(state, *FOUR)
+    audit(state)
+    for number, (act, message) in enumerate(
+        [
+            (remove(PRINTS), "forget-1.json is missing, and forget-1 is done"),
+            (cut_fingerprints, "forget-1.json holds no fingerprints"),
+            (change(PRINTS, client=2), "forget-1.json holds no fingerprints"),
+            (
+                change(PRINTS, client=2, request="forget-2"),
+                "forget-1.json is of client 2",
+            ),
+        ]
+    ):
+        broken = copy(state, tmp_path / f"broken{number}")
+        act(broken, lives)
+        with pytest.raises(FedNegError, match=message):
+            audit(broken)
+        with pytest.raises(FedNegError, match=message):
+            go_on(broken, *FOUR)
+    empty_fingerprints(state, lives)  # which such a log cannot know
+    audit(state)
+    go_on(state, *FOUR)
 
 
 # -- where it stands -------------------------------------------------------------------
@@ -437,6 +750,53 @@ def test_keys_of_a_lost_state_seal_no_other(tmp_path: Path):
     with pytest.raises(FedNegError, match=r"sealed another federation \(client-0"):
         go_on(state, *SEALED)
     assert not state.exists()
+
+
+@pytest.mark.parametrize("has_head", [True, False])
+def test_a_sealed_state_from_before_a_purge_is_refused_by_name(
+    tmp_path: Path, has_head: bool
+):
+    """With the keys of today; they know it by the log's head, or by a tombstone."""
+    state, more = tmp_path / "S", (*SEALED, "clients=4")
+    go_on(state, *more)
+    shutil.copytree(state, tmp_path / "backup")
+    ask(state, 2, clients=4)
+    go_on(state, *more)
+    audit(state)
+    shutil.rmtree(state)
+    (tmp_path / "backup").rename(state)
+    message = ENDS
+    if not has_head:
+        (State(state).keys / HEAD_NAME).unlink()
+        message = (
+            r"client-2\.destroyed says that the key of client 2 was destroyed .*, and "
+            "the log .*does not say that it was.*restore the newer one"
+        )
+    with pytest.raises(FedNegError, match=message):
+        audit(state)
+    with pytest.raises(FedNegError, match=message):
+        go_on(state, *more)
+    refused_by_all(state, message)
+
+
+@pytest.mark.parametrize("name", ["client-1", "model-000000"])
+def test_a_lost_key_of_what_stays_is_named(tmp_path: Path, name: str):
+    state = tmp_path / "S"
+    go_on(state, *SEALED, "rounds=2")
+    audit(state)
+    path = State(state).vault.folder / f"{name}.key"
+    key = path.read_bytes()
+    path.unlink()
+    message = rf"{name}\.key is missing, and the checkpoint of round 2 .*; restore it$"
+    with pytest.raises(FedNegError, match=message):
+        audit(state)
+    with pytest.raises(FedNegError, match=message):
+        go_on(state, *SEALED, "rounds=3")
+    path.write_bytes(key)
+    go_on(state, *SEALED, "rounds=3")
+    ask(state, 2)
+    go_on(state, *SEALED, "rounds=3")
+    audit(state)  # of the forgotten there is none, and need be none
 
 
 def test_two_states_cannot_have_the_same_keys(tmp_path: Path):

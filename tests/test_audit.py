@@ -17,6 +17,7 @@ import pytest
 from waiting import PATIENCE_S
 
 from fedneg.core.errors import FedNegError
+from fedneg.live.head import HEAD_NAME, Head, read_head, write_head
 from fedneg.records import audit, entries
 from fedneg.records.audit import AuditLog, Broken, check
 from fedneg.records.signing import OperatorKey, canonical
@@ -27,7 +28,8 @@ from pathlib import Path
 from fedneg.records.audit import AuditLog
 from fedneg.records.signing import OperatorKey
 folder = Path(sys.argv[1])
-log = AuditLog(folder / "audit.jsonl", OperatorKey.load_or_create(folder / "keys"))
+key = OperatorKey.load_or_create(folder / "keys")
+log = AuditLog(folder / "audit.jsonl", key, head=folder / "keys" / "log.head")
 for number in range(50):
     log.append("counted", process=int(sys.argv[2]), number=number)
 """
@@ -173,6 +175,7 @@ def test_processes_that_append_at_once_make_one_whole_chain(tmp_path: Path):
     key = OperatorKey.load_or_create(tmp_path / "keys")
     found = check(tmp_path / "audit.jsonl", key.public)
     assert (found.entries, found.broken) == (200, None)
+    assert read_head(tmp_path / "keys" / "log.head") == Head(200, found.head)
     facts = [
         json.loads(line)["facts"]
         for line in (tmp_path / "audit.jsonl").read_bytes().splitlines()
@@ -408,3 +411,77 @@ def test_digests_that_are_wanted_and_not_there_are_missing(log: AuditLog):
     found = check(log.path, log.key.public, wanted=[digests[1], "1" * 64, "2" * 64])
     assert found.missing == ("1" * 64, "2" * 64)
     assert found.broken is None
+
+
+# -- what the keys know ----------------------------------------------------------------
+
+
+@pytest.fixture
+def headed(log: AuditLog, tmp_path: Path) -> AuditLog:
+    """Return the log of five entries, whose keys know the last one."""
+    made = AuditLog(log.path, log.key, head=tmp_path / "keys" / HEAD_NAME)
+    made.keep_head()
+    return made
+
+
+def head_of(log: AuditLog) -> Head | None:
+    """Return what the keys know."""
+    assert log.head is not None
+    return read_head(log.head)
+
+
+def test_the_keys_know_every_new_entry_at_once(headed: AuditLog):
+    assert headed.head is not None
+    last = json.loads(evidence_of(headed)[-1])
+    assert head_of(headed) == Head(5, last["digest"])
+    for seq in (6, 7):
+        added = headed.append("more")
+        assert head_of(headed) == Head(seq, added["digest"])
+    assert stat.S_IMODE(headed.head.stat().st_mode) == 0o600
+
+
+def test_a_head_that_lags_behind_is_no_fault(headed: AuditLog):
+    assert headed.head is not None
+    write_head(headed.head, Head(3, json.loads(evidence_of(headed)[2])["digest"]))
+    added = headed.append("more")
+    assert head_of(headed) == Head(6, added["digest"])
+
+
+@pytest.mark.parametrize("kept", [0, 3, 4])
+def test_nothing_is_added_to_a_log_that_is_older_than_the_keys(
+    headed: AuditLog, kept: int
+):
+    """Else the next entry would be what they know, and nobody would notice."""
+    headed.path.write_bytes(b"".join(evidence_of(headed)[:kept]))
+    before, known = headed.path.read_bytes(), head_of(headed)
+    for act in (lambda: headed.append("more"), headed.keep_head):
+        with pytest.raises(FedNegError, match="ends before entry 5 that the keys know"):
+            act()
+    assert (headed.path.read_bytes(), head_of(headed)) == (before, known)
+
+
+def test_nor_to_one_with_another_last_entry(headed: AuditLog):
+    other = resigned(evidence_of(headed)[4], headed.key, facts={"client": 9})
+    headed.path.write_bytes(b"".join([*evidence_of(headed)[:4], other]))
+    with pytest.raises(FedNegError, match="has another entry 5 than the keys know"):
+        headed.append("more")
+
+
+def test_an_entry_costs_as_much_after_many(
+    headed: AuditLog, monkeypatch: pytest.MonkeyPatch
+):
+    """The log is not read again for the head: its last block alone, as before."""
+    read, real = [], os.pread
+
+    def pread(handle: int, size: int, offset: int) -> bytes:
+        found = real(handle, size, offset)
+        read.append(len(found))
+        return found
+
+    for _ in range(4):
+        headed.append("long", text="x" * 2 * audit.BLOCK)
+    headed.append("short")
+    monkeypatch.setattr(audit.os, "pread", pread)
+    headed.append("one more")
+    assert headed.path.stat().st_size > 8 * audit.BLOCK
+    assert sum(read) <= 3 * audit.BLOCK

@@ -107,6 +107,10 @@ def add_space(state: Path) -> None:
     path.write_bytes(path.read_bytes() + b" ")
 
 
+def empty_fingerprints(state: Path) -> None:
+    (state / "fingerprints" / "forget-1.json").write_bytes(b"")
+
+
 def bind_keys(state: Path) -> None:
     path = State(state).keys / ID_NAME
     path.write_text("12345678-" + 3 * "1234-" + "1" * 12)
@@ -122,6 +126,11 @@ def older_log(state: Path) -> None:
         (remove("requests/forget-1.json"), r"forget-1\.json is missing"),
         (remove("receipts/forget-1.json"), r"forget-1\.json is missing, .* is done"),
         (remove("audit.jsonl"), r"audit\.jsonl is missing or empty"),
+        (
+            remove("fingerprints/forget-1.json"),
+            r"fingerprints/forget-1\.json is missing, and forget-1 is done; restore it",
+        ),
+        (empty_fingerprints, r"fingerprints/forget-1\.json holds no fingerprints"),
         (add_space, r"forget-1\.json is not the one in the audit log"),
         (bind_keys, "the log of federation|belong to federation 12345678|belongs to"),
         (older_log, "of schema 1: it is an older log"),
@@ -133,6 +142,17 @@ def test_what_its_log_disproves_is_refused(
     act(state)
     with pytest.raises(FedNegError, match=message):
         go_on(state, *FOUR)
+
+
+def test_once_migrated_its_fingerprints_are_those_that_the_log_names(state: Path):
+    with State(state).running():
+        pass
+    audit(state)
+    change(state / "fingerprints" / "forget-1.json", fingerprints=[])
+    with pytest.raises(FedNegError, match=r"forget-1\.json is not the one that the"):
+        audit(state)
+    with pytest.raises(FedNegError, match=r"forget-1\.json is not the one that the"):
+        run_request_command(["forget", "0", "--state", str(state)])
 
 
 def test_a_sealed_one_goes_on_as_well(tmp_path: Path):

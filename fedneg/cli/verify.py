@@ -21,11 +21,17 @@ from fedneg.core.reading import read_regular
 from fedneg.records.account import Account
 from fedneg.records.agreement import Difference, differences
 from fedneg.records.audit import AuditCheck, check
-from fedneg.records.fingerprints import Fingerprint
+from fedneg.records.fingerprints import Fingerprint, loaded
 from fedneg.records.identity import LOG_NAME
 from fedneg.records.receipts import read_receipt, words_on_isolation
 from fedneg.records.scan import Match, ScanResult, scan
-from fedneg.records.signing import PUBLIC_NAME, PublicKey, keys_folder, load_public
+from fedneg.records.signing import (
+    PRIVATE_NAME,
+    PUBLIC_NAME,
+    PublicKey,
+    keys_folder,
+    load_public,
+)
 from fedneg.records.walk import shown
 
 # A list in a receipt is shown to so many items, and files of one client likewise.
@@ -107,7 +113,7 @@ def run_audit_command(arguments: Sequence[str]) -> None:
     """
     options = _audit_parser().parse_args(arguments)
     folder = options.keys or keys_folder(options.state)
-    public = load_public(options.key or folder / PUBLIC_NAME)
+    public = _public(options.key, folder)
     log = options.state / LOG_NAME
     # Files first: what the log has beyond them is newer, and no contradiction.
     receipts, problems = _receipts(options.state / "receipts", public)
@@ -124,11 +130,17 @@ def run_audit_command(arguments: Sequence[str]) -> None:
         # What stands behind a broken entry is unknown, and no receipt's fault.
         first = f"entry {found.broken.number} of {log} is broken: {found.broken.what}"
         problems.insert(0, first)
+    elif not found.entries:
+        # By an empty log every file is wrong, and none of them is to blame.
+        problems = [f"the log {log} is empty; restore it from a backup"]
     else:
         # Who brings the public key need not be let into the keys' folder.
         keys = None if options.key and not options.keys else folder
         differences = _settled(options.state, keys, account)
-        problems += [d.text for d in differences if d.complete is None]
+        # The log's own first: by another log its receipts are wrong, too.
+        wrong = [d for d in differences if d.complete is None]
+        problems[:0] = [d.text for d in wrong if d.is_of_log]
+        problems += [d.text for d in wrong if not d.is_of_log]
         problems += [
             f"{path} names entry {digest}, which is not in {log}"
             for path, digest in receipts.items()
@@ -169,6 +181,17 @@ def _audit_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _public(given: Path | None, folder: Path) -> PublicKey:
+    """Return the key that is given, or else that in the keys' folder."""
+    path = folder / PUBLIC_NAME
+    if given is None and not path.exists() and (folder / PRIVATE_NAME).exists():
+        raise FedNegError(
+            f"{path} is missing; the next run makes it again from {PRIVATE_NAME}, or "
+            "name a copy with --key"
+        )
+    return load_public(given or path)
+
+
 def _digest(text: str) -> str:
     """Return a digest as the log writes it; for argparse's `type`."""
     if not re.fullmatch("[0-9a-f]{64}", text.lower()):
@@ -179,7 +202,8 @@ def _digest(text: str) -> str:
 def _receipts(folder: Path, public: PublicKey) -> tuple[dict[Path, str], list[str]]:
     """Return the entry that each good receipt names, and what is wrong with others."""
     found, problems = {}, []
-    for path in sorted(folder.glob("*.json")):
+    # Hidden ones are what a killed writer left, and no receipts.
+    for path in sorted(folder.glob("[!.]*.json")):
         try:
             digest = read_receipt(path, public).get("audit_entry")
         except FedNegError as error:
@@ -275,21 +299,19 @@ def _wanted(folder: Path) -> list[Fingerprint]:
     None at all only if none of the clients ever took part: it is said so.
     """
     found, absent = [], 0
-    paths = sorted(folder.glob("*.json"))
+    paths = sorted(folder.glob("[!.]*.json"))
     for path in paths:
         try:
-            content = json.loads(read_regular(path))
-            whose = f"client {content['client']} ({content['request']})"
-            made = [Fingerprint.from_json(c) for c in content["fingerprints"]]
-            never = content.get("took_part") is False
+            client_id, made, took_part = loaded(read_regular(path))
+            whose = f"client {client_id} (forget-{client_id})"
         except OSError as error:
             raise FedNegError(f"{path} cannot be read: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except ValueError:
             raise FedNegError(
                 f"{path} must hold a client, a request and their fingerprints; it is "
                 "damaged"
             ) from None
-        if not made and never:
+        if not made and not took_part:
             absent += 1
             print(
                 f"{whose} has no fingerprints: it took part in no round, there is "

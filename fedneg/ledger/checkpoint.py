@@ -245,6 +245,10 @@ class Checkpoints:
         found: Mapping[str, Any] = self._head(rounds)["facts"]
         return found
 
+    def data(self, rounds: int) -> Path:
+        """Return the file with a checkpoint's numbers; raises as `facts` does."""
+        return self._data_path(rounds, self._head(rounds))
+
     def rows(self, rounds: int, client_id: int) -> dict[str, Vector]:
         """Return what a checkpoint holds of a client, and its global parameters."""
         head = self._head(rounds)

@@ -11,7 +11,6 @@ name the same things; a receipt is made where the purge is.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -26,8 +25,9 @@ from fedneg.core.parameters import Vector
 from fedneg.core.reading import read_regular
 from fedneg.evaluation.isolation import left_of
 from fedneg.ledger.checkpoint import Checkpoints
+from fedneg.ledger.tensors import sync_folder
 from fedneg.records.account import PURGING, RECEIPT
-from fedneg.records.fingerprints import Fingerprint, fingerprints
+from fedneg.records.fingerprints import Fingerprint, dumped, fingerprints, loaded
 from fedneg.records.receipts import signed_receipt, write_receipt
 from fedneg.records.requests import DONE, Request
 from fedneg.records.scan import ScanResult, scan
@@ -131,15 +131,16 @@ class Erasure:
         )
         return {name: asdict(left) for name, left in zip(own, found, strict=True)}
 
-    def write_fingerprints(
+    def fingerprint_files(
         self, must_go: Mapping[int, Mapping[str, Vector]], *, stays: Vector
-    ) -> None:
-        """Write down digests of what `must_go` returned.
+    ) -> dict[int, bytes]:
+        """Return the files with digests of what `must_go` returned, by client.
 
         Weights that the clients never moved are everybody's: the same in the initial
         parameters, or in the model without them (`stays`). Nothing is of a client that
         never took part: no model contains it.
         """
+        made = {}
         for client_id, vectors in must_go.items():
             took_part = client_id in self._took_part
             own = {
@@ -147,21 +148,22 @@ class Erasure:
                 for name, vector in vectors.items()
                 if took_part
             }
-            content = {
-                "client": client_id,
-                "request": f"forget-{client_id}",
-                "took_part": took_part,
-                "fingerprints": [f.to_json() for f in fingerprints(own)],
-            }
-            path = self.state.fingerprints / f"forget-{client_id}.json"
-            write_bytes(path, (json.dumps(content) + "\n").encode())
+            made[client_id] = dumped(client_id, fingerprints(own), took_part=took_part)
+        return made
+
+    def write_fingerprints(self, made: Mapping[int, bytes]) -> None:
+        """Write what `fingerprint_files` returned; the log names the digests."""
+        folder = self.state.fingerprints
+        for client_id, content in made.items():
+            write_bytes(folder / f"forget-{client_id}.json", content)
+        if made:
+            sync_folder(folder)
 
     def _fingerprints(self, client_id: int) -> list[Fingerprint]:
         path = self.state.fingerprints / f"forget-{client_id}.json"
         try:
-            content = json.loads(read_regular(path))
-            return [Fingerprint.from_json(f) for f in content["fingerprints"]]
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            return loaded(read_regular(path))[1]
+        except (OSError, ValueError) as error:
             raise FedNegError(f"{path} cannot be read: {error}") from None
 
     # -- after -------------------------------------------------------------------------
@@ -202,6 +204,8 @@ class Erasure:
         clients: list[int] = work["clients"]
         self.federation.progress.step("purging what holds the forgotten")
         self.checkpoints.verify(server_round)
+        # What is searched for is what was written down.
+        self.state.check_fingerprints()
         # From here on nothing older may be gone back to.
         self.state.audit.append(PURGING, clients=clients, round=server_round)
         gone = self._purge(

@@ -10,6 +10,7 @@ same few values of one class, and the order in which they are written is what su
 kill; the purge (erasure.py) and the folder (state.py) have files of their own.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -242,7 +243,12 @@ class Live:
             self.state.requests.mark([request.client_id], status)
 
     def _keep(
-        self, *, due: bool = False, event: str = KEPT, clients: Sequence[int] = ()
+        self,
+        *,
+        due: bool = False,
+        event: str = KEPT,
+        clients: Sequence[int] = (),
+        fingerprints: Mapping[int, bytes] | None = None,
     ) -> None:
         """Write a checkpoint, with its entry before it, history and status.
 
@@ -252,6 +258,9 @@ class Live:
             Write one whatever `checkpoint` says.
         event : str
             The entry's; `clients` are of whom it tells.
+        fingerprints : mapping of client id to bytes, optional
+            The files that the entry names, and that must be there when the checkpoint
+            is.
         """
         ledger = self.strategy.ledger
         if due or self.checkpoints.is_due(
@@ -259,8 +268,14 @@ class Live:
         ):
             self._refuse_destroyed()
             model = digest_of_model(self.parameters)
-            told = {"clients": list(clients)} if clients else {}
+            told: dict[str, Any] = {"clients": list(clients)} if clients else {}
+            if fingerprints is not None:
+                told["fingerprints"] = {
+                    str(k): hashlib.sha256(content).hexdigest()
+                    for k, content in fingerprints.items()
+                }
             self.state.audit.append(event, round=self.server_round, model=model, **told)
+            self.erasure.write_fingerprints(fingerprints or {})
             facts = {
                 "model": model,
                 "trained": self.trained,
@@ -389,12 +404,12 @@ class Live:
             method = self.strategy.method_report | {"left": left}
         self.strategy.forgotten |= set(clients)
         self.server_round = place
-        self.erasure.write_fingerprints(must_go, stays=self.parameters)
+        files = self.erasure.fingerprint_files(must_go, stays=self.parameters)
         method["strategy"] = self.config.strategy.name
         if absent and not self.strategy.needs_leaving_client:
             method["absent"] = absent
         self.work = Work(clients, mode, place, 0, before, self._measured(), method)
-        self._keep(due=True, event=UNLEARNED, clients=clients)
+        self._keep(due=True, event=UNLEARNED, clients=clients, fingerprints=files)
         self.state.requests.mark(clients, UNLEARNED)
 
     def _go_on(self, work: Work) -> None:
@@ -511,7 +526,7 @@ class Live:
             f"{self.server_round} in all; test accuracy {last['accuracy']:.4f}; "
             f"forgotten: {', '.join(map(str, out)) or 'nobody'}"
         )
-        for path in sorted(self.state.receipts.glob("*.json")):
+        for path in sorted(self.state.receipts.glob("[!.]*.json")):
             say(f"receipt: {path}")
         say(f"model: {self.state.model}")
 

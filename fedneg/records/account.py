@@ -44,6 +44,11 @@ class Asked:
     unlearned_round : int
     receipts : list of str
         The sha256 of its receipt; several if a kill had it written again.
+    fingerprints : str or None
+        The sha256 of the file of its fingerprints; empty if an older fedneg, which did
+        not say it, wrote that file; None as long as there need be none.
+    fingerprints_round : int
+        Of the checkpoint that was written after that file.
     """
 
     received: str
@@ -52,6 +57,8 @@ class Asked:
     status: str = ACCEPTED
     unlearned_round: int = 0
     receipts: list[str] = field(default_factory=list)
+    fingerprints: str | None = None
+    fingerprints_round: int = 0
 
 
 class Account:
@@ -84,6 +91,8 @@ class Account:
         The newest entry of each chain.
     has_checkpoint : bool
         Whether an entry implies that a checkpoint was whole once.
+    purged : set of int
+        Client ids whose keys may be destroyed, since a purge began.
     """
 
     def __init__(self, path: Path, public: PublicKey) -> None:
@@ -102,6 +111,8 @@ class Account:
         self.line: list[tuple[int, str]] = []
         self.newest: dict[str, Mapping[str, Any]] = {}
         self.has_checkpoint = False
+        self.purged: set[int] = set()
+        self._digests = bytearray()  # 32 bytes for each entry
 
     settings: Mapping[str, Any] | None
 
@@ -139,6 +150,7 @@ class Account:
         """Take one whole entry into account; they come in their order."""
         event, facts = entry["event"], entry["facts"]
         self.entries, self.head = entry["seq"], entry["digest"]
+        self._digests += bytes.fromhex(self.head)
         if self.entries == 1 and event != BEGUN:
             self.is_old = True
         try:
@@ -158,6 +170,10 @@ class Account:
         """Return whether the newest entry of an event's chain is of this event."""
         newest = self.newest.get(CHAINS[event])
         return newest is not None and newest["event"] == event
+
+    def digest_of(self, seq: int) -> str:
+        """Return the digest of an entry, counted from 1; empty if it ends before."""
+        return self._digests[32 * (seq - 1) : 32 * seq].hex()
 
     @property
     def forgotten(self) -> set[int]:
@@ -194,6 +210,10 @@ class Account:
         self.is_old = False
         self.federation, self.settings = facts["id"], facts["settings"]
         self.requests = {int(k): Asked(**a) for k, a in facts["requests"].items()}
+        for client_id, asked in self.requests.items():
+            if asked.status != ACCEPTED:
+                self.purged.add(client_id)  # it may have been killed in its purge
+                asked.fingerprints = asked.fingerprints or ""
         self.pins = _pins(facts["roster"])
         self.known = [(int(n), model) for n, model in facts["checkpoints"]]
         self.line = list(self.known)
@@ -217,10 +237,18 @@ class Account:
         for client_id in facts["clients"]:
             asked = self.requests[client_id]
             asked.status, asked.unlearned_round = UNLEARNED, facts["round"]
+            # None are named when one begins over, from scratch: the file stays.
+            found = facts.get("fingerprints", {str(client_id): ""})
+            if str(client_id) in found:
+                asked.fingerprints = found[str(client_id)]
+                asked.fingerprints_round = facts["round"]
 
     def _resumed(self, facts: Mapping[str, Any]) -> None:
         self.has_checkpoint = True
         self.line = [kept for kept in self.line if kept[0] <= facts["round"]]
+        for asked in self.requests.values():
+            if asked.status == UNLEARNED and asked.fingerprints_round > facts["round"]:
+                asked.fingerprints = None  # it is unlearned again, and they are written
 
     def _rollback(self, facts: Mapping[str, Any]) -> None:
         self._resumed(facts)
@@ -235,6 +263,7 @@ class Account:
         self.known = list(self.line)
         for client_id in facts["clients"]:
             self.requests[client_id].status = PURGING
+            self.purged.add(client_id)
 
     def _receipt(self, facts: Mapping[str, Any]) -> None:
         client_id = int(facts["request"].removeprefix("forget-"))

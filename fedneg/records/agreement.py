@@ -18,11 +18,20 @@ from typing import Any
 from fedneg.core.errors import FedNegError
 from fedneg.core.reading import read_regular
 from fedneg.ledger.checkpoint import Checkpoints
-from fedneg.records.account import MADE, PURGING, ROLLBACK, Account
+from fedneg.live.keyring import missing_keys, older_than
+from fedneg.records.account import MADE, PURGING, ROLLBACK, Account, Asked
+from fedneg.records.fingerprints import loaded
 from fedneg.records.identity import disagreement, read_id
 from fedneg.records.pins import LISTED, REMOVED, SEEN, Pin, Pins
 from fedneg.records.receipts import read_receipt
-from fedneg.records.requests import ACCEPTED, DONE, Request, Requests, logged
+from fedneg.records.requests import (
+    ACCEPTED,
+    DONE,
+    UNLEARNED,
+    Request,
+    Requests,
+    logged,
+)
 
 
 @dataclass(frozen=True)
@@ -35,10 +44,13 @@ class Difference:
         For people; it names the file.
     complete : callable or None
         Does the act whose entry stands alone; None if it is wrong.
+    is_of_log : bool
+        Whether the log itself is the wrong one, so that nothing can be held to it.
     """
 
     text: str
     complete: Callable[[], object] | None = None
+    is_of_log: bool = False
 
 
 def settle(
@@ -138,6 +150,64 @@ def _remaking(
     return remake
 
 
+# -- fingerprints ----------------------------------------------------------------------
+
+
+def of_fingerprints(
+    folder: Path, checkpoints: Checkpoints, account: Account
+) -> Iterator[Difference]:
+    """Yield which fingerprints of the forgotten are not those that the log names.
+
+    By them alone a purge, and every later one, knows what to look for.
+    """
+    for client_id, asked in account.requests.items():
+        if asked.fingerprints is None or _is_repeated(client_id, checkpoints, account):
+            continue
+        path = folder / f"forget-{client_id}.json"
+        wrong = _wrong_fingerprints(path, client_id, asked)
+        if wrong:
+            yield Difference(
+                f"{path} {wrong}, and forget-{client_id} is {asked.status}: what is "
+                "left of the client would be looked for by nobody; restore it"
+            )
+
+
+def _wrong_fingerprints(path: Path, client_id: int, asked: Asked) -> str:
+    """Return what is wrong with a client's file; of an old log, it must be one."""
+    try:
+        data = read_regular(path)
+        found, _, _ = loaded(data)
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    except ValueError:
+        return "holds no fingerprints"
+    if found != client_id:
+        return f"is of client {found}"
+    if asked.fingerprints and hashlib.sha256(data).hexdigest() != asked.fingerprints:
+        return "is not the one that the audit log names: its sha256 is another"
+    return ""
+
+
+def _is_repeated(client_id: int, checkpoints: Checkpoints, account: Account) -> bool:
+    """Return whether a kill came before the checkpoint by which a client is out.
+
+    The unlearn round is then repeated, and writes the file anew.
+    """
+    newest = account.newest.get("run")
+    if newest is None or newest["event"] != UNLEARNED:
+        return False
+    facts = newest["facts"]
+    written = facts.get("fingerprints", {str(k) for k in facts["clients"]})
+    if str(client_id) not in written:
+        return False
+    try:
+        return bool(checkpoints.facts(facts["round"])["model"] != facts["model"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+
+
 # -- the roster ------------------------------------------------------------------------
 
 
@@ -205,7 +275,7 @@ def of_contents(
     folder: Path, account: Account, federation: str
 ) -> Iterator[Difference]:
     """Yield how receipts differ by what they say; their signatures are good."""
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("[!.]*.json")):
         try:
             receipt = read_receipt(path, account.public)
         except FedNegError:
@@ -323,17 +393,21 @@ def differences(
     Of a state of schema 1 there is nothing to compare before it is migrated. `keys` is
     None for who has the public key alone.
     """
+    checkpoints = Checkpoints(folder / "checkpoints")
     checks: list[Callable[[], Iterator[Difference]]] = [
         lambda: of_ids(folder, keys, account),
+        lambda: of_keys(keys, account),
         lambda: of_facts(folder / "federation.json", account),
         lambda: of_requests(Requests(folder / "requests"), account),
-        lambda: of_checkpoints(Checkpoints(folder / "checkpoints"), account),
+        lambda: of_fingerprints(folder / "fingerprints", checkpoints, account),
+        lambda: of_checkpoints(checkpoints, account),
+        lambda: of_sealing(keys, checkpoints, account),
         lambda: of_receipts(folder / "receipts", account),
         lambda: of_contents(folder / "receipts", account, account.federation),
         lambda: of_roster(Pins(folder / "roster.json"), account),
     ]
     if account.is_old:
-        checks = checks[:1]
+        checks = checks[:2]
     for differ in checks:
         try:
             yield from differ()
@@ -345,13 +419,31 @@ def of_ids(folder: Path, keys: Path | None, account: Account) -> Iterator[Differ
     """Yield how the ids of state, keys and log contradict each other."""
     keys = folder if keys is None else keys
     if not account.entries:
-        yield Difference(f"{account.path} is empty")
+        yield Difference(f"{account.path} is empty", is_of_log=True)
     elif account.is_old and (read_id(folder) or read_id(keys)):
         yield Difference(
             f"{account.path} is an older log than that of federation "
-            f"{read_id(folder) or read_id(keys)}; restore the newer one"
+            f"{read_id(folder) or read_id(keys)}; restore the newer one",
+            is_of_log=True,
         )
     elif not account.is_old:
         contradiction = disagreement(folder, keys, account.federation)
         if contradiction:
-            yield Difference(contradiction)
+            yield Difference(contradiction, is_of_log=True)
+
+
+def of_keys(keys: Path | None, account: Account) -> Iterator[Difference]:
+    """Yield how the log is older than what the keys know."""
+    if keys is not None and account.entries:
+        said = older_than(keys, account)
+        if said:
+            yield Difference(said, is_of_log=True)
+
+
+def of_sealing(
+    keys: Path | None, checkpoints: Checkpoints, account: Account
+) -> Iterator[Difference]:
+    """Yield the keys that are missing, and without which no run can go on."""
+    if keys is not None:
+        for text in missing_keys(keys, checkpoints, account):
+            yield Difference(text)

@@ -4,7 +4,8 @@
 ``facts``, ``previous`` (the digest of the entry before), ``digest`` (sha256 of the
 others) and ``signature`` (the operator's, over the digest). An entry counts once its
 line has its newline. Who holds the key can still write another history, and anybody can
-cut off the end: a digest kept elsewhere, in a receipt or an anchor, shows both.
+cut off the end: a digest kept elsewhere, in the keys (head.py), a receipt or an anchor,
+shows both.
 
 The log holds events and client ids; it is no place for names or data: of a request's
 reason it has the sha256. What it says has come to be is in fedneg/records/account.py.
@@ -14,7 +15,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from fedneg.core.errors import FedNegError
 from fedneg.core.files import PRIVATE_FILE, make_folder
 from fedneg.core.reading import open_regular
 from fedneg.ledger.tensors import sync_folder
+from fedneg.live.head import Head, contradiction, read_head, tidy_head, write_head
 from fedneg.records.entries import BEGINNING, MAX_LINE, digest_of, read_entry, signed
 from fedneg.records.signing import OperatorKey, PublicKey, canonical
 
@@ -75,10 +77,14 @@ class AuditLog:
     path : Path
         Made with the first entry, its folder too.
     key : OperatorKey
+    head : Path, optional
+        Where the keys know its last entry.
     """
 
-    def __init__(self, path: Path, key: OperatorKey) -> None:
-        self.path, self.key = path, key
+    def __init__(
+        self, path: Path, key: OperatorKey, *, head: Path | None = None
+    ) -> None:
+        self.path, self.key, self.head = path, key, head
 
     def append(self, event: str, /, **facts: Any) -> dict[str, Any]:
         """Add an entry, flush it to the disk, and return it.
@@ -89,8 +95,8 @@ class AuditLog:
         Raises
         ------
         FedNegError
-            If the log cannot be written, or its last entry is not this key's: then
-            nothing may be added to it. The log is as it was.
+            If the log cannot be written, its last entry is not this key's, or the keys
+            know a later one: then nothing may be added to it. The log is as it was.
         ValueError, TypeError
             If the facts are not JSON.
         """
@@ -98,6 +104,7 @@ class AuditLog:
         try:
             with _locked(self.path) as handle:
                 last, end = self._last(handle)
+                self._check_head(last)
                 cut = os.fstat(handle).st_size - end
                 entries = []
                 if cut:
@@ -105,6 +112,10 @@ class AuditLog:
                     entries.append(last)
                 entries.append(self._entry(last, event, facts))
                 _write(handle, b"".join(canonical(e) + b"\n" for e in entries), end)
+                # The entry counts. One that the keys do not know yet is no fault, and
+                # the next start says why it could not be written.
+                with suppress(OSError):
+                    self._write_head(entries[-1])
             if last is None:
                 sync_folder(self.path.parent)
         except OSError as error:
@@ -112,6 +123,47 @@ class AuditLog:
                 f"the audit log {self.path} cannot be written: {error.strerror}"
             ) from None
         return entries[-1]
+
+    def keep_head(self) -> None:
+        """Let the keys know the last entry, if a kill or an older fedneg did not.
+
+        Raises
+        ------
+        FedNegError
+            If they know a later one, or it cannot be written.
+        """
+        if self.head is None:
+            return
+        try:
+            with _locked(self.path) as handle:
+                tidy_head(self.head)
+                last, _ = self._last(handle)
+                self._check_head(last)
+                if last is not None and read_head(self.head) != _head(last):
+                    self._write_head(last)
+        except OSError as error:
+            raise FedNegError(
+                f"{self.head} cannot be written: {error.strerror}"
+            ) from None
+
+    def _write_head(self, last: Mapping[str, Any]) -> None:
+        if self.head is not None:
+            write_head(self.head, _head(last))
+
+    def _check_head(self, last: Mapping[str, Any] | None) -> None:
+        """Raise FedNegError if the keys know a later entry, or another last one.
+
+        A log put in the place of a newer one while somebody writes to it must not
+        become what the keys know. Earlier ones were compared at the start.
+        """
+        head = None if self.head is None else read_head(self.head)
+        seq, digest = (last["seq"], last["digest"]) if last else (0, "")
+        if self.head is None or head is None or head.seq < seq:
+            return
+        found = digest if head.seq == seq else ""
+        said = contradiction(self.path, self.head, head, found)
+        if said:
+            raise FedNegError(said)
 
     def _entry(
         self, last: Mapping[str, Any] | None, event: str, facts: Mapping[str, Any]
@@ -148,6 +200,10 @@ class AuditLog:
                 "added to it; `fedneg audit` says where the log breaks"
             )
         return entry, end
+
+
+def _head(entry: Mapping[str, Any]) -> Head:
+    return Head(entry["seq"], entry["digest"])
 
 
 def check(

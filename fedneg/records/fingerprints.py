@@ -1,4 +1,4 @@
-"""Digests of windows of vectors, by which `scan` finds them again.
+"""Digests of windows of vectors, by which `scan` finds them again, and their files.
 
 From a fingerprint no number comes back, but who guesses a whole window rightly can
 confirm the guess. The rolling hash is that of Karp and Rabin (IBM J. Res. Dev. 31,
@@ -6,8 +6,9 @@ confirm the guess. The rolling hash is that of Karp and Rabin (IBM J. Res. Dev. 
 """
 
 import hashlib
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,39 @@ def fingerprints(
             sha256 = hashlib.sha256(window.tobytes()).hexdigest()
             found.append(Fingerprint(name, width, rolling, sha256))
     return found
+
+
+def dumped(client_id: int, found: Sequence[Fingerprint], *, took_part: bool) -> bytes:
+    """Return the file of a client's fingerprints.
+
+    Nothing is of a client that never took part: no model contains it.
+    """
+    content = {
+        "client": client_id,
+        "request": f"forget-{client_id}",
+        "took_part": took_part,
+        "fingerprints": [f.to_json() for f in found],
+    }
+    return (json.dumps(content) + "\n").encode()
+
+
+def loaded(data: bytes) -> tuple[int, list[Fingerprint], bool]:
+    """Return client, fingerprints, and whether the client took part.
+
+    Raises
+    ------
+    ValueError
+        If it is not such a file. Of older versions it does not say who took part.
+    """
+    try:
+        content = json.loads(data)
+        client_id, found = content["client"], content["fingerprints"]
+        if type(client_id) is not int or content["request"] != f"forget-{client_id}":
+            raise ValueError("its request is not its client's")
+        made = [Fingerprint.from_json(f) for f in found]
+        return client_id, made, content.get("took_part") is not False
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
 def _windows(

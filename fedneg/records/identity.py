@@ -7,6 +7,7 @@ that sealed one federation must not serve, or be destroyed for, another.
 
 import os
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from fedneg.core.errors import FedNegError
 from fedneg.core.files import make_folder, write_bytes
 from fedneg.core.locks import locked
 from fedneg.ledger.tensors import sync_folder
+from fedneg.live.head import HEAD_NAME
+from fedneg.live.keyring import older_than
 from fedneg.records.account import BEGUN, Account
 from fedneg.records.audit import AuditLog
 from fedneg.records.pins import Pins
-from fedneg.records.signing import PRIVATE_NAME, OperatorKey
+from fedneg.records.signing import PRIVATE_NAME, PUBLIC_NAME, OperatorKey
 
 ID_NAME, LOG_NAME, LOCK_NAME = "federation.id", "audit.jsonl", "federation.lock"
 
@@ -84,15 +87,23 @@ def disagreement(state: Path, keys: Path, logged: str) -> str:
     return ""
 
 
-def claim(state: Path, keys: Path) -> tuple[OperatorKey, Account]:
+def claim(
+    state: Path, keys: Path, told: Callable[[str], object] = lambda text: None
+) -> tuple[OperatorKey, Account]:
     """Return the key that signs for a state, and its log; made if all is new.
 
     Nothing is written unless state, keys and log are one federation's, or all new.
 
+    Parameters
+    ----------
+    told : callable
+        Told of what was missing of the keys, and could be made again.
+
     Raises
     ------
     FedNegError
-        If they are not; it names both ids and folders.
+        If they are not, with both ids and folders; or if the keys know more than the
+        log.
     """
     contradiction = disagreement(state, keys, "")
     if contradiction:
@@ -110,9 +121,14 @@ def claim(state: Path, keys: Path) -> tuple[OperatorKey, Account]:
             f"{log} is missing or empty, and {state} holds the state of a federation; "
             "restore the log from the same backup"
         )
+    lost = not (keys / PUBLIC_NAME).exists()
     key = OperatorKey.load_or_create(keys)
+    if lost:
+        # The private key gives it, and the log says whether that is the right one.
+        told(f"{keys / PUBLIC_NAME} was missing, and is made again from {PRIVATE_NAME}")
     account = Account(log, key.public).refresh()
     contradiction = disagreement(state, keys, account.federation)
+    contradiction = contradiction or older_than(keys, account)
     if contradiction:
         raise FedNegError(contradiction)
     if not account.is_old and not (read_id(state) and read_id(keys)):
@@ -153,7 +169,7 @@ def _begin(state: Path, keys: Path) -> tuple[OperatorKey, Account]:
             _refuse_used(state, keys)
             pins = Pins(state / "roster.json").all()
             key, found = OperatorKey.load_or_create(keys), str(uuid.uuid4())
-            log = AuditLog(state / LOG_NAME, key)
+            log = AuditLog(state / LOG_NAME, key, head=keys / HEAD_NAME)
             roster = {str(k): asdict(pin) for k, pin in pins.items()}
             log.append(BEGUN, id=found, **({"roster": roster} if roster else {}))
             _bind(state, keys, found)

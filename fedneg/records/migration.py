@@ -16,13 +16,15 @@ from fedneg.core.parameters import digest_of_model
 from fedneg.core.reading import read_regular
 from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.records.account import Account, Asked
+from fedneg.records.fingerprints import loaded
 from fedneg.records.pins import Pins
-from fedneg.records.requests import Request, Requests
+from fedneg.records.requests import ACCEPTED, Request, Requests
 
 
 def found_in(
     requests: Requests,
     receipts: Path,
+    fingerprints: Path,
     roster: Path,
     checkpoints: Checkpoints,
     account: Account,
@@ -32,7 +34,8 @@ def found_in(
     Raises
     ------
     FedNegError
-        If a request or receipt is not what the old log says; it is named.
+        If a request or receipt is not what the old log says, or the fingerprints of a
+        client that is out are not there; it is named.
     """
     asked = {request.client_id: request for request in requests.all()}
     for name in sorted(account.found - {request.id for request in asked.values()}):
@@ -43,7 +46,7 @@ def found_in(
     return {
         "from_schema": 1,
         "requests": {
-            str(k): asdict(_asked(request, receipts, account))
+            str(k): asdict(_asked(request, receipts, fingerprints, account))
             for k, request in asked.items()
         },
         "requests_without_entry": sorted(
@@ -54,7 +57,9 @@ def found_in(
     }
 
 
-def _asked(request: Request, receipts: Path, account: Account) -> Asked:
+def _asked(
+    request: Request, receipts: Path, fingerprints: Path, account: Account
+) -> Asked:
     """Return what the new log is to say of a request."""
     path = receipts / f"{request.id}.json"
     logged = account.old_receipts.get(request.id)
@@ -71,7 +76,29 @@ def _asked(request: Request, receipts: Path, account: Account) -> Asked:
         request.reason_sha256,
         request.status,
         receipts=[] if there is None else [there],
+        fingerprints=_sha256_of_fingerprints(request, fingerprints),
     )
+
+
+def _sha256_of_fingerprints(request: Request, folder: Path) -> str | None:
+    """Return what the new log is to say of them; None before there need be any."""
+    if request.status == ACCEPTED:
+        return None
+    path = folder / f"{request.id}.json"
+    try:
+        data = read_regular(path)
+        if loaded(data)[0] != request.client_id:
+            raise ValueError("it is of another client")
+    except FileNotFoundError:
+        raise FedNegError(
+            f"{path} is missing, and {request.id} is {request.status}; restore it"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise FedNegError(
+            f"{path} holds no fingerprints, and {request.id} is {request.status}; "
+            f"restore it ({error})"
+        ) from None
+    return hashlib.sha256(data).hexdigest()
 
 
 def _models(checkpoints: Checkpoints) -> list[list[Any]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from fedneg.core.parameters import Vector
 from fedneg.ledger.checkpoint_forms import PASSING
@@ -15,6 +15,25 @@ from fedneg.ledger.tensors import Raw, write_tensors
 from fedneg.records.vault import Vault
 
 Item = tuple[str, str, NDArray[np.float32]]
+
+
+def keys_of(path: Path) -> set[str]:
+    """Return the names of the keys that seal a file; none if it is a plain one.
+
+    Raises
+    ------
+    OSError, ValueError
+        If it is not there, or no file of tensors.
+    """
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            model = (file.metadata() or {}).get("model_key")
+            if model is None:
+                return set()
+            places = (name.split(".")[1:] for name in file.keys())  # noqa: SIM118
+            return {model, *(f"client-{place[-1]}" for place in places if place)}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
 
 
 class Sealed:

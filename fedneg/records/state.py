@@ -4,8 +4,8 @@
 has; ``checkpoints/`` hold where it stands; ``requests/``, ``receipts/``,
 ``fingerprints/`` and ``audit.jsonl`` what was asked and done; ``model.safetensors`` is
 the model in service; ``status.json`` and ``history.csv`` are for watching. Keys lie
-beside it. The log is the truth, and whoever changes anything compares the rest with it
-first (fedneg/records/agreement.py).
+beside it, and know the log's last entry. The log is the truth, and whoever changes
+anything compares the rest with it first (fedneg/records/agreement.py).
 """
 
 import json
@@ -24,6 +24,8 @@ from fedneg.core.reading import read_regular
 from fedneg.core.settings import Config
 from fedneg.core.texts import check_utf8
 from fedneg.ledger.checkpoint import Checkpoints
+from fedneg.live.head import HEAD_NAME
+from fedneg.live.keyring import VAULT_NAME
 from fedneg.records import agreement
 from fedneg.records.account import MADE, MIGRATED, Account
 from fedneg.records.audit import AuditLog
@@ -93,7 +95,7 @@ class State:
 
     @cached_property
     def _claimed(self) -> tuple[OperatorKey, Account]:
-        found = claim(self.folder, self.keys)
+        found = claim(self.folder, self.keys, self.notices.append)
         # Git, and with it `flwr run`, which sends the app to every client, leave what
         # lies here alone, should it lie in a checkout.
         for folder in (self.folder, self.keys):
@@ -113,7 +115,8 @@ class State:
     @cached_property
     def audit(self) -> AuditLog:
         """The audit log."""
-        return AuditLog(self.folder / LOG_NAME, self.operator)
+        head = self.keys / HEAD_NAME
+        return AuditLog(self.folder / LOG_NAME, self.operator, head=head)
 
     @property
     def account(self) -> Account:
@@ -126,7 +129,7 @@ class State:
     @cached_property
     def vault(self) -> Vault:
         """The keys that seal what the state holds of each client."""
-        return Vault(self.keys / "clients")
+        return Vault(self.keys / VAULT_NAME)
 
     def pins(self) -> Pins:
         """Return which key belongs to which client."""
@@ -158,6 +161,7 @@ class State:
                 self._migrate()
             self._tidy()
             self._agree()
+            self.audit.keep_head()
             yield
 
     def _tighten(self) -> None:
@@ -190,8 +194,10 @@ class State:
         checkpoints = Checkpoints(self.folder / "checkpoints")
         agreement.settle(
             [
+                *agreement.of_keys(self.keys, account),
                 *agreement.of_facts(self._facts, account),
                 *agreement.of_checkpoints(checkpoints, account),
+                *agreement.of_sealing(self.keys, checkpoints, account),
                 *agreement.of_receipts(self.receipts, account),
             ],
             self.notices.append,
@@ -201,6 +207,14 @@ class State:
     def _agree_on_requests(self) -> None:
         agreement.settle(
             agreement.of_requests(self.requests, self.account), self.notices.append
+        )
+        self.check_fingerprints()
+
+    def check_fingerprints(self) -> None:
+        """Raise FedNegError unless a purge can know what to look for, of everybody."""
+        checkpoints = Checkpoints(self.folder / "checkpoints")
+        agreement.settle(
+            agreement.of_fingerprints(self.fingerprints, checkpoints, self.account)
         )
 
     def _agree_on_roster(self, pins: Pins) -> None:
@@ -227,7 +241,12 @@ class State:
             every=1, encrypt=facts is not None and facts.encrypt
         )
         found = found_in(
-            self.requests, self.receipts, self.roster, checkpoints, account
+            self.requests,
+            self.receipts,
+            self.fingerprints,
+            self.roster,
+            checkpoints,
+            account,
         )
         settings = None if facts is None else facts.fixed
         self.audit.append(MIGRATED, id=federation, settings=settings, **found)
