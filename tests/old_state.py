@@ -6,8 +6,8 @@ from typing import Any
 
 from fedneg.ledger import checkpoint
 from fedneg.ledger.tensors import sha256_of
-from fedneg.live.head import HEAD_NAME
 from fedneg.records.audit import AuditLog
+from fedneg.records.head import HEAD_NAME
 from fedneg.records.identity import ID_NAME
 from fedneg.records.receipts import read_receipt, signed_receipt
 from fedneg.records.state import State

@@ -25,9 +25,9 @@ from fedneg.cli.live import (
 from fedneg.cli.verify import run_audit_command
 from fedneg.core.errors import FedNegError
 from fedneg.live.erasure import Erasure
-from fedneg.live.head import HEAD_NAME, read_head
 from fedneg.records.account import BEGUN
 from fedneg.records.audit import AuditLog
+from fedneg.records.head import HEAD_NAME, read_head
 from fedneg.records.identity import ID_NAME
 from fedneg.records.pins import OPERATOR
 from fedneg.records.receipts import read_receipt, signed_receipt

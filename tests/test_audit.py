@@ -17,9 +17,9 @@ import pytest
 from waiting import PATIENCE_S
 
 from fedneg.core.errors import FedNegError
-from fedneg.live.head import HEAD_NAME, Head, read_head, write_head
 from fedneg.records import audit, entries
 from fedneg.records.audit import AuditLog, Broken, check
+from fedneg.records.head import HEAD_NAME, Head, read_head, write_head
 from fedneg.records.signing import OperatorKey, canonical
 
 APPEND_50 = """
@@ -432,7 +432,7 @@ def head_of(log: AuditLog) -> Head | None:
 
 def test_the_keys_know_every_new_entry_at_once(headed: AuditLog):
     assert headed.head is not None
-    last = json.loads(evidence_of(headed)[-1])
+    last = json.loads(lines_of(headed)[-1])
     assert head_of(headed) == Head(5, last["digest"])
     for seq in (6, 7):
         added = headed.append("more")
@@ -442,7 +442,7 @@ def test_the_keys_know_every_new_entry_at_once(headed: AuditLog):
 
 def test_a_head_that_lags_behind_is_no_fault(headed: AuditLog):
     assert headed.head is not None
-    write_head(headed.head, Head(3, json.loads(evidence_of(headed)[2])["digest"]))
+    write_head(headed.head, Head(3, json.loads(lines_of(headed)[2])["digest"]))
     added = headed.append("more")
     assert head_of(headed) == Head(6, added["digest"])
 
@@ -452,7 +452,7 @@ def test_nothing_is_added_to_a_log_that_is_older_than_the_keys(
     headed: AuditLog, kept: int
 ):
     """Else the next entry would be what they know, and nobody would notice."""
-    headed.path.write_bytes(b"".join(evidence_of(headed)[:kept]))
+    headed.path.write_bytes(b"".join(lines_of(headed)[:kept]))
     before, known = headed.path.read_bytes(), head_of(headed)
     for act in (lambda: headed.append("more"), headed.keep_head):
         with pytest.raises(FedNegError, match="ends before entry 5 that the keys know"):
@@ -461,8 +461,8 @@ def test_nothing_is_added_to_a_log_that_is_older_than_the_keys(
 
 
 def test_nor_to_one_with_another_last_entry(headed: AuditLog):
-    other = resigned(evidence_of(headed)[4], headed.key, facts={"client": 9})
-    headed.path.write_bytes(b"".join([*evidence_of(headed)[:4], other]))
+    other = resigned(lines_of(headed)[4], headed.key, facts={"client": 9})
+    headed.path.write_bytes(b"".join([*lines_of(headed)[:4], other]))
     with pytest.raises(FedNegError, match="has another entry 5 than the keys know"):
         headed.append("more")
 

@@ -18,10 +18,10 @@ from typing import Any
 from fedneg.core.errors import FedNegError
 from fedneg.core.reading import read_regular
 from fedneg.ledger.checkpoint import Checkpoints
-from fedneg.live.keyring import missing_keys, older_than
 from fedneg.records.account import MADE, PURGING, ROLLBACK, Account, Asked
 from fedneg.records.fingerprints import loaded
 from fedneg.records.identity import disagreement, read_id
+from fedneg.records.keyring import missing_keys, older_than
 from fedneg.records.pins import LISTED, REMOVED, SEEN, Pin, Pins
 from fedneg.records.receipts import read_receipt
 from fedneg.records.requests import (

@@ -25,8 +25,8 @@ from fedneg.core.errors import FedNegError
 from fedneg.core.files import PRIVATE_FILE, make_folder
 from fedneg.core.reading import open_regular
 from fedneg.ledger.tensors import sync_folder
-from fedneg.live.head import Head, contradiction, read_head, tidy_head, write_head
 from fedneg.records.entries import BEGINNING, MAX_LINE, digest_of, read_entry, signed
+from fedneg.records.head import Head, contradiction, read_head, tidy_head, write_head
 from fedneg.records.signing import OperatorKey, PublicKey, canonical
 
 BLOCK = 1 << 16

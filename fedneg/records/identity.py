@@ -15,10 +15,10 @@ from fedneg.core.errors import FedNegError
 from fedneg.core.files import make_folder, write_bytes
 from fedneg.core.locks import locked
 from fedneg.ledger.tensors import sync_folder
-from fedneg.live.head import HEAD_NAME
-from fedneg.live.keyring import older_than
 from fedneg.records.account import BEGUN, Account
 from fedneg.records.audit import AuditLog
+from fedneg.records.head import HEAD_NAME
+from fedneg.records.keyring import older_than
 from fedneg.records.pins import Pins
 from fedneg.records.signing import PRIVATE_NAME, PUBLIC_NAME, OperatorKey
 

@@ -24,8 +24,6 @@ from fedneg.core.reading import read_regular
 from fedneg.core.settings import Config
 from fedneg.core.texts import check_utf8
 from fedneg.ledger.checkpoint import Checkpoints
-from fedneg.live.head import HEAD_NAME
-from fedneg.live.keyring import VAULT_NAME
 from fedneg.records import agreement
 from fedneg.records.account import MADE, MIGRATED, Account
 from fedneg.records.audit import AuditLog
@@ -37,7 +35,9 @@ from fedneg.records.facts import (
     read_facts,
     write_facts,
 )
+from fedneg.records.head import HEAD_NAME
 from fedneg.records.identity import LOG_NAME, bind, check_apart, claim, disagreement
+from fedneg.records.keyring import VAULT_NAME
 from fedneg.records.migration import found_in
 from fedneg.records.pins import Pins
 from fedneg.records.requests import Requests

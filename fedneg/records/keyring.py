@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedneg.ledger.checkpoint import Checkpoints
-from fedneg.live.head import HEAD_NAME, contradiction, read_head
 from fedneg.records.account import Account
+from fedneg.records.head import HEAD_NAME, contradiction, read_head
 from fedneg.records.sealed import keys_of
 from fedneg.records.vault import Vault
 
