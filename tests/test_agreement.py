@@ -493,6 +493,15 @@ def test_a_public_key_that_is_missing_is_made_again_and_it_is_said(state: Path):
     audit(state)
 
 
+def test_of_an_empty_log_nothing_else_is_said(state: Path, lives: Path):
+    """Every file contradicts it, and is not to blame."""
+    empty_log_and_receipt(state, lives)
+    with pytest.raises(FedNegError, match=r"audit\.jsonl is empty; restore it from a "):
+        audit(state)
+    with pytest.raises(FedNegError, match=r"from a backup$"):
+        audit(state)
+
+
 def test_a_hidden_file_is_no_receipt(state: Path, capsys: pytest.CaptureFixture[str]):
     shutil.copy(state / RECEIPT, state / "receipts" / ".x.json")
     audit(state)
@@ -514,7 +523,7 @@ def test_killed_before_the_fingerprints_it_is_unlearned_again(
     state = copy(lives / "trained", tmp_path / "state")
     ask(state, 1, clients=4)
 
-    def killed(self: Erasure, made: dict[int, bytes]) -> None:
+    def killed(self: Erasure, *_: object) -> None:
         if left != "none":
             _write(state / PRINTS, "{}")
         raise Killed
@@ -528,6 +537,13 @@ def test_killed_before_the_fingerprints_it_is_unlearned_again(
     assert (newest["event"], list(newest["facts"]["fingerprints"])) == (
         *("unlearned", ["1"]),
     )
+    audit(state)
+    with monkeypatch.context() as patch:
+        # Again, when it has gone on after the round before, and no further.
+        patch.setattr(Erasure, "must_go", killed)
+        with pytest.raises(Killed):
+            go_on(state, *FOUR)
+    assert State(state).account.newest["run"]["event"] == "resumed"
     audit(state)
     go_on(state, *FOUR)
     audit(state)
@@ -557,6 +573,8 @@ def test_begun_over_from_scratch_the_first_fingerprints_hold(
     audit(state)
     kept = copy(state, tmp_path / "again")
     empty_fingerprints(kept, lives)
+    with pytest.raises(FedNegError, match=r"forget-1\.json is not the one"):
+        audit(kept)
     with pytest.raises(FedNegError, match=r"forget-1\.json is not the one"):
         go_on(kept, "clients=4", "retrain=scratch")
     go_on(state, "clients=4", "retrain=scratch")
