@@ -52,7 +52,7 @@ def log(tmp_path: Path, keys: tuple[OperatorKey, OperatorKey]) -> AuditLog:
     return made
 
 
-def evidence_of(log: AuditLog) -> list[bytes]:
+def lines_of(log: AuditLog) -> list[bytes]:
     """Return the lines of a log, each with its newline."""
     return log.path.read_bytes().splitlines(keepends=True)
 
@@ -76,7 +76,7 @@ def resigned(line: bytes, key: OperatorKey, **changes: Any) -> bytes:
 
 def test_an_entry_by_hand(log: AuditLog):
     """The digest is over the canonical JSON of the other five fields."""
-    first, second = (json.loads(line) for line in evidence_of(log)[:2])
+    first, second = (json.loads(line) for line in lines_of(log)[:2])
     assert list(first) == sorted(entries.FIELDS)
     assert (first["seq"], first["event"], first["facts"]) == (
         *(1, "requested"),
@@ -96,7 +96,7 @@ def test_an_entry_by_hand(log: AuditLog):
 def test_append_returns_what_a_reader_finds(log: AuditLog):
     """A fact may be called event; numbers as keys come back as text."""
     made = log.append("done", event="x", by_client={3: 1.5})
-    assert made == json.loads(evidence_of(log)[-1])
+    assert made == json.loads(lines_of(log)[-1])
     assert made["facts"] == {"event": "x", "by_client": {"3": 1.5}}
     found = check(log.path, log.key.public)
     assert (found.entries, found.head, found.broken) == (6, made["digest"], None)
@@ -143,7 +143,7 @@ def test_an_entry_is_on_the_disk_before_append_returns(
     monkeypatch.setattr(audit.os, "fsync", fsync)
     monkeypatch.setattr(audit.os, "write", write)
     log.append("done")
-    assert written == [evidence_of(log)[-1]]
+    assert written == [lines_of(log)[-1]]
     assert synced == [log.path.stat().st_size]
 
 
@@ -204,7 +204,7 @@ def test_reading_while_others_append_finds_nothing_broken(log: AuditLog):
 
 def test_reading_waits_for_an_entry_that_is_being_written(log: AuditLog):
     """Half a line under the lock is no crash."""
-    *whole, last = evidence_of(log)
+    *whole, last = lines_of(log)
     log.path.write_bytes(b"".join(whole) + last[:50])
     found: list[audit.AuditCheck] = []
     reader = threading.Thread(
@@ -223,7 +223,7 @@ def test_reading_waits_for_an_entry_that_is_being_written(log: AuditLog):
 
 def test_killed_at_any_byte_of_a_line_the_log_goes_on(log: AuditLog):
     """The part of a line never counted; the newline is what makes it count."""
-    whole, last = evidence_of(log)[:-1], evidence_of(log)[-1]
+    whole, last = lines_of(log)[:-1], lines_of(log)[-1]
     for cut in range(len(last) + 1):
         found = broken(log, [*whole, last[:cut]])
         if 0 < cut < len(last):
@@ -234,20 +234,20 @@ def test_killed_at_any_byte_of_a_line_the_log_goes_on(log: AuditLog):
         result = check(log.path, log.key.public)
         assert result.broken is None
         assert result.head == added["digest"]
-        events = [json.loads(line)["event"] for line in evidence_of(log)[4:]]
+        events = [json.loads(line)["event"] for line in lines_of(log)[4:]]
         if cut == len(last):
             assert events == ["requested", "next"]
         elif cut == 0:
             assert events == ["next"]
         else:
             assert events == ["repaired", "next"]
-            repaired = json.loads(evidence_of(log)[4])
+            repaired = json.loads(lines_of(log)[4])
             assert repaired["facts"] == {"removed_bytes": cut}
 
 
 def test_a_long_tail_without_a_newline_is_cut_off_too(log: AuditLog):
     """A power cut may leave zeros: here more than is read at a time, and no entry."""
-    for before in (evidence_of(log), []):
+    for before in (lines_of(log), []):
         log.path.write_bytes(b"".join(before) + b"\0" * (2 * audit.BLOCK + 5))
         log.append("next")
         result = check(log.path, log.key.public)
@@ -264,7 +264,7 @@ def test_a_line_may_be_longer_than_what_is_read_at_a_time(log: AuditLog):
 def test_nothing_is_added_to_a_log_whose_last_entry_is_not_ours(
     log: AuditLog, keys: tuple[OperatorKey, OperatorKey]
 ):
-    before = evidence_of(log)
+    before = lines_of(log)
     changed = before[-1].replace(b'"client":4', b'"client":3')
     for last, other, said in (
         (changed, keys[0], "changed content"),
@@ -300,7 +300,7 @@ def test_nothing_is_added_to_a_log_whose_last_entry_is_not_ours(
 def test_a_changed_field_is_found_in_its_entry(
     log: AuditLog, number: int, field: str, value: object, said: str
 ):
-    lines = evidence_of(log)
+    lines = lines_of(log)
     entry = json.loads(lines[number - 1]) | {field: value}
     lines[number - 1] = canonical(entry) + b"\n"
     found = broken(log, lines)
@@ -314,7 +314,7 @@ def test_a_changed_field_is_found_in_its_entry(
 
 
 def test_every_single_byte_of_a_line_matters(log: AuditLog):
-    lines = evidence_of(log)
+    lines = lines_of(log)
     for at in range(len(lines[2])):
         changed = bytearray(lines[2])
         changed[at] ^= 1
@@ -344,7 +344,7 @@ def test_every_single_byte_of_a_line_matters(log: AuditLog):
 def test_entries_out_of_their_place_are_found(
     log: AuditLog, change: Callable[[list[bytes]], list[bytes]], expected: tuple
 ):
-    found = broken(log, change(evidence_of(log)))
+    found = broken(log, change(lines_of(log)))
     assert found is not None
     assert found.number == expected[0]
     assert found.what.startswith(expected[1])
@@ -354,7 +354,7 @@ def test_who_hides_an_entry_must_sign_all_later_ones(
     log: AuditLog, keys: tuple[OperatorKey, OperatorKey]
 ):
     """With the key: the next names the wrong one. Without: the signature is another."""
-    lines = evidence_of(log)
+    lines = lines_of(log)
     hidden = [lines[0], resigned(lines[2], keys[0], seq=2), *lines[3:]]
     assert broken(log, hidden) == Broken(
         2, "wrong previous: it does not name the entry before it"
@@ -370,7 +370,7 @@ def test_a_log_written_anew_with_another_key_is_found_at_once(
     log: AuditLog, keys: tuple[OperatorKey, OperatorKey]
 ):
     before, anew = "0" * 64, []
-    for line in evidence_of(log):
+    for line in lines_of(log):
         anew.append(resigned(line, keys[1], previous=before))
         before = json.loads(anew[-1])["digest"]
     found = broken(log, anew)
@@ -381,7 +381,7 @@ def test_a_log_written_anew_with_another_key_is_found_at_once(
 
 
 def test_a_removed_tail_shows_with_an_anchor_only(log: AuditLog):
-    lines = evidence_of(log)
+    lines = lines_of(log)
     digests = [json.loads(line)["digest"] for line in lines]
     for kept in range(5):
         assert broken(log, lines[:kept]) is None
@@ -396,7 +396,7 @@ def test_a_removed_tail_shows_with_an_anchor_only(log: AuditLog):
 
 def test_an_anchor_shows_a_history_that_the_operator_wrote_anew(log: AuditLog):
     """With the right key every other check holds."""
-    anchor = json.loads(evidence_of(log)[-1])["digest"]
+    anchor = json.loads(lines_of(log)[-1])["digest"]
     log.path.unlink()
     for client in range(6):
         log.append("requested", client=client)
@@ -407,7 +407,7 @@ def test_an_anchor_shows_a_history_that_the_operator_wrote_anew(log: AuditLog):
 
 
 def test_digests_that_are_wanted_and_not_there_are_missing(log: AuditLog):
-    digests = [json.loads(line)["digest"] for line in evidence_of(log)]
+    digests = [json.loads(line)["digest"] for line in lines_of(log)]
     found = check(log.path, log.key.public, wanted=[digests[1], "1" * 64, "2" * 64])
     assert found.missing == ("1" * 64, "2" * 64)
     assert found.broken is None
