@@ -191,7 +191,7 @@ def _run_hydra(*, comparing: bool = False) -> None:
         warm_up(cores())
     import hydra
 
-    from fedneg.config import conf_dir
+    from fedneg.core.settings import conf_dir
     from fedneg.overrides import command_line, hydra_errors
 
     # Hydra prints its errors and exits with 1 unless told to raise them.

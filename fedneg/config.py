@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fedneg.core.arguments import quoted
 from fedneg.core.errors import FedNegError
-from fedneg.core.settings import Config
+from fedneg.core.settings import Config, conf_dir, conf_groups
 from fedneg.data.datasets import resolve_auto
 from fedneg.overrides import hydra_errors, key_of, merged, parsed, root_of
 from fedneg.records.state import State
@@ -29,17 +29,9 @@ from fedneg.strategies import strategy_class
 PATHS = ("data.root", "state", "keys")
 
 
-def conf_dir() -> Path:
-    """Return the folder of the configuration: in the wheel, or on top of a checkout."""
-    here = Path(__file__).resolve().parent
-    inside = here / "conf"
-    return inside if inside.is_dir() else here.parent / "conf"
-
-
 def methods() -> list[str]:
     """Return the names of all forgetting methods, in the order of the alphabet."""
-    found = {path.stem for path in (conf_dir() / "strategy").glob("*.yaml")}
-    return sorted(found - {"base"})
+    return conf_groups()["strategy"]
 
 
 def sweep_of(name: str) -> dict[str, str]:

@@ -5,22 +5,29 @@ text is taken apart here at its first ``=``. Part of the seam, as `fedneg.config
 """
 
 import argparse
+import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedneg.core.arguments import quoted
 from fedneg.core.errors import FedNegError
+from fedneg.core.settings import conf_dir
+from fedneg.core.texts import did_you_mean
 
 # What a federation that lives on is told anew by every run of it.
 PASSING = ("state", "keys", "data", "hydra")
+# Of Hydra's own keys, those that people set.
+OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.chdir")
 
 
 @contextmanager
@@ -29,18 +36,97 @@ def hydra_errors() -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        if isinstance(error.__cause__, OmegaConfBaseException):
-            lines += [f"({str(error.__cause__).splitlines()[0]})"]
-        if isinstance(error, OverrideParseException):
-            lines.insert(0, f"{error.override} cannot be read")
-        raise FedNegError("; ".join(lines).replace(".;", ";")) from error
+        raise FedNegError(_said(error)) from error
     except ValueError as error:
         # Hydra raises plain ValueErrors too (data=7); anybody else's is a defect.
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if not str(frame.f_globals.get("__name__")).startswith("hydra."):
             raise
         raise FedNegError(" ".join(str(error).split())) from error
+
+
+def _said(error: Exception) -> str:
+    """Return what an error of Hydra's says to people: in one line, with our advice.
+
+    Hydra's own advice for an unknown key is to add it, which no setting of ours allows.
+    """
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error)
+    text = str(error)
+    if key := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text):
+        return _unknown_key(key[1])
+    if key := re.search(r"(?:already at '|Multiple values for )([\w@/.]*\w)", text):
+        return f"{key[1]} is there already: {key[1]}=value, without +, sets it"
+    if choice := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        names = re.findall(r"^\t(\S+)$", text, re.M)
+        names = [name for name in names if name != "base"]  # what the others share
+        if names:
+            return (
+                f"{choice[1]} must be one of {', '.join(names)}, got {choice[2]!r}"
+                + did_you_mean(choice[2], names)
+            )
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        lines += [f"({str(error.__cause__).splitlines()[0]})"]
+    return "; ".join(lines).replace(".;", ";")
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    """Return what is wrong with a word that is no override."""
+    if "=" not in error.override:
+        return f"{error.override} cannot be read: it must be key=value"
+    lines = str(error).splitlines()
+    whys = [line.strip() for line in lines if not line.startswith(("Error", "See"))]
+    return "; ".join([f"{error.override} cannot be read", *filter(None, whys)])
+
+
+def _unknown_key(key: str) -> str:
+    """Return what to say of a key that the configuration does not have."""
+    known = known_keys()
+    if owners := known.get(key.partition("@")[0].replace("/", ".")):
+        return f"{key} is no key here; it belongs to {', '.join(owners)}"
+    advice = did_you_mean(key, [*known, *OF_HYDRA])
+    return f"unknown key {key}" + (advice or "; fedneg --cfg job shows all keys")
+
+
+def known_keys() -> dict[str, list[str]]:
+    """Return every key that `conf/` sets anywhere.
+
+    Returns
+    -------
+    dict of str to list of str
+        From each dotted key to the choices that have it, e.g. ``strategy.interval`` to
+        ``["strategy=federaser"]``; to none where it does not depend on a choice.
+    """
+    root = conf_dir()
+    found: dict[str, list[str]] = {k: [] for k in _flat(root / "config.yaml")}
+    shared: set[str] = set()
+    for path in sorted(root.glob("*/*.yaml")):
+        group = path.parent.name
+        found.setdefault(group, [])
+        if "@package _global_" in path.read_text():
+            continue  # it sets what the others have
+        for name in _flat(path):
+            key = f"{group}.{name}"
+            if path.stem == "base":
+                shared.add(key)
+            found.setdefault(key, []).append(f"{group}={path.stem}")
+    return found | {key: [] for key in shared}
+
+
+def _flat(path: Path) -> Iterator[str]:
+    """Yield the dotted keys of a file of the configuration; none of Hydra's own."""
+
+    def inside(values: Mapping[Any, Any], prefix: str) -> Iterator[str]:
+        for name, value in values.items():
+            yield f"{prefix}{name}"
+            if isinstance(value, Mapping):
+                yield from inside(value, f"{prefix}{name}.")
+
+    values = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(values, dict)
+    own = {k: v for k, v in values.items() if k not in ("defaults", "hydra")}
+    yield from inside(own, "")
 
 
 def parsed(overrides: Sequence[str]) -> list[Override]:
@@ -116,7 +202,9 @@ def command_line(words: Sequence[str]) -> list[str]:
     values, overrides = parser.parse_known_args(list(words))
     unknown = [word for word in overrides if word.startswith("-")]
     if unknown:
-        raise FedNegError(f"unrecognized arguments: {' '.join(unknown)}")
+        names = [name for a in parser._actions for name in a.option_strings]
+        advice = did_you_mean(unknown[0].partition("=")[0], [*names, "--version"])
+        raise FedNegError(f"unrecognized arguments: {' '.join(unknown)}{advice}")
     options = []
     for action in parser._actions:
         value = getattr(values, action.dest, None)

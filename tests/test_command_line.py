@@ -131,13 +131,14 @@ def test_a_mistake_in_a_fresh_process_is_one_line_and_exit_code_2(tmp_path: Path
 
 MISTAKES = [
     (["forget=9"], "got 9"),
-    (["round=1"], "'round'"),
-    (["client.lr=1"], "client.lr"),
+    (["round=1"], "unknown key round; did you mean rounds?"),
+    (["client.lr=1"], "client.lr; did you mean client.learning_rate?"),
     (["+client.lr=1"], "unknown key client.lr"),
-    (["attack=poison"], "'attack/poison'"),
+    (["attack=backdor"], "got 'backdor'; did you mean backdoor?"),
     (["data=7"], "must be a string"),
     (["forget=[1"], "forget=[1 cannot be read"),
-    (["rounds"], "rounds"),
+    (["rounds"], "rounds cannot be read: it must be key=value"),
+    (["-m", "strategy.scal=1,2"], "unknown key strategy.scal; did you mean"),
     (["strategy.form=foo"], "strategy.form must be one of"),
     (["hydra.run.dir=file/below"], "file"),
     (["clients=12"], "data.split_writers=true"),
@@ -177,6 +178,9 @@ def test_unknown_flag_is_exit_code_2(fedneg: Callable[..., Said]):
     found = fedneg("--no-such-flag")
     assert found.code == 2
     assert found.err.splitlines()[-1].endswith("unrecognized arguments: --no-such-flag")
+    near = fedneg("--confg-dir=x")
+    assert near.code == 2
+    assert near.err.endswith("--confg-dir=x; did you mean --config-dir?\n")
 
 
 def test_version_is_the_packages(fedneg: Callable[..., Said]):

@@ -7,8 +7,7 @@ in four arrays: a row of the ledger has 1240 bytes.
 import pytest
 from conftest import Bench, small_config
 
-from fedneg.config import conf_dir
-from fedneg.core.settings import Task
+from fedneg.core.settings import Task, conf_dir
 from fedneg.data.datasets import load_dataset
 from fedneg.strategies import make_strategy
 from fedneg.strategies.method import Needs

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import fedavg
 
-from fedneg.config import conf_dir
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays, flatten
+from fedneg.core.settings import conf_dir
 from fedneg.engines.inline import FIRST_NODE_ID
 from fedneg.strategies import make_strategy, strategy_class
 from fedneg.strategies.base import LedgerFedAvg

@@ -6,6 +6,7 @@ from dataclasses import MISSING, fields
 from typing import TypeVar
 
 from fedneg.core.errors import FedNegError
+from fedneg.core.texts import did_you_mean
 
 T = TypeVar("T")
 
@@ -60,7 +61,10 @@ def flag(name: str, value: object) -> bool:
 def choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
     """Return `value` if it is one of `allowed`, else raise."""
     if value not in allowed:
-        raise FedNegError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        raise FedNegError(
+            f"{name} must be one of {', '.join(allowed)}, got {value!r}"
+            + did_you_mean(str(value), allowed)
+        )
     return str(value)
 
 
@@ -98,6 +102,7 @@ def build(cls: type[T], name: str, values: object) -> T:
         raise FedNegError(
             f"unknown key {prefix}{unknown[0]}; known are "
             + ", ".join(prefix + key for key in known)
+            + did_you_mean(prefix + unknown[0], [prefix + key for key in known])
         )
     missing = [
         key

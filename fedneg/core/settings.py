@@ -10,8 +10,10 @@ Longer than others: a class for each group of `conf/`, and what one says of anot
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Self
 
+import fedneg
 from fedneg.core.checks import build, choice, client_ids, flag, number, whole
 from fedneg.core.data_settings import ATTACKS
 from fedneg.core.data_settings import AttackSettings as AttackSettings
@@ -21,6 +23,22 @@ from fedneg.core.verdict_settings import VerdictSettings
 
 RETRAIN = ("none", "remaining", "forgotten", "scratch")
 TRUST = ("listed", "first_sight", "unauthenticated")
+
+
+def conf_dir() -> Path:
+    """Return the folder of the configuration: in the wheel, or on top of a checkout."""
+    here = Path(fedneg.__file__).resolve().parent
+    inside = here / "conf"
+    return inside if inside.is_dir() else here.parent / "conf"
+
+
+def conf_groups() -> dict[str, list[str]]:
+    """Return the groups of the configuration, each with its options, by name."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(conf_dir().glob("*/*.yaml")):
+        if path.stem != "base":  # what the others of a group share
+            found.setdefault(path.parent.name, []).append(path.stem)
+    return found
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ escape codes or megabytes.
 
 import os
 import unicodedata
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 from fedneg.core.errors import FedNegError
 
@@ -35,6 +37,34 @@ def one_line(text: str, most: int = MAX_TEXT) -> str:
         return text
     tail = most // 3
     return text[: most - tail - len(CUT)] + CUT + text[-tail:]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return what goes on an error's line: the known word that is most like this one.
+
+    Of dotted keys the last part counts twice: client.lr is nothing like client.device.
+
+    Returns
+    -------
+    str
+        ``"; did you mean strategy.scale?"``, or nothing if none is like it.
+    """
+    names = sorted(set(known) - {word}) if word else []
+    above, _, last = word.rpartition(".")
+    tails = {name: name.rpartition(".")[2] for name in names}
+    found = [n for n in names if n.startswith(f"{above}.") or not above]
+    # scale for strategy.scale, client.lr for client.learning_rate.
+    found = [n for n in found if tails[n] == last or _initials(tails[n]) == last]
+    if not found:
+        alike = [n for n in names if get_close_matches(last, [tails[n]])]
+        found = get_close_matches(word, alike, n=1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _initials(name: str) -> str:
+    """Return lr of learning_rate, and nothing of a single word."""
+    parts = name.split("_")
+    return "".join(part[:1] for part in parts) if len(parts) > 1 else ""
 
 
 def check_text(name: str, value: str, *, most: int = MAX_REASON) -> str:
