@@ -2,232 +2,47 @@
 
 Everything with an = is Hydra's; exit code 0 is success, 2 a user's mistake (one line on
 stderr), 1 a defect of fedneg (a traceback), 130 an interrupt.
-
-What is slow to import (torch, Flower, Hydra: two seconds) is imported where it is
-used, so that the workers can start before it and the small commands need not wait.
 """
 
-import importlib
 import os
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 from fedneg import __version__
-from fedneg.core.errors import FedNegError
-from fedneg.core.exits import MISTAKE, fail, is_of_disk, mistake_of, whole_output
-from fedneg.core.machine import cores
+from fedneg.cli.commands import COMMANDS, HELP_OPTIONS, check_first_word
+from fedneg.core.exits import one_line_errors, whole_output
 from fedneg.core.texts import check_utf8
-from fedneg.engines.workers import warm_up
-
-# Sub-commands, and the function that takes the words after each.
-COMMANDS = {
-    "audit": "fedneg.cli.verify:run_audit_command",
-    "cache": "fedneg.cli.cache:run_cache_command",
-    "certificates": "fedneg.cli.certificates:run_certificates_command",
-    "check-data": "fedneg.cli.check_data:run_check_data_command",
-    "request": "fedneg.cli.live:run_request_command",
-    "requests": "fedneg.cli.live:run_requests_command",
-    "rollback": "fedneg.cli.live:run_rollback_command",
-    "roster": "fedneg.cli.live:run_roster_command",
-    "scan": "fedneg.cli.verify:run_scan_command",
-    "status": "fedneg.cli.live:run_status_command",
-    "up": "fedneg.cli.up:run_up_command",
-    "vacuum": "fedneg.cli.vacuum:run_vacuum_command",
-    "verify": "fedneg.cli.verify:run_verify_command",
-}
-
 
 # These only read what they are given, and show its name with what is odd in it escaped.
 ANY_NAME = ("scan", "vacuum", "verify")
 
 
-def _job(_: Any) -> None:
-    """Do one run, in the folder that Hydra made for it."""
-    from fedneg.core.run_log import log_failure
-
-    try:
-        _run()
-    except BaseException as error:
-        mistake = mistake_of(error)
-        log_failure(error)
-        if isinstance(error, Exception):
-            _fail_job(error, mistake)
-            return
-        raise
-
-
-def _fail_job(error: Exception, mistake: FedNegError | None) -> None:
-    """End a run that failed, or only this job of a sweep.
-
-    A mistake that all jobs have in common was found before the first one
-    (`fedneg.cli.callback`). A full disk is theirs in common too: it ends the sweep.
-    """
-    from fedneg.cli.callback import PROCESS
-
-    sweep = PROCESS.sweep
-    if sweep is None:
-        if mistake is None:
-            raise error
-        fail(mistake)
-    said = str(mistake or f"a defect, {error!r}")
-    sweep.reason = f"it failed: {' '.join(said.split())}"
-    job = sweep.jobs.jobs[-1]
-    print(f"fedneg: error: job {job.folder}: {said}", file=sys.stderr)
-    if mistake is None:
-        sweep.defects += 1
-        traceback.print_exception(error)
-    if is_of_disk(error):
-        sweep.jobs.end(sweep.folder, sweep.reason)
-        sys.exit(MISTAKE)
-
-
-def _run() -> None:
-    """Do what the current job's overrides ask for."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from fedneg.config import load_config
-    from fedneg.core.outputs import prepare_folder
-    from fedneg.core.progress import show_notice
-    from fedneg.engines.simulate import simulate
-    from fedneg.server_app import live, run
-
-    job = HydraConfig.get()
-    overrides = list(job.overrides.task)
-    # With hydra.job.chdir=true this is not the working directory any more.
-    config, notices = load_config(overrides, folder=Path(job.runtime.cwd))
-    out = prepare_folder(Path(job.runtime.output_dir))
-    for notice in notices:
-        show_notice(notice)
-
-    def work(grid: Any, context: Any) -> None:
-        if config.state is None:
-            run(grid, config, out, notices)
-        else:
-            live(grid, config, overrides, notices)
-
-    simulate(
-        work,
-        clients=config.clients,
-        engine=config.engine,
-    )
-
-
-def _uses_workers(arguments: Sequence[str]) -> bool:
-    """Return whether this will be a run, or a sweep, with engine=local by default.
-
-    A guess, made before Hydra is there to read them: to start no workers is slower, and
-    never wrong, so that any mention of an engine is taken for another one.
-    """
-    runs = all(a in ("-m", "--multirun") for a in arguments if a[:1] == "-")
-    return runs and not any("engine" in a for a in arguments)
-
-
 @whole_output()
 def main() -> None:
     """Run the command line."""
-    with _one_line_errors():
-        if sys.argv[1:2] and sys.argv[1] not in ANY_NAME:
-            for word in sys.argv[1:]:
+    words = sys.argv[1:]
+    with one_line_errors():
+        if words and words[0] not in ANY_NAME:
+            for word in words:
                 check_utf8("a word of the command line", word)
-    for name in ("FEDNEG_DATA", "FEDNEG_CACHE"):
-        # Below where the command was typed, wherever a job or a worker may work.
-        if os.environ.get(name):
-            os.environ[name] = os.path.abspath(os.environ[name])
-    if "--version" in sys.argv[1:]:
-        print(f"fedneg {__version__}")
-    elif sys.argv[1:2] and sys.argv[1] in COMMANDS:
-        module, _, function = COMMANDS[sys.argv[1]].partition(":")
-        with _one_line_errors():
-            getattr(importlib.import_module(module), function)(sys.argv[2:])
-    elif sys.argv[1:2] == ["compare"]:
-        _compare(sys.argv[2:])
-    else:
-        _run_hydra()
+        for name in ("FEDNEG_DATA", "FEDNEG_CACHE"):
+            # Below where the command was typed, wherever a job or a worker may work.
+            if os.environ.get(name):
+                os.environ[name] = os.path.abspath(os.environ[name])
+        if "--version" in words:
+            print(f"fedneg {__version__}")
+        elif words[:1] and words[0] in COMMANDS:
+            from fedneg.cli.application import run
 
+            run(words)
+        elif set(HELP_OPTIONS) & set(words):
+            from fedneg.cli.application import run
 
-def _compare(words: Sequence[str]) -> None:
-    """Run the sweep over all methods, or say what it would be."""
-    from fedneg.cli.compare import (
-        compare_arguments,
-        compare_help,
-        folder_in,
-        write_page,
-    )
+            run(["--help"])
+        else:
+            from fedneg.cli.run import run_hydra
 
-    if {"-h", "--help"} & set(words):
-        print(compare_help())
-        return
-    with _one_line_errors():
-        folder = folder_in(words)
-        if folder is not None:
-            write_page(folder)
-            return
-        sys.argv[1:] = compare_arguments(words)
-    _run_hydra(comparing=True)
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Give a user's mistake its line and its exit code, and an interrupt its own."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("fedneg: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        mistake = mistake_of(error)
-        if mistake is None:
-            raise
-        fail(mistake)
-
-
-def _run_hydra(*, comparing: bool = False) -> None:
-    """Do what the overrides on the command line ask for."""
-    if _uses_workers(sys.argv[1:]):
-        warm_up(cores())
-    import hydra
-
-    from fedneg.core.settings import conf_dir
-    from fedneg.overrides import command_line, hydra_errors
-
-    # Hydra prints its errors and exits with 1 unless told to raise them.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    entry = hydra.main(
-        version_base="1.3", config_path=str(conf_dir()), config_name="config"
-    )(_job)
-    with _one_line_errors(), hydra_errors():
-        sys.argv[1:] = command_line(sys.argv[1:])
-        try:
-            entry()
-        finally:
-            code = _finish_sweep(comparing=comparing)
-    if code:
-        sys.exit(code)
-
-
-def _finish_sweep(*, comparing: bool) -> int:
-    """Write the table of a sweep, if there was one; return its jobs' exit code."""
-    if "fedneg.cli.callback" not in sys.modules:
-        return 0
-    from fedneg.cli.callback import PROCESS, finish_sweep
-
-    sweep, PROCESS.sweep = PROCESS.sweep, None
-    if sweep is None or not sweep.jobs.jobs:  # no job came so far as to begin
-        return 0
-    finish_sweep(sweep.folder, comparing=comparing)
-    failed = sweep.jobs.failed
-    if failed:
-        names = ", ".join(job.folder for job in failed)
-        print(
-            f"fedneg: error: {len(failed)} of {sweep.jobs.planned} jobs left no "
-            f"results: {names}",
-            file=sys.stderr,
-        )
-    return 1 if sweep.defects else MISTAKE if failed else 0
+            check_first_word(words)
+            run_hydra()
 
 
 if __name__ == "__main__":

@@ -19,20 +19,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from killed_runs import Executioner, forked
 
-from fedneg.cli.live import (
-    run_request_command,
-    run_rollback_command,
-    run_roster_command,
-)
-from fedneg.cli.verify import run_audit_command
+from fedneg.cli.application import run as run_words
 from fedneg.records.state import State
 
 NAMES = {
-    "request": (run_request_command, ["forget", "1"]),
-    "roster add": (run_roster_command, ["add", "1", "key.pub"]),
-    "roster remove": (run_roster_command, ["remove", "2"]),
-    "rollback": (run_rollback_command, ["2"]),
-    "first roster add": (run_roster_command, ["add", "1", "key.pub"]),
+    "request": ["request", "forget", "1"],
+    "roster add": ["roster", "add", "1", "key.pub"],
+    "roster remove": ["roster", "remove", "2"],
+    "rollback": ["rollback", "2"],
+    "first roster add": ["roster", "add", "1", "key.pub"],
 }
 EVENTS = {
     "request": "accepted",
@@ -74,7 +69,7 @@ def outcome(name: str, folder: Path) -> dict[str, Any]:
         "first roster add": state.pins().key_of(1) is not None,
         "rollback": not (folder / "checkpoints" / "round-000003.json").exists(),
     }[name]
-    quietly(lambda: run_audit_command(["--state", str(folder)]))
+    quietly(lambda: run_words(["audit", "--state", str(folder)]))
     with State(folder).running():
         left = [p.name for p in folder.rglob(".forget-*")]
     return {
@@ -91,7 +86,7 @@ def main() -> None:
     key = ec.generate_private_key(ec.SECP384R1()).public_key()
     content = key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
     (folder / "key.pub").write_bytes(content)
-    for name, (run, words) in NAMES.items():
+    for name, words in NAMES.items():
         step, code = 0, -9
         while code != 0:
             step += 1
@@ -102,7 +97,7 @@ def main() -> None:
             words = [str(folder / w) if w == "key.pub" else w for w in words]
 
             said = [*words, "--state", str(state)]
-            code = forked(partial(kill_at, step, partial(run, said)))
+            code = forked(partial(kill_at, step, partial(run_words, said)))
             found = outcome(name, state)
             print(json.dumps({"name": name, "code": code, **found}), flush=True)
 

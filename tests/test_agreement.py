@@ -17,12 +17,7 @@ import pytest
 from test_live import Meddling, ask, go_on
 from waiting import PATIENCE_S
 
-from fedneg.cli.live import (
-    run_request_command,
-    run_rollback_command,
-    run_roster_command,
-)
-from fedneg.cli.verify import run_audit_command
+from fedneg.cli.application import run as run_words
 from fedneg.core.errors import FedNegError
 from fedneg.live.erasure import Erasure
 from fedneg.records.account import BEGUN
@@ -70,7 +65,7 @@ def state(lives: Path, tmp_path: Path) -> Path:
 
 def audit(state: Path, *words: str) -> None:
     """Do `fedneg audit`."""
-    run_audit_command(["--state", str(state), *words])
+    run_words(["audit", "--state", str(state), *words])
 
 
 def contents(*folders: Path) -> dict[Path, bytes | None]:
@@ -379,13 +374,13 @@ def test_no_command_goes_on_from_it_and_nothing_is_accepted(
 def refused_by_all(state: Path, message: str, *, roster: bool = True) -> None:
     """Say every command that changes anything: none does, and each says why."""
     before = contents(state, Path(f"{state}-keys"))
-    for run, words in (
-        (run_request_command, ["forget", "3"]),
-        (run_rollback_command, ["4"]),
-        *([(run_roster_command, ["remove", "0"])] if roster else []),
+    for words in (
+        ["request", "forget", "3"],
+        ["rollback", "4"],
+        *([["roster", "remove", "0"]] if roster else []),
     ):
         with pytest.raises(FedNegError, match=message) as caught:
-            run([*words, "--state", str(state)])
+            run_words([*words, "--state", str(state)])
         assert "\n" not in str(caught.value)
     after = contents(state, Path(f"{state}-keys"))
     assert {k for k, v in after.items() if before.get(k, b"") != v} == set()
@@ -469,7 +464,7 @@ def test_a_head_that_cannot_be_written_is_said_at_the_next_start(
     before = known(state)
     with monkeypatch.context() as patch:
         patch.setattr("fedneg.records.audit.write_head", full)
-        run_request_command(["forget", "3", "--state", str(state)])
+        run_words(["request", "forget", "3", "--state", str(state)])
         assert known(state) == before
         with pytest.raises(FedNegError, match=r"log\.head cannot be written: No space"):
             go_on(state, *FOUR)
@@ -875,7 +870,7 @@ def test_a_request_through_a_link_finds_the_keys(lives: Path, tmp_path: Path):
     (tmp_path / "elsewhere").mkdir()
     link = tmp_path / "elsewhere" / "link"
     link.symlink_to(state)
-    run_request_command(["forget", "1", "--state", str(link)])
+    run_words(["request", "forget", "1", "--state", str(link)])
     assert [r.client_id for r in State(state).requests.all()] == [1]
     assert [p.name for p in (tmp_path / "elsewhere").iterdir()] == ["link"]
     audit(link)
@@ -896,12 +891,12 @@ def test_wrong_keys_leave_nothing_behind(
     before = contents(tmp_path)
     where = ["--state", str(state), "--keys", str(wrong)]
     message = "keys in .*wrong belong" if kind == "another's" else "wrong does not hold"
-    run, words = {
-        "request": (run_request_command, ["forget", "1"]),
-        "roster": (run_roster_command, ["remove", "0"]),
+    words = {
+        "request": ["request", "forget", "1"],
+        "roster": ["roster", "remove", "0"],
     }[command]
     with pytest.raises(FedNegError, match=message):
-        run([*words, *where])
+        run_words([*words, *where])
     assert contents(tmp_path) == before
 
 
@@ -911,7 +906,7 @@ def test_a_reason_that_cannot_be_signed_leaves_nothing(lives: Path, tmp_path: Pa
     for reason in ("d\udce9part", "x" * 501, "a\x1b[2J"):
         words = ["forget", "1", "--state", str(state), "--reason", reason]
         with pytest.raises(FedNegError, match="--reason must"):
-            run_request_command(words)
+            run_words(["request", *words])
         assert contents(state) == before
 
 
@@ -926,7 +921,7 @@ def test_a_disk_that_is_full_after_the_entry_says_that_it_is_accepted(
     with monkeypatch.context() as patch:
         patch.setattr("fedneg.records.requests.Requests.write", full)
         with pytest.raises(FedNegError, match="forget-1 is accepted, since the audit"):
-            run_request_command(["forget", "1", "--state", str(state)])
-    run_request_command(["forget", "2", "--state", str(state)])
+            run_words(["request", "forget", "1", "--state", str(state)])
+    run_words(["request", "forget", "2", "--state", str(state)])
     assert State(state).requests.excluded() == {1, 2}
     audit(state)

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 from test_live import ask, go_on, receipt_of
 
-from fedneg.cli.verify import run_verify_command
+from fedneg.cli.application import run as run_words
 from fedneg.core.parameters import Vector
 from fedneg.evaluation import isolation as isolation_module
 from fedneg.evaluation.isolation import Left, isolation, left_of
@@ -211,7 +211,7 @@ def test_verify_says_it_in_words(
     go_on(state, *FOUR, f"strategy.scale={scale}", NONE)
     receipt = state / "receipts" / "forget-1.json"
     capsys.readouterr()
-    run_verify_command([str(receipt), "--key", f"{state}-keys/operator.pub"])
+    run_words(["verify", str(receipt), "--key", f"{state}-keys/operator.pub"])
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith(words) for line in lines) == 1
     assert sum(line.startswith("what is left") for line in lines) == 1

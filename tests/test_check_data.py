@@ -55,8 +55,8 @@ def test_good_data_is_described(
     [
         (["none.npz"], "none.npz cannot be read: No such file or directory"),
         (["mine.npz"], "mine.npz: images must have the shape (N, 28, 28) of mnist"),
-        (["mine.npz", "--data=letters"], "invalid choice: 'letters'"),
-        ([], "fedneg check-data: the following arguments are required: PATH"),
+        (["mine.npz", "--data=letters"], "must be one of mnist, digits, got 'letters'"),
+        ([], "fedneg check-data: PATH is required"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

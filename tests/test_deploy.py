@@ -19,8 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import verification
 from waiting import LONG_S, PATIENCE_S, until, until_it_says
 
-from fedneg.cli.certificates import run_certificates_command
-from fedneg.cli.up import run_up_command
+from fedneg.cli.application import run as run_words
 from fedneg.core.errors import FedNegError
 from fedneg.engines.deployed.certificates import make_certificates
 from fedneg.engines.deployed.federation import LocalFederation
@@ -257,18 +256,18 @@ def test_words_that_mean_nothing_make_no_files(
     tmp_path: Path, words: list[str], message: str
 ):
     with pytest.raises(FedNegError, match=message):
-        run_certificates_command([str(tmp_path / "new"), *words])
+        run_words(["certificates", str(tmp_path / "new"), *words])
     assert not (tmp_path / "new").exists()
 
 
 def test_the_command_says_what_it_made_and_that_it_made_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    run_certificates_command([str(tmp_path), "--clients", "1", "--days", "7"])
+    run_words(["certificates", str(tmp_path), "--clients", "1", "--days", "7"])
     said = capsys.readouterr().out
     assert "node0.pub to register" in said
     assert "SuperLink at localhost, 127.0.0.1, 7 days" in said
-    run_certificates_command([str(tmp_path), "--clients", "1"])
+    run_words(["certificates", str(tmp_path), "--clients", "1"])
     assert "has all of it already" in capsys.readouterr().out
 
 
@@ -351,14 +350,14 @@ def test_free_ports_are_different():
     [
         (["--clients", "0"], "at least 1, got '0'"),
         (["--data", "/nowhere"], "--data must be a folder, got /nowhere"),
-        (["--secure"], "unrecognized arguments: --secure"),
+        (["--secure"], "unknown option --secure; did you mean --insecure"),
     ],
 )
 def test_words_that_mean_nothing_start_nothing(
     tmp_path: Path, words: list[str], message: str
 ):
     with pytest.raises(FedNegError, match=message):
-        run_up_command(["--dir", str(tmp_path / "new"), *words])
+        run_words(["up", "--dir", str(tmp_path / "new"), *words])
     assert not (tmp_path / "new").exists()
 
 

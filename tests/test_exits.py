@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from fedneg.cli.live import run_request_command, run_roster_command
+from fedneg.cli.application import run as run_words
 from fedneg.client_app import app as real_clients
 from fedneg.config import load_config
 from fedneg.core import files
@@ -180,7 +180,7 @@ def test_a_request_that_finds_no_room_says_whether_it_is_accepted(
         assert is_whole(state)
         accepted.append(bool(state.requests.all()))
 
-    said = until_there_is_room(lambda: run_request_command(words), again)
+    said = until_there_is_room(lambda: run_words(["request", *words]), again)
     assert said
     for line, is_there in zip(said, accepted, strict=True):
         assert ("is not accepted" in line) != ("is accepted" in line), line
@@ -193,7 +193,7 @@ def test_a_change_of_the_roster_that_finds_no_room_is_named(state: State):
     public = state.folder.parent / "key.pub"
     public.write_bytes(key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
     words = ["add", "1", str(public), "--state", str(state.folder)]
-    said = until_there_is_room(lambda: run_roster_command(words), lambda: None)
+    said = until_there_is_room(lambda: run_words(["roster", *words]), lambda: None)
     assert any("roster.json" in line for line in said)
     assert any("audit.jsonl" in line for line in said)
     assert list(state.pins().all()) == [1]

@@ -11,9 +11,8 @@ from safetensors.numpy import load_file
 from test_live import Meddling, ask, files_with, go_on
 from waiting import ALL_TESTS, PATIENCE_S, until
 
-from fedneg.cli.live import run_request_command
+from fedneg.cli.application import run as run_words
 from fedneg.cli.vacuum import vacuum
-from fedneg.cli.verify import run_audit_command, run_scan_command
 from fedneg.core.errors import FedNegError
 from fedneg.data.datasets import load_dataset
 from fedneg.data.partition import partition_by_writer
@@ -158,7 +157,7 @@ def forgotten(federation: LocalFederation) -> tuple[State, list[np.ndarray]]:
     config = f'state="{state.folder}" rounds=2 overrides="{SETTINGS} {REPAIR}"'
     done = federation.run(config, PATIENCE_S)
     assert done.completed, done.details
-    run_request_command(["forget", "2", "--state", str(state.folder)])
+    run_words(["request", "forget", "2", "--state", str(state.folder)])
     left = []
     for path in (state.folder / "checkpoints").glob("*.safetensors"):
         kept = load_file(path)
@@ -176,7 +175,7 @@ def forgotten(federation: LocalFederation) -> tuple[State, list[np.ndarray]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLWR_HOME", str(federation.folder / "flwr"))
         words = ["--state", str(state.folder), "--app", str(REPOSITORY)]
-        run_request_command(["forget", "2", *words, "--now", "federation"])
+        run_words(["request", "forget", "2", *words, "--now", "federation"])
     return state, left
 
 
@@ -209,11 +208,11 @@ def test_nothing_of_the_client_is_left(
         assert files_with(state.folder, vector) == []
     database = federation.folder / "superlink.db"
     vacuum(database)  # while the SuperLink runs
-    run_scan_command(["--state", str(state.folder), str(federation.folder)])
+    run_words(["scan", "--state", str(state.folder), str(federation.folder)])
     backup = state.folder / "copy"
     backup.write_bytes(b"." + left[0].tobytes())
     with pytest.raises(FedNegError, match="copy holds"):
-        run_scan_command(["--state", str(state.folder)])
+        run_words(["scan", "--state", str(state.folder)])
     backup.unlink()
 
 
@@ -239,7 +238,7 @@ def test_the_audit_log_is_whole_until_it_is_touched(
 ):
     state, _ = forgotten
     log = state.folder / "audit.jsonl"
-    run_audit_command(["--state", str(state.folder)])
+    run_words(["audit", "--state", str(state.folder)])
     events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
     assert [e for e in events if e not in ("kept", "key listed")] == [
         *("federation begun", "federation made", "accepted", "resumed", "unlearned"),

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from waiting import ALL_TESTS, PATIENCE_S
 
 from fedneg import federation
-from fedneg.cli.live import run_rollback_command
+from fedneg.cli.application import run as run_words
 from fedneg.client_app import app as real_clients
 from fedneg.config import load_config
 from fedneg.core.errors import FedNegError
@@ -532,7 +532,7 @@ def test_what_lies_in_a_checkout_is_not_sent_to_clients(trained: Path, tmp_path:
 def test_after_a_rollback_the_model_in_service_is_the_earlier_one(trained: Path):
     first = load_file(trained / "checkpoints" / "round-000001.safetensors")["global"]
     later = _read(trained / "model.safetensors")
-    run_rollback_command(["1", "--state", str(trained)])
+    run_words(["rollback", "1", "--state", str(trained)])
     go_on(trained, "rounds=1")
     found = load_file(trained / "model.safetensors")
     flat = np.concatenate([array.reshape(-1) for array in found.values()])

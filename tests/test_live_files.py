@@ -14,16 +14,7 @@ from typing import Any
 import pytest
 from conftest import SMALL, RecordingGrid
 
-from fedneg.cli.live import (
-    run_requests_command,
-    run_roster_command,
-    run_status_command,
-)
-from fedneg.cli.verify import (
-    run_audit_command,
-    run_scan_command,
-    run_verify_command,
-)
+from fedneg.cli.application import run as run_words
 from fedneg.client_app import app as real_clients
 from fedneg.config import load_config
 from fedneg.core.errors import FedNegError
@@ -163,7 +154,7 @@ def test_a_backup_behind_a_link_keeps_a_purge_open_and_what_is_no_file_is_told(
         forget(state, 1)
     assert [r.id for r in state.requests.open()] == ["forget-1"]
     with pytest.raises(FedNegError, match=f"{backup} holds, at byte"):
-        run_scan_command(["--state", str(state.folder)])
+        run_words(["scan", "--state", str(state.folder)])
     backup.unlink()
     go_on(state.folder)
     assert state.requests.open() == []
@@ -177,7 +168,7 @@ def test_a_backup_behind_a_link_keeps_a_purge_open_and_what_is_no_file_is_told(
     ]
     assert purged["not_searched_count"] == 2
     capsys.readouterr()
-    run_scan_command(["--state", str(state.folder)])
+    run_words(["scan", "--state", str(state.folder)])
     said = capsys.readouterr().out
     assert f"followed {state.folder / 'checkpoints'} to {disk}\n" in said
     assert f"not searched: {state.folder / 'pipe'} (a pipe)\n" in said
@@ -259,14 +250,14 @@ def test_who_only_looks_needs_no_write_access(
     capsys.readouterr()
     request.getfixturevalue("read_only")
     given = ["--state", str(folder)]
-    run_status_command(given)
-    run_status_command([*given, "--json"])
-    run_requests_command(given)
-    run_roster_command(["list", *given])
-    run_audit_command(given)
+    run_words(["status", *given])
+    run_words(["status", *given, "--json"])
+    run_words(["requests", *given])
+    run_words(["roster", "list", *given])
+    run_words(["audit", *given])
     public = f"{folder}-keys/operator.pub"
-    run_verify_command([str(folder / "receipts/forget-1.json"), "--key", public])
-    run_scan_command(given)
+    run_words(["verify", str(folder / "receipts/forget-1.json"), "--key", public])
+    run_words(["scan", *given])
     assert "matches in 0 files" in capsys.readouterr().out
     with pytest.raises(OSError, match="Read-only"):
         State(folder).requests.mark([1], "accepted")
@@ -277,7 +268,7 @@ def test_status_sees_a_run_without_write_access(
 ):
     with state.running():
         request.getfixturevalue("read_only")
-        run_status_command(["--state", str(state.folder), "--json"])
+        run_words(["status", "--state", str(state.folder), "--json"])
     assert json.loads(capsys.readouterr().out)["running"] is True
 
 
@@ -285,7 +276,7 @@ def test_status_counts_what_lies_behind_links(
     state: State, capsys: pytest.CaptureFixture[str]
 ):
     def counted() -> int:
-        run_status_command(["--state", str(state.folder), "--json"])
+        run_words(["status", "--state", str(state.folder), "--json"])
         return int(json.loads(capsys.readouterr().out)["disk_bytes"])
 
     before = counted()
@@ -303,7 +294,7 @@ def test_status_of_real_clients_claims_nothing_about_servers(
     monkeypatch.setenv("COLUMNS", "200")
     facts = state.folder / "federation.json"
     facts.write_text(facts.read_text().replace('"deployed": false', '"deployed": true'))
-    run_status_command(["--state", str(state.folder)])
+    run_words(["status", "--state", str(state.folder)])
     said = capsys.readouterr().out
     assert "no run at the moment; SuperLink and clients may be up" in said
     assert "online in the last run" in said
@@ -325,7 +316,7 @@ def test_a_scan_for_clients_that_never_took_part_has_nothing_to_look_for(
     absent = min({0, 1, 2} - set(checkpoints.facts(2)["contains"]))
     forget(state, absent)
     capsys.readouterr()
-    run_scan_command(["--state", str(state.folder)])
+    run_words(["scan", "--state", str(state.folder)])
     assert capsys.readouterr().out == (
         f"client {absent} (forget-{absent}) has no fingerprints: it took part in no "
         "round, there is nothing to look for\n"
@@ -335,7 +326,7 @@ def test_a_scan_for_clients_that_never_took_part_has_nothing_to_look_for(
     # Who took part, and left nothing telling, is another matter: nothing is claimed.
     path.write_text(json.dumps(content | {"took_part": True}))
     with pytest.raises(FedNegError, match="holds no fingerprints; nothing was looked"):
-        run_scan_command(["--state", str(state.folder)])
+        run_words(["scan", "--state", str(state.folder)])
     shutil.rmtree(state.fingerprints)
     with pytest.raises(FedNegError, match="holds no fingerprints; nothing was looked"):
-        run_scan_command(["--state", str(state.folder)])
+        run_words(["scan", "--state", str(state.folder)])

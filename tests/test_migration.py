@@ -9,8 +9,7 @@ import pytest
 from old_state import change, make_old
 from test_live import ask, go_on, receipt_of
 
-from fedneg.cli.live import run_request_command, run_status_command
-from fedneg.cli.verify import run_audit_command
+from fedneg.cli.application import run as run_words
 from fedneg.core.errors import FedNegError
 from fedneg.records.identity import ID_NAME
 from fedneg.records.state import State
@@ -40,7 +39,7 @@ def state(old: Path, tmp_path: Path) -> Path:
 
 def audit(state: Path) -> None:
     """Do `fedneg audit`."""
-    run_audit_command(["--state", str(state)])
+    run_words(["audit", "--state", str(state)])
 
 
 def events(state: Path) -> list[str]:
@@ -53,7 +52,7 @@ def test_its_first_start_migrates_it_and_what_was_asked_is_done(
     state: Path, capsys: pytest.CaptureFixture[str]
 ):
     federation = State(state).known_facts().id
-    run_status_command(["--state", str(state)])  # looking changes nothing
+    run_words(["status", "--state", str(state)])  # looking changes nothing
     audit(state)
     assert "migrated" not in events(state)
     assert not (state / ID_NAME).exists()
@@ -77,7 +76,7 @@ def test_its_first_start_migrates_it_and_what_was_asked_is_done(
 
 
 def test_a_request_migrates_it_too(state: Path):
-    run_request_command(["forget", "0", "--state", str(state)])
+    run_words(["request", "forget", "0", "--state", str(state)])
     assert events(state)[-2:] == ["migrated", "accepted"]
     audit(state)
 
@@ -152,7 +151,7 @@ def test_once_migrated_its_fingerprints_are_those_that_the_log_names(state: Path
     with pytest.raises(FedNegError, match=r"forget-1\.json is not the one that the"):
         audit(state)
     with pytest.raises(FedNegError, match=r"forget-1\.json is not the one that the"):
-        run_request_command(["forget", "0", "--state", str(state)])
+        run_words(["request", "forget", "0", "--state", str(state)])
 
 
 def test_a_sealed_one_goes_on_as_well(tmp_path: Path):

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from rich.console import Console
 
 from fedneg import federation
-from fedneg.cli.cache import run_cache_command
+from fedneg.cli.application import run as run_words
 from fedneg.client_app import app as client_app
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector
@@ -379,10 +379,10 @@ def test_a_lock_of_a_removed_entry_is_no_lock(
 
 
 def test_list_shows_what_is_kept(cache: Path, capsys: pytest.CaptureFixture[str]):
-    run_cache_command(["list"])
+    run_words(["cache", "list"])
     assert capsys.readouterr().out == f"nothing is kept in {cache / 'training'}\n"
     federation_of(small_config(*BASE, "attack=backdoor"))
-    run_cache_command(["list"])
+    run_words(["cache", "list"])
     said = " ".join(capsys.readouterr().out.split())
     for part in ("2 of 2", "2 trainings", "without 1", "backdoor", "seed 0"):
         assert part in said
@@ -393,16 +393,16 @@ def test_prune_removes_what_nobody_uses(
 ):
     federation_of(small_config(*BASE))
     first, second = Store().entries()
-    run_cache_command(["prune", "--older-than", "1d"])
+    run_words(["cache", "prune", "--older-than", "1d"])
     assert "removed 0 trainings" in capsys.readouterr().out
     os.utime(first.folder / "lock", (0, 0))
-    run_cache_command(["prune", "--older-than", "1d"])
+    run_words(["cache", "prune", "--older-than", "1d"])
     assert "removed 1 trainings" in capsys.readouterr().out
     assert Store().entries() == [second]
     with second.locked():
-        run_cache_command(["prune"])
+        run_words(["cache", "prune"])
         assert f"{second.digest[:12]} is in use and stays" in capsys.readouterr().out
-    run_cache_command(["prune"])
+    run_words(["cache", "prune"])
     assert Store().entries() == []
 
 
@@ -443,7 +443,7 @@ def test_a_training_behind_a_link_is_pruned_where_it_lies(
     (entry,) = Store().entries()
     entry.folder.rename(tmp_path / "disk")
     entry.folder.symlink_to(tmp_path / "disk")
-    run_cache_command(["prune"])
+    run_words(["cache", "prune"])
     assert "removed 1 trainings" in capsys.readouterr().out
     assert not (tmp_path / "disk").exists()
     assert Store().entries() == []
@@ -458,5 +458,5 @@ def test_what_cannot_be_pruned_is_named(cache: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(os, "unlink", refuse)
     with pytest.raises(PermissionError, match="Operation not permitted"):
-        run_cache_command(["prune"])
+        run_words(["cache", "prune"])
     monkeypatch.undo()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fedneg.cli.vacuum import run_vacuum_command, vacuum
+from fedneg.cli.application import run as run_words
+from fedneg.cli.vacuum import vacuum
 from fedneg.core.errors import FedNegError
 
 SECRET = b"what a client once sent" * 40
@@ -29,7 +30,7 @@ def test_deleted_rows_are_gone_from_file_and_log_while_somebody_has_it_open(
         superlink.execute("DELETE FROM objects WHERE content = ?", (SECRET,))
         superlink.commit()
         assert SECRET in everything(tmp_path)
-        run_vacuum_command([str(path)])
+        run_words(["vacuum", str(path)])
         assert SECRET not in everything(tmp_path)
         assert superlink.execute("SELECT * FROM objects").fetchall() == [(b"stays",)]
     assert capsys.readouterr().out.startswith(f"{path}: ")

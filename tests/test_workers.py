@@ -14,7 +14,7 @@ from conftest import SMALL, command, processes_in, processes_left_in, small_conf
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from waiting import no_longer_than_patience, until
 
-from fedneg.__main__ import _uses_workers
+from fedneg.cli.run import uses_workers
 from fedneg.client_app import app as client_app
 from fedneg.core.errors import FedNegError
 from fedneg.engines import worker, workers
@@ -282,7 +282,7 @@ def test_workers_that_were_started_early_are_used(monkeypatch: pytest.MonkeyPatc
 def test_workers_start_early_only_for_a_run_that_uses_them(
     arguments: list[str], starts: bool
 ):
-    assert _uses_workers(arguments) is starts
+    assert uses_workers(arguments) is starts
 
 
 def test_what_takes_too_long_is_given_up(pool: WorkerPool):

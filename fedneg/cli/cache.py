@@ -1,52 +1,44 @@
 """`fedneg cache`: the trainings that are kept, and how to be rid of them."""
 
-import argparse
 import time
-from collections.abc import Sequence
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedneg.core.arguments import OneLineParser, days
+from fedneg.cli.parsing import Command, application, days
 from fedneg.core.formats import human_bytes
 from fedneg.ledger.training_cache import Entry, Store
 
 DAY_S = 86_400.0
 
 
-def run_cache_command(arguments: Sequence[str]) -> None:
-    """Do what the words after `fedneg cache` say.
-
-    Raises
-    ------
-    FedNegError
-        For words that mean nothing, in one line.
-    """
-    options = _parser().parse_args(arguments)
-    store = Store()
-    if options.action == "list":
-        _show(store, Console())
-    else:
-        _prune(store, older_than_s=options.older_than * DAY_S)
+app = application()
+cache = application(about="Trainings that fedneg keeps in $FEDNEG_CACHE and reuses.")
+app.add_typer(cache, name="cache")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog="fedneg cache",
-        description="Trainings that fedneg keeps in $FEDNEG_CACHE and reuses.",
-    )
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|prune")
-    actions.add_parser("list", help="show what is kept, and how large it is")
-    prune = actions.add_parser("prune", help="remove trainings that nobody is using")
-    prune.add_argument(
-        "--older-than",
-        type=days,
-        default=0.0,
-        metavar="DAYS",
-        help="only what was last used longer ago, e.g. 30d",
-    )
-    return parser
+@cache.command("list", cls=Command, epilog="fedneg cache list")
+def list_kept() -> None:
+    """Show what is kept, and how large it is."""
+    _show(Store(), Console())
+
+
+@cache.command("prune", cls=Command, epilog="fedneg cache prune --older-than 30d")
+def prune(
+    older_than: Annotated[
+        float,
+        typer.Option(
+            parser=days,
+            metavar="DAYS",
+            help="Only what was last used longer ago, e.g. 30d.",
+        ),
+    ] = "0",  # type: ignore[assignment]  # read as if it had been typed
+) -> None:
+    """Remove trainings that nobody is using."""
+    _prune(Store(), older_than_s=older_than * DAY_S)
 
 
 def _show(store: Store, console: Console) -> None:

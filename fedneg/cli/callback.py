@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedneg.cli.compare import write_page
 from fedneg.config import check_sweep
 from fedneg.core.errors import FedNegError
 from fedneg.reports.compare.sweep import collect_sweep, write_sweep
@@ -90,3 +89,13 @@ def finish_sweep(folder: Path, *, comparing: bool = False) -> None:
     print(f"sweep: {page.resolve()}")
     if comparing or collect_sweep(folder)["strategy"].nunique() > 1:
         write_page(folder)
+
+
+def write_page(folder: Path) -> None:
+    """Write the comparison of the runs below a folder, and say where."""
+    from fedneg.reports.compare.page import (
+        write_comparison,  # imports matplotlib
+    )
+
+    _table, page = write_comparison(folder)
+    print(f"comparison: {page.resolve()}")

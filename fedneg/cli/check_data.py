@@ -1,13 +1,13 @@
 """`fedneg check-data`: look at a client's own data as its ClientApp will."""
 
-import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
-from fedneg.core.arguments import OneLineParser
+from fedneg.cli.parsing import Command, application, one_of
 from fedneg.data.client_data import ClientData, own_data
 from fedneg.data.datasets import DIGITS, MNIST
 from fedneg.data.own_data import constant_images
@@ -16,39 +16,44 @@ from fedneg.data.own_data import constant_images
 SHOWN = 12
 
 
-def run_check_data_command(arguments: Sequence[str]) -> None:
-    """Check the data that the words after `fedneg check-data` name, and describe them.
+NAMES = (MNIST.name, DIGITS.name)
+
+app = application()
+
+
+@app.command(
+    "check-data", cls=Command, epilog="fedneg check-data mine.npz --data digits"
+)
+def check_data(
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH", help="A .npz file, or a folder of image folders."
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            parser=one_of(NAMES),
+            metavar="|".join(NAMES),
+            help="The run's data set, which the images must be like.",
+        ),
+    ] = MNIST.name,
+) -> None:
+    """Check the data that a client keeps on its own machine, and describe it.
 
     Raises
     ------
     FedNegError
-        In one line, what is wrong with the data or the words.
+        In one line, what is wrong with the data.
     """
-    options = _parser().parse_args(arguments)
     # Here, unlike in a node config, a relative path has a meaning.
-    place = str(Path(options.path).absolute())
+    place = str(Path(path).absolute())
     # How many images a part has depends neither on the seed nor on the client.
-    data = own_data(place, name=options.data, client_id=0, seed=0)
-    for line in _description(data, options.data):
+    found = own_data(place, name=data, client_id=0, seed=0)
+    for line in _description(found, data):
         print(line)
     print(f"node config: client-id=N data={json.dumps(place, ensure_ascii=False)}")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog="fedneg check-data",
-        description="Check the data that a client keeps on its own machine.",
-    )
-    parser.add_argument(
-        "path", metavar="PATH", help="a .npz file, or a folder of image folders"
-    )
-    parser.add_argument(
-        "--data",
-        choices=(MNIST.name, DIGITS.name),
-        default=MNIST.name,
-        help="the run's data set, which the images must be like (default: mnist)",
-    )
-    return parser
 
 
 def _description(data: ClientData, name: str) -> list[str]:

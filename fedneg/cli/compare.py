@@ -4,27 +4,77 @@ conf/compare.yaml is the comparison; what is said on the command line replaces i
 one by one. Everything else is Hydra's: jobs, folders, and the page at the end.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import click
+import typer
+
+from fedneg.cli.callback import write_page
+from fedneg.cli.parsing import Command, application
+from fedneg.cli.run import run_hydra
 from fedneg.config import methods, sweep_of
 from fedneg.core.errors import FedNegError
 from fedneg.overrides import key_of
 
-HELP = """\
-fedneg compare [key=value,value ..]: forgetting methods side by side
-fedneg compare DIR:                  the page of runs that lie below DIR already
+EXAMPLES = """\
+fedneg compare data=digits seed=0,1                  another data set, two seeds
+fedneg compare strategy=compensated,fine_tune        two methods
+fedneg compare clients=100 strategy.client_fraction=0.1 attack=canaries
+fedneg compare hydra.sweep.dir=DIR                   where the runs go
+fedneg compare DIR                                   their page again"""
 
-Trains every federation once, forgets with every method, judges each against models
-retrained without the client, and writes comparison.html and comparison.csv beside the
-runs. What is swept, unless the command line says otherwise (conf/compare.yaml):
 
-{defaults}
+class _Compare(Command):
+    """Shows in its help what is swept by default."""
 
-  fedneg compare data=digits seed=0,1                  another data set, two seeds
-  fedneg compare strategy=compensated,fine_tune        two methods
-  fedneg compare clients=100 strategy.client_fraction=0.1 attack=canaries
-  fedneg compare hydra.sweep.dir=DIR                   where the runs go"""
+    def format_options(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        super().format_options(ctx, formatter)
+        with formatter.section("Swept by default (conf/compare.yaml)"):
+            for key, value in _defaults().items():
+                formatter.write(f"  {key}={value}\n")
+
+
+app = application()
+
+
+@app.command(
+    "compare",
+    cls=_Compare,
+    epilog=EXAMPLES,
+    # Hydra's ~key and what is misspelt are told apart below.
+    context_settings={"ignore_unknown_options": True},
+)
+def compare(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[key=value,value ..] | DIR",
+            help="What to sweep; or a folder of runs that are there already.",
+        ),
+    ] = None,
+) -> None:
+    """Compare forgetting methods side by side, in a page.
+
+    Trains every federation once, forgets with every method, judges each against models
+    retrained without the client, and writes comparison.html and comparison.csv beside
+    the runs. Of a DIR, it writes the page of the runs that lie below it already.
+
+    Raises
+    ------
+    FedNegError
+        If a word is no override, or a folder has no runs in it.
+    """
+    folder = folder_in(words or [])
+    if folder is not None:
+        write_page(folder)
+        return
+    sys.argv[1:] = compare_arguments(words or [])
+    run_hydra(comparing=True)
 
 
 def compare_arguments(words: Sequence[str]) -> list[str]:
@@ -69,20 +119,6 @@ def folder_in(words: Sequence[str]) -> Path | None:
     if next(folder.rglob("results.json"), None) is None:
         raise FedNegError(f"{folder} has no results.json of any run below it")
     return folder
-
-
-def write_page(folder: Path) -> None:
-    """Write the comparison of the runs below a folder, and say where."""
-    from fedneg.reports.compare.page import write_comparison  # imports matplotlib
-
-    _table, page = write_comparison(folder)
-    print(f"comparison: {page.resolve()}")
-
-
-def compare_help() -> str:
-    """Return what `fedneg compare --help` says."""
-    lines = "\n".join(f"  {key}={value}" for key, value in _defaults().items())
-    return HELP.format(defaults=lines)
 
 
 def _defaults() -> dict[str, str]:

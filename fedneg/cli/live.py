@@ -3,7 +3,6 @@
 Longer than others: four commands that share their options and tables.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -11,13 +10,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedneg.core.arguments import OneLineParser, days, quoted
+from fedneg.cli.parsing import Command, application, days, whole_number
+from fedneg.core.arguments import quoted
 from fedneg.core.children import python_command
 from fedneg.core.errors import FedNegError
 from fedneg.core.exits import is_of_disk, mistake_of
@@ -25,88 +26,81 @@ from fedneg.core.formats import human_bytes
 from fedneg.core.reading import read_regular
 from fedneg.engines.deployed.proxies import around_proxies
 from fedneg.records.account import ROLLBACK
-from fedneg.records.facts import Facts
 from fedneg.records.pins import OPERATOR, fingerprint_of
 from fedneg.records.requests import Request
 from fedneg.records.state import State
 from fedneg.records.walk import disk_bytes
 
+StateOption = Annotated[
+    Path, typer.Option("--state", metavar="DIR", help="The federation's folder.")
+]
+KeysOption = Annotated[
+    Path | None,
+    typer.Option("--keys", metavar="DIR", help="Its keys; by default DIR-keys."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
+ClientArgument = Annotated[
+    int,
+    typer.Argument(parser=whole_number(), metavar="CLIENT", help="Its client id."),
+]
 
-def _parser(command: str, description: str) -> OneLineParser:
-    return OneLineParser(prog=f"fedneg {command}", description=description)
-
-
-def _add_state(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which federation is meant."""
-    parser.add_argument(
-        "--state", type=Path, required=True, metavar="DIR", help="the federation's"
-    )
-    parser.add_argument(
-        "--keys", type=Path, metavar="DIR", help="its keys; by default DIR-keys"
-    )
-
-
-def _state(options: argparse.Namespace) -> State:
-    return State(options.state, options.keys)
-
-
-def _looked_at(
-    parser: argparse.ArgumentParser, arguments: Sequence[str]
-) -> tuple[argparse.Namespace, State, Facts]:
-    """Return options, folder and facts for a command that only looks; has --json."""
-    _add_state(parser)
-    parser.add_argument("--json", action="store_true", help="for machines")
-    options = parser.parse_args(arguments)
-    state = _state(options)
-    return options, state, state.known_facts()
+app = application()
 
 
 # -- requests --------------------------------------------------------------------------
 
 
-def run_request_command(arguments: Sequence[str]) -> None:
-    """Accept a request to be forgotten; from now on the client is out."""
-    parser = _parser("request", "A client's request to be forgotten.")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="forget")
-    forget = actions.add_parser(
-        "forget",
-        help="accept it: from then on the client is out, and the next run forgets it",
-    )
-    forget.add_argument("client", type=int, help="client id")
-    _add_state(forget)
-    forget.add_argument("--reason", default="", help="kept with the request")
-    forget.add_argument(
-        "--due", type=days, default=30.0, metavar="DAYS", help="by default 30d"
-    )
-    forget.add_argument(
-        "--now",
-        nargs="?",
-        const="",
-        metavar="SUPERLINK",
-        help="carry it out at once: the name that `flwr run . NAME` needs for real "
-        "clients, none for a simulation",
-    )
-    forget.add_argument(
-        "--app", type=Path, default=Path(), metavar="DIR", help="for --now SUPERLINK"
-    )
-    options = parser.parse_args(arguments)
-    state = _state(options)
+request_app = application(about="A client's request to be forgotten.")
+app.add_typer(request_app, name="request")
+
+
+@request_app.command(
+    "forget",
+    cls=Command,
+    epilog='fedneg request forget 3 --state DIR --reason "left the study"\n'
+    "fedneg request forget 3 --state DIR --now",
+)
+def request_forget(
+    client: ClientArgument,
+    folder: StateOption,
+    keys: KeysOption = None,
+    reason: Annotated[
+        str, typer.Option(metavar="TEXT", help="Kept with the request.")
+    ] = "",
+    due: Annotated[
+        float,
+        typer.Option(parser=days, metavar="DAYS", help="When it is to be done."),
+    ] = "30d",  # type: ignore[assignment]  # read as if it had been typed
+    now: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[SUPERLINK]",
+            help="Carry it out at once: the name that `flwr run . NAME` needs for real "
+            "clients, none for a simulation.",
+        ),
+    ] = None,
+    flower_app: Annotated[
+        Path, typer.Option("--app", metavar="DIR", help="For --now SUPERLINK.")
+    ] = Path(),
+) -> None:
+    """Accept it: from then on the client is out, and the next run forgets it."""
+    state = State(folder, keys)
     facts = state.known_facts()
-    if options.now is not None and facts.deployed != bool(options.now):
+    if now is not None and facts.deployed != bool(now):
         kind = "real clients: --now SUPERLINK" if facts.deployed else "no SUPERLINK"
         raise FedNegError(f"the federation in {state.folder} has {kind}")
     state.ready()
-    with _saying_whether_accepted(state, options.client):
+    with _saying_whether_accepted(state, client):
         request, is_new = state.requests.accept(
-            options.client,
+            client,
             clients=facts.fixed["clients"],
-            due_days=options.due,
-            reason=options.reason,
+            due_days=due,
+            reason=reason,
         )
     _tell(state)
     print(_said(request, is_new))
-    if options.now is not None and request.is_open:
-        _carry_out(state, request, options.now, options.app)
+    if now is not None and request.is_open:
+        _carry_out(state, request, now, flower_app)
 
 
 @contextmanager
@@ -159,12 +153,15 @@ def _carry_out(state: State, request: Request, superlink: str, app: Path) -> Non
         raise FedNegError(f"{request.id} is still open: see what the run said above")
 
 
-def run_requests_command(arguments: Sequence[str]) -> None:
-    """Show all requests."""
-    parser = _parser("requests", "All requests to be forgotten, and how far they are.")
-    options, state, _ = _looked_at(parser, arguments)
+@app.command("requests", cls=Command, epilog="fedneg requests --state DIR")
+def show_requests(
+    folder: StateOption, keys: KeysOption = None, as_json: JsonOption = False
+) -> None:
+    """Show all requests to be forgotten, and how far they are."""
+    state = State(folder, keys)
+    state.known_facts()
     requests = state.requests.all()
-    if options.json:
+    if as_json:
         print(json.dumps([_as_json(request) for request in requests], indent=1))
         return
     if not requests:
@@ -205,16 +202,19 @@ def _as_json(request: Request) -> dict[str, Any]:
 # -- status ----------------------------------------------------------------------------
 
 
-def run_status_command(arguments: Sequence[str]) -> None:
-    """Show where the federation stands."""
-    parser = _parser("status", "Where a federation stands.")
-    options, state, facts = _looked_at(parser, arguments)
+@app.command("status", cls=Command, epilog="fedneg status --state DIR --json")
+def show_status(
+    folder: StateOption, keys: KeysOption = None, as_json: JsonOption = False
+) -> None:
+    """Show where a federation stands."""
+    state = State(folder, keys)
+    facts = state.known_facts()
     found = {**state.read_status(), "running": state.is_running}
     found["deployed"], found["federation"] = facts.deployed, facts.id
     found["excluded"] = sorted(state.requests.excluded())
     found["open_requests"] = [_as_json(r) for r in state.requests.open()]
     found["disk_bytes"] = disk_bytes(state.folder)
-    if options.json:
+    if as_json:
         print(json.dumps(found, indent=1))
         return
     table = Table(
@@ -283,86 +283,108 @@ def _trust(found: dict[str, Any]) -> str:
 # -- who is who ------------------------------------------------------------------------
 
 
-def run_roster_command(arguments: Sequence[str]) -> None:
-    """Show and change which public key is which client's."""
-    parser = _parser("roster", "Which public key belongs to which client id.")
-    actions = parser.add_subparsers(
-        dest="action", required=True, metavar="list|add|remove"
-    )
-    _add_state(actions.add_parser("list", help="show the keys by client"))
-    add = actions.add_parser("add", help="this key is this client")
-    add.add_argument("client", type=int, help="client id")
-    add.add_argument("key", type=Path, help="its public key, OpenSSH or PEM")
-    _add_state(add)
-    remove = actions.add_parser("remove", help="forget a client's key")
-    remove.add_argument("client", type=int, help="client id")
-    _add_state(remove)
-    options = parser.parse_args(arguments)
-    state = _state(options)
-    pins = state.pins()
-    if options.action == "list":
-        if not pins.all():
-            print("no keys: clients are unauthenticated until they are listed or seen")
-        for client_id, pin in pins.all().items():
-            print(f"client {client_id}: {pin.key} ({pin.source}, {pin.since})")
-        return
-    if options.client < 0:
-        raise FedNegError(f"client ids begin at 0, got {options.client}")
+roster = application(about="Which public key belongs to which client id.")
+app.add_typer(roster, name="roster")
+
+
+@roster.command("list", cls=Command, epilog="fedneg roster list --state DIR")
+def roster_list(folder: StateOption, keys: KeysOption = None) -> None:
+    """Show the keys by client."""
+    pins = State(folder, keys).pins().all()
+    if not pins:
+        print("no keys: clients are unauthenticated until they are listed or seen")
+    for client_id, pin in pins.items():
+        print(f"client {client_id}: {pin.key} ({pin.source}, {pin.since})")
+
+
+@roster.command(
+    "add", cls=Command, epilog="fedneg roster add 2 keys/node2.pub --state DIR"
+)
+def roster_add(
+    client: ClientArgument,
+    key: Annotated[
+        Path, typer.Argument(metavar="KEY", help="Its public key, OpenSSH or PEM.")
+    ],
+    folder: StateOption,
+    keys: KeysOption = None,
+) -> None:
+    """Say that this key is this client."""
+    state = State(folder, keys)
+    _check_client(state, client)
+    try:
+        fingerprint = fingerprint_of(read_regular(key))
+    except OSError as error:
+        raise FedNegError(f"{key} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise FedNegError(f"{key} is no public key: {error}") from None
+    state.ready()
+    state.pins().add(client, fingerprint, OPERATOR)
+    _tell(state)
+    print(f"client {client} is key {fingerprint}")
+
+
+@roster.command("remove", cls=Command, epilog="fedneg roster remove 2 --state DIR")
+def roster_remove(
+    client: ClientArgument, folder: StateOption, keys: KeysOption = None
+) -> None:
+    """Forget a client's key."""
+    state = State(folder, keys)
+    _check_client(state, client)
+    state.ready()
+    state.pins().remove(client)
+    _tell(state)
+    print(f"client {client} has no key")
+
+
+def _check_client(state: State, client_id: int) -> None:
+    """Raise FedNegError unless a federation, if there is one yet, has this client."""
+    if client_id < 0:
+        raise FedNegError(f"client ids begin at 0, got {client_id}")
     facts = state.facts()
-    if facts is not None and options.client >= facts.fixed["clients"]:
+    if facts is not None and client_id >= facts.fixed["clients"]:
         raise FedNegError(
-            f"there is no client {options.client}; client ids are 0 to "
+            f"there is no client {client_id}; client ids are 0 to "
             f"{facts.fixed['clients'] - 1}"
         )
-    if options.action == "remove":
-        state.ready()
-        pins.remove(options.client)
-        _tell(state)
-        print(f"client {options.client} has no key")
-        return
-    try:
-        key = fingerprint_of(read_regular(options.key))
-    except OSError as error:
-        raise FedNegError(f"{options.key} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise FedNegError(f"{options.key} is no public key: {error}") from None
-    state.ready()
-    pins.add(options.client, key, OPERATOR)
-    _tell(state)
-    print(f"client {options.client} is key {key}")
 
 
 # -- going back ------------------------------------------------------------------------
 
 
-def run_rollback_command(arguments: Sequence[str]) -> None:
+@app.command("rollback", cls=Command, epilog="fedneg rollback 7 --state DIR")
+def rollback(
+    server_round: Annotated[
+        int,
+        typer.Argument(
+            parser=whole_number(), metavar="ROUND", help="The round to go back to."
+        ),
+    ],
+    folder: StateOption,
+    keys: KeysOption = None,
+) -> None:
     """Go back to an earlier checkpoint, unless it contains who was forgotten."""
-    parser = _parser("rollback", "Go back to an earlier checkpoint of a federation.")
-    parser.add_argument("round", type=int, help="the round to go back to")
-    _add_state(parser)
-    options = parser.parse_args(arguments)
-    state = _state(options)
+    state = State(folder, keys)
     facts = state.known_facts()
     with state.running():
         checkpoints = state.checkpoints(every=1, encrypt=facts.encrypt)
         there = checkpoints.rounds()
-        if options.round not in there:
+        if server_round not in there:
             rounds = ", ".join(map(str, there)) or "none"
             raise FedNegError(
-                f"there is no checkpoint of round {options.round}; there is: {rounds}"
+                f"there is no checkpoint of round {server_round}; there is: {rounds}"
             )
         _tell(state)
-        checkpoints.verify(options.round)
-        contains = set(checkpoints.facts(options.round)["contains"])
+        checkpoints.verify(server_round)
+        contains = set(checkpoints.facts(server_round)["contains"])
         # Whose contribution is already out of the model must not come back in.
         out = {r.client_id for r in state.requests.all() if r.status != "accepted"}
         for client_id in sorted(contains & out):
             raise FedNegError(
-                f"the model of round {options.round} contains client {client_id}, "
+                f"the model of round {server_round} contains client {client_id}, "
                 f"which was forgotten (forget-{client_id})"
             )
-        state.audit.append(ROLLBACK, round=options.round)
+        state.audit.append(ROLLBACK, round=server_round)
         for number in there:
-            if number > options.round:
+            if number > server_round:
                 checkpoints.remove(number)
-    print(f"the next run goes on after round {options.round}")
+    print(f"the next run goes on after round {server_round}")

@@ -2,12 +2,15 @@
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Annotated
 
-from fedneg.core.arguments import OneLineParser, whole_number
+import typer
+
+from fedneg.cli.parsing import Command, application, whole_number
 from fedneg.core.errors import FedNegError
 from fedneg.engines.deployed.federation import POLL_S, START_TIMEOUT_S, LocalFederation
 
@@ -18,31 +21,74 @@ class _StopError(Exception):
     """A signal asked for the end."""
 
 
-def run_up_command(arguments: Sequence[str]) -> None:
-    """Do what the words after `fedneg up` say; return when it was told to stop.
+app = application()
+COUNT = whole_number(least=1)
+
+
+@app.command("up", cls=Command, epilog="fedneg up --clients 3")
+def up(
+    clients: Annotated[
+        int, typer.Option(parser=COUNT, metavar="N", help="How many clients.")
+    ] = 3,
+    folder: Annotated[
+        Path,
+        typer.Option(
+            "--dir",
+            metavar="DIR",
+            help="Keys, certificates, logs, database and FLWR_HOME.",
+        ),
+    ] = Path("federation"),
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="FEDNEG_DATA of the server and of all clients."
+        ),
+    ] = None,
+    node_config: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            help="Added to each client's node config; {id} stands for the client id.",
+        ),
+    ] = "",
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="No TLS, no authentication: for trying out on one machine only.",
+        ),
+    ] = False,
+    timeout: Annotated[
+        int,
+        typer.Option(
+            parser=COUNT, metavar="SECONDS", help="How long to wait for the clients."
+        ),
+    ] = int(START_TIMEOUT_S),
+) -> None:
+    """Run a SuperLink and SuperNodes on this machine, until Ctrl-C.
+
+    With TLS and authenticated clients.
 
     Raises
     ------
     FedNegError
-        For words that mean nothing, if the federation does not come up, and if its
-        SuperLink ends.
+        If the federation does not come up, and if its SuperLink ends.
     """
-    options = _parser().parse_args(arguments)
-    if options.data is not None and not options.data.is_dir():
-        raise FedNegError(f"--data must be a folder, got {options.data}")
+    if data is not None and not data.is_dir():
+        raise FedNegError(f"--data must be a folder, got {data}")
     federation = LocalFederation(
-        options.dir,
-        options.clients,
-        not options.insecure,
-        data=options.data and options.data.resolve(),
-        node_config=options.node_config,
+        folder,
+        clients,
+        not insecure,
+        data=data and data.resolve(),
+        node_config=node_config,
         say=_say,
     )
-    if options.insecure:
+    if insecure:
         _say("--insecure: nobody is authenticated and nothing is encrypted")
     with _signals_raise():
         try:
-            federation.start(options.timeout)
+            federation.start(timeout)
             _introduce(federation)
             _watch(federation)
         except _StopError:
@@ -51,49 +97,6 @@ def run_up_command(arguments: Sequence[str]) -> None:
             _ignore_signals()
             federation.stop()
     _say("stopped")
-
-
-def _parser() -> OneLineParser:
-    parser = OneLineParser(
-        prog="fedneg up",
-        description="A SuperLink and SuperNodes on this machine, with TLS and "
-        "authenticated clients, until Ctrl-C.",
-    )
-    count = whole_number(least=1)
-    parser.add_argument(
-        "--clients", type=count, default=3, metavar="N", help="how many clients (3)"
-    )
-    parser.add_argument(
-        "--dir",
-        type=Path,
-        default=Path("federation"),
-        help="keys, certificates, logs, database and FLWR_HOME (./federation)",
-    )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="FEDNEG_DATA of the server and of all clients",
-    )
-    parser.add_argument(
-        "--node-config",
-        default="",
-        metavar="TEXT",
-        help="added to each client's node config; {id} stands for the client id",
-    )
-    parser.add_argument(
-        "--insecure",
-        action="store_true",
-        help="no TLS, no authentication: for trying out on one machine only",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=count,
-        default=int(START_TIMEOUT_S),
-        metavar="SECONDS",
-        help=f"how long to wait for the clients ({START_TIMEOUT_S:g})",
-    )
-    return parser
 
 
 def _say(line: str) -> None:

@@ -6,11 +6,13 @@ client's updates among them. Vacuuming writes the file anew from what still coun
 """
 
 import sqlite3
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Annotated
 
-from fedneg.core.arguments import OneLineParser
+import typer
+
+from fedneg.cli.parsing import Command, application
 from fedneg.core.errors import FedNegError
 from fedneg.core.formats import human_bytes
 from fedneg.core.reading import open_regular
@@ -21,22 +23,23 @@ MAX_SHOWN = 4000  # characters of a path
 MAGIC = b"SQLite format 3\0"
 
 
-def run_vacuum_command(arguments: Sequence[str]) -> None:
-    """Rewrite SQLite databases without the bytes of deleted rows.
+app = application()
+
+
+@app.command("vacuum", cls=Command, epilog="fedneg vacuum superlink.db")
+def vacuum_all(
+    database: Annotated[
+        list[Path], typer.Argument(metavar="DATABASE ..", help="E.g. superlink.db.")
+    ],
+) -> None:
+    """Rewrite a SuperLink's database without deleted messages; it may be running.
 
     Raises
     ------
     FedNegError
         If a file is no such database, or somebody else is writing it all the time.
     """
-    parser = OneLineParser(
-        prog="fedneg vacuum",
-        description="Rewrite a SuperLink's database without deleted messages; it may "
-        "be running.",
-    )
-    parser.add_argument("database", type=Path, nargs="+", help="e.g. superlink.db")
-    options = parser.parse_args(arguments)
-    for path in options.database:
+    for path in database:
         before = _size(path)
         vacuum(path)
         shown = one_line(str(path), MAX_SHOWN)

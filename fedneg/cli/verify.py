@@ -4,7 +4,6 @@ Each ends with exit code 0 only if all that it read holds; otherwise with one li
 names the first thing that does not.
 """
 
-import argparse
 import json
 import os
 import re
@@ -12,9 +11,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fedneg.core.arguments import OneLineParser
+import typer
+
+from fedneg.cli.parsing import Command, application
 from fedneg.core.errors import FedNegError
 from fedneg.core.formats import human_bytes, plain
 from fedneg.core.reading import read_regular
@@ -40,28 +41,38 @@ SHOWN = 12
 LOOK_AGAIN_S, LOOKS = 0.2, 5
 
 
-def run_verify_command(arguments: Sequence[str]) -> None:
-    """Do what the words after `fedneg verify` say.
+StateOption = Annotated[
+    Path, typer.Option(metavar="DIR", help="The federation's folder.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="For other programs.")]
+
+app = application()
+
+
+@app.command(
+    "verify", cls=Command, epilog="fedneg verify forget-2.json --key operator.pub"
+)
+def verify(
+    receipt_path: Annotated[
+        Path, typer.Argument(metavar="RECEIPT.json", help="A request's receipt.")
+    ],
+    key: Annotated[
+        Path,
+        typer.Option(
+            metavar="operator.pub",
+            help="The operator's public key, from a source that you trust.",
+        ),
+    ],
+) -> None:
+    """Check a receipt and show what it says.
 
     Raises
     ------
     FedNegError
         If the receipt is not what the owner of the key signed.
     """
-    parser = OneLineParser(
-        prog="fedneg verify", description="Check a receipt and show what it says."
-    )
-    parser.add_argument("receipt", type=Path, metavar="RECEIPT.json")
-    parser.add_argument(
-        "--key",
-        type=Path,
-        required=True,
-        metavar="operator.pub",
-        help="the operator's public key, from a source that you trust",
-    )
-    options = parser.parse_args(arguments)
-    public = load_public(options.key)
-    receipt = read_receipt(options.receipt, public)
+    public = load_public(key)
+    receipt = read_receipt(receipt_path, public)
     rows = list(_rows(receipt))
     width = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
@@ -101,8 +112,37 @@ def _printable(text: str) -> str:
 # -- audit ----------------------------------------------------------------------------
 
 
-def run_audit_command(arguments: Sequence[str]) -> None:
-    """Do what the words after `fedneg audit` say.
+def _digest(text: str) -> str:
+    """Return a digest as the log writes it; for Typer's `parser`."""
+    if not re.fullmatch("[0-9a-f]{64}", text.lower()):
+        raise typer.BadParameter(f"must be 64 hexadecimal digits, got {text!r}")
+    return text.lower()
+
+
+@app.command("audit", cls=Command, epilog="fedneg audit --state DIR")
+def audit(
+    state: StateOption,
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="operator.pub", help="By default that in --keys."),
+    ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="By default DIR-keys, beside DIR."),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            parser=_digest,
+            metavar="DIGEST",
+            help="Of an entry, kept elsewhere: shows that the end was not cut off.",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="For other programs.")
+    ] = False,
+) -> None:
+    """Check the audit log of a federation, and its receipts against it.
 
     It only looks, and needs no right to write.
 
@@ -111,17 +151,16 @@ def run_audit_command(arguments: Sequence[str]) -> None:
     FedNegError
         For the first entry, or else the first file, that does not hold.
     """
-    options = _audit_parser().parse_args(arguments)
-    folder = options.keys or keys_folder(options.state)
-    public = _public(options.key, folder)
-    log = options.state / LOG_NAME
+    folder = keys or keys_folder(state)
+    public = _public(key, folder)
+    log = state / LOG_NAME
     # Files first: what the log has beyond them is newer, and no contradiction.
-    receipts, problems = _receipts(options.state / "receipts", public)
+    receipts, problems = _receipts(state / "receipts", public)
     account = Account(log, public)
     found = check(
         log,
         public,
-        head=options.head,
+        head=head,
         wanted=set(receipts.values()),
         each=account.enter,
     )
@@ -135,8 +174,8 @@ def run_audit_command(arguments: Sequence[str]) -> None:
         problems = [f"the log {log} is empty; restore it from a backup"]
     else:
         # Who brings the public key need not be let into the keys' folder.
-        keys = None if options.key and not options.keys else folder
-        differences = _settled(options.state, keys, account)
+        searched = None if key and not keys else folder
+        differences = _settled(state, searched, account)
         # The log's own first: by another log its receipts are wrong, too.
         wrong = [d for d in differences if d.complete is None]
         problems[:0] = [d.text for d in wrong if d.is_of_log]
@@ -147,7 +186,7 @@ def run_audit_command(arguments: Sequence[str]) -> None:
             if digest in found.missing
         ]
         alone = [d.text for d in differences if d.complete is not None]
-    if options.json:
+    if as_json:
         print(json.dumps(_as_json(found, len(receipts), problems, alone)))
     else:
         print(f"whole entries: {found.entries}, the last one is {found.head}")
@@ -159,28 +198,6 @@ def run_audit_command(arguments: Sequence[str]) -> None:
         raise FedNegError(problems[0] + more)
 
 
-def _audit_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog="fedneg audit",
-        description="Check the audit log of a federation, and its receipts against it.",
-    )
-    parser.add_argument("--state", type=Path, required=True, metavar="DIR")
-    parser.add_argument(
-        "--key", type=Path, metavar="operator.pub", help="default: that in --keys"
-    )
-    parser.add_argument(
-        "--keys", type=Path, metavar="FOLDER", help="default: DIR-keys, beside DIR"
-    )
-    parser.add_argument(
-        "--head",
-        type=_digest,
-        metavar="DIGEST",
-        help="of an entry, kept elsewhere: shows that the end was not cut off",
-    )
-    parser.add_argument("--json", action="store_true", help="for other programs")
-    return parser
-
-
 def _public(given: Path | None, folder: Path) -> PublicKey:
     """Return the key that is given, or else that in the keys' folder."""
     path = folder / PUBLIC_NAME
@@ -190,13 +207,6 @@ def _public(given: Path | None, folder: Path) -> PublicKey:
             "name a copy with --key"
         )
     return load_public(given or path)
-
-
-def _digest(text: str) -> str:
-    """Return a digest as the log writes it; for argparse's `type`."""
-    if not re.fullmatch("[0-9a-f]{64}", text.lower()):
-        raise argparse.ArgumentTypeError(f"must be 64 hexadecimal digits, got {text!r}")
-    return text.lower()
 
 
 def _receipts(folder: Path, public: PublicKey) -> tuple[dict[Path, str], list[str]]:
@@ -250,27 +260,25 @@ def _as_json(
 # -- scan -----------------------------------------------------------------------------
 
 
-def run_scan_command(arguments: Sequence[str]) -> None:
-    """Do what the words after `fedneg scan` say.
+@app.command("scan", cls=Command, epilog="fedneg scan --state DIR /backups")
+def scan_files(
+    state: StateOption,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PATH ..]", help="Also there, e.g. backups."),
+    ] = None,
+) -> None:
+    """Look for what forgotten clients sent, in every byte of all files.
 
     Raises
     ------
     FedNegError
         If anything of a forgotten client is found, or not everything could be read.
     """
-    parser = OneLineParser(
-        prog="fedneg scan",
-        description="Look for what forgotten clients sent, in every byte of all files.",
-    )
-    parser.add_argument("--state", type=Path, required=True, metavar="DIR")
-    parser.add_argument(
-        "paths", type=Path, nargs="*", metavar="PATH", help="also there, e.g. backups"
-    )
-    options = parser.parse_args(arguments)
-    wanted = _wanted(options.state / "fingerprints")
+    wanted = _wanted(state / "fingerprints")
     if not wanted:
         return
-    result = scan([options.state, *options.paths], wanted)
+    result = scan([state, *(paths or [])], wanted)
     for link, target in result.followed[:SHOWN]:
         print(f"followed {_printable(shown(link))} to {_printable(shown(target))}")
     if len(result.followed) > SHOWN:

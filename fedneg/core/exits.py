@@ -59,7 +59,7 @@ def _file_behind(error: OSError) -> str:
         for value in frame.f_locals.values():
             if isinstance(value, io.IOBase):
                 name = getattr(value, "name", None)
-                if isinstance(name, str):
+                if isinstance(name, str) and name[:1] != "<":  # <stdout>
                     return name
     return "to the standard output"
 
@@ -75,6 +75,21 @@ def fail(error: FedNegError) -> NoReturn:
         print(f"fedneg: error: {line}", file=sys.stderr, flush=True)
     _silence()
     sys.exit(MISTAKE)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Give a user's mistake its line and its exit code, and an interrupt its own."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("fedneg: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        mistake = mistake_of(error)
+        if mistake is None:
+            raise
+        fail(mistake)
 
 
 def _silence() -> None:
