@@ -6,13 +6,15 @@ from importlib.util import find_spec
 from fedneg.core.errors import FedNegError
 from fedneg.core.settings import Config
 from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.method import ForgettingMethod
 
 
 def strategy_class(name: str) -> type[LedgerFedAvg]:
     """Return the strategy that the module strategies/<name>.py defines.
 
     A new method is one file here with one subclass of `LedgerFedAvg`, and one YAML in
-    conf/strategy; nothing has to be registered.
+    conf/strategy; nothing has to be registered. What people are told of it is an
+    attribute of the class, ``about``.
 
     Raises
     ------
@@ -21,7 +23,7 @@ def strategy_class(name: str) -> type[LedgerFedAvg]:
     """
     module_name = f"fedneg.strategies.{name}"
     found = []
-    if name != "base" and find_spec(module_name) is not None:
+    if name.isidentifier() and name != "base" and find_spec(module_name) is not None:
         found = [
             value
             for value in vars(importlib.import_module(module_name)).values()
@@ -32,6 +34,18 @@ def strategy_class(name: str) -> type[LedgerFedAvg]:
     if len(found) != 1:
         raise FedNegError(f"strategy must name a method in strategies/, got {name!r}")
     return found[0]
+
+
+def method_named(name: object) -> type[ForgettingMethod]:
+    """Return the class of a method that results, a receipt or a table name.
+
+    They may be of a method that is not here any more, of another version, say, or of
+    the user's own: what is not known of it is then as `ForgettingMethod` has it.
+    """
+    try:
+        return strategy_class(str(name))
+    except FedNegError:
+        return ForgettingMethod
 
 
 def make_strategy(config: Config, task: str) -> LedgerFedAvg:

@@ -106,7 +106,7 @@ from numpy.typing import NDArray
 from fedneg.core.checks import choice, number
 from fedneg.core.parameters import Shapes, Vector
 from fedneg.strategies.base import LedgerFedAvg
-from fedneg.strategies.method import Needs
+from fedneg.strategies.method import About, Needs
 
 UNITS = ("model", "layer", "neuron")
 # Of the contribution's length: who subtracts less should be told.
@@ -180,6 +180,8 @@ def shares_left(
 
 class Compensated(LedgerFedAvg):
     """FedAvg whose unlearn round subtracts what is left of a contribution."""
+
+    about = About(place=1)
 
     @dataclass(frozen=True)
     class Options:

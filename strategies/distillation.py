@@ -40,7 +40,7 @@ from fedneg.core.seeding import torch_generator
 from fedneg.core.settings import Config
 from fedneg.data.datasets import Dataset
 from fedneg.strategies.base import LedgerFedAvg
-from fedneg.strategies.method import Needs
+from fedneg.strategies.method import About, Needs
 from fedneg.tasks.device import as_input
 from fedneg.tasks.distillation import distil
 from fedneg.tasks.model import build_mlp, get_parameters, set_parameters
@@ -48,6 +48,8 @@ from fedneg.tasks.model import build_mlp, get_parameters, set_parameters
 
 class Distillation(LedgerFedAvg):
     """FedAvg whose unlearn round subtracts updates and distils the old model."""
+
+    about = About(place=5)
 
     @dataclass(frozen=True)
     class Options:

@@ -7,10 +7,15 @@ Nobody has to be online, and the server stores nothing for it.
 
 from fedneg.core.parameters import Vector
 from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.method import CONTROL, About
 
 
 class DoNothing(LedgerFedAvg):
     """FedAvg whose unlearn round changes no parameter."""
+
+    about = About(
+        "changing nothing (a control)", kind=CONTROL, never="forgotten", place=8
+    )
 
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return the very parameters that were there."""

@@ -42,7 +42,7 @@ from fedneg.core.parameters import Shapes, Vector, unflatten
 from fedneg.core.settings import Config, Task
 from fedneg.ledger.ledger import Participation
 from fedneg.strategies.base import LedgerFedAvg
-from fedneg.strategies.method import Needs
+from fedneg.strategies.method import About, Needs
 from fedneg.strategies.replies import Reply
 
 Norms = tuple[float, ...]
@@ -67,6 +67,8 @@ def rescaled(vector: Vector, norms: Norms, shapes: Shapes) -> Vector:
 
 class FedEraser(LedgerFedAvg):
     """FedAvg whose unlearn rounds rebuild the retained rounds, calibrated."""
+
+    about = About(place=2)
 
     starts_over = True
 

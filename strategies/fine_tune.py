@@ -19,11 +19,19 @@ from fedneg.core.checks import whole
 from fedneg.core.parameters import Vector
 from fedneg.core.settings import Config
 from fedneg.strategies.base import LedgerFedAvg
-from fedneg.strategies.method import Needs
+from fedneg.strategies.method import BASELINE, About, Needs
 
 
 class FineTune(LedgerFedAvg):
     """FedAvg whose unlearn rounds are rounds without the forgotten."""
+
+    about = About(
+        "training on without {whom}",
+        kind=BASELINE,
+        title="Plain fine-tuning",
+        yardstick=True,
+        place=6,
+    )
 
     @dataclass(frozen=True)
     class Options:

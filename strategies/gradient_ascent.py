@@ -38,7 +38,7 @@ from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector, add
 from fedneg.core.settings import Config
 from fedneg.strategies.base import LedgerFedAvg
-from fedneg.strategies.method import Needs
+from fedneg.strategies.method import About, Needs
 from fedneg.strategies.replies import Reply
 
 RANDOM_MODELS = 10
@@ -48,6 +48,8 @@ TOLERANCE = 1e-3
 
 class GradientAscent(LedgerFedAvg):
     """FedAvg whose unlearn rounds are the leaving clients' own."""
+
+    about = About(place=3)
 
     needs_leaving_client = True
     keeps_local_models = True

@@ -1,16 +1,18 @@
 """What a forgetting method implements: one class with a few hooks, most with defaults.
 
 A method overrides `rectify`, which runs on the server. One in which clients take part
-says in how many rounds, who, and what counts of their answers.
+says in how many rounds, who, and what counts of their answers. What people are told of
+a method it says itself (`About`, `remains`): nobody else names it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedneg.core.checks import build
+from fedneg.core.checks import build, choice
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector
 from fedneg.core.settings import Config, StrategySettings
@@ -42,6 +44,46 @@ class Needs:
     server_bytes: int = 0
 
 
+NOTHING = "nothing"
+# What a method is to a comparison, in the order of its tables.
+METHOD, BASELINE, CONTROL = KINDS = ("method", "baseline", "control")
+
+
+@dataclass(frozen=True)
+class About:
+    """What a method says of itself to people; nothing that is computed hangs on it.
+
+    Attributes
+    ----------
+    phrase : str or None
+        How it forgets, as 'Forget client 1, by' goes on; ``{whom}`` becomes 'it' or
+        'them'. None: people are told its name.
+    kind : str
+        ``method``: up for comparison. ``baseline``: what the methods are measured by.
+        ``control``: what the verdict is measured by.
+    title : str or None
+        What a baseline is called where a sentence begins with it; None: its name.
+    yardstick : bool
+        Whether a comparison says how much cheaper than this one the others reach the
+        same accuracy.
+    never : str or None
+        The verdict that shows, given of this method, that verdicts cannot be trusted.
+    place : int or None
+        A number of its own: its colour and marker in figures, and where it stands in
+        tables among its kind. None: after those that have one, by name.
+    """
+
+    phrase: str | None = None
+    kind: str = METHOD
+    title: str | None = None
+    yardstick: bool = False
+    never: str | None = None
+    place: int | None = None
+
+    def __post_init__(self) -> None:
+        choice("about.kind", self.kind, KINDS)
+
+
 class ForgettingMethod:
     """The part of a strategy that comes after training.
 
@@ -51,10 +93,14 @@ class ForgettingMethod:
 
     Attributes
     ----------
+    about : About
+        What people are told of it.
     settings : StrategySettings
     options : Options
         Those of the method, checked.
     """
+
+    about = About()
 
     @dataclass(frozen=True)
     class Options:
@@ -72,6 +118,23 @@ class ForgettingMethod:
     starts_over = False
     # Whether clients that are to be forgotten take part in their own forgetting.
     needs_leaving_client = False
+
+    @classmethod
+    def remains(cls, report: Mapping[str, Any], client_id: int) -> str:
+        """Return what the method left of a client's contribution, for its receipt.
+
+        Parameters
+        ----------
+        report : mapping
+            The `method_report` that it gave right after forgetting, which may have been
+            kept since. By default its ``remains``; where it has none, that a part does.
+
+        Returns
+        -------
+        str
+            Half a sentence; it begins with `NOTHING` where nothing does.
+        """
+        return str(report.get("remains", "a part of the client's summed updates"))
 
     def check_kept(self, client_ids: tuple[int, ...]) -> None:
         """Raise FedNegError if the ledger lacks what forgetting these clients takes.

@@ -24,7 +24,9 @@ and does not depend on the amount of data ('efficiently deletable', section 2.3)
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -32,11 +34,13 @@ from fedneg.core.checks import choice, flag, number
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector, add
 from fedneg.strategies.base import LedgerFedAvg
-from fedneg.strategies.method import Needs
+from fedneg.strategies.method import NOTHING, About, Needs
 
 
 class NegativeGradient(LedgerFedAvg):
     """FedAvg whose unlearn round subtracts stored updates or parameters."""
+
+    about = About("subtracting what the server had stored of {whom}", place=0)
 
     @dataclass(frozen=True)
     class Options:
@@ -81,6 +85,15 @@ class NegativeGradient(LedgerFedAvg):
             return Needs(server_bytes=ledger.local.rows.nbytes)
         initial = ledger.initial.nbytes if self.options.renormalise else 0
         return Needs(server_bytes=ledger.contributions.nbytes + initial)
+
+    @classmethod
+    def remains(cls, report: Mapping[str, Any], client_id: int) -> str:
+        """Return that nothing does, where what was summed was subtracted, once."""
+        form, scale = report.get("form"), report.get("scale", {}).get(str(client_id))
+        if form == "update" and scale == 1:
+            return f"{NOTHING} of the client's summed updates"
+        said = "" if scale is None else f" ({form} form, scale {scale:g})"
+        return f"a part of the client's summed updates{said}"
 
     def check_kept(self, client_ids: tuple[int, ...]) -> None:
         """Raise FedNegError if the parameters form has nothing to subtract.

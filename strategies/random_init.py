@@ -11,10 +11,13 @@ for it.
 
 from fedneg.core.parameters import Vector
 from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.method import CONTROL, About
 
 
 class RandomInit(LedgerFedAvg):
     """FedAvg whose unlearn round draws all parameters anew."""
+
+    about = About(kind=CONTROL, place=9)
 
     starts_over = True
 

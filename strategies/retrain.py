@@ -14,11 +14,19 @@ initial parameters only, which the seed gives.
 from fedneg.core.parameters import Vector
 from fedneg.core.settings import Config
 from fedneg.strategies.base import LedgerFedAvg
-from fedneg.strategies.method import Needs
+from fedneg.strategies.method import BASELINE, About, Needs
 
 
 class Retrain(LedgerFedAvg):
     """FedAvg whose unlearn rounds are a training from the start."""
+
+    about = About(
+        "retraining without {whom}",
+        kind=BASELINE,
+        title="Retraining",
+        never="not forgotten",
+        place=7,
+    )
 
     starts_over = True
 

@@ -23,10 +23,13 @@ from numpy.typing import NDArray
 
 from fedneg.core.parameters import Vector
 from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.method import About
 
 
 class WeightNegation(LedgerFedAvg):
     """FedAvg whose unlearn round changes the sign of the first array."""
+
+    about = About(place=4)
 
     def parts(self) -> NDArray[np.intp]:
         """Return the first array, and the rest."""

@@ -34,6 +34,8 @@ from fedneg.records.scan import ScanResult, scan
 from fedneg.records.sealed import Sealed
 from fedneg.records.state import State
 from fedneg.records.walk import shown
+from fedneg.strategies import method_named
+from fedneg.strategies.method import NOTHING
 
 if TYPE_CHECKING:
     from fedneg.federation import Federation
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
 SCHEMA = 1
 BLOCK = 16  # numbers in the window of a fingerprint
 SUM = "sum"  # of the contributions of clients that leave together
-NOTHING = "nothing"  # how what remains begins where nothing does
 NOT_ERASED = (
     "models that were handed out before: their holders must delete them",
     "copies outside the state folder: backups, and what a SuperLink's database keeps "
@@ -380,13 +381,8 @@ class Erasure:
         method = work["method"]
         if client_id in method.get("absent", ()):
             return f"{NOTHING}: the client took part in no round of this model"
-        if "remains" in method:
-            return str(method["remains"])
-        scale = method.get("scale", {}).get(str(client_id))
-        if method.get("form") == "update" and scale == 1:
-            return f"{NOTHING} of the client's summed updates"
-        said = "" if scale is None else f" ({method.get('form')} form, scale {scale:g})"
-        return f"a part of the client's summed updates{said}"
+        # The present run may have another method than the one that forgot.
+        return method_named(method.get("strategy")).remains(method, client_id)
 
 
 def _beyond(vector: Vector, *others: Vector) -> Vector:

@@ -10,6 +10,7 @@ from typing import Any
 from fedneg.core.formats import name_clients, number, rate, signed
 from fedneg.evaluation.verdict import TOOK_NO_PART
 from fedneg.reports.verdict_text import verdict_of
+from fedneg.strategies import method_named
 
 METRICS = {
     "test_accuracy": "test accuracy",
@@ -21,12 +22,6 @@ METRICS = {
 }
 SMALL = 0.005  # a change of a rate below this is called none
 LARGE = 0.05  # from here on a change is called a fall or a rise without 'slightly'
-_HOW = {
-    "negative_gradient": "subtracting what the server had stored of {whom}",
-    "do_nothing": "changing nothing (a control)",
-    "fine_tune": "training on without {whom}",
-    "retrain": "retraining without {whom}",
-}
 _THEN = {
     "remaining": "then {n} with the other clients",
     "forgotten": "then {n} of training on the forgotten data again",
@@ -42,7 +37,10 @@ def describe_request(results: Mapping[str, Any]) -> str:
     if not forget:
         return f"Train only: {trained}, nothing is forgotten."
     whom = "them" if len(forget) > 1 else "it"
-    how = _HOW.get(results["strategy"], f"the strategy {results['strategy']}")
+    phrase = method_named(results["strategy"]).about.phrase
+    how = f"the strategy {results['strategy']}"
+    if phrase is not None:
+        how = phrase.format(whom=whom)
     attack = results.get("attack") or {}
     poisoned = sorted(set(attack.get("clients") or []) & set(forget))
     kind = attack_name(results).replace("_", " ")
@@ -51,10 +49,9 @@ def describe_request(results: Mapping[str, Any]) -> str:
         who = f" ({'; '.join(map(str, poisoned))} poisoned by {kind})"
         if poisoned == sorted(forget):
             who = f", poisoned by {kind},"
-    verb = "by" if results["strategy"] in _HOW else "with"
     sentence = (
         f"Forget {name_clients(forget)} of {total}{who} after {trained}, "
-        f"{verb} {how.format(whom=whom)}"
+        f"{'with' if phrase is None else 'by'} {how}"
     )
     repair = _THEN.get(str(results.get("retrain", "none")))
     if repair:

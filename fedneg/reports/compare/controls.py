@@ -2,8 +2,15 @@
 
 import pandas as pd
 
-from fedneg.reports.compare.statistics import REFERENCES, settings_of
+from fedneg.reports.compare.statistics import (
+    REFERENCES,
+    about_of,
+    of_kind,
+    settings_of,
+    strategies_of,
+)
 from fedneg.reports.conclusions import count
+from fedneg.strategies.method import CONTROL
 
 
 def control_warnings(frame: pd.DataFrame) -> list[str]:
@@ -12,19 +19,19 @@ def control_warnings(frame: pd.DataFrame) -> list[str]:
     Parameters
     ----------
     frame : DataFrame
-        `collect_comparison`'s. The original model and do_nothing must never be
-        'forgotten', the retrained model and retrain never 'not forgotten'. Repair
-        rounds after do_nothing are fine-tuning by another name, and no control.
+        `collect_comparison`'s. The original model must never be 'forgotten', the
+        retrained one never 'not forgotten', and no method what it says that it never
+        is (`About.never`). Repair rounds after a control are fine-tuning by another
+        name, and no control.
     """
-    repaired = (frame["method"] == "do_nothing") & (frame["model"] == "recovered")
-    frame = frame[~repaired]
+    methods = set(frame["method"]) - set(REFERENCES)
+    controls = frame["method"].isin(of_kind(CONTROL, methods))
+    frame = frame[~(controls & (frame["model"] == "recovered"))]
+    never = dict(zip(REFERENCES, ("forgotten", "not forgotten"), strict=True))
+    never |= {m: wrong for m in methods if (wrong := about_of(m).never) is not None}
     warnings = []
-    for method, wrong in (
-        ("original", "forgotten"),
-        ("do_nothing", "forgotten"),
-        ("retrained", "not forgotten"),
-        ("retrain", "not forgotten"),
-    ):
+    for method in sorted(strategies_of(never), key=never.__getitem__):
+        wrong = never[method]
         bad = frame[(frame["method"] == method) & (frame["outcome"] == wrong)]
         if bad.empty:
             continue

@@ -13,8 +13,8 @@ from matplotlib.ticker import NullLocator
 
 from fedneg.core.formats import number
 from fedneg.reports.compare.statistics import (
-    METHODS,
     REFERENCES,
+    about_of,
     setting_labels,
     settings_of,
     strategies_of,
@@ -95,10 +95,10 @@ def draw_pareto(summary: pd.DataFrame) -> Picture | None:
 
 
 def _styles(strategies: list[str]) -> list[dict[str, Any]]:
-    """Return each strategy's colour and marker; a known method always has its own."""
-    if all(name in METHODS for name in strategies):
-        return [method_style(METHODS.index(name)) for name in strategies]
-    return [method_style(place) for place in range(len(strategies))]
+    """Return each strategy's colour and marker: the method's own if all have one."""
+    places = [about_of(name).place for name in strategies]
+    own = [place for place in places if place is not None]
+    return [method_style(p) for p in (own if own == places else range(len(places)))]
 
 
 def _epochs(value: object) -> float:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from fedneg.reports.compare.single import METRICS, ModelRow, Run, read_run
 from fedneg.reports.run_folders import scan_runs
+from fedneg.strategies import method_named
 
 SETTING = ("data", "clients", "partition", "attack", "fraction", "forget", "other")
 # What one number per run says of forgetting, by attack: the first that was measured.
@@ -192,7 +193,7 @@ def _add_fine_tune(
     """
     tuned: dict[tuple[object, ...], Run] = {}
     for run in runs:
-        if run.method == "fine_tune" and run.curve is not None:
+        if _is_yardstick(run) and run.curve is not None:
             key = _key(run, others)
             if key not in tuned or len(run.curve.points) > len(
                 tuned[key].curve.points  # type: ignore[union-attr]
@@ -201,13 +202,18 @@ def _add_fine_tune(
     ratios = {}
     for run in runs:
         reference = tuned.get(_key(run, others))
-        if reference is not None and run.method != "fine_tune":
+        if reference is not None and not _is_yardstick(run):
             ratios[run.name] = run.speed_up_against(reference)
     judged = frame["judged"].astype(bool) & ~frame["strategy"].isin(
         ["original", "retrained"]
     )
     found = frame.loc[judged, "run"].map(ratios)
     frame.loc[judged, "speed_up_fine_tune"] = pd.to_numeric(found)
+
+
+def _is_yardstick(run: Run) -> bool:
+    """Return whether others are said to be cheaper than this run, by so much."""
+    return method_named(run.method).about.yardstick
 
 
 def _add_forgetting(frame: pd.DataFrame) -> None:

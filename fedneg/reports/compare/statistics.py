@@ -14,14 +14,11 @@ from scipy import stats
 from fedneg.core.formats import number
 from fedneg.reports.compare.rows import SETTING
 from fedneg.reports.compare.single import METRICS
+from fedneg.strategies import method_named
+from fedneg.strategies.method import KINDS, About
 
 OUTCOMES = ("forgotten", "not forgotten", "inconclusive")
 REFERENCES = ("original", "retrained")
-METHODS = (
-    *("negative_gradient", "compensated", "federaser", "gradient_ascent"),
-    *("weight_negation", "distillation", "fine_tune", "retrain"),
-    *("do_nothing", "random_init"),
-)
 POOLED = ("test_accuracy", "test_accuracy_gap", "forgetting_gap", "client_epochs")
 _MODELS = ("original", "unlearned", "recovered", "retrained")
 _GROUP = [*SETTING, "strategy", "model"]
@@ -71,7 +68,7 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
         forgotten, 1 inconclusive') and a count for each of `OUTCOMES`; then each
         metric's mean and, as ``<metric>_half``, the half width of its 95 % t-interval,
         over the seeds that measured it. Settings in the order of the runs, methods in
-        that of `METHODS`.
+        that of `strategies_of`.
     """
     rows: list[dict[str, object]] = []
     for _, group in frame.groupby(_GROUP, dropna=False, sort=False):
@@ -99,13 +96,31 @@ def count_outcomes(counts: Iterable[int]) -> str:
 
 
 def strategies_of(names: Iterable[str]) -> list[str]:
-    """Return strategy names, each once: references, the known methods, then others."""
-    order = {name: place for place, name in enumerate((*REFERENCES, *METHODS))}
+    """Return strategy names, each once: references, methods, baselines, controls.
 
-    def place(name: str) -> tuple[int, str]:
-        return order.get(name.split(" (")[0], len(order)), name
+    Those of a kind in the order of the places that they give themselves (`About`).
+    """
+
+    def place(name: str) -> tuple[float, float, str]:
+        if name in REFERENCES:
+            return -1, REFERENCES.index(name), name
+        # Without the options that set runs of one method apart.
+        about = about_of(name.split(" (")[0])
+        own = math.inf if about.place is None else about.place
+        return KINDS.index(about.kind), own, name
 
     return sorted(set(names), key=place)
+
+
+def about_of(method: object) -> About:
+    """Return what a method says of itself to people."""
+    return method_named(method).about
+
+
+def of_kind(kind: str, methods: Iterable[str]) -> list[str]:
+    """Return the methods of a kind (`About`), each once, in the order of tables."""
+    names = set(methods) - set(REFERENCES)
+    return [name for name in strategies_of(names) if about_of(name).kind == kind]
 
 
 def _sorted(summary: pd.DataFrame) -> pd.DataFrame:

@@ -16,11 +16,14 @@ from fedneg.core.formats import MISSING, number, rate
 from fedneg.reports.compare.statistics import (
     OUTCOMES,
     REFERENCES,
+    about_of,
+    of_kind,
     setting_labels,
     settings_of,
     strategies_of,
 )
 from fedneg.reports.conclusions import count
+from fedneg.strategies.method import BASELINE, CONTROL, METHOD
 
 NEAR = 0.01
 RULE = (
@@ -32,9 +35,6 @@ RULE = (
     "accuracy gap is the retrained model's test accuracy minus the model's: positive "
     "is lost."
 )
-# Not up for comparison: two must come out as known, one is the yardstick.
-CONTROLS = ("do_nothing", "random_init")
-BASELINES = ("fine_tune", "retrain")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class _Entry:
     gap: float | None
     half: float
     epochs: float | None
+
+    @property
+    def kind(self) -> str:
+        """What its method is to a comparison; only those up for it are ranked."""
+        return about_of(self.method).kind
 
     @property
     def keeps_accuracy(self) -> bool:
@@ -98,11 +103,7 @@ def _nothing_to_forget(rows: pd.DataFrame) -> float | None:
 
 def _nearest(entries: Sequence[_Entry]) -> list[_Entry]:
     """Return the contestants with the smallest gap."""
-    able = [
-        entry
-        for entry in entries
-        if entry.method not in (*CONTROLS, *BASELINES) and entry.keeps_accuracy
-    ]
+    able = [entry for entry in entries if entry.kind == METHOD and entry.keeps_accuracy]
     gaps = [entry.gap for entry in able if entry.gap is not None]
     return [e for e in able if e.gap is not None and rate(e.gap) == rate(min(gaps))]
 
@@ -124,7 +125,7 @@ def describe_setting(rows: pd.DataFrame) -> list[str]:
     best = _nearest(entries)
     said: list[str] = []
     measures = [m for m in rows["forgetting_measure"].unique() if isinstance(m, str)]
-    contestants = [e for e in entries if e.method not in (*CONTROLS, *BASELINES)]
+    contestants = [e for e in entries if e.kind == METHOD]
     nothing = _nothing_to_forget(rows)
     if not measures:
         said.append("How well anything was forgotten was not measured.")
@@ -192,12 +193,11 @@ def _describe_cheapest(
 def _describe_baselines(
     entries: Sequence[_Entry], best: Sequence[_Entry]
 ) -> Iterator[str]:
-    """Yield whether fine-tuning or retraining is as good as the best method."""
-    names = {"fine_tune": "Plain fine-tuning", "retrain": "Retraining"}
+    """Yield whether a baseline is as good as the best method."""
     for entry in entries:
-        if entry.method not in BASELINES:
+        if entry.kind != BASELINE:
             continue
-        name = names[entry.method] + entry.strategy.removeprefix(entry.method)
+        name = _title(entry.method) + entry.strategy.removeprefix(entry.method)
         if entry.gap is None or entry.lost is None:
             yield f"{name} was not measured on both axes."
             continue
@@ -215,6 +215,11 @@ def _describe_baselines(
             yield f"{name} is not as good ({values})."
 
 
+def _title(method: str) -> str:
+    """Return what a baseline is called at the beginning of a sentence."""
+    return about_of(method).title or method
+
+
 def _lost(entry: _Entry) -> str:
     """Return how much accuracy went."""
     return f"loses {rate(entry.lost)} of test accuracy"
@@ -230,9 +235,8 @@ def _describe_losses(contestants: Sequence[_Entry]) -> Iterator[str]:
 
 def _describe_outcomes(rows: pd.DataFrame) -> Iterator[str]:
     """Yield who fails the verdict, and of whom it says nothing."""
-    methods = rows[
-        ~rows["method"].isin([*REFERENCES, *CONTROLS]) & rows["judged"].astype(bool)
-    ]
+    known = [*REFERENCES, *of_kind(CONTROL, rows["method"])]
+    methods = rows[~rows["method"].isin(known) & rows["judged"].astype(bool)]
     for outcome, text in (
         ("not forgotten", "Not forgotten, by the verdict"),
         ("inconclusive", "Inconclusive"),
@@ -250,7 +254,8 @@ def describe_winners(summary: pd.DataFrame) -> list[str]:
     """Return sentences over all settings: who is nearest how often, and baselines."""
     groups = [rows for _, rows in settings_of(summary)]
     wins: dict[str, int] = {}
-    tuned = retrained = compared = 0
+    as_good = dict.fromkeys(of_kind(BASELINE, summary["method"]), 0)
+    compared = 0
     for rows in groups:
         if _nothing_to_forget(rows) is not None:
             continue
@@ -260,8 +265,8 @@ def describe_winners(summary: pd.DataFrame) -> list[str]:
             wins[entry.strategy] = wins.get(entry.strategy, 0) + 1
         if best:
             compared += 1
-            tuned += _as_good(entries, best[0], "fine_tune")
-            retrained += _as_good(entries, best[0], "retrain")
+            for method in as_good:
+                as_good[method] += _as_good(entries, best[0], method)
     if not compared:
         return ["In no setting can a method be called the nearest."]
     # Most often first; names of equal counts in the usual order.
@@ -272,17 +277,11 @@ def describe_winners(summary: pd.DataFrame) -> list[str]:
         f"accuracy: {each} of the {count(compared, 'setting')} in which the original "
         "can be told from it (ties count for each)."
     ]
-    methods = set(summary["method"])
-    if "fine_tune" in methods:
-        said.append(
-            "Plain fine-tuning is as good as the nearest method, or better, in "
-            f"{tuned} of {compared}."
-        )
-    if "retrain" in methods:
-        said.append(
-            "Retraining is as good as the nearest method, or better, in "
-            f"{retrained} of {compared}."
-        )
+    said += [
+        f"{_title(method)} is as good as the nearest method, or better, in "
+        f"{times} of {compared}."
+        for method, times in as_good.items()
+    ]
     return said
 
 
