@@ -30,7 +30,7 @@ class PilImages(Dataset[tuple[torch.Tensor, ...]]):
     """Images that become input one by one, through PIL and torchvision's transforms."""
 
     def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
-        from fedneg.data import vision
+        import vision
 
         vision.datasets()  # makes torchvision load beside a CPU build of torch
         from torchvision.transforms import Compose, Normalize, ToTensor

@@ -1,18 +1,18 @@
 """The files of MNIST and QMNIST: where they lie and how a missing one is had.
 
-Layout, mirrors and checksums are torchvision's. A download is checked before anything
-touches the disk, then written to a temporary name, flushed and renamed, so that no
-process ever sees half a file.
+Layout, addresses and checksums are torchvision's, which a test compares and nothing
+imports: it takes seconds. pooch downloads and checks a file in a folder of its own;
+only then is it written to a temporary name beside its place, flushed and renamed, so
+that no process ever sees half a file.
 """
 
 import gzip
-import hashlib
-import http.client
 import sys
+import tempfile
 import time
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -25,10 +25,11 @@ from rich.progress import (
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import write_bytes
-from fedneg.data import vision
 
 TIMEOUT_S = 20.0  # to connect, and for each read
 DEADLINE_S = 900.0  # for one file: ends a mirror that sends a byte now and then
+# Bytes after which the deadline is looked at: few, for a mirror may send one by one.
+CHUNK = 256
 
 
 class DataUnavailableError(FedNegError):
@@ -51,6 +52,12 @@ class IdxFile:
     shape: tuple[int, ...]
     dtype: str  # "u1" or ">i4": idx files are big endian
     md5: str  # of the .gz file
+    mirrors: tuple[str, ...]  # where the .gz file lies, tried in this order
+
+    @property
+    def urls(self) -> list[str]:
+        """The addresses of the compressed file."""
+        return [f"{mirror}/{self.name}.gz" for mirror in self.mirrors]
 
     def gz_path(self, root: Path) -> Path:
         """Return where the compressed file lies, or will lie, under ``root``."""
@@ -71,55 +78,38 @@ class IdxFile:
         return None
 
 
-# The checksums repeat torchvision's (a test compares them), so that a process that
-# finds its files need not import torchvision, which takes seconds.
+MNIST_MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist",
+    "http://yann.lecun.com/exdb/mnist",
+)
+QMNIST_MIRRORS = ("https://raw.githubusercontent.com/facebookresearch/qmnist/master",)
 FILES = (
     IdxFile(
         *("MNIST", "train-images-idx3-ubyte", (60_000, 28, 28), "u1"),
         md5="f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        mirrors=MNIST_MIRRORS,
     ),
     IdxFile(
         *("MNIST", "train-labels-idx1-ubyte", (60_000,), "u1"),
         md5="d53e105ee54ea40749a09fcbcd1e9432",
+        mirrors=MNIST_MIRRORS,
     ),
     IdxFile(
         *("MNIST", "t10k-images-idx3-ubyte", (10_000, 28, 28), "u1"),
         md5="9fb629c4189551a2d022fa330f9573f3",
+        mirrors=MNIST_MIRRORS,
     ),
     IdxFile(
         *("MNIST", "t10k-labels-idx1-ubyte", (10_000,), "u1"),
         md5="ec29112dd5afa0611ce80d1b7f02629c",
+        mirrors=MNIST_MIRRORS,
     ),
     IdxFile(
         *("QMNIST", "qmnist-train-labels-idx2-int", (60_000, 8), ">i4"),
         md5="0058f8dd561b90ffdd0f734c6a30e5e4",
+        mirrors=QMNIST_MIRRORS,
     ),
 )
-
-
-def sources(file: IdxFile) -> tuple[list[str], str]:
-    """Return the URLs of a file's ``.gz``, in torchvision's order, and its md5."""
-    try:
-        known = vision.datasets()
-    except ImportError as error:
-        raise DataUnavailableError(f"{file.name} cannot be had: {error}") from error
-    name = f"{file.name}.gz"
-    if file.folder == "MNIST":
-        md5 = dict(known.MNIST.resources)[name]
-        return [f"{m.rstrip('/')}/{name}" for m in known.MNIST.mirrors], md5
-    by_name = {
-        url.rsplit("/", 1)[-1]: (url, m) for url, m in known.QMNIST.resources["train"]
-    }
-    url, md5 = by_name[name]
-    return [url], md5
-
-
-def current_md5(file: IdxFile) -> str | None:
-    """Return the md5 in torchvision's own table, None if torchvision does not load."""
-    try:
-        return sources(file)[1]
-    except DataUnavailableError:
-        return None
 
 
 def fetch(file: IdxFile, root: Path) -> Path:
@@ -132,52 +122,92 @@ def fetch(file: IdxFile, root: Path) -> Path:
     DataUnavailableError
         If no mirror gave the right bytes in time, or they cannot be written.
     """
-    urls, md5 = sources(file)
     failures = []
-    for url in urls:
+    for url in file.urls:
         try:
-            content = _get(url)
-        except (OSError, http.client.HTTPException) as error:
-            failures.append(f"{url}: {getattr(error, 'reason', error)}")
+            content = _get(url, file.md5)
+        except (OSError, ValueError) as error:  # ValueError: another checksum
+            failures.append(f"{url}: {_reason(error)}")
             continue
-        found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        if found == md5:
-            packed = _write(file.gz_path(root), content)
-            _write(packed.with_suffix(""), gzip.decompress(content))
-            return packed
-        failures.append(f"{url}: {len(content)} bytes with md5 {found}, not {md5}")
+        packed = _write(file.gz_path(root), content)
+        _write(packed.with_suffix(""), gzip.decompress(content))
+        return packed
     raise DataUnavailableError(
         f"{file.name}.gz is not under {root} and could not be downloaded "
         f"({'; '.join(failures)})"
     )
 
 
-def _get(url: str) -> bytes:
-    """Return what a URL holds, with a progress bar where a person can see one."""
-    start = time.monotonic()
+class _Bar:
+    """What pooch tells of a download: a bar where a person can see one, a deadline."""
+
+    def __init__(self, name: str, *, visible: bool) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+        )
+        self._shown = Progress(
+            *columns, console=Console(stderr=True), disable=not visible
+        )
+        self._task = self._shown.add_task(name, total=None)
+        self._start = time.monotonic()
+        self.total = 0  # pooch sets it, in bytes, before the first update
+
+    def __enter__(self) -> "_Bar":
+        self._shown.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shown.stop()
+
+    def update(self, size: int) -> None:
+        """Show so many bytes more; raises TimeoutError after the deadline."""
+        if time.monotonic() - self._start > DEADLINE_S:
+            raise TimeoutError(f"not complete after {DEADLINE_S:g} s")
+        self._shown.update(self._task, advance=size, total=self.total or None)
+
+    def reset(self) -> None:
+        """Begin anew, as pooch does before it fills the bar at the end."""
+        self._shown.reset(self._task)
+
+    def close(self) -> None:
+        """Leave the bar as it is; the block that opened it ends it."""
+
+
+def _get(url: str, md5: str) -> bytes:
+    """Return what a URL holds, if its md5 is this one; OSError or ValueError if not."""
+    import pooch  # brings `requests`: only who downloads pays
+
+    pooch.get_logger().setLevel("WARNING")  # the line below says it
     visible = sys.stderr.isatty()
     if not visible:
         print(f"downloading {url}", file=sys.stderr)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-    )
-    request = urllib.request.Request(url, headers={"User-Agent": "fedneg"})
-    with (
-        urllib.request.urlopen(request, timeout=TIMEOUT_S) as response,
-        Progress(*columns, console=Console(stderr=True), disable=not visible) as bar,
-    ):
-        task = bar.add_task(url.rsplit("/", 1)[-1], total=response.length)
-        parts: list[bytes] = []
-        # read1 returns what has come; read would wait for the whole block.
-        while part := response.read1(1 << 16):
-            if time.monotonic() - start > DEADLINE_S:
-                raise TimeoutError(f"not complete after {DEADLINE_S:g} s")
-            parts.append(part)
-            bar.advance(task, len(part))
-    return b"".join(parts)
+    name = url.rsplit("/", 1)[-1]
+    with tempfile.TemporaryDirectory() as folder, _Bar(name, visible=visible) as bar:
+        downloader = pooch.HTTPDownloader(
+            progressbar=bar,
+            chunk_size=CHUNK,
+            timeout=TIMEOUT_S,
+            # The bytes as they lie there: what is compressed must stay so.
+            headers={"User-Agent": "fedneg", "Accept-Encoding": "identity"},
+        )
+        path = pooch.retrieve(
+            url, f"md5:{md5}", fname=name, path=folder, downloader=downloader
+        )
+        return Path(path).read_bytes()
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a download failed, in a few words; `requests` wraps the reason."""
+    answer: Any = getattr(error, "response", None)
+    if answer is not None:
+        return str(answer.reason)
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    # pooch goes on to say what it did with the bytes.
+    return str(error).partition(" Deleted download")[0]
 
 
 def _write(path: Path, content: bytes) -> Path:
