@@ -4,13 +4,11 @@
 Who trains an entry holds its lock; the system gives it back however the process ends.
 """
 
-import fcntl
 import hashlib
 import importlib.util
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,6 +18,7 @@ from typing import Any
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import PRIVATE_FILE, make_folder, remove, tighten, write_bytes
+from fedneg.core.locks import take
 from fedneg.core.machine import cache_root
 from fedneg.core.settings import Config
 from fedneg.ledger.checkpoint import Checkpoints
@@ -240,17 +239,12 @@ class Entry:
 
     @staticmethod
     def _take(handle: int, waiting: Callable[[], None] | None) -> None:
-        told = False
-        while True:
-            try:
-                return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if waiting is None:
-                    raise
-                if not told:
-                    waiting()
-                told = True
-                time.sleep(0.2)
+        if take(handle, timeout_s=0):
+            return
+        if waiting is None:
+            raise BlockingIOError
+        waiting()
+        take(handle)
 
     def _is_mine(self, handle: int) -> bool:
         """Return whether the lock held is the one that others would find."""

@@ -11,18 +11,17 @@ The log holds events and client ids; it is no place for names or data: of a requ
 reason it has the sha256. What it says has come to be is in fedneg/records/account.py.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fedneg.core.errors import FedNegError
-from fedneg.core.files import PRIVATE_FILE, make_folder
+from fedneg.core.locks import give_back, open_locked, take
 from fedneg.core.reading import open_regular
 from fedneg.ledger.tensors import sync_folder
 from fedneg.records.entries import BEGINNING, MAX_LINE, digest_of, read_entry, signed
@@ -102,7 +101,7 @@ class AuditLog:
         """
         canonical(facts)  # fails before anything is locked or written
         try:
-            with _locked(self.path) as handle:
+            with open_locked(self.path, os.O_APPEND) as handle:
                 last, end = self._last(handle)
                 self._check_head(last)
                 cut = os.fstat(handle).st_size - end
@@ -302,9 +301,9 @@ def _lines(path: Path, done: int = 0) -> Iterator[bytes]:
     """Yield the lines from an offset on, the last perhaps without a newline."""
     with open_regular(path) as file:
         # While one is being added its line is not whole: wait for that one, no longer.
-        fcntl.flock(file, fcntl.LOCK_SH)
+        take(file.fileno(), shared=True)
         size = os.fstat(file.fileno()).st_size
-        fcntl.flock(file, fcntl.LOCK_UN)
+        give_back(file.fileno())
         file.seek(done)
         while done < size:
             line = file.readline(MAX_LINE + 1)
@@ -312,18 +311,6 @@ def _lines(path: Path, done: int = 0) -> Iterator[bytes]:
                 return
             done += len(line)
             yield line
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    """Yield the log's descriptor, locked; the system gives the lock back."""
-    make_folder(path.parent)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield handle
-    finally:
-        os.close(handle)
 
 
 def _after_newline(handle: int, end: int) -> int:

@@ -6,12 +6,10 @@ runs unattended, so the folder and the file are the owner's alone from the first
 """
 
 import base64
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import write_bytes
+from fedneg.core.locks import open_locked
 from fedneg.core.reading import open_regular, read_regular
 from fedneg.ledger.tensors import sync_folder
 
@@ -188,7 +187,7 @@ class OperatorKey:
         try:
             if not (private.exists() and public.exists()):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                with _locked(folder):
+                with open_locked(folder / "lock"):
                     _create(private, public)
             found = cls(_load_private(private))
         except OSError as error:
@@ -205,17 +204,6 @@ class OperatorKey:
     def sign(self, content: Mapping[str, Any]) -> str:
         """Return the signature over `canonical` content, as base64."""
         return base64.b64encode(self._private.sign(canonical(content))).decode()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, after waiting for it; the system gives it back."""
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _create(private: Path, public: Path) -> None:

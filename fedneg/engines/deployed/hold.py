@@ -5,7 +5,6 @@ Flower starts in turn. `fedneg up` stops them itself when it is asked to end; if
 killed, a process that it started for this does.
 """
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from typing import IO
 from fedneg.core.children import LOOK_S, python_command
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import make_folder
+from fedneg.core.locks import take
 from fedneg.engines.deployed.processes import KILL_S, POLL_S, marked, send_to
 
 # Whoever ends what a killed federation left has the folder for a moment.
@@ -62,16 +62,10 @@ class Hold:
 def _locked(folder: Path, patience_s: float) -> IO[bytes] | None:
     """Return the folder's lock, None if somebody keeps it."""
     lock = (folder / "lock").open("ab")
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
-        except OSError:
-            if time.monotonic() >= deadline:
-                lock.close()
-                return None
-            time.sleep(POLL_S)
+    if take(lock.fileno(), timeout_s=patience_s):
+        return lock
+    lock.close()
+    return None
 
 
 def _end_all(folder: Path) -> None:
