@@ -46,9 +46,9 @@ from fedneg.core.parameters import (
 )
 from fedneg.core.seeding import rng
 from fedneg.core.settings import Config
+from fedneg.core.source import code_digest
 from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.rows import KeptUpdates, Rows, make_rows, release
-from fedneg.ledger.training_cache import code_digest
 from fedneg.strategies.claims import reason_of
 from fedneg.strategies.method import ForgettingMethod
 from fedneg.strategies.phases import Failure, Phase, RoundReport

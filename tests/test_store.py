@@ -29,7 +29,6 @@ from fedneg.ledger import training_cache as store
 from fedneg.ledger.training_cache import (
     Entry,
     Store,
-    code_digest,
     digest_of,
     training_identity,
 )
@@ -189,26 +188,11 @@ def test_a_change_of_the_training_code_invalidates(
     federation_of(small_config(*BASE), "train")
     (tmp_path / "altered.py").write_text("# another way to train\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(
-        store, "code_digest", lambda: code_digest((*store.CODE[1:], "altered"))
-    )
+    monkeypatch.setattr(store, "TRAINING", (*store.TRAINING, "altered"))
     assert federation_of(small_config(*BASE), "train").resumed == {"train": 0}
     monkeypatch.undo()
     monkeypatch.setenv("FEDNEG_CACHE", str(cache))
     assert federation_of(small_config(*BASE), "train").reused == {"train"}
-
-
-def test_code_is_digested_by_its_source(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.syspath_prepend(tmp_path)
-    found = set()
-    for text in ("a = 1\n", "a = 2\n"):
-        (tmp_path / "some_code.py").write_text(text)
-        code_digest.cache_clear()
-        found.add(code_digest(("some_code",)))
-    code_digest.cache_clear()
-    assert len(found) == 2
 
 
 class OtherTraining(NegativeGradient):

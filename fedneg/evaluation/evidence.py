@@ -17,10 +17,10 @@ from fedneg.core.files import write_bytes
 from fedneg.core.machine import cores
 from fedneg.core.parameters import Shapes, Vector, unflatten
 from fedneg.core.settings import ModelSettings
+from fedneg.core.source import code_digest
 from fedneg.data.attacks import attack_probe
 from fedneg.data.datasets import Dataset
 from fedneg.evaluation.client_answers import ClientAnswers
-from fedneg.ledger.training_cache import code_digest
 from fedneg.tasks.model import build_mlp, set_parameters
 from fedneg.tasks.training import Metrics, evaluate, predict
 
@@ -160,10 +160,7 @@ class KeptEvidence:
         self, folder: Path, parameters: Vector, attack: AttackSettings
     ) -> None:
         what = hashlib.sha256(parameters.tobytes())
-        what.update(
-            repr(attack).encode()
-            + code_digest(("fedneg.evaluation.evidence",)).encode()
-        )
+        what.update(repr(attack).encode() + code_digest((__name__,)).encode())
         self._path = folder / f"evidence-{what.hexdigest()[:16]}.json"
 
     def read(self, name: str) -> ModelEvidence | None:
@@ -197,11 +194,8 @@ class KeptAnswers:
         answers, they name the file.
     """
 
-    CODE = (
-        *("fedneg.clients.answering", "fedneg.clients.trainer", "fedneg.data.attacks"),
-        *("fedneg.evaluation.client_answers", "fedneg.evaluation.relearn"),
-        "fedneg.evaluation.confidence",
-    )
+    # Who answers.
+    CODE = ("fedneg.clients.answering",)
 
     def __init__(
         self, folder: Path, parameters: Vector, asked: Mapping[str, Any]

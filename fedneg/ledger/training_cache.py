@@ -5,14 +5,12 @@ Who trains an entry holds its lock; the system gives it back however the process
 """
 
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,54 +19,14 @@ from fedneg.core.files import PRIVATE_FILE, make_folder, remove, tighten, write_
 from fedneg.core.locks import take
 from fedneg.core.machine import cache_root
 from fedneg.core.settings import Config
+from fedneg.core.source import code_digest
 from fedneg.ledger.checkpoint import Checkpoints
 
 SCHEMA = 1
-# What these files say determines, bit for bit, what a training ends with. Clients' own
-# data is read by real clients only, whose trainings are not kept.
-CODE = (
-    *(
-        "fedneg.data.attacks",
-        "fedneg.data.canaries",
-        "fedneg.data.client_data",
-        "fedneg.tasks.cohort",
-    ),
-    *(
-        "fedneg.data.datasets",
-        "fedneg.tasks.dense",
-        "fedneg.tasks.device",
-        "fedneg.engines.inline",
-    ),
-    *("fedneg.data.label_skew", "fedneg.ledger.ledger", "fedneg.tasks.model"),
-    *(
-        "fedneg.core.parameters",
-        "fedneg.data.partition",
-        "fedneg.core.data_settings",
-        "fedneg.core.seeding",
-    ),
-    *(
-        "fedneg.tasks.training",
-        "fedneg.clients.trainer",
-        "fedneg.strategies.base",
-        "fedneg.strategies.replies",
-    ),
-)
-
-
-@cache
-def code_digest(modules: tuple[str, ...] = CODE) -> str:
-    """Return a digest of the source of modules.
-
-    Any change of them counts, a comment too: training again is cheaper than a model
-    that the code in front of the reader would not give.
-    """
-    digest = hashlib.sha256()
-    for name in modules:
-        spec = importlib.util.find_spec(name)
-        assert spec is not None, name
-        assert spec.origin is not None, name
-        digest.update(Path(spec.origin).read_bytes())
-    return digest.hexdigest()
+# Who runs a training, on the side of the server and of the clients. What they import
+# determines, bit for bit, what it ends with. Clients' own data is read by real clients
+# only, whose trainings are not kept.
+TRAINING = ("fedneg.federation", "fedneg.engines.simulate")
 
 
 def training_identity(
@@ -104,7 +62,7 @@ def training_identity(
     strategy = config.strategy
     return {
         "schema": SCHEMA,
-        "code": code_digest(),
+        "code": code_digest(TRAINING),
         "torch": torch.__version__,
         "seed": config.seed,
         "clients": config.clients,
