@@ -8,7 +8,6 @@ Longer than others, since `Federation` is one class whose phases share history, 
 and checkpoints.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +20,13 @@ from flwr.serverapp import Grid
 from fedneg.core import outputs
 from fedneg.core.errors import FedNegError
 from fedneg.core.formats import human_bytes
-from fedneg.core.parameters import Vector, flatten, shapes_of, unflatten
+from fedneg.core.parameters import (
+    Vector,
+    digest_of_model,
+    flatten,
+    shapes_of,
+    unflatten,
+)
 from fedneg.core.progress import Progress
 from fedneg.core.settings import Config, Task
 from fedneg.core.unanswered import ANSWER, EVALUATE, Unanswered
@@ -104,7 +109,7 @@ class Federation:
         self.deployed = is_deployed(grid)
         self.notices: list[str] = []
         self.unanswered: list[Unanswered] = []
-        self._named: dict[bytes, str] = {}
+        self._named: dict[str, str] = {}
         data = config.data
         root = Path(data.root).resolve() if data.root else None
         self.dataset = load_dataset(data.name, root=root, download=data.download)
@@ -235,7 +240,7 @@ class Federation:
             return self._run(phase, parameters)
         identity = {
             "after": digest_of(self._identity(tuple(range(self.config.clients)))),
-            "unlearned": hashlib.sha256(parameters.tobytes()).hexdigest(),
+            "unlearned": digest_of_model(parameters),
             "forget": list(forget),
             "taking_part": list(clients),
             "rounds": rounds,
@@ -339,7 +344,7 @@ class Federation:
     def evaluate(self, name: str, parameters: Vector) -> ModelEvidence:
         """Measure a model on the server's test set and on every client's data."""
         self.progress.step(f"evaluating the {name} model")
-        self._named[_digest(parameters)] = f"the {name} model"
+        self._named[digest_of_model(parameters)] = f"the {name} model"
         kept = self._kept_evidence(parameters)
         found = kept.read(name) if kept else None
         if found is None:
@@ -358,7 +363,7 @@ class Federation:
     def _name_of(self, parameters: Vector) -> str:
         """Return what people call a model that clients are asked about."""
         return self._named.get(
-            _digest(parameters), "a model retrained with another seed"
+            digest_of_model(parameters), "a model retrained with another seed"
         )
 
     def _note(self, question: str, model: str) -> None:
@@ -534,10 +539,6 @@ class Federation:
             is_last = done == phase.rounds
             checkpoints.write(done, after, ledger, facts, complete=is_last)
         self.seconds["checkpoint"] += time.perf_counter() - started
-
-
-def _digest(parameters: Vector) -> bytes:
-    return hashlib.sha256(parameters.tobytes()).digest()
 
 
 def _roster_of_real_clients(config: Config) -> Roster:

@@ -72,21 +72,21 @@ def plain(value: object) -> str:
 
 def as_overrides(values: Mapping[str, Any]) -> str:
     """Return a nested mapping as lines of dotted key=value, as one overrides it."""
-    return "\n".join(f"{key}={value}" for key, value in _flatten(values))
+    return "\n".join(f"{key}={_as_text(value)}" for key, value in leaves(values))
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield dotted key and value of a nested mapping, as an override is written."""
+def _as_text(value: object) -> str:
+    """Return a value as an override is written."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted key and value of a nested mapping; an empty mapping is a value."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
-            yield (
-                f"{prefix}{key}",
-                value
-                if isinstance(value, str)
-                else json.dumps(value, ensure_ascii=False),
-            )
+            yield f"{prefix}{key}", value
 
 
 def human_value(value: object) -> object:

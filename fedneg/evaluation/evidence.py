@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedneg.core.data_settings import AttackSettings
 from fedneg.core.files import write_bytes
 from fedneg.core.machine import cores
-from fedneg.core.parameters import Shapes, Vector, unflatten
+from fedneg.core.parameters import Shapes, Vector, digest_of_model, unflatten
 from fedneg.core.settings import ModelSettings
 from fedneg.core.source import code_digest
 from fedneg.data.attacks import attack_probe
@@ -159,7 +159,7 @@ class KeptEvidence:
     def __init__(
         self, folder: Path, parameters: Vector, attack: AttackSettings
     ) -> None:
-        what = hashlib.sha256(parameters.tobytes())
+        what = hashlib.sha256(digest_of_model(parameters).encode())
         what.update(repr(attack).encode() + code_digest((__name__,)).encode())
         self._path = folder / f"evidence-{what.hexdigest()[:16]}.json"
 
@@ -200,7 +200,7 @@ class KeptAnswers:
     def __init__(
         self, folder: Path, parameters: Vector, asked: Mapping[str, Any]
     ) -> None:
-        what = hashlib.sha256(parameters.tobytes())
+        what = hashlib.sha256(digest_of_model(parameters).encode())
         what.update(json.dumps(asked, sort_keys=True).encode())
         what.update(code_digest(self.CODE).encode())
         self._path = folder / f"answers-{what.hexdigest()[:16]}.json"

@@ -5,7 +5,6 @@ saw the leaving client's examples), and planted against held-out canaries. Sever
 clients count the same each.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from fedneg.core.parameters import Vector
+from fedneg.core.parameters import Vector, digest_of_model
 from fedneg.core.seeding import rng
 from fedneg.evaluation.canary import canary_input
 from fedneg.evaluation.client_answers import ClientAnswers
@@ -46,7 +45,7 @@ class Measured:
     @cached_property
     def fingerprint(self) -> str:
         """A digest of the parameters."""
-        return hashlib.sha256(self.parameters.tobytes()).hexdigest()
+        return digest_of_model(self.parameters)
 
     @property
     def relearn(self) -> RelearnTime | None:

@@ -17,7 +17,6 @@ buffer_k``, for every client in every round in which anybody took part.
 Longer than others: the identity above is kept by every method of one class.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedneg.core.machine import cores
-from fedneg.core.parameters import Vector, weights_of
+from fedneg.core.parameters import Vector, digest_of_model, weights_of
 from fedneg.ledger.rows import KeptUpdates, Vectors, make_rows, release
 
 # Numbers summed at a time: a block of every sum stays in the processor's cache.
@@ -103,7 +102,7 @@ class Ledger:
         folder: Path | None = None,
     ) -> None:
         self.initial = initial.astype(np.float32)
-        self.origin = hashlib.sha256(self.initial.tobytes()).hexdigest()
+        self.origin = digest_of_model(self.initial)
         self.learning_rate, self.momentum = learning_rate, momentum
         self.keep_local, self.folder = keep_local, folder
         self.contributions = make_rows(clients, initial.size, folder)

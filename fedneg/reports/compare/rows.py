@@ -4,12 +4,13 @@ The one job: a folder of run folders in, a table of numbers out. What they mean 
 seeds is `fedneg.reports.compare.statistics`, in words `fedneg.reports.compare.text`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from fedneg.reports.compare.apart import apart
 from fedneg.reports.compare.single import METRICS, ModelRow, Run, read_run
 from fedneg.reports.run_folders import scan_runs
 from fedneg.strategies import method_named
@@ -72,7 +73,7 @@ def find_comparison(sweep_dir: Path) -> Found:
     runs, skipped = scan_runs(sweep_dir, read_run)
     kept, twice = _without_doubles(runs)
     skipped |= twice
-    labels, others = _labels(kept), _others(kept)
+    labels, others = _method_labels(kept), _others(kept)
     rows: list[dict[str, object]] = []
     for run in kept:
         setting = {**run.setting, "other": others[run.name]}
@@ -149,15 +150,14 @@ def _without_doubles(runs: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:
     return kept, twice
 
 
-def _labels(runs: Sequence[Run]) -> dict[str, str]:
+def _method_labels(runs: Sequence[Run]) -> dict[str, str]:
     """Return each run's method, with the options that differ among runs of it."""
     labels = {}
     for method in {run.method for run in runs}:
         same = [run for run in runs if run.method == method]
-        varying = _varying([run.options for run in same])
-        for run in same:
-            apart = ", ".join(f"{key}={run.options.get(key)}" for key in varying)
-            labels[run.name] = f"{method} ({apart})" if apart else method
+        for run, own in zip(same, apart([run.options for run in same]), strict=True):
+            options = ", ".join(f"{key}={value}" for key, value in own.items())
+            labels[run.name] = f"{method} ({options})" if options else method
     return labels
 
 
@@ -171,16 +171,9 @@ def _others(runs: Sequence[Run]) -> dict[str, str]:
         groups.setdefault(tuple(run.setting.values()), []).append(run)
     others = {}
     for group in groups.values():
-        varying = _varying([run.others for run in group])
-        for run in group:
-            others[run.name] = ", ".join(f"{k}={run.others.get(k)}" for k in varying)
+        for run, own in zip(group, apart([r.others for r in group]), strict=True):
+            others[run.name] = ", ".join(f"{k}={v}" for k, v in own.items())
     return others
-
-
-def _varying(mappings: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the keys whose values differ, in order of the alphabet."""
-    keys: Collection[str] = sorted({key for values in mappings for key in values})
-    return [key for key in keys if len({values.get(key) for values in mappings}) > 1]
 
 
 def _add_fine_tune(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from fedneg.core.formats import number
+from fedneg.core.formats import leaves, number
 from fedneg.evaluation.cost import Curve, Row, cost_of, curve_of, speed_up
 from fedneg.reports.conclusions import attack_name
 from fedneg.reports.run_folders import LeftOutError
@@ -99,7 +99,7 @@ def read_run(name: str, folder: Path, results: Mapping[str, Any]) -> Run:
             "its results.json has no evidence of forgetting, as those of older "
             "versions of fedneg"
         )
-    config = flatten(results.get("config") or {})
+    config = {k: v for k, v in leaves(results.get("config") or {}) if v != {}}
     rows = _history(folder)
     epochs = int(number(config.get("client.local_epochs")) or 1)
     verdict = results.get("verdict") or {}
@@ -126,17 +126,6 @@ def read_run(name: str, folder: Path, results: Mapping[str, Any]) -> Run:
         ),
         curve=_curve(rows, epochs),
     )
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _setting(

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 
 from fedneg.core.files import write_bytes
 from fedneg.core.formats import MISSING, human_bytes, human_seconds, number, rate
+from fedneg.reports.compare.apart import apart, varying
 from fedneg.reports.html.figures import MODELS, Picture, dot_style, draw_picture
 from fedneg.reports.html.page import Page, link
 from fedneg.reports.run_folders import not_begun, scan_runs, with_failures
@@ -131,7 +132,7 @@ def draw_runs(frame: pd.DataFrame) -> Picture:
                     clip_on=False,
                     **dot_style(model),
                 )
-            labels = _labels(frame, 18 if narrow else 28)
+            labels = _run_labels(frame, 18 if narrow else 28)
             axes.set_yticks(range(len(frame)), labels)
             axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
             axes.tick_params(axis="y", length=0, pad=7)
@@ -204,16 +205,16 @@ def _row(results: Mapping[str, Any]) -> dict[str, object]:
 
 def _varying(frame: pd.DataFrame) -> list[str]:
     """Return the settings that differ between the runs."""
-    return [name for name in SETTINGS if frame[name].nunique(dropna=False) > 1]
+    return varying(frame.to_dict("records"), SETTINGS)
 
 
-def _labels(frame: pd.DataFrame, longest: int) -> list[str]:
+def _run_labels(frame: pd.DataFrame, longest: int) -> list[str]:
     """Return a short name per run: its folder and what sets it apart."""
-    varying = _varying(frame)[:2]
+    own = apart(frame.to_dict("records"), _varying(frame)[:2])
     labels = []
-    for row in frame.to_dict("records"):
-        apart = ", ".join(f"{name} {row[name]}" for name in varying)
-        label = f"{row['run']}: {apart}" if apart else str(row["run"])
+    for run, values in zip(frame["run"], own, strict=True):
+        settings = ", ".join(f"{name} {value}" for name, value in values.items())
+        label = f"{run}: {settings}" if settings else str(run)
         labels.append(label if len(label) <= longest else f"{label[: longest - 1]}…")
     return labels
 
