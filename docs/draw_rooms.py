@@ -22,6 +22,7 @@ ROOMS = {
     "ledger": "what the server keeps so that it can forget",
     "evaluation": "what a model knows of a client, and the verdict",
     "records": "a lasting federation's folder: log, requests, receipts, keys",
+    "flower_internals": "what Flower does not document, each with its test",
     "clients": "the roles of a client, one file each",
     "strategies": "FedAvg with a ledger, and the methods, one file each",
     "overrides": "Hydra overrides, by Hydra's own parser",

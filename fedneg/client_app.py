@@ -22,7 +22,6 @@ from flwr.app import (
 )
 from flwr.clientapp import ClientApp
 from flwr.common import log
-from flwr.common.constant import ErrorCode
 
 from fedneg.clients.answering import AnsweringClient
 from fedneg.clients.ascent import AscentClient
@@ -32,6 +31,7 @@ from fedneg.core.parameters import NDArrays, from_npy, to_npy
 from fedneg.core.settings import Task
 from fedneg.core.texts import MAX_REASON, one_line
 from fedneg.evaluation.client_answers import CHECK_EVERY, RELEARN_CAP
+from fedneg.flower_internals import CLIENT_APP_RAISED
 
 # What a client does when the server asks it; the message names the role.
 ROLES: dict[str, type[WriterClient]] = {
@@ -51,9 +51,7 @@ def name_mistakes(
         # A file's name may have anything in it; a message only what is UTF-8.
         reason = one_line(str(error), MAX_REASON)
         log(WARNING, "%s", reason)  # for whoever looks after this node
-        return Message(
-            Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message
-        )
+        return Message(Error(CLIENT_APP_RAISED, reason), reply_to=message)
 
 
 app = ClientApp(mods=[name_mistakes])

@@ -39,6 +39,7 @@ from fedneg.evaluation.evidence import (
     ModelEvidence,
     ServerTest,
 )
+from fedneg.flower_internals import is_deployed
 from fedneg.history import history_row
 from fedneg.ledger.checkpoint import LARGE_BYTES, Checkpoints, Restored
 from fedneg.ledger.training_cache import Entry, Store, digest_of, training_identity
@@ -58,11 +59,6 @@ REFERENCE_DRAWS = 1000
 REFERENCE_ROUNDS = 10**6
 
 AfterRound = Callable[[RoundReport, Vector], None]
-
-
-def is_deployed(grid: Grid) -> bool:
-    """Return whether the nodes are real ones, with files of their own."""
-    return type(grid).__name__ in ("HttpGrid", "GrpcGrid")
 
 
 class Federation:

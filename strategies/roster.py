@@ -18,6 +18,7 @@ from flwr.common import log
 from flwr.serverapp import Grid
 
 from fedneg.core.errors import FedNegError
+from fedneg.flower_internals import nodes_with_keys
 from fedneg.records.pins import FIRST_SIGHT, Pins, fingerprint_of
 from fedneg.strategies.claims import MAX_COUNT, count, reason_of, shown
 
@@ -214,12 +215,12 @@ class Roster:
         if self.trust in (None, "unauthenticated"):
             return dict.fromkeys(grid.get_node_ids(), "")
         found = {}
-        for node in grid.get_nodes():
+        for number, public in nodes_with_keys(grid).items():
             try:
-                key = fingerprint_of(node.public_key) if node.public_key else ""
+                key = fingerprint_of(public) if public else ""
             except ValueError:
                 key = ""
-            found[node.node_id] = key
+            found[number] = key
         return found
 
     def _ask(self, grid: Grid, nodes: list[int]) -> None:

@@ -7,7 +7,7 @@ from conftest import REPOSITORY
 
 FRONT_PAGE = 12  # modules at the top of fedneg/, at most
 SEAM = {"server_app", "federation", "client_app", "config", "overrides"}
-SEAM |= {"engines", "strategies", "clients"}
+SEAM |= {"flower_internals", "engines", "strategies", "clients"}
 OUTSIDE = {"flwr", "ray", "hydra", "omegaconf"}
 
 _spec = importlib.util.spec_from_file_location(

@@ -12,11 +12,10 @@ from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common import log
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from fedneg.client_app import together
 from fedneg.core.texts import one_line
+from fedneg.flower_internals import Run, be_somebody, stamp
 
 SERVER_NODE_ID = 1
 FIRST_NODE_ID = 1000
@@ -83,12 +82,15 @@ class InlineGrid(Grid):
         return [message.metadata.message_id for message in stamped]
 
     def _stamped(self, messages: Iterable[Message]) -> list[Message]:
-        """Fill in what a SuperLink fills in; Flower has no public way to."""
+        """Return the messages, as a SuperLink would have them."""
         stamped = list(messages)
         for message in stamped:
-            meta = message.metadata.__dict__
-            meta["_message_id"], meta["_run_id"] = str(uuid4()), RUN_ID
-            meta["_src_node_id"] = SERVER_NODE_ID
+            stamp(
+                message,
+                message_id=str(uuid4()),
+                run_id=RUN_ID,
+                src_node_id=SERVER_NODE_ID,
+            )
         return stamped
 
     def _answers(self, messages: list[Message]) -> Iterator[Message]:
@@ -143,7 +145,6 @@ def _call_one(client_app: ClientApp, message: Message, context: Context) -> Mess
         return Message(Error(code=0, reason=reason), reply_to=message)
 
 
-def be_somebody() -> None:
-    """Set the three that flwr's run_simulation sets; no Message without them."""
-    TaskIdentity.task_id, TaskIdentity.run_id = 1, RUN_ID
-    TaskIdentity.node_id = SERVER_NODE_ID
+def be_a_server() -> None:
+    """Let this process make messages as the server of the run."""
+    be_somebody(task_id=1, run_id=RUN_ID, node_id=SERVER_NODE_ID)

@@ -9,26 +9,23 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
-from flwr.app.message.message import make_message
 from flwr.clientapp import ClientApp
-from flwr.common.serde import (
-    context_from_proto,
-    context_to_proto,
-    message_from_proto,
-    message_to_proto,
-    recorddict_from_proto,
-    recorddict_to_proto,
-)
-from flwr.common.serde_utils import metadata_from_proto, metadata_to_proto
-from flwr.proto.message_pb2 import Context as ProtoContext
-from flwr.proto.message_pb2 import Message as ProtoMessage
-from flwr.proto.message_pb2 import Metadata as ProtoMetadata
-from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from fedneg.client_app import app as client_app
 from fedneg.engines.channel import Parts
-from fedneg.engines.inline import InlineGrid, be_somebody, call, of_one_content
+from fedneg.engines.inline import InlineGrid, be_a_server, call, of_one_content
 from fedneg.engines.workers import WorkerPool
+from fedneg.flower_internals import (
+    context_from_bytes,
+    context_to_bytes,
+    message_from_bytes,
+    message_of,
+    message_to_bytes,
+    message_with,
+    metadata_to_bytes,
+    record_from_bytes,
+    record_to_bytes,
+)
 
 
 class LocalGrid(InlineGrid):
@@ -71,8 +68,8 @@ class LocalGrid(InlineGrid):
         parts = []
         for message in cohort:
             context = self.contexts[message.metadata.dst_node_id]
-            parts.append(metadata_to_proto(message.metadata).SerializeToString())
-            parts.append(context_to_proto(context).SerializeToString())
+            parts.append(metadata_to_bytes(message))
+            parts.append(context_to_bytes(context))
         return parts
 
     def _replies_of(
@@ -88,14 +85,10 @@ class LocalGrid(InlineGrid):
             node = message.metadata.dst_node_id
             self._work[node] = seconds / len(cohort)
             count, state, head = islice(parts, 3)
-            self.contexts[node].state = recorddict_from_proto(
-                ProtoRecordDict.FromString(state)
-            )
-            reply = message_from_proto(ProtoMessage.FromString(head))
+            self.contexts[node].state = record_from_bytes(state)
+            reply = message_from_bytes(head)
             content = list(islice(parts, int(count)))
-            yield (
-                make_message(reply.metadata, _record_of(content)) if content else reply
-            )
+            yield message_with(reply, _record_of(content)) if content else reply
 
 
 def serve(shared: Parts, request: Parts) -> Parts:
@@ -106,15 +99,15 @@ def serve(shared: Parts, request: Parts) -> Parts:
     has, its state, its reply without the content, and that.
     """
     started = time.perf_counter()
-    be_somebody()
+    be_a_server()
     asked = [
         (
-            make_message(
-                metadata_from_proto(ProtoMetadata.FromString(head)),
+            message_of(
+                head,
                 # A dictionary of its own: what a client puts into it, no other finds.
                 RecordDict(dict(_shared_record(shared))),
             ),
-            context_from_proto(ProtoContext.FromString(context)),
+            context_from_bytes(context),
         )
         for head, context in zip(request[::2], request[1::2], strict=True)
     ]
@@ -123,11 +116,11 @@ def serve(shared: Parts, request: Parts) -> Parts:
         content: Parts = ()
         if reply.has_content():
             content = _parts_of(reply.content)
-            reply = make_message(reply.metadata, RecordDict())
+            reply = message_with(reply, RecordDict())
         answer += [
             str(len(content)).encode(),
-            recorddict_to_proto(context.state).SerializeToString(),
-            message_to_proto(reply).SerializeToString(),
+            record_to_bytes(context.state),
+            message_to_bytes(reply),
             *content,
         ]
     return [str(time.perf_counter() - started).encode(), *answer]
@@ -160,12 +153,12 @@ def _parts_of(record: RecordDict) -> list[bytes]:
                 }
             )
         light[name] = part
-    return [recorddict_to_proto(light).SerializeToString(), *data]
+    return [record_to_bytes(light), *data]
 
 
 def _record_of(parts: Parts) -> RecordDict:
     """Return what `_parts_of` was given."""
-    record = recorddict_from_proto(ProtoRecordDict.FromString(parts[0]))
+    record = record_from_bytes(parts[0])
     data = iter(parts[1:])
     # Both walk records and arrays in the order in which they were put in.
     for part in record.values():

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from fedneg.client_app import app as client_app
 from fedneg.core.machine import cores
 from fedneg.core.settings import EngineSettings
-from fedneg.engines.inline import RUN_ID, InlineGrid, be_somebody
+from fedneg.engines.inline import RUN_ID, InlineGrid, be_a_server
 from fedneg.engines.local import LocalGrid
 from fedneg.engines.ray import simulate_on_ray
 from fedneg.engines.workers import SERVE, WorkerPool, warmed_up
@@ -49,7 +49,7 @@ def simulate(
     if engine.name == "ray":
         simulate_on_ray(main, client_app, clients, engine)
         return
-    be_somebody()
+    be_a_server()
     grid = InlineGrid(client_app, clients, engine.cohort)
     if engine.name == "local":
         pool = _pool(engine, clients)

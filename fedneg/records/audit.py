@@ -134,7 +134,7 @@ class AuditLog:
         if self.head is None:
             return
         try:
-            with _locked(self.path) as handle:
+            with open_locked(self.path, os.O_APPEND) as handle:
                 tidy_head(self.head)
                 last, _ = self._last(handle)
                 self._check_head(last)
