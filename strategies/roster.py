@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 
 from fedneg.core.errors import FedNegError
 from fedneg.flower_internals import nodes_with_keys
-from fedneg.records.pins import FIRST_SIGHT, Pins, fingerprint_of
+from fedneg.records.pins import FIRST_SIGHT, Pins, key_digest_of
 from fedneg.strategies.claims import MAX_COUNT, count, reason_of, shown
 
 # A node that gave no usable answer is asked again after so long; one that gave none
@@ -38,7 +38,7 @@ class Node:
     Attributes
     ----------
     key : str
-        Fingerprint of its public key; empty without one.
+        Digest of its public key; empty without one.
     claims : int or None
         The client id that it claims; None until it has said so.
     refused : str
@@ -211,13 +211,13 @@ class Roster:
         self._decide()
 
     def _online(self, grid: Grid) -> dict[int, str]:
-        """Return the nodes that are online, each with its key's fingerprint."""
+        """Return the nodes that are online, each with its key's digest."""
         if self.trust in (None, "unauthenticated"):
             return dict.fromkeys(grid.get_node_ids(), "")
         found = {}
         for number, public in nodes_with_keys(grid).items():
             try:
-                key = fingerprint_of(public) if public else ""
+                key = key_digest_of(public) if public else ""
             except ValueError:
                 key = ""
             found[number] = key

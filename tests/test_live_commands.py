@@ -17,7 +17,7 @@ from fedneg.config import load_config
 from fedneg.core.errors import FedNegError
 from fedneg.core.locks import locked
 from fedneg.records.audit import check
-from fedneg.records.pins import OPERATOR, fingerprint_of
+from fedneg.records.pins import OPERATOR, key_digest_of
 from fedneg.records.requests import DONE, UNLEARNED, logged
 from fedneg.records.state import State
 from fedneg.server_app import live
@@ -327,7 +327,7 @@ def key_file(folder: Path, name: str, form: str = "ssh") -> Path:
 
 def test_the_roster_lists_adds_and_removes_keys(say: Say, state: State, tmp_path: Path):
     one, two = key_file(tmp_path, "1.pub"), key_file(tmp_path, "2.pem", "pem")
-    prints = [fingerprint_of(path.read_bytes()) for path in (one, two)]
+    prints = [key_digest_of(path.read_bytes()) for path in (one, two)]
     assert say("roster", "list").startswith("no keys: ")
     assert say("roster", "add", 2, two) == f"client 2 is key {prints[1]}\n"
     say("roster", "add", 1, one)

@@ -107,7 +107,7 @@ def test_a_receipt_says_what_was_signed(state: State, path: Path):
     assert found == CONTENT | {"by_round": {"1": 0.5, "10": 0.25, "9": True}}
     written = json.loads(path.read_bytes())
     assert list(written) == ["receipt", "signature", "key"]
-    assert written["key"] == state.key.public.fingerprint
+    assert written["key"] == state.key.public.digest
 
 
 def test_a_receipt_may_be_laid_out_anew(state: State, path: Path):
@@ -183,15 +183,15 @@ def test_another_key_is_named_beside_the_one_given(state: State, path: Path):
     other = other_key(state).public
     with pytest.raises(FedNegError) as raised:
         read_receipt(path, other)
-    assert other.fingerprint in str(raised.value)
-    assert state.key.public.fingerprint in str(raised.value)
+    assert other.digest in str(raised.value)
+    assert state.key.public.digest in str(raised.value)
 
 
 def test_who_signs_again_with_another_key_is_found(state: State, path: Path):
     """Also when the file claims to be of the right key."""
     signed_and_written(path, CONTENT, other_key(state))
     written = json.loads(path.read_bytes())
-    written["key"] = state.key.public.fingerprint
+    written["key"] = state.key.public.digest
     path.write_text(json.dumps(written))
     with pytest.raises(FedNegError, match="was altered"):
         read_receipt(path, state.key.public)
@@ -202,7 +202,7 @@ def test_the_signature_of_a_log_entry_is_no_receipt(state: State, path: Path):
     entry = state.log.append("anything")
     for receipt in ({"audit": entry["digest"]}, {"digest": entry["digest"]}):
         made = {"receipt": receipt, "signature": entry["signature"]}
-        path.write_text(json.dumps(made | {"key": state.key.public.fingerprint}))
+        path.write_text(json.dumps(made | {"key": state.key.public.digest}))
         with pytest.raises(FedNegError, match="was altered"):
             read_receipt(path, state.key.public)
 
@@ -243,7 +243,7 @@ def test_verify_shows_everything_that_a_receipt_says(state: State, path: Path):
         "empty": "{}",
     }
     assert out.splitlines()[-1] == (
-        f"the signature is good: made by key {state.key.public.fingerprint}"
+        f"the signature is good: made by key {state.key.public.digest}"
     )
 
 
@@ -292,7 +292,7 @@ def test_audit_of_a_whole_state(state: State, tmp_path: Path):
         assert (code, err) == (0, "")
         assert out.splitlines() == [
             f"whole entries: 4, the last one is {digest}",
-            f"good receipts: 2, signed with key {state.key.public.fingerprint}",
+            f"good receipts: 2, signed with key {state.key.public.digest}",
         ]
     code, out, _ = state.audit("--json")
     assert code == 0

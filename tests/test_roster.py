@@ -31,7 +31,7 @@ from fedneg.client_app import app as real_clients
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays
 from fedneg.engines.inline import FIRST_NODE_ID
-from fedneg.records.pins import FIRST_SIGHT, OPERATOR, Pins, fingerprint_of
+from fedneg.records.pins import FIRST_SIGHT, OPERATOR, Pins, key_digest_of
 from fedneg.server_app import run
 from fedneg.strategies import roster as roster_module
 from fedneg.strategies.phases import Phase
@@ -49,8 +49,8 @@ def ssh(number: int) -> bytes:
 
 
 def print_of(number: int) -> str:
-    """Return the fingerprint of one of the keys."""
-    return fingerprint_of(ssh(number))
+    """Return the digest of one of the keys."""
+    return key_digest_of(ssh(number))
 
 
 def stays(arrays: NDArrays, server_round: int) -> Answer:
@@ -142,7 +142,7 @@ def look(made: Roster, grid: KeyedGrid, times: int = 1) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_one_key_has_one_fingerprint_whatever_its_form(number: int):
+def test_one_key_has_one_digest_whatever_its_form(number: int):
     key = KEYS[number]
     forms = [key.public_bytes(*SSH), key.public_bytes(*PEM)]
     forms += [
@@ -150,7 +150,7 @@ def test_one_key_has_one_fingerprint_whatever_its_form(number: int):
         b"\n" + forms[0],
         forms[1].replace(b"\n", b"\r\n"),
     ]
-    assert len({fingerprint_of(form) for form in forms}) == 1
+    assert len({key_digest_of(form) for form in forms}) == 1
     assert len({print_of(k) for k in range(6)}) == 6
 
 
@@ -158,7 +158,7 @@ def test_one_key_has_one_fingerprint_whatever_its_form(number: int):
 def test_what_is_no_key_is_a_value_error(data: bytes):
     for prefix in (b"", b"-----BEGIN PUBLIC KEY-----\n", b"ecdsa-sha2-nistp384 "):
         with pytest.raises(ValueError, match=r"."):
-            fingerprint_of(prefix + data)
+            key_digest_of(prefix + data)
 
 
 def test_pins_are_there_for_the_next_process(tmp_path: Path):

@@ -27,7 +27,7 @@ VALUES = st.recursive(
 LOAD = (
     "import sys; from pathlib import Path;"
     "from fedneg.records.signing import OperatorKey;"
-    "print(OperatorKey.load_or_create(Path(sys.argv[1])).public.fingerprint)"
+    "print(OperatorKey.load_or_create(Path(sys.argv[1])).public.digest)"
 )
 # As LOAD, and killed at a step: an os.replace, before or after it.
 KILLED = """
@@ -111,7 +111,7 @@ def test_a_signature_holds_for_its_content_and_key_alone(tmp_path: Path):
     assert one.public.verify({"at": 1.5, "client": 3}, made)
     assert not one.public.verify({"at": 1.5, "client": 4}, made)
     assert not two.public.verify({"at": 1.5, "client": 3}, made)
-    assert one.public.fingerprint != two.public.fingerprint
+    assert one.public.digest != two.public.digest
 
 
 def test_every_other_spelling_of_a_signature_is_refused(folder: Path):
@@ -128,7 +128,7 @@ def test_every_other_spelling_of_a_signature_is_refused(folder: Path):
 
 
 def test_the_public_key_is_what_others_can_read(folder: Path):
-    """OpenSSL's format; the fingerprint is the sha256 of the 32 bytes."""
+    """OpenSSL's format; the key's digest is the sha256 of the 32 bytes."""
     import hashlib
 
     key = OperatorKey.load_or_create(folder)
@@ -136,7 +136,7 @@ def test_the_public_key_is_what_others_can_read(folder: Path):
     found = serialization.load_pem_public_key(pem)
     assert isinstance(found, ed25519.Ed25519PublicKey)
     raw = found.public_bytes_raw()
-    assert key.public.fingerprint == hashlib.sha256(raw).hexdigest()
+    assert key.public.digest == hashlib.sha256(raw).hexdigest()
     assert load_public(folder / "operator.pub") == key.public
 
 

@@ -112,7 +112,7 @@ def test_membership_is_the_mean_over_clients_with_the_interval_of_a_mean():
 
 
 def test_lira_takes_the_other_retrained_models_for_shadows():
-    """Of retrained models each is left out of its own shadows, by fingerprint."""
+    """Of retrained models each is left out of its own shadows, by digest."""
     values = {2: (1.0, 3.0), 3: (2.0, 1.0), 4: (6.0, 2.0)}
     asked_clients = AnsweringClients()
     for draw, (member, unseen) in values.items():

@@ -34,7 +34,7 @@ def around(value: float, half: float = 0.02) -> Interval:
 def numbers(name: str, **changed: Any) -> Measurements:
     """Return a model that never saw the client, but for what is changed."""
     values: dict[str, Any] = {
-        "fingerprint": name,
+        "digest": name,
         "test_accuracy": 0.97,
         "attack_success": 0.003,
         "as_trained_accuracy": 0.50,
@@ -133,7 +133,7 @@ def test_a_model_that_did_nothing_has_not_forgotten():
 
 
 def test_a_model_that_trained_on_is_the_original_all_the_same():
-    """Fine-tuning changes the fingerprint and a little of everything."""
+    """Fine-tuning changes the digest and a little of everything."""
     fine_tuned = numbers(
         "fine tuned",
         **REMEMBERS
@@ -282,7 +282,7 @@ def test_an_overshooting_model_that_points_at_the_client_has_not_forgotten():
 
 
 def test_swapping_the_numbers_swaps_the_verdicts():
-    good, bad = numbers("good"), replace(ORIGINAL, fingerprint="bad", name="bad")
+    good, bad = numbers("good"), replace(ORIGINAL, digest="bad", name="bad")
     for first, second in permutations((good, bad)):
         named = replace(first, name="retrain"), replace(second, name="do_nothing")
         found = [verdict(model).outcome for model in named]
@@ -376,7 +376,7 @@ def test_a_line_without_power_abstains_for_good_and_bad(
 ):
     """The original alone, beside retrained models, decides on it."""
     good = numbers("x", js_divergence=NEAR)
-    for judged in (good, replace(ORIGINAL, fingerprint="x")):
+    for judged in (good, replace(ORIGINAL, digest="x")):
         judged = replace(judged, js_divergence=judged.js_divergence | {"original": 0.0})
         without = verdict(judged, original=replace(ORIGINAL, **weak))
         assert decisions(without)[name] == "abstains"
@@ -430,9 +430,7 @@ def test_answers_like_a_retrained_models_prove_nothing_alone(name: str):
             *("lira_auc", "canary_auc", "relearn", name),
         )
     )
-    distances = {
-        m.fingerprint: m.js_divergence | {m.fingerprint: 0.0} for m in RETRAINED
-    }
+    distances = {m.digest: m.js_divergence | {m.digest: 0.0} for m in RETRAINED}
     retrained = tuple(
         numbers(key, **silent | {name: d}) for key, d in distances.items()
     )
@@ -577,7 +575,7 @@ def test_who_took_no_part_is_inconclusive_whatever_the_numbers_say():
 
 def test_a_model_that_is_a_retrained_one_is_never_not_forgotten():
     """A retrained model that stands out by chance, beside one with other bytes."""
-    odd = replace(ORIGINAL, fingerprint="odd", name="recovered")
+    odd = replace(ORIGINAL, digest="odd", name="recovered")
     assert verdict(odd).outcome == "not forgotten"
     found = verdict(odd, retrained=[*RETRAINED, odd])
     assert found.outcome == "inconclusive"

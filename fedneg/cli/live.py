@@ -26,7 +26,7 @@ from fedneg.core.formats import human_bytes
 from fedneg.core.reading import read_regular
 from fedneg.engines.deployed.proxies import around_proxies
 from fedneg.records.account import ROLLBACK
-from fedneg.records.pins import OPERATOR, fingerprint_of
+from fedneg.records.pins import OPERATOR, key_digest_of
 from fedneg.records.requests import Request
 from fedneg.records.state import State
 from fedneg.records.walk import disk_bytes
@@ -312,7 +312,7 @@ def roster_add(
     state = State(folder, keys)
     _check_client(state, client)
     try:
-        fingerprint = fingerprint_of(read_regular(key))
+        fingerprint = key_digest_of(read_regular(key))
     except OSError as error:
         raise FedNegError(f"{key} cannot be read: {error.strerror}") from None
     except ValueError as error:

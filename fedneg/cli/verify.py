@@ -79,7 +79,7 @@ def verify(
         print(f"{name:<{width}}  {value}".rstrip())
     if words := words_on_isolation(receipt):
         print(words)
-    print(f"the signature is good: made by key {public.fingerprint}")
+    print(f"the signature is good: made by key {public.digest}")
 
 
 def _rows(value: object, name: str = "") -> Iterator[tuple[str, str]]:
@@ -190,7 +190,7 @@ def audit(
         print(json.dumps(_as_json(found, len(receipts), problems, alone)))
     else:
         print(f"whole entries: {found.entries}, the last one is {found.head}")
-        print(f"good receipts: {len(receipts)}, signed with key {public.fingerprint}")
+        print(f"good receipts: {len(receipts)}, signed with key {public.digest}")
         for text in alone:
             print(f"to be completed by the next start: {text}")
     if problems:

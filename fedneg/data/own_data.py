@@ -22,7 +22,7 @@ from fedneg.data.image_folder import list_images, read_images, suffix_of, visibl
 
 MIN_IMAGES = 3
 # Path, size in bytes and time of change of each file: another one is another key.
-Fingerprint = tuple[tuple[str, int, int], ...]
+FileStamps = tuple[tuple[str, int, int], ...]
 Indices = NDArray[np.intp]
 
 
@@ -62,7 +62,7 @@ def read_own_images(place: str, kind: ImageKind) -> OwnImages:
         )
     try:
         files = _files(path, kind)
-        prints = tuple(
+        stamps = tuple(
             (name, info.st_size, info.st_mtime_ns)
             for name, _ in files
             for info in [os.stat(name)]
@@ -72,7 +72,7 @@ def read_own_images(place: str, kind: ImageKind) -> OwnImages:
             f"{getattr(error, 'filename', None) or ascii(place)} cannot be read: "
             f"{getattr(error, 'strerror', None) or error}"
         ) from error
-    return _read(prints, tuple(label for _, label in files), kind, str(path))
+    return _read(stamps, tuple(label for _, label in files), kind, str(path))
 
 
 def _files(path: Path, kind: ImageKind) -> list[tuple[str, int]]:
@@ -101,10 +101,10 @@ def _files(path: Path, kind: ImageKind) -> list[tuple[str, int]]:
 # In a federation each process has one; several are for simulations and tests.
 @lru_cache(maxsize=8)
 def _read(
-    prints: Fingerprint, labels: tuple[int, ...], kind: ImageKind, place: str
+    stamps: FileStamps, labels: tuple[int, ...], kind: ImageKind, place: str
 ) -> OwnImages:
     """Read the files and check what is in them."""
-    paths = [name for name, _, _ in prints]
+    paths = [name for name, _, _ in stamps]
     if labels == (-1,):
         return _checked(_read_archive(Path(paths[0])), kind, paths[0])
     images = read_images(paths, kind)

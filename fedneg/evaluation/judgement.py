@@ -192,13 +192,13 @@ class Judgement:
             membership, lira, canary = self._attacks.on(model)
             others = [*self.retrained, self.models["original"]]
             pairs = [
-                (other.fingerprint, model.probabilities, other.probabilities)
+                (other.digest, model.probabilities, other.probabilities)
                 for other in others
-                if other.fingerprint != model.fingerprint
+                if other.digest != model.digest
             ]
             self._numbers[model.name] = Measurements(
                 model.name,
-                model.fingerprint,
+                model.digest,
                 model.test_accuracy,
                 attack_success=model.attack_success,
                 attack_base=model.attack_base,
@@ -273,7 +273,8 @@ class Judgement:
         exposure = [exposures(*losses).mean() for losses in model.canaries.values()]
         attack = self.config.attack
         return {
-            "fingerprint": model.fingerprint,
+            # The model digest, under the name that results.json has had from the first.
+            "fingerprint": model.digest,
             "attack_base": model.attack_base,
             "membership_auc": membership and asdict(membership.auc),
             "membership_advantage": membership and membership.advantage,

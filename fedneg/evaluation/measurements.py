@@ -26,7 +26,7 @@ class Measurements:
     ----------
     name : str
         Only to be written down; nothing is decided by it.
-    fingerprint : str
+    digest : str
         A digest of the parameters: which models are the same one.
     test_accuracy, attack_success, as_trained_accuracy : float
         Fractions. Attack success on the server's test images; accuracy as trained on
@@ -39,7 +39,7 @@ class Measurements:
     relearn : RelearnTime
         On the forgotten clients' own examples.
     js_divergence, disagreement : mapping
-        From the fingerprint of another model to the mean divergence in nats and to the
+        From the digest of another model to the mean divergence in nats and to the
         share of differing predictions, on the same images. To every retrained model,
         and to the original.
 
@@ -51,7 +51,7 @@ class Measurements:
     """
 
     name: str
-    fingerprint: str
+    digest: str
     test_accuracy: float
     attack_success: float | None = None
     as_trained_accuracy: float | None = None
@@ -116,9 +116,9 @@ class Case:
         settings: VerdictSettings,
     ) -> None:
         self.judged, self.original, self.settings = judged, original, settings
-        distinct = {m.fingerprint: m for m in retrained}
+        distinct = {m.digest: m for m in retrained}
         self.references = tuple(
-            m for key, m in distinct.items() if key != judged.fingerprint
+            m for key, m in distinct.items() if key != judged.digest
         )
 
     def too_few(self, retrainings: int) -> str:

@@ -43,8 +43,8 @@ class Measured:
     answers: Mapping[int, ClientAnswers]
 
     @cached_property
-    def fingerprint(self) -> str:
-        """A digest of the parameters."""
+    def digest(self) -> str:
+        """The model digest."""
         return digest_of_model(self.parameters)
 
     @property
@@ -186,4 +186,4 @@ class Attacks:
 
     def _references(self, model: Measured) -> list[Measured]:
         """Return the retrained models but those that are the model itself."""
-        return [m for m in self._retrained if m.fingerprint != model.fingerprint]
+        return [m for m in self._retrained if m.digest != model.digest]

@@ -179,10 +179,10 @@ def _distance_rule(
     """
 
     def apart(first: Measurements, second: Measurements) -> float:
-        if first.fingerprint == second.fingerprint:
+        if first.digest == second.digest:
             return 0.0
-        found = distances(first).get(second.fingerprint)
-        return distances(second)[first.fingerprint] if found is None else found
+        found = distances(first).get(second.digest)
+        return distances(second)[first.digest] if found is None else found
 
     if len(case.references) < case.settings.min_retrainings:
         return _abstain(case, name, case.too_few(len(case.references)))

@@ -79,7 +79,7 @@ def judge(
         Of the model that was trained with everybody. It decides which lines have power.
     retrained : sequence of Measurements
         Of models that were trained without the forgotten clients, with different seeds.
-        A judged model that is one of them (by its fingerprint) is judged against the
+        A judged model that is one of them (by its digest) is judged against the
         others. With fewer than ``settings.min_retrainings`` others all lines abstain.
     settings : VerdictSettings
         Chosen before anything was measured.
@@ -97,7 +97,7 @@ def judge(
     if not took_part:
         outcome, finding = INCONCLUSIVE, TOOK_NO_PART
     elif outcome == NOT_FORGOTTEN and any(
-        judged.fingerprint == model.fingerprint for model in retrained
+        judged.digest == model.digest for model in retrained
     ):
         outcome, finding = INCONCLUSIVE, IS_RETRAINED
     return Verdict(outcome, evidence, case.utility, finding)

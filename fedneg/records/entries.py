@@ -40,5 +40,5 @@ def read_entry(line: bytes, public_key: PublicKey) -> tuple[dict[str, Any] | Non
     if not same or digest_of(entry) != entry["digest"]:
         return None, "changed content: its digest is another"
     if not public_key.verify(signed(entry["digest"]), entry["signature"]):
-        return None, f"bad signature: not made by key {public_key.fingerprint}"
+        return None, f"bad signature: not made by key {public_key.digest}"
     return entry, ""

@@ -1,7 +1,7 @@
 """Which public key belongs to which client id: the operator's list, on the disk.
 
 Node ids are Flower's and may change; a client is who holds its private key. A key is
-known by its fingerprint, the sha256 of its DER SubjectPublicKeyInfo in hex.
+known by its digest, the sha256 of its DER SubjectPublicKeyInfo in hex.
 """
 
 import hashlib
@@ -32,8 +32,8 @@ OPERATOR, FIRST_SIGHT = "operator", "first sight"
 LISTED, SEEN, REMOVED = "key listed", "key seen first", "key removed"
 
 
-def fingerprint_of(key: bytes) -> str:
-    """Return the fingerprint of a public key in PEM or OpenSSH form.
+def key_digest_of(key: bytes) -> str:
+    """Return the digest of a public key in PEM or OpenSSH form.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def fingerprint_of(key: bytes) -> str:
 
 @dataclass(frozen=True)
 class Pin:
-    """A key's fingerprint, who said that it is the client's, and when (UTC)."""
+    """A key's digest, who said that it is the client's, and when (UTC)."""
 
     key: str
     source: str
@@ -113,7 +113,7 @@ class Pins:
         return dict(sorted(self._pins.items()))
 
     def key_of(self, client_id: int) -> str | None:
-        """Return the fingerprint of a client's key, or None."""
+        """Return the digest of a client's key, or None."""
         pin = self._pins.get(client_id)
         return None if pin is None else pin.key
 

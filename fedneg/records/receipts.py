@@ -1,7 +1,7 @@
 """Receipts: what became of a request to be forgotten, signed by the operator.
 
 A receipt is a JSON file, ``{"receipt": content, "signature": ..., "key": ...}``, where
-``key`` is the fingerprint of the public key that checks it. The signature is over the
+``key`` is the digest of the public key that checks it. The signature is over the
 content, however the file is laid out.
 """
 
@@ -30,7 +30,7 @@ def signed_receipt(content: Mapping[str, Any], key: OperatorKey) -> bytes:
     made = {
         "receipt": receipt,
         "signature": key.sign(_signed(receipt)),
-        "key": key.public.fingerprint,
+        "key": key.public.digest,
     }
     text = json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     return text.encode()
@@ -76,16 +76,16 @@ def read_receipt(path: Path, public: PublicKey) -> dict[str, Any]:
             f"{path} is not a receipt: it must have a receipt, a signature and a key, "
             "and nothing else"
         )
-    # Only a hint about what went wrong: the fingerprint itself is not signed.
-    if found["key"] != public.fingerprint:
+    # Only a hint about what went wrong: the key's digest itself is not signed.
+    if found["key"] != public.digest:
         raise FedNegError(
             f"{path} is signed with key {found['key']!r:.80}, and the key given is "
-            f"{public.fingerprint}"
+            f"{public.digest}"
         )
     if not public.verify(_signed(receipt), found["signature"]):
         raise FedNegError(
             f"{path} was altered: its signature is not that of key "
-            f"{public.fingerprint} over what it says"
+            f"{public.digest} over what it says"
         )
     return receipt
 

@@ -111,7 +111,7 @@ class PublicKey:
     raw: bytes
 
     @property
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """The sha256 of the 32 bytes, in hex."""
         return hashlib.sha256(self.raw).hexdigest()
 

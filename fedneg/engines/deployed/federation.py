@@ -29,7 +29,7 @@ from fedneg.engines.deployed.processes import (
     listens,
 )
 from fedneg.engines.deployed.proxies import words_around_proxies
-from fedneg.records.pins import OPERATOR, fingerprint_of
+from fedneg.records.pins import OPERATOR, key_digest_of
 from fedneg.records.state import State
 
 START_TIMEOUT_S = 120.0
@@ -319,7 +319,7 @@ class LocalFederation:
         state.ready()
         pins = state.pins()
         for client_id in range(self.clients):
-            key = fingerprint_of((certificates / f"node{client_id}.pub").read_bytes())
+            key = key_digest_of((certificates / f"node{client_id}.pub").read_bytes())
             if pins.key_of(client_id) != key:
                 pins.add(client_id, key, OPERATOR)
 

@@ -119,16 +119,16 @@ def _references(
     is compared with what is not its reference, which must be said.
     """
     rows: dict[tuple[object, ...], dict[str, object]] = {}
-    prints: dict[tuple[object, ...], tuple[str, str]] = {}
+    digests: dict[tuple[object, ...], tuple[str, str]] = {}
     for run in runs:
         setting = {**run.setting, "other": others[run.name]}
         for model in run.references:
             key = (*_key(run, others), model.name)
             rows.setdefault(key, _row(run, model, setting, model.name))
-            if model.fingerprint is None:
+            if model.digest is None:
                 continue
-            first, seen = prints.setdefault(key, (run.name, model.fingerprint))
-            if seen != model.fingerprint:
+            first, seen = digests.setdefault(key, (run.name, model.digest))
+            if seen != model.digest:
                 notices.append(
                     f"The {model.name} models of runs {first} and {run.name} differ, "
                     "though their setting and seed are the same: their gaps have "

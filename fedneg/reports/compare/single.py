@@ -50,7 +50,7 @@ class ModelRow:
     judged: bool
     outcome: str | None
     metrics: Mapping[str, float | None]
-    fingerprint: str | None = None
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -197,13 +197,13 @@ def _model(
     found["js"] = number(seen.get("js_to_retrained"))
     found["agreement"] = number(seen.get("agreement_with_retrained"))
     found["relearn_ratio"] = _relearn_ratio(seen, seen_reference)
-    fingerprint = seen.get("fingerprint")
+    digest = seen.get("fingerprint")
     return ModelRow(
         name,
         judged,
         str(outcome) if outcome else None,
         {**found, **cost},
-        None if fingerprint is None else str(fingerprint),
+        None if digest is None else str(digest),
     )
 
 
