@@ -120,16 +120,16 @@ def change(name: str, **changes: Any) -> Callable[[Path, Path], None]:
     return lambda state, lives: edit(state / name, **changes)
 
 
-def empty_fingerprints(state: Path, lives: Path) -> None:
+def empty_scan_windows(state: Path, lives: Path) -> None:
     """Well-formed, and nothing is looked for any more."""
     edit(state / PRINTS, fingerprints=[])
 
 
-def swap_fingerprints(state: Path, lives: Path) -> None:
+def swap_scan_windows(state: Path, lives: Path) -> None:
     shutil.copy(state / "fingerprints" / "forget-2.json", state / PRINTS)
 
 
-def cut_fingerprints(state: Path, lives: Path) -> None:
+def cut_scan_windows(state: Path, lives: Path) -> None:
     (state / PRINTS).write_bytes(b"")
 
 
@@ -240,19 +240,19 @@ def another_pin(state: Path, lives: Path) -> None:
 RECEIPT, REQUEST = "receipts/forget-1.json", "requests/forget-1.json"
 PRINTS = "fingerprints/forget-1.json"
 # Of these a request is refused, too, before it is on the disk.
-FINGERPRINTS: list[tuple[str, Callable[[Path, Path], None], str]] = [
+SCAN_WINDOWS: list[tuple[str, Callable[[Path, Path], None], str]] = [
     (
-        "fingerprints removed",
+        "scan windows removed",
         remove(PRINTS),
         "fingerprints/forget-1.json is missing, and forget-1 is done: .*; restore it",
     ),
     (
-        "fingerprints emptied",
-        empty_fingerprints,
+        "scan windows emptied",
+        empty_scan_windows,
         "fingerprints/forget-1.json is not the one that the audit log names: .*restore",
     ),
-    ("of another", swap_fingerprints, "fingerprints/forget-1.json is of client 2"),
-    ("of nothing", cut_fingerprints, "forget-1.json holds no fingerprints, .*restore"),
+    ("of another", swap_scan_windows, "fingerprints/forget-1.json is of client 2"),
+    ("of nothing", cut_scan_windows, "forget-1.json holds no scan windows, .*restore"),
 ]
 ENDS = "audit.jsonl ends before entry [0-9]+ that the keys know .*restore the newer one"
 # And of these all that changes anything.
@@ -303,7 +303,7 @@ BREAKS: list[tuple[str, Callable[[Path, Path], None], str]] = [
         forget_head(older_log),
         "forget-2.json has no entry in the audit log",
     ),
-    *FINGERPRINTS,
+    *SCAN_WINDOWS,
     *OLDER,
     ("log of another", other_federations_log, "is the log of federation 12345678-"),
     ("all but the log", all_but_the_log, "forget-1.json is missing"),
@@ -361,8 +361,8 @@ def test_what_the_log_disproves_is_named_by_audit_and_refused_by_a_start(
 
 @pytest.mark.parametrize(
     ("act", "message"),
-    [b[1:] for b in (*FINGERPRINTS, *OLDER)],
-    ids=[b[0] for b in (*FINGERPRINTS, *OLDER)],
+    [b[1:] for b in (*SCAN_WINDOWS, *OLDER)],
+    ids=[b[0] for b in (*SCAN_WINDOWS, *OLDER)],
 )
 def test_no_command_goes_on_from_it_and_nothing_is_accepted(
     state: Path, lives: Path, act: Callable[[Path, Path], None], message: str
@@ -503,7 +503,7 @@ def test_a_hidden_file_is_no_receipt(state: Path, capsys: pytest.CaptureFixture[
     assert "good receipts: 2," in capsys.readouterr().out
 
 
-# -- fingerprints ----------------------------------------------------------------------
+# -- scan windows ----------------------------------------------------------------------
 
 
 class Killed(BaseException):
@@ -511,7 +511,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("left", ["none", "another's"])
-def test_killed_before_the_fingerprints_it_is_unlearned_again(
+def test_killed_before_the_scan_windows_it_is_unlearned_again(
     lives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
 ):
     """Their digest is in the log, and whatever the file is, it is written anew."""
@@ -525,7 +525,7 @@ def test_killed_before_the_fingerprints_it_is_unlearned_again(
 
     (state / "fingerprints").mkdir()
     with monkeypatch.context() as patch:
-        patch.setattr(Erasure, "write_fingerprints", killed)
+        patch.setattr(Erasure, "write_scan_windows", killed)
         with pytest.raises(Killed):
             go_on(state, *FOUR)
     newest = State(state).account.newest["run"]
@@ -545,7 +545,7 @@ def test_killed_before_the_fingerprints_it_is_unlearned_again(
     assert State(state).account.requests[1].status == "done"
 
 
-def test_begun_over_from_scratch_the_first_fingerprints_hold(
+def test_begun_over_from_scratch_the_first_scan_windows_hold(
     lives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     state = copy(lives / "trained", tmp_path / "state")
@@ -560,14 +560,14 @@ def test_begun_over_from_scratch_the_first_fingerprints_hold(
     with monkeypatch.context() as patch:
         patch.setattr(
             Erasure,
-            "write_fingerprints",
+            "write_scan_windows",
             lambda self, made: (_ for _ in ()).throw(Killed),
         )
         with pytest.raises(Killed):
             go_on(state, "clients=4", "retrain=scratch")
     audit(state)
     kept = copy(state, tmp_path / "again")
-    empty_fingerprints(kept, lives)
+    empty_scan_windows(kept, lives)
     with pytest.raises(FedNegError, match=r"forget-1\.json is not the one"):
         audit(kept)
     with pytest.raises(FedNegError, match=r"forget-1\.json is not the one"):
@@ -576,7 +576,7 @@ def test_begun_over_from_scratch_the_first_fingerprints_hold(
     audit(state)
 
 
-def test_fingerprints_that_vanish_in_a_run_stop_it_before_the_purge(
+def test_scan_windows_that_vanish_in_a_run_stop_it_before_the_purge(
     lives: Path, tmp_path: Path
 ):
     state = copy(lives / "one", tmp_path / "state")
@@ -611,8 +611,8 @@ def test_of_a_log_without_their_digests_they_must_be_there(
     for number, (act, message) in enumerate(
         [
             (remove(PRINTS), "forget-1.json is missing, and forget-1 is done"),
-            (cut_fingerprints, "forget-1.json holds no fingerprints"),
-            (change(PRINTS, client=2), "forget-1.json holds no fingerprints"),
+            (cut_scan_windows, "forget-1.json holds no scan windows"),
+            (change(PRINTS, client=2), "forget-1.json holds no scan windows"),
             (
                 change(PRINTS, client=2, request="forget-2"),
                 "forget-1.json is of client 2",
@@ -625,7 +625,7 @@ def test_of_a_log_without_their_digests_they_must_be_there(
             audit(broken)
         with pytest.raises(FedNegError, match=message):
             go_on(broken, *FOUR)
-    empty_fingerprints(state, lives)  # which such a log cannot know
+    empty_scan_windows(state, lives)  # which such a log cannot know
     audit(state)
     go_on(state, *FOUR)
 

@@ -318,15 +318,15 @@ def test_a_scan_for_clients_that_never_took_part_has_nothing_to_look_for(
     capsys.readouterr()
     run_words(["scan", "--state", str(state.folder)])
     assert capsys.readouterr().out == (
-        f"client {absent} (forget-{absent}) has no fingerprints: it took part in no "
+        f"client {absent} (forget-{absent}) has no scan windows: it took part in no "
         "round, there is nothing to look for\n"
     )
-    path = state.fingerprints / f"forget-{absent}.json"
+    path = state.scan_windows / f"forget-{absent}.json"
     content = json.loads(path.read_bytes())
     # Who took part, and left nothing telling, is another matter: nothing is claimed.
     path.write_text(json.dumps(content | {"took_part": True}))
-    with pytest.raises(FedNegError, match="holds no fingerprints; nothing was looked"):
+    with pytest.raises(FedNegError, match="holds no scan windows; nothing was looked"):
         run_words(["scan", "--state", str(state.folder)])
-    shutil.rmtree(state.fingerprints)
-    with pytest.raises(FedNegError, match="holds no fingerprints; nothing was looked"):
+    shutil.rmtree(state.scan_windows)
+    with pytest.raises(FedNegError, match="holds no scan windows; nothing was looked"):
         run_words(["scan", "--state", str(state.folder)])

@@ -106,7 +106,7 @@ def add_space(state: Path) -> None:
     path.write_bytes(path.read_bytes() + b" ")
 
 
-def empty_fingerprints(state: Path) -> None:
+def empty_scan_windows(state: Path) -> None:
     (state / "fingerprints" / "forget-1.json").write_bytes(b"")
 
 
@@ -129,7 +129,7 @@ def older_log(state: Path) -> None:
             remove("fingerprints/forget-1.json"),
             r"fingerprints/forget-1\.json is missing, and forget-1 is done; restore it",
         ),
-        (empty_fingerprints, r"fingerprints/forget-1\.json holds no fingerprints"),
+        (empty_scan_windows, r"fingerprints/forget-1\.json holds no scan windows"),
         (add_space, r"forget-1\.json is not the one in the audit log"),
         (bind_keys, "the log of federation|belong to federation 12345678|belongs to"),
         (older_log, "of schema 1: it is an older log"),
@@ -143,7 +143,7 @@ def test_what_its_log_disproves_is_refused(
         go_on(state, *FOUR)
 
 
-def test_once_migrated_its_fingerprints_are_those_that_the_log_names(state: Path):
+def test_once_migrated_its_scan_windows_are_those_that_the_log_names(state: Path):
     with State(state).running():
         pass
     audit(state)

@@ -13,8 +13,8 @@ import pytest
 from fedneg.__main__ import main
 from fedneg.core.errors import FedNegError
 from fedneg.records.audit import AuditLog
-from fedneg.records.fingerprints import fingerprints
 from fedneg.records.receipts import read_receipt, signed_receipt, write_receipt
+from fedneg.records.scan_windows import scan_windows
 from fedneg.records.signing import OperatorKey, keys_folder
 
 CONTENT = {
@@ -371,10 +371,10 @@ def test_audit_of_what_is_not_there_is_one_line(state: State):
 
 
 def remember(state: State, client: int) -> np.ndarray:
-    """Keep fingerprints of what a client sent, and return that."""
+    """Keep scan windows of what a client sent, and return that."""
     draw = np.random.default_rng(client)
     sent = draw.normal(size=600).astype(np.float32)
-    made = [f.to_json() for f in fingerprints({"update": sent})]
+    made = [f.to_json() for f in scan_windows({"update": sent})]
     path = state.folder / "fingerprints" / f"forget-{client}.json"
     path.parent.mkdir(exist_ok=True)
     content = {"client": client, "request": path.stem, "fingerprints": made}
@@ -390,7 +390,7 @@ def test_scan_of_a_clean_state(state: State):
     assert (code, err) == (0, "")
     first, *rest = out.splitlines()
     size = sum(p.stat().st_size for p in state.folder.rglob("*") if p.is_file())
-    assert first == f"read 3 files, {size / 1024:.1f} KiB, for 64 fingerprints"
+    assert first == f"read 3 files, {size / 1024:.1f} KiB, for 64 scan windows"
     assert rest == [
         "client 3 (forget-3): 0 matches in 0 files",
         "client 4 (forget-4): 0 matches in 0 files",
@@ -426,20 +426,20 @@ def test_scan_names_the_first_match_and_counts_all_by_client(state: State):
 def test_scan_without_anything_to_look_for_does_not_pass(state: State):
     code, out, err = state.scan()
     assert (code, out) == (2, "")
-    assert "fingerprints holds no fingerprints" in err
+    assert "fingerprints holds no scan windows" in err
     remember(state, 3)
     path = state.folder / "fingerprints" / "forget-4.json"
     nothing = {"client": 4, "request": "forget-4", "fingerprints": []}
     path.write_text(json.dumps(nothing))
     code, out, _ = state.scan()
     assert code == 0
-    assert out.startswith("client 4 (forget-4) has no fingerprints")
+    assert out.startswith("client 4 (forget-4) has no scan windows")
 
 
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"client": 1, "request": "a", "fingerprints": [1]}']
 )
-def test_scan_names_a_damaged_file_of_fingerprints(state: State, text: str):
+def test_scan_names_a_damaged_file_of_scan_windows(state: State, text: str):
     remember(state, 3)
     path = state.folder / "fingerprints" / "a.json"
     path.write_text(text)

@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 
 from fedneg.core.errors import FedNegError
 from fedneg.records import scan as scan_module
-from fedneg.records.fingerprints import BASE, Fingerprint, fingerprints
 from fedneg.records.scan import Match, ScanResult, scan
+from fedneg.records.scan_windows import BASE, ScanWindow, scan_windows
 
 
 def vector(seed: int = 0, size: int = 400) -> np.ndarray:
@@ -28,13 +28,13 @@ def vector(seed: int = 0, size: int = 400) -> np.ndarray:
     return (draw.normal(size=size) * 0.1).astype(np.float32)
 
 
-def of_bytes(name: str, window: bytes) -> Fingerprint:
-    """Return a fingerprint by its definition, one byte after the other."""
+def of_bytes(name: str, window: bytes) -> ScanWindow:
+    """Return a scan window by its definition, one byte after the other."""
     rolling = 0
     for number, byte in enumerate(window):
         rolling = (rolling + byte * pow(BASE, number, 1 << 64)) % (1 << 64)
     sha256 = hashlib.sha256(window).hexdigest()
-    return Fingerprint(name, len(window), rolling, sha256)
+    return ScanWindow(name, len(window), rolling, sha256)
 
 
 def slow_scan(files: Mapping[Path, bytes], windows: Mapping[str, bytes]) -> list[Match]:
@@ -49,32 +49,32 @@ def slow_scan(files: Mapping[Path, bytes], windows: Mapping[str, bytes]) -> list
     return sorted(found)
 
 
-# -- fingerprints ---------------------------------------------------------------------
+# -- scan windows ---------------------------------------------------------------------
 
 
-def test_a_fingerprint_is_the_digests_of_a_window_of_the_vector():
+def test_a_scan_window_is_the_digests_of_a_window_of_the_vector():
     """With one window: the first, which is telling as all of a trained vector is."""
     numbers = vector()
-    assert fingerprints({"a": numbers}, windows=1) == [
+    assert scan_windows({"a": numbers}, windows=1) == [
         of_bytes("a", numbers[:16].tobytes())
     ]
 
 
 def test_windows_are_spread_over_the_whole_vector():
     numbers = vector(size=16 * 100)
-    found = fingerprints({"a": numbers}, windows=10)
+    found = scan_windows({"a": numbers}, windows=10)
     firsts = [of_bytes("a", numbers[k : k + 16].tobytes()) for k in range(0, 1600, 160)]
     assert found == firsts
 
 
 def test_the_bytes_are_little_endian_whatever_the_array_is():
     numbers = vector(size=64)
-    expected = fingerprints({"a": numbers})
-    assert fingerprints({"a": numbers.reshape(8, 8)}) == expected
-    assert fingerprints({"a": numbers.astype(">f4")}) == expected
+    expected = scan_windows({"a": numbers})
+    assert scan_windows({"a": numbers.reshape(8, 8)}) == expected
+    assert scan_windows({"a": numbers.astype(">f4")}) == expected
     wide = np.zeros((64, 2), np.float32)
     wide[:, 0] = numbers
-    assert fingerprints({"a": wide[:, 0]}) == expected
+    assert scan_windows({"a": wide[:, 0]}) == expected
 
 
 @pytest.mark.parametrize(
@@ -89,23 +89,23 @@ def test_the_bytes_are_little_endian_whatever_the_array_is():
     ],
     ids=["zeros", "constant", "three numbers", "a few ones", "empty", "short"],
 )
-def test_what_innocent_files_hold_has_no_fingerprint(numbers: np.ndarray):
-    assert fingerprints({"a": numbers}) == []
+def test_what_innocent_files_hold_has_no_scan_window(numbers: np.ndarray):
+    assert scan_windows({"a": numbers}) == []
 
 
 def test_windows_avoid_the_zeros_of_a_vector():
     """In each stretch the first window that is telling, not one of zeros."""
     numbers = np.zeros(16 * 1024, np.float32)
     numbers[16 * 700 : 16 * 800] = vector(size=1600)
-    found = fingerprints({"a": numbers}, windows=1)
+    found = scan_windows({"a": numbers}, windows=1)
     assert found == [of_bytes("a", numbers[16 * 700 : 16 * 701].tobytes())]
 
 
-def test_fingerprints_come_back_from_json_and_hold_no_bytes_of_the_vector():
+def test_scan_windows_come_back_from_json_and_hold_no_bytes_of_the_vector():
     numbers = vector()
-    found = fingerprints({"a": numbers, "b": vector(1)}, windows=3)
+    found = scan_windows({"a": numbers, "b": vector(1)}, windows=3)
     text = json.dumps([f.to_json() for f in found])
-    assert [Fingerprint.from_json(c) for c in json.loads(text)] == found
+    assert [ScanWindow.from_json(c) for c in json.loads(text)] == found
     assert set(found[0].to_json()) == {"name", "width", "rolling", "sha256"}
     assert len(text) < len(found) * 200
 
@@ -124,18 +124,18 @@ def test_fingerprints_come_back_from_json_and_hold_no_bytes_of_the_vector():
         {"more": 1},
     ],
 )
-def test_what_is_no_fingerprint_is_refused(change: dict):
-    (found,) = fingerprints({"a": vector()}, windows=1)
-    with pytest.raises(ValueError, match="not a fingerprint"):
-        Fingerprint.from_json(found.to_json() | change)
-    with pytest.raises(ValueError, match="not a fingerprint"):
-        Fingerprint.from_json({"name": "a"})
+def test_what_is_no_scan_window_is_refused(change: dict):
+    (found,) = scan_windows({"a": vector()}, windows=1)
+    with pytest.raises(ValueError, match="not a scan window"):
+        ScanWindow.from_json(found.to_json() | change)
+    with pytest.raises(ValueError, match="not a scan window"):
+        ScanWindow.from_json({"name": "a"})
 
 
 @pytest.mark.parametrize(("windows", "width"), [(0, 64), (1, 12), (1, 66)])
 def test_windows_that_make_no_sense_are_refused(windows: int, width: int):
     with pytest.raises(ValueError, match=rf"got {windows} and {width}"):
-        fingerprints({}, windows=windows, width=width)
+        scan_windows({}, windows=windows, width=width)
 
 
 # -- against bytes.find ---------------------------------------------------------------
@@ -178,7 +178,7 @@ def test_the_scan_finds_what_bytes_find_finds(
 def test_a_window_is_found_at_the_borders_of_blocks_and_files(tmp_path: Path):
     """Over each byte of a border, at the start, at the end, and as the whole file."""
     window = vector(size=16).tobytes()
-    wanted = fingerprints({"a": np.frombuffer(window, np.float32)})
+    wanted = scan_windows({"a": np.frombuffer(window, np.float32)})
     noise = random.Random(0).randbytes(3 * scan_module.BLOCK)
     files = {tmp_path / "whole": window}
     for border in (scan_module.BLOCK, 2 * scan_module.BLOCK):
@@ -198,7 +198,7 @@ def test_a_window_is_found_at_the_borders_of_blocks_and_files(tmp_path: Path):
 
 def test_a_hash_alone_is_no_match(tmp_path: Path):
     """The rolling hash of 64 zeros is 0 for any base; sha256 decides."""
-    wanted = Fingerprint("a", 64, 0, "1" * 64)
+    wanted = ScanWindow("a", 64, 0, "1" * 64)
     (tmp_path / "zeros").write_bytes(bytes(1000))
     assert scan([tmp_path], [wanted]).matches == []
 
@@ -214,7 +214,7 @@ def test_vectors_are_found_in_safetensors_files_of_any_name(tmp_path: Path):
     os.replace(tmp_path / "model.safetensors", tmp_path / ".hidden" / "deep" / ".x.txt")
     save_file(others, tmp_path / "clean.safetensors")
     (tmp_path / "odd").write_bytes(b"xyz" + mine[100:200].tobytes())
-    wanted = fingerprints({"client 3": mine})
+    wanted = scan_windows({"client 3": mine})
     found = scan([tmp_path], wanted)
     assert found.files == 3
     counts = {tmp_path / "odd": 0, tmp_path / ".hidden" / "deep" / ".x.txt": 0}
@@ -235,12 +235,12 @@ def test_other_numbers_are_no_match(tmp_path: Path):
     save_file({"near": near.view(np.float32)}, tmp_path / "near")
     save_file({"zeros": np.zeros(5000, np.float32)}, tmp_path / "zeros")
     (tmp_path / "noise").write_bytes(random.Random(1).randbytes(1 << 20))
-    assert scan([tmp_path], fingerprints({"a": mine})).matches == []
+    assert scan([tmp_path], scan_windows({"a": mine})).matches == []
 
 
 def test_the_same_window_of_two_names_is_found_for_both(tmp_path: Path):
     (tmp_path / "f").write_bytes(vector().tobytes())
-    wanted = fingerprints({"a": vector(), "b": vector()}, windows=1)
+    wanted = scan_windows({"a": vector(), "b": vector()}, windows=1)
     assert scan([tmp_path], wanted).matches == [
         Match(tmp_path / "f", "a", 0),
         Match(tmp_path / "f", "b", 0),
@@ -264,7 +264,7 @@ def test_links_are_followed_once_wherever_they_lead(tmp_path: Path):
     (outside / "back").symlink_to(state)
     (outside / "deep" / "up").symlink_to(outside)
     (outside / "away").symlink_to(far)
-    wanted = fingerprints({"a": vector()})
+    wanted = scan_windows({"a": vector()})
     found = scan([state], wanted)
     assert found.files == 3
     assert {m.path for m in found.matches} == set(held)
@@ -427,8 +427,8 @@ def test_what_cannot_be_read_behind_a_link_is_named_and_the_rest_is_searched(
 def test_a_scan_costs_a_few_times_what_a_digest_of_the_same_bytes_does(
     tmp_path: Path,
 ):
-    """With 1,280 fingerprints: 170 MB/s were seen where sha256 makes 1,700."""
-    wanted = fingerprints({str(k): vector(k, 2000) for k in range(40)})
+    """With 1,280 scan windows: 170 MB/s were seen where sha256 makes 1,700."""
+    wanted = scan_windows({str(k): vector(k, 2000) for k in range(40)})
     assert len(wanted) == 1280
     with (tmp_path / "large").open("wb") as file:
         for number in range(64):

@@ -312,15 +312,15 @@ def roster_add(
     state = State(folder, keys)
     _check_client(state, client)
     try:
-        fingerprint = key_digest_of(read_regular(key))
+        digest = key_digest_of(read_regular(key))
     except OSError as error:
         raise FedNegError(f"{key} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise FedNegError(f"{key} is no public key: {error}") from None
     state.ready()
-    state.pins().add(client, fingerprint, OPERATOR)
+    state.pins().add(client, digest, OPERATOR)
     _tell(state)
-    print(f"client {client} is key {fingerprint}")
+    print(f"client {client} is key {digest}")
 
 
 @roster.command("remove", cls=Command, epilog="fedneg roster remove 2 --state DIR")

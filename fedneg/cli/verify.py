@@ -22,10 +22,10 @@ from fedneg.core.reading import read_regular
 from fedneg.records.account import Account
 from fedneg.records.agreement import Difference, differences
 from fedneg.records.audit import AuditCheck, check
-from fedneg.records.fingerprints import Fingerprint, loaded
 from fedneg.records.identity import LOG_NAME
 from fedneg.records.receipts import read_receipt, words_on_isolation
 from fedneg.records.scan import Match, ScanResult, scan
+from fedneg.records.scan_windows import ScanWindow, loaded
 from fedneg.records.signing import (
     PRIVATE_NAME,
     PUBLIC_NAME,
@@ -291,7 +291,7 @@ def scan_files(
         print(f"not searched: {len(result.not_searched) - SHOWN} more")
     print(
         f"read {result.files} files, {human_bytes(result.bytes)}, for {len(wanted)} "
-        "fingerprints"
+        "scan windows"
     )
     _show_matches(result, wanted)
     if result.matches:
@@ -301,8 +301,8 @@ def scan_files(
         )
 
 
-def _wanted(folder: Path) -> list[Fingerprint]:
-    """Return the fingerprints of all files, each named for its client and request.
+def _wanted(folder: Path) -> list[ScanWindow]:
+    """Return the scan windows of all files, each named for its client and request.
 
     None at all only if none of the clients ever took part: it is said so.
     """
@@ -316,26 +316,26 @@ def _wanted(folder: Path) -> list[Fingerprint]:
             raise FedNegError(f"{path} cannot be read: {error.strerror}") from None
         except ValueError:
             raise FedNegError(
-                f"{path} must hold a client, a request and their fingerprints; it is "
+                f"{path} must hold a client, a request and their scan windows; it is "
                 "damaged"
             ) from None
         if not made and not took_part:
             absent += 1
             print(
-                f"{whose} has no fingerprints: it took part in no round, there is "
+                f"{whose} has no scan windows: it took part in no round, there is "
                 "nothing to look for"
             )
         elif not made:
-            print(f"{whose} has no fingerprints: nothing that was sent is telling")
+            print(f"{whose} has no scan windows: nothing that was sent is telling")
         found += [replace(f, name=whose) for f in made]
     if not found and not (paths and absent == len(paths)):
         raise FedNegError(
-            f"{folder} holds no fingerprints; nothing was looked for, and nothing read"
+            f"{folder} holds no scan windows; nothing was looked for, and nothing read"
         )
     return found
 
 
-def _show_matches(result: ScanResult, wanted: Sequence[Fingerprint]) -> None:
+def _show_matches(result: ScanResult, wanted: Sequence[ScanWindow]) -> None:
     """Print for each client what was found, and where."""
     by_name: dict[str, list[Match]] = {f.name: [] for f in wanted}
     for match in result.matches:

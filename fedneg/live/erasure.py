@@ -27,10 +27,10 @@ from fedneg.evaluation.isolation import left_of
 from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.ledger.tensors import sync_folder
 from fedneg.records.account import PURGING, RECEIPT
-from fedneg.records.fingerprints import Fingerprint, dumped, fingerprints, loaded
 from fedneg.records.receipts import signed_receipt, write_receipt
 from fedneg.records.requests import DONE, Request
 from fedneg.records.scan import ScanResult, scan
+from fedneg.records.scan_windows import ScanWindow, dumped, loaded, scan_windows
 from fedneg.records.sealed import Sealed
 from fedneg.records.state import State
 from fedneg.records.walk import shown
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from fedneg.federation import Federation
 
 SCHEMA = 1
-BLOCK = 16  # numbers in the window of a fingerprint
+BLOCK = 16  # numbers in a scan window
 SUM = "sum"  # of the contributions of clients that leave together
 NOT_ERASED = (
     "models that were handed out before: their holders must delete them",
@@ -132,7 +132,7 @@ class Erasure:
         )
         return {name: asdict(left) for name, left in zip(own, found, strict=True)}
 
-    def fingerprint_files(
+    def scan_window_files(
         self, must_go: Mapping[int, Mapping[str, Vector]], *, stays: Vector
     ) -> dict[int, bytes]:
         """Return the files with digests of what `must_go` returned, by client.
@@ -149,19 +149,19 @@ class Erasure:
                 for name, vector in vectors.items()
                 if took_part
             }
-            made[client_id] = dumped(client_id, fingerprints(own), took_part=took_part)
+            made[client_id] = dumped(client_id, scan_windows(own), took_part=took_part)
         return made
 
-    def write_fingerprints(self, made: Mapping[int, bytes]) -> None:
-        """Write what `fingerprint_files` returned; the log names the digests."""
-        folder = self.state.fingerprints
+    def write_scan_windows(self, made: Mapping[int, bytes]) -> None:
+        """Write what `scan_window_files` returned; the log names the digests."""
+        folder = self.state.scan_windows
         for client_id, content in made.items():
             write_bytes(folder / f"forget-{client_id}.json", content)
         if made:
             sync_folder(folder)
 
-    def _fingerprints(self, client_id: int) -> list[Fingerprint]:
-        path = self.state.fingerprints / f"forget-{client_id}.json"
+    def _scan_windows(self, client_id: int) -> list[ScanWindow]:
+        path = self.state.scan_windows / f"forget-{client_id}.json"
         try:
             return loaded(read_regular(path))[1]
         except (OSError, ValueError) as error:
@@ -206,7 +206,7 @@ class Erasure:
         self.federation.progress.step("purging what holds the forgotten")
         self.checkpoints.verify(server_round)
         # What is searched for is what was written down.
-        self.state.check_fingerprints()
+        self.state.check_scan_windows()
         # From here on nothing older may be gone back to.
         self.state.audit.append(PURGING, clients=clients, round=server_round)
         gone = self._purge(
@@ -238,7 +238,7 @@ class Erasure:
                 "purged": {
                     **gone,
                     **found.told(self.state.folder),
-                    "fingerprints": len(self._fingerprints(request.client_id)),
+                    "fingerprints": len(self._scan_windows(request.client_id)),
                     **self._isolable(request.client_id, work),
                 },
                 "rechecked": rechecked,
@@ -290,7 +290,7 @@ class Erasure:
 
     def _prove(self, clients: Sequence[int]) -> ScanResult:
         """Search every byte of the state folder; raise what is still there."""
-        wanted = [f for k in clients for f in self._fingerprints(k)]
+        wanted = [f for k in clients for f in self._scan_windows(k)]
         found = scan([self.state.folder], wanted)
         if found.matches:
             match = found.matches[0]

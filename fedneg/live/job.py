@@ -248,7 +248,7 @@ class Live:
         due: bool = False,
         event: str = KEPT,
         clients: Sequence[int] = (),
-        fingerprints: Mapping[int, bytes] | None = None,
+        scan_windows: Mapping[int, bytes] | None = None,
     ) -> None:
         """Write a checkpoint, with its entry before it, history and status.
 
@@ -258,7 +258,7 @@ class Live:
             Write one whatever `checkpoint` says.
         event : str
             The entry's; `clients` are of whom it tells.
-        fingerprints : mapping of client id to bytes, optional
+        scan_windows : mapping of client id to bytes, optional
             The files that the entry names, and that must be there when the checkpoint
             is.
         """
@@ -269,13 +269,13 @@ class Live:
             self._refuse_destroyed()
             model = digest_of_model(self.parameters)
             told: dict[str, Any] = {"clients": list(clients)} if clients else {}
-            if fingerprints is not None:
+            if scan_windows is not None:
                 told["fingerprints"] = {
                     str(k): hashlib.sha256(content).hexdigest()
-                    for k, content in fingerprints.items()
+                    for k, content in scan_windows.items()
                 }
             self.state.audit.append(event, round=self.server_round, model=model, **told)
-            self.erasure.write_fingerprints(fingerprints or {})
+            self.erasure.write_scan_windows(scan_windows or {})
             facts = {
                 "model": model,
                 "trained": self.trained,
@@ -404,12 +404,12 @@ class Live:
             method = self.strategy.method_report | {"left": left}
         self.strategy.forgotten |= set(clients)
         self.server_round = place
-        files = self.erasure.fingerprint_files(must_go, stays=self.parameters)
+        files = self.erasure.scan_window_files(must_go, stays=self.parameters)
         method["strategy"] = self.config.strategy.name
         if absent and not self.strategy.needs_leaving_client:
             method["absent"] = absent
         self.work = Work(clients, mode, place, 0, before, self._measured(), method)
-        self._keep(due=True, event=UNLEARNED, clients=clients, fingerprints=files)
+        self._keep(due=True, event=UNLEARNED, clients=clients, scan_windows=files)
         self.state.requests.mark(clients, UNLEARNED)
 
     def _go_on(self, work: Work) -> None:

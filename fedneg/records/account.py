@@ -33,7 +33,7 @@ CHAINS = {
 
 @dataclass
 class Asked:
-    """What the log says of one request.
+    """What the log says of one request; a migration writes these names down.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Asked:
     receipts : list of str
         The sha256 of its receipt; several if a kill had it written again.
     fingerprints : str or None
-        The sha256 of the file of its fingerprints; empty if an older fedneg, which did
+        The sha256 of the file of its scan windows; empty if an older fedneg, which did
         not say it, wrote that file; None as long as there need be none.
     fingerprints_round : int
         Of the checkpoint that was written after that file.

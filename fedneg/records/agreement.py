@@ -19,7 +19,6 @@ from fedneg.core.errors import FedNegError
 from fedneg.core.reading import read_regular
 from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.records.account import MADE, PURGING, ROLLBACK, Account, Asked
-from fedneg.records.fingerprints import loaded
 from fedneg.records.identity import disagreement, read_id
 from fedneg.records.keyring import missing_keys, older_than
 from fedneg.records.pins import LISTED, REMOVED, SEEN, Pin, Pins
@@ -32,6 +31,7 @@ from fedneg.records.requests import (
     Requests,
     logged,
 )
+from fedneg.records.scan_windows import loaded
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,13 @@ def _remaking(
     return remake
 
 
-# -- fingerprints ----------------------------------------------------------------------
+# -- scan windows ----------------------------------------------------------------------
 
 
-def of_fingerprints(
+def of_scan_windows(
     folder: Path, checkpoints: Checkpoints, account: Account
 ) -> Iterator[Difference]:
-    """Yield which fingerprints of the forgotten are not those that the log names.
+    """Yield which scan windows of the forgotten are not those that the log names.
 
     By them alone a purge, and every later one, knows what to look for.
     """
@@ -164,7 +164,7 @@ def of_fingerprints(
         if asked.fingerprints is None or _is_repeated(client_id, checkpoints, account):
             continue
         path = folder / f"forget-{client_id}.json"
-        wrong = _wrong_fingerprints(path, client_id, asked)
+        wrong = _wrong_scan_windows(path, client_id, asked)
         if wrong:
             yield Difference(
                 f"{path} {wrong}, and forget-{client_id} is {asked.status}: what is "
@@ -172,7 +172,7 @@ def of_fingerprints(
             )
 
 
-def _wrong_fingerprints(path: Path, client_id: int, asked: Asked) -> str:
+def _wrong_scan_windows(path: Path, client_id: int, asked: Asked) -> str:
     """Return what is wrong with a client's file; of an old log, it must be one."""
     try:
         data = read_regular(path)
@@ -182,7 +182,7 @@ def _wrong_fingerprints(path: Path, client_id: int, asked: Asked) -> str:
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     except ValueError:
-        return "holds no fingerprints"
+        return "holds no scan windows"
     if found != client_id:
         return f"is of client {found}"
     if asked.fingerprints and hashlib.sha256(data).hexdigest() != asked.fingerprints:
@@ -399,7 +399,7 @@ def differences(
         lambda: of_keys(keys, account),
         lambda: of_facts(folder / "federation.json", account),
         lambda: of_requests(Requests(folder / "requests"), account),
-        lambda: of_fingerprints(folder / "fingerprints", checkpoints, account),
+        lambda: of_scan_windows(folder / "fingerprints", checkpoints, account),
         lambda: of_checkpoints(checkpoints, account),
         lambda: of_sealing(keys, checkpoints, account),
         lambda: of_receipts(folder / "receipts", account),

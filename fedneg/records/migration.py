@@ -16,15 +16,15 @@ from fedneg.core.parameters import digest_of_model
 from fedneg.core.reading import read_regular
 from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.records.account import Account, Asked
-from fedneg.records.fingerprints import loaded
 from fedneg.records.pins import Pins
 from fedneg.records.requests import ACCEPTED, Request, Requests
+from fedneg.records.scan_windows import loaded
 
 
 def found_in(
     requests: Requests,
     receipts: Path,
-    fingerprints: Path,
+    scan_windows: Path,
     roster: Path,
     checkpoints: Checkpoints,
     account: Account,
@@ -34,7 +34,7 @@ def found_in(
     Raises
     ------
     FedNegError
-        If a request or receipt is not what the old log says, or the fingerprints of a
+        If a request or receipt is not what the old log says, or the scan windows of a
         client that is out are not there; it is named.
     """
     asked = {request.client_id: request for request in requests.all()}
@@ -46,7 +46,7 @@ def found_in(
     return {
         "from_schema": 1,
         "requests": {
-            str(k): asdict(_asked(request, receipts, fingerprints, account))
+            str(k): asdict(_asked(request, receipts, scan_windows, account))
             for k, request in asked.items()
         },
         "requests_without_entry": sorted(
@@ -58,7 +58,7 @@ def found_in(
 
 
 def _asked(
-    request: Request, receipts: Path, fingerprints: Path, account: Account
+    request: Request, receipts: Path, scan_windows: Path, account: Account
 ) -> Asked:
     """Return what the new log is to say of a request."""
     path = receipts / f"{request.id}.json"
@@ -76,11 +76,11 @@ def _asked(
         request.reason_sha256,
         request.status,
         receipts=[] if there is None else [there],
-        fingerprints=_sha256_of_fingerprints(request, fingerprints),
+        fingerprints=_sha256_of_scan_windows(request, scan_windows),
     )
 
 
-def _sha256_of_fingerprints(request: Request, folder: Path) -> str | None:
+def _sha256_of_scan_windows(request: Request, folder: Path) -> str | None:
     """Return what the new log is to say of them; None before there need be any."""
     if request.status == ACCEPTED:
         return None
@@ -95,7 +95,7 @@ def _sha256_of_fingerprints(request: Request, folder: Path) -> str | None:
         ) from None
     except (OSError, ValueError) as error:
         raise FedNegError(
-            f"{path} holds no fingerprints, and {request.id} is {request.status}; "
+            f"{path} holds no scan windows, and {request.id} is {request.status}; "
             f"restore it ({error})"
         ) from None
     return hashlib.sha256(data).hexdigest()

@@ -1,6 +1,6 @@
 """Whether any file still holds certain vectors: every byte offset of every file.
 
-A window slides over the bytes of each file and is compared with `fingerprints`: the
+A window slides over the bytes of each file and is compared with `scan_windows`: the
 rolling hash, by prefix sums, proposes and sha256 decides.
 
 What it cannot find: the numbers in another form (compressed, encrypted, as base64 or
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedneg.records.fingerprints import BASE, INVERSE, Fingerprint, Words, powers
+from fedneg.records.scan_windows import BASE, INVERSE, ScanWindow, Words, powers
 from fedneg.records.walk import Followed, NotSearched, Walk, shown
 
 # Bytes hashed at a time: more would not be faster, and take more memory.
@@ -84,20 +84,20 @@ def _short(path: Path, folder: Path) -> str:
 
 
 class _Finder:
-    """Finds the fingerprints of one width in a block of bytes."""
+    """Finds the scan windows of one width in a block of bytes."""
 
-    def __init__(self, width: int, wanted: Iterable[Fingerprint]) -> None:
+    def __init__(self, width: int, wanted: Iterable[ScanWindow]) -> None:
         self.width = width
-        self.by_hash: dict[int, list[Fingerprint]] = {}
-        for fingerprint in wanted:
-            self.by_hash.setdefault(fingerprint.rolling, []).append(fingerprint)
+        self.by_hash: dict[int, list[ScanWindow]] = {}
+        for scan_window in wanted:
+            self.by_hash.setdefault(scan_window.rolling, []).append(scan_window)
         hashes = np.array(sorted(self.by_hash), np.uint64)
         self.shift = np.uint64(64 - TABLE_BITS)
         self.table = np.zeros(1 << TABLE_BITS, np.bool_)
         self.table[hashes >> self.shift] = True
         self.powers, self.inverses = powers(BASE, 1), powers(INVERSE, 1)
 
-    def find(self, data: NDArray[np.uint8]) -> Iterator[tuple[int, Fingerprint]]:
+    def find(self, data: NDArray[np.uint8]) -> Iterator[tuple[int, ScanWindow]]:
         """Yield where in the data windows begin that are wanted."""
         count = data.size - self.width + 1
         if count < 1:
@@ -105,10 +105,10 @@ class _Finder:
         hashes = self._hashes(data, count)
         proposed = np.flatnonzero(self.table[hashes >> self.shift])
         for at in proposed.tolist():
-            for fingerprint in self.by_hash.get(int(hashes[at]), ()):
+            for scan_window in self.by_hash.get(int(hashes[at]), ()):
                 window = data[at : at + self.width]
-                if hashlib.sha256(window.tobytes()).hexdigest() == fingerprint.sha256:
-                    yield at, fingerprint
+                if hashlib.sha256(window.tobytes()).hexdigest() == scan_window.sha256:
+                    yield at, scan_window
 
     def _hashes(self, data: NDArray[np.uint8], count: int) -> Words:
         """Return the hash of every window."""
@@ -124,7 +124,7 @@ class _Finder:
         return hashes
 
 
-def scan(roots: Sequence[Path], fingerprints: Sequence[Fingerprint]) -> ScanResult:
+def scan(roots: Sequence[Path], scan_windows: Sequence[ScanWindow]) -> ScanResult:
     """Look for the windows at every byte of every regular file below the roots.
 
     Parameters
@@ -132,7 +132,7 @@ def scan(roots: Sequence[Path], fingerprints: Sequence[Fingerprint]) -> ScanResu
     roots : sequence of Path
         Folders or files. Links in them are followed, wherever they lead (walk.py); a
         file that vanishes meanwhile is passed over.
-    fingerprints : sequence of Fingerprint
+    scan_windows : sequence of ScanWindow
 
     Returns
     -------
@@ -146,7 +146,7 @@ def scan(roots: Sequence[Path], fingerprints: Sequence[Fingerprint]) -> ScanResu
         If a root is missing, or anything below it cannot be read: what was not read is
         not clean.
     """
-    ordered = sorted(fingerprints, key=lambda f: f.width)
+    ordered = sorted(scan_windows, key=lambda f: f.width)
     finders = [_Finder(w, group) for w, group in groupby(ordered, lambda f: f.width)]
     # A set: what lies wholly in the bytes that two blocks share is found twice.
     files, total, matches, walk = 0, 0, set(), Walk(roots)
@@ -157,8 +157,8 @@ def scan(roots: Sequence[Path], fingerprints: Sequence[Fingerprint]) -> ScanResu
                 start = size - (block.size - new)
                 size += new
                 for finder in finders:
-                    for at, fingerprint in finder.find(block):
-                        matches.add(Match(path, fingerprint.name, start + at))
+                    for at, scan_window in finder.find(block):
+                        matches.add(Match(path, scan_window.name, start + at))
         except OSError as error:
             walk.refuse(path, error)
             continue

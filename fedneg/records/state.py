@@ -78,7 +78,7 @@ class State:
             self.folder / "requests", record=self._record, agree=self._agree_on_requests
         )
         self.receipts = self.folder / "receipts"
-        self.fingerprints = self.folder / "fingerprints"
+        self.scan_windows = self.folder / "fingerprints"
         self.model = self.folder / "model.safetensors"
         self.history = self.folder / "history.csv"
         self.roster = self.folder / "roster.json"
@@ -208,13 +208,13 @@ class State:
         agreement.settle(
             agreement.of_requests(self.requests, self.account), self.notices.append
         )
-        self.check_fingerprints()
+        self.check_scan_windows()
 
-    def check_fingerprints(self) -> None:
+    def check_scan_windows(self) -> None:
         """Raise FedNegError unless a purge can know what to look for, of everybody."""
         checkpoints = Checkpoints(self.folder / "checkpoints")
         agreement.settle(
-            agreement.of_fingerprints(self.fingerprints, checkpoints, self.account)
+            agreement.of_scan_windows(self.scan_windows, checkpoints, self.account)
         )
 
     def _agree_on_roster(self, pins: Pins) -> None:
@@ -243,7 +243,7 @@ class State:
         found = found_in(
             self.requests,
             self.receipts,
-            self.fingerprints,
+            self.scan_windows,
             self.roster,
             checkpoints,
             account,
@@ -270,7 +270,7 @@ class State:
         for path in (self.model, self.history, self._status, self._facts):
             for left in leftovers(self.folder, f".{path.name}.*"):
                 left.unlink(missing_ok=True)
-        for folder in (self.receipts, self.fingerprints, self.vault.folder):
+        for folder in (self.receipts, self.scan_windows, self.vault.folder):
             for left in leftovers(folder, ".*"):
                 left.unlink(missing_ok=True)
         with self.requests.changing():

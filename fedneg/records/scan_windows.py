@@ -1,8 +1,11 @@
 """Digests of windows of vectors, by which `scan` finds them again, and their files.
 
-From a fingerprint no number comes back, but who guesses a whole window rightly can
+From a scan window no number comes back, but who guesses a whole window rightly can
 confirm the guess. The rolling hash is that of Karp and Rabin (IBM J. Res. Dev. 31,
 1987), modulo 2**64 so that numpy's integers do the reduction.
+
+They are called fingerprints where they lie: in the folder ``fingerprints/`` of a state,
+in its files, in the log and in receipts, so that those of older versions stay good.
 """
 
 import hashlib
@@ -31,7 +34,7 @@ _HEX_16, _HEX_64 = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Fingerprint:
+class ScanWindow:
     """Digests of one window of a vector.
 
     Attributes
@@ -61,7 +64,7 @@ class Fingerprint:
         }
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Fingerprint":
+    def from_json(cls, content: Mapping[str, Any]) -> "ScanWindow":
         """Return what `to_json` gave; raises ValueError for anything else."""
         name, width, rolling, sha256 = map(content.get, _FIELDS)
         if (
@@ -71,13 +74,13 @@ class Fingerprint:
             or not (isinstance(rolling, str) and _HEX_16.fullmatch(rolling))
             or not (isinstance(sha256, str) and _HEX_64.fullmatch(sha256))
         ):
-            raise ValueError(f"not a fingerprint: {content}")
+            raise ValueError(f"not a scan window: {content}")
         return cls(name, width, int(rolling, 16), sha256)
 
 
-def fingerprints(
+def scan_windows(
     vectors: Mapping[str, NDArray[np.float32]], *, windows: int = 32, width: int = 64
-) -> list[Fingerprint]:
+) -> list[ScanWindow]:
     """Return digests of windows spread over each vector.
 
     Parameters
@@ -92,7 +95,7 @@ def fingerprints(
 
     Returns
     -------
-    list of Fingerprint
+    list of ScanWindow
         None of a stretch where the bytes are nearly constant: it would be found in
         innocent files. So none at all of a vector of zeros, or shorter than `width`.
 
@@ -112,12 +115,12 @@ def fingerprints(
         for window in _windows(data, windows, width):
             rolling = _hash(window)
             sha256 = hashlib.sha256(window.tobytes()).hexdigest()
-            found.append(Fingerprint(name, width, rolling, sha256))
+            found.append(ScanWindow(name, width, rolling, sha256))
     return found
 
 
-def dumped(client_id: int, found: Sequence[Fingerprint], *, took_part: bool) -> bytes:
-    """Return the file of a client's fingerprints.
+def dumped(client_id: int, found: Sequence[ScanWindow], *, took_part: bool) -> bytes:
+    """Return the file of a client's scan windows.
 
     Nothing is of a client that never took part: no model contains it.
     """
@@ -130,8 +133,8 @@ def dumped(client_id: int, found: Sequence[Fingerprint], *, took_part: bool) -> 
     return (json.dumps(content) + "\n").encode()
 
 
-def loaded(data: bytes) -> tuple[int, list[Fingerprint], bool]:
-    """Return client, fingerprints, and whether the client took part.
+def loaded(data: bytes) -> tuple[int, list[ScanWindow], bool]:
+    """Return client, scan windows, and whether the client took part.
 
     Raises
     ------
@@ -143,7 +146,7 @@ def loaded(data: bytes) -> tuple[int, list[Fingerprint], bool]:
         client_id, found = content["client"], content["fingerprints"]
         if type(client_id) is not int or content["request"] != f"forget-{client_id}":
             raise ValueError("its request is not its client's")
-        made = [Fingerprint.from_json(f) for f in found]
+        made = [ScanWindow.from_json(f) for f in found]
         return client_id, made, content.get("took_part") is not False
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
