@@ -14,7 +14,7 @@ from test_report import make_run, render, said
 from fedneg.core.verdict_settings import VerdictSettings
 from fedneg.evaluation.measurements import Measurements
 from fedneg.evaluation.membership import Interval
-from fedneg.evaluation.rules import LINES as JUDGED
+from fedneg.evaluation.rules import RULES as JUDGED
 from fedneg.evaluation.verdict import judge
 from fedneg.reports.compare.sweep import collect_sweep, write_sweep
 from fedneg.reports.conclusions import describe_conclusions
