@@ -6,6 +6,9 @@ has; ``checkpoints/`` hold where it stands; ``requests/``, ``receipts/``,
 the model in service; ``status.json`` and ``history.csv`` are for watching. Keys lie
 beside it, and know the log's last entry. The log is the truth, and whoever changes
 anything compares the rest with it first (fedneg/records/agreement.py).
+
+Longer than others: where things lie, who may change them, and in which order a start
+brings them into line is one class; what each thing is has a file of its own.
 """
 
 import json
