@@ -7,6 +7,7 @@ put there, and the lines on the terminal. Exit code 1 if anything differs.
 """
 
 import argparse
+import difflib
 import filecmp
 import json
 import os
@@ -57,7 +58,7 @@ CONFIGURATIONS = {
         f"{LIFE} encrypt=true",
     ],
     "a comparison": [
-        "compare data=digits clients=4 rounds=2 seed=0 model.hidden=[16]"
+        "compare data=digits clients=5 rounds=2 seed=0 model.hidden=[16]"
         " attack=backdoor data.partition=writer strategy=negative_gradient,fine_tune"
         " hydra.sweep.dir=out"
     ],
@@ -71,7 +72,7 @@ BYTES = (".safetensors",)
 # Sealed with random nonces, or signed: what they say is compared elsewhere.
 LEFT_OUT = re.compile(r"^\.|\.log$|-keys/|\.key$|\.pub$|audit\.jsonl|\.hydra/|\.png$")
 WALL = re.compile(
-    r"about \d+:\d\d(:\d\d)? left|\d+\.\d+ ?s\b|\b[0-9a-f]{16,64}\b|\d{4}-\d\d-\d\d"
+    r"about \d+:\d\d(:\d\d)? left|\d+\.\d+ ?s\b|\b[0-9a-f]{16,64}\b|\d{4}-\d\d-\d\d( \d\d:\d\d:\d\d,\d+)?"
 )
 
 
@@ -105,7 +106,10 @@ def compare(old: Path, new: Path, commands: Sequence[str]) -> Iterator[str]:
         ]
         for before, after in zip(*said, strict=True):
             if before != after:
-                yield f"printed {before[-300:]!r} and {after[-300:]!r}"
+                lines = difflib.unified_diff(
+                    before.splitlines(), after.splitlines(), n=0, lineterm=""
+                )
+                yield "printed otherwise: " + "\n    ".join(list(lines)[3:])
         names = [
             {str(p.relative_to(place)) for p in place.rglob("*") if p.is_file()}
             for place in places
@@ -143,7 +147,7 @@ def run(checkout: Path, place: Path, commands: Sequence[str]) -> list[str]:
 
 def _without_seconds(text: str) -> str:
     """Return the lines of a run without the column of seconds."""
-    return re.sub(r"│ +\d+\.\d\d │$", "│ - │", text, flags=re.MULTILINE)
+    return re.sub(r"│ +\(?\d+\.\d\d\)? │$", "│ - │", text, flags=re.MULTILINE)
 
 
 def same(old: Path, new: Path) -> bool:
