@@ -72,7 +72,8 @@ BYTES = (".safetensors",)
 # Sealed with random nonces, or signed: what they say is compared elsewhere.
 LEFT_OUT = re.compile(r"^\.|\.log$|-keys/|\.key$|\.pub$|audit\.jsonl|\.hydra/|\.png$")
 WALL = re.compile(
-    r"about \d+:\d\d(:\d\d)? left|\d+\.\d+ ?s\b|\b[0-9a-f]{16,64}\b|\d{4}-\d\d-\d\d( \d\d:\d\d:\d\d,\d+)?"
+    r"about \d+:\d\d(:\d\d)? left|\d+\.\d+ ?s\b|\b[0-9a-f]{16,64}\b"
+    r"|\d{4}-\d\d-\d\d( \d\d:\d\d:\d\d,\d+)?"
 )
 
 
