@@ -334,7 +334,9 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
         if self.starts_over:
             self.ledger.start_over(self._global)
         else:
-            self.ledger.forget(ids, before=before, after=self._global)
+            self.ledger.forget(
+                ids, before=before, after=self._global, spread=self.spread
+            )
         self.forgotten |= set(ids)
 
     def _out(self) -> set[int]:

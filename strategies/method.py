@@ -116,6 +116,8 @@ class ForgettingMethod:
 
     # Whether it begins anew from what `rectify` returns, with an empty ledger.
     starts_over = False
+    # How many times their old weights `rectify` gave to the clients that stay.
+    spread = 1.0
     # Whether clients that are to be forgotten take part in their own forgetting.
     needs_leaving_client = False
 

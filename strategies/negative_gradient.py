@@ -18,9 +18,14 @@ joint weight of the forgotten clients:
 * ``update``:      w' = w_0 + (w - w_0 - sum of C_k) / (1 - p)
 * ``parameters``:  w' = (w - sum of scale_k * w_k) / (1 - sum of scale_k)
 
+With updates, the ledger's rows of those who stay are divided by 1 - p too: from then on
+it is that of a training with the renormalised weights, from which others may be
+forgotten in the same way.
+
 Differs from the paper: it states no scale and names no case of several clients; the
 default scales are ours. One round on the server; its cost is O(clients to forget * d)
-and does not depend on the amount of data ('efficiently deletable', section 2.3).
+(with the division, O(clients * d)) and does not depend on the amount of data
+('efficiently deletable', section 2.3).
 """
 
 import math
@@ -118,6 +123,7 @@ class NegativeGradient(LedgerFedAvg):
         """Return w' as in the module docstring."""
         self.check_kept(client_ids)
         options: NegativeGradient.Options = self.options
+        self.spread = 1.0
         if options.form == "update":
             after, scales = self._subtract_updates(before, client_ids, options)
         else:
@@ -140,6 +146,7 @@ class NegativeGradient(LedgerFedAvg):
             # No row, no change: a client that never took part leaves the very bytes.
             return (add(before, terms) if terms else before), scales
         share = self._constant_share(client_ids)
+        self.spread = 1 / (1 - share)
         initial = self.ledger.initial.astype(np.float64)
         kept = before - initial - self.ledger.contribution(client_ids)
         return (initial + kept / (1 - share)).astype(np.float32), scales
@@ -185,5 +192,10 @@ class NegativeGradient(LedgerFedAvg):
                 "strategy.renormalise needs constant aggregation weights, but the "
                 f"joint weight of clients {list(client_ids)} varied from "
                 f"{min(shares):.4g} to {max(shares):.4g}; use renormalise=false"
+            )
+        if math.isclose(shares[0], 1, rel_tol=1e-9):
+            raise FedNegError(
+                "strategy.renormalise needs somebody who stays and took part, and "
+                f"clients {list(client_ids)} are all; use renormalise=false"
             )
         return shares[0]

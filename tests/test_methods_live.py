@@ -1,5 +1,6 @@
 """Every method in a federation that lives on: the same bytes, and an honest receipt."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,24 @@ def test_a_retrained_model_contains_whoever_took_part_in_any_round(tmp_path: Pat
     assert len(asked) > 1
     checkpoints: Checkpoints = State(folder).checkpoints(every=1, encrypt=False)
     assert checkpoints.facts(checkpoints.rounds()[-1])["contains"] == sorted(asked)
+
+
+@pytest.mark.parametrize("momentum", ["0", "0.5"])
+def test_a_second_one_is_forgotten_with_renormalised_weights(
+    momentum: str, tmp_path: Path
+):
+    """Rounds of the others lie between; their old weights are the renormalised ones."""
+    folder = tmp_path / "state"
+    options = ("clients=4", "strategy.renormalise=true", "retrain_rounds=1")
+    go_on(folder, *options, f"strategy.server_momentum={momentum}")
+    for client_id, rounds in ((1, 3), (2, 4)):
+        ask(folder, client_id, clients=4)
+        go_on(folder, "clients=4", f"rounds={rounds}")
+        purged = receipt_of(folder, client_id)["purged"]
+        assert (purged["isolable"], purged["matches"]) == (False, 0)
+    checkpoints: Checkpoints = State(folder).checkpoints(every=1, encrypt=False)
+    head = json.loads(
+        (checkpoints.folder / f"round-{checkpoints.rounds()[-1]:06d}.json").read_bytes()
+    )
+    for _, weights, _ in head["ledger"]["participation"]:
+        assert sum(weights.values()) == pytest.approx(1)

@@ -140,6 +140,39 @@ def test_update_form_refuses_to_renormalise_weights_that_varied():
     assert made.model.tobytes() == before
 
 
+def test_whoever_leaves_later_is_renormalised_as_if_all_had_left_at_once():
+    """Constant weights 1/4, 1/4, 1/2; without client 0 they are 1/3 and 2/3.
+
+    [1, 1] + 1/3 * [3, 0] + 2/3 * [0, 3] = [2, 3], and the rows are those two terms. A
+    round of both adds the same again; then client 2 counts whole, as from the start:
+    [1, 1] + [0, 3] + [0, 3] = [1, 7].
+    """
+    made = bench(
+        "strategy.renormalise=true",
+        behaviours={
+            0: moves((1, [8, 8])),
+            1: moves((1, [3, 0])),
+            2: moves((2, [0, 3])),
+        },
+    )
+    made.train(1)
+    np.testing.assert_allclose(made.unlearn(0), [2, 3], rtol=1e-6)
+    ledger = made.strategy.ledger
+    np.testing.assert_allclose(ledger.contributions[1:], [[1, 0], [0, 2]], rtol=1e-6)
+    assert np.abs(ledger.correction).max() < 1e-6
+    assert ledger.weight_per_round([1]) == [pytest.approx(1 / 3)]
+    made.train(1, clients=[1, 2])
+    np.testing.assert_allclose(made.unlearn(1), [1, 7], rtol=1e-6)
+    assert ledger.deviation(made.model) < 1e-6
+
+
+def test_update_form_refuses_to_renormalise_when_nobody_stays():
+    made = bench("strategy.renormalise=true", behaviours={0: moves((1, [1, 1]))})
+    made.train(1)
+    with pytest.raises(FedNegError, match=r"somebody who stays .* clients \[0\] are"):
+        made.unlearn(0)
+
+
 @pytest.mark.parametrize("form", ["update", "parameters"])
 @pytest.mark.parametrize("renormalise", ["false", "true"])
 def test_forgetting_a_client_that_never_took_part_leaves_the_very_bytes(

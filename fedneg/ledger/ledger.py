@@ -48,14 +48,19 @@ class Participation:
     weights: Mapping[int, float]
     norms: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
-    def without(self, client_ids: Iterable[int]) -> "Participation":
+    def without(
+        self, client_ids: Iterable[int], *, spread: float = 1.0
+    ) -> "Participation":
         """Return the same without weights and norms of some clients.
 
         What the other weights lack of 1 still is their joint share of the examples in
         that round: those weights are as they were, since some methods subtract by them.
+        Unless a method made the others' weights `spread` times what they were.
         """
         ids = set(client_ids)
-        weights = {k: found for k, found in self.weights.items() if k not in ids}
+        weights = {
+            k: found * spread for k, found in self.weights.items() if k not in ids
+        }
         norms = {k: found for k, found in self.norms.items() if k not in ids}
         return Participation(self.server_round, weights, norms)
 
@@ -239,23 +244,43 @@ class Ledger:
         return total
 
     def forget(
-        self, client_ids: Iterable[int], *, before: Vector, after: Vector
+        self,
+        client_ids: Iterable[int],
+        *,
+        before: Vector,
+        after: Vector,
+        spread: float = 1.0,
     ) -> None:
         """Zero the rows of clients that a method has taken out of the model.
 
         What the method changed beyond those rows (after - before + contribution) goes
         into `correction`, so that the identity in the module docstring goes on to hold.
+
+        Parameters
+        ----------
+        spread : float
+            How many times their old weights the method gave to the clients that stay,
+            in every round: their rows, momentum rows and weights are made so many times
+            what they were, as if they had trained with these from the start.
         """
         ids = sorted(client_ids)
         beyond = after.astype(np.float64) - before + self.contribution(ids)
-        self.correction = (self.correction + beyond).astype(np.float32)
         self.contributions[ids] = 0
         if self.buffers is not None:
             self.buffers[ids] = 0
+        if spread != 1:
+            beyond -= (spread - 1) * self.contribution(range(self.clients))
+            for rows in (self.contributions, self.buffers):
+                for row in () if rows is None else rows:
+                    row *= np.float32(spread)
+                    self.release()
+        self.correction = (self.correction + beyond).astype(np.float32)
         for client_id in ids:
             self.local.pop(client_id, None)
         self.updates.forget(ids, self.clients)
-        self.participation = [entry.without(ids) for entry in self.participation]
+        self.participation = [
+            entry.without(ids, spread=spread) for entry in self.participation
+        ]
 
     def last_round(self, client_id: int) -> int:
         """Return the last round in which a client took part, else 0."""
