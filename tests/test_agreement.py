@@ -334,6 +334,36 @@ BREAKS: list[tuple[str, Callable[[Path, Path], None], str]] = [
         change("federation.json", id="y"),
         "federation.json is of federation 'y', and the audit log of",
     ),
+    (
+        "overrides",
+        change("federation.json", overrides=["data=digits", "strategy=do_nothing"]),
+        r"federation.json says overrides=\[.*do_nothing.*, and the audit log \[",
+    ),
+    (
+        "deployed",
+        change("federation.json", deployed=True),
+        "federation.json says deployed=True, and the audit log False; restore it",
+    ),
+    (
+        "encrypt",
+        change("federation.json", encrypt=True),
+        "federation.json says encrypt=True, and the audit log False",
+    ),
+    (
+        "created",
+        change("federation.json", created="2001-01-01T00:00:00+00:00"),
+        "federation.json says created='2001-01-01",
+    ),
+    (
+        "schema set back",
+        change("federation.json", schema=1),
+        "is of schema 1, and its log has entries of schema 2; restore the file",
+    ),
+    (
+        "unknown schema",
+        change("federation.json", schema=9),
+        "federation.json cannot be read: it is of schema 9",
+    ),
     ("id of state", other_id(""), "belong to federation .*, and the state .* 12345678"),
     ("id of keys", other_id("-keys"), "belong to federation 12345678.*, and the state"),
     ("roster", another_pin, r"has key 3333333333333333 \(x\) for client 3"),
@@ -415,10 +445,21 @@ def test_schema_1_does_not_open_a_hole(state: Path):
         go_on(state, *FOUR)
 
 
-def test_a_schema_that_was_set_back_is_refused(state: Path):
-    edit(state / "federation.json", schema=1)
-    with pytest.raises(FedNegError, match="is of schema 1, and its log has entries of"):
-        go_on(state, *FOUR)
+def test_a_log_that_says_less_of_federation_json_is_compared_in_what_it_says(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As fedneg wrote it before its entry had overrides and the like."""
+    old = state.parent / "old"
+    monkeypatch.setattr(
+        "fedneg.records.state.entered", lambda facts: {"settings": facts.fixed}
+    )
+    go_on(old, *FOUR, "rounds=1")
+    edit(old / "federation.json", created="2001-01-01T00:00:00+00:00")
+    audit(old)
+    go_on(old, *FOUR, "rounds=2")
+    edit(old / "federation.json", fixed={"clients": 4})
+    with pytest.raises(FedNegError, match=r"federation\.json has other settings"):
+        audit(old)
 
 
 # -- what the keys know ----------------------------------------------------------------

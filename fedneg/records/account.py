@@ -22,6 +22,8 @@ BEGUN, MADE, MIGRATED = "federation begun", "federation made", "migrated"
 KEPT, RESUMED, ROLLBACK = "kept", "resumed", "rollback"
 PURGING, RECEIPT = "purging", "receipt"
 
+# Beside id and settings, what an entry has of ``federation.json``.
+TOLD = ("created", "overrides", "deployed", "encrypt")
 CHAINS = {
     **dict.fromkeys((ACCEPTED, DONE), "requests"),
     **dict.fromkeys((LISTED, SEEN, REMOVED), "roster"),
@@ -78,6 +80,8 @@ class Account:
         Its id; empty before the first entry.
     settings : mapping or None
         What no later run may change; None before the first run.
+    made : mapping
+        What else federation.json says, by its names there; older logs say less.
     is_old : bool
         Whether it is of a fedneg that wrote no ids and no checkpoints into it.
     found : set of str
@@ -102,6 +106,7 @@ class Account:
     def _clear(self) -> None:
         self.entries, self.head, self._offset = 0, BEGINNING, 0
         self.federation, self.settings = "", None
+        self.made: dict[str, Any] = {}
         self.is_old = False
         self.found: set[str] = set()
         self.old_receipts: dict[str, str] = {}
@@ -202,13 +207,14 @@ class Account:
         self.pins = _pins(facts.get("roster", {}))
 
     def _made(self, facts: Mapping[str, Any]) -> None:
-        self.settings = facts["settings"]
+        self.settings, self.made = facts["settings"], _told(facts)
 
     def _migrated(self, facts: Mapping[str, Any]) -> None:
         if not self.is_old:
             raise ValueError("only a log of an older fedneg is migrated, and once")
         self.is_old = False
         self.federation, self.settings = facts["id"], facts["settings"]
+        self.made = _told(facts)
         self.requests = {int(k): Asked(**a) for k, a in facts["requests"].items()}
         for client_id, asked in self.requests.items():
             if asked.status != ACCEPTED:
@@ -279,6 +285,11 @@ class Account:
 
     def _removed(self, facts: Mapping[str, Any]) -> None:
         self.pins.pop(int(facts["client"]), None)
+
+
+def _told(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an entry has of the rest of ``federation.json``."""
+    return {name: facts[name] for name in TOLD if name in facts}
 
 
 def _pins(found: Mapping[str, Any]) -> dict[int, Pin]:

@@ -9,16 +9,17 @@ Longer than others: one function for each kind of file, all of one form.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.reading import read_regular
 from fedneg.ledger.checkpoint import Checkpoints
-from fedneg.records.account import MADE, PURGING, ROLLBACK, Account, Asked
+from fedneg.records.account import MADE, MIGRATED, PURGING, ROLLBACK, Account, Asked
+from fedneg.records.facts import SCHEMA, read_facts, write_facts
+from fedneg.records.fingerprints import loaded
 from fedneg.records.identity import disagreement, read_id
 from fedneg.records.keyring import missing_keys, older_than
 from fedneg.records.pins import LISTED, REMOVED, SEEN, Pin, Pins
@@ -357,29 +358,49 @@ def _removing(checkpoints: Checkpoints, number: int) -> Callable[[], object]:
 
 
 def of_facts(path: Path, account: Account) -> Iterator[Difference]:
-    """Yield how ``federation.json`` differs from what the log says was made."""
-    try:
-        content = json.loads(read_regular(path))
-        found, fixed = content["id"], content["fixed"]
-    except FileNotFoundError:
+    """Yield how ``federation.json`` differs from what the log says was made.
+
+    Raises
+    ------
+    FedNegError
+        If the file cannot be understood.
+    """
+    found = read_facts(path)
+    if found is None:
         if account.settings is not None and not account.is_newest(MADE):
             yield Difference(
                 f"{path} is missing, and the audit log says that the federation was "
                 "made; restore it"
             )
         return
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        yield Difference(f"{path} cannot be read: {error}")
-        return
-    if found != account.federation:
+    schema, facts = found
+    if facts.id != account.federation:
         yield Difference(
-            f"{path} is of federation {found!r:.60}, and the audit log of "
+            f"{path} is of federation {facts.id!r:.60}, and the audit log of "
             f"{account.federation}"
         )
     elif account.settings is None:
         yield Difference(f"{path} has no entry in the audit log")
-    elif fixed != account.settings:
+    elif facts.fixed != account.settings:
         yield Difference(f"{path} has other settings than the audit log")
+    told = asdict(facts)
+    for name, value in account.made.items():
+        if told[name] != value:
+            yield Difference(
+                f"{path} says {name}={told[name]!r:.80}, and the audit log "
+                f"{value!r:.80}; restore it"
+            )
+    if schema != SCHEMA:
+        if account.is_newest(MIGRATED):
+            yield Difference(
+                f"{path} is made to say that it is of schema {SCHEMA}",
+                lambda: write_facts(path, facts),
+            )
+        else:
+            yield Difference(
+                f"{path} is of schema {schema}, and its log has entries of schema "
+                f"{SCHEMA}; restore the file"
+            )
 
 
 # -- all of it -------------------------------------------------------------------------

@@ -57,6 +57,13 @@ def fixed_settings(config: Config) -> dict[str, Any]:
     }
 
 
+def entered(facts: Facts) -> dict[str, Any]:
+    """Return what the audit log is told of a federation beside its id."""
+    rest = asdict(facts)
+    del rest["id"]
+    return {"settings": rest.pop("fixed"), **rest}
+
+
 def read_facts(path: Path) -> tuple[int, Facts] | None:
     """Return schema and facts of a federation; None before its first run.
 

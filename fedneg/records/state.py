@@ -34,6 +34,7 @@ from fedneg.records.facts import (
     OLD_SCHEMA,
     SCHEMA,
     Facts,
+    entered,
     fixed_settings,
     read_facts,
     write_facts,
@@ -205,7 +206,6 @@ class State:
             ],
             self.notices.append,
         )
-        self._raise_schema(account)
 
     def _agree_on_requests(self) -> None:
         agreement.settle(
@@ -251,22 +251,10 @@ class State:
             checkpoints,
             account,
         )
-        settings = None if facts is None else facts.fixed
-        self.audit.append(MIGRATED, id=federation, settings=settings, **found)
+        made = {"settings": None} if facts is None else entered(facts)
+        self.audit.append(MIGRATED, id=federation, **made, **found)
         bind(self.folder, self.keys, federation)
         self.notices.append(f"{self.folder} was migrated from schema 1 to {SCHEMA}")
-
-    def _raise_schema(self, account: Account) -> None:
-        """Complete a migration: let federation.json say of which schema it is."""
-        schema, facts = read_facts(self._facts) or (SCHEMA, None)
-        if facts is None or schema == SCHEMA:
-            return
-        if not account.is_newest(MIGRATED):
-            raise FedNegError(
-                f"{self._facts} is of schema {schema}, and its log has entries of "
-                f"schema {SCHEMA}; restore the file"
-            )
-        write_facts(self._facts, facts)
 
     def _tidy(self) -> None:
         """Remove what a killed run left half-written: it may hold anything."""
@@ -319,6 +307,8 @@ class State:
         found, fixed = self.facts(), fixed_settings(config)
         if found is None:
             now = datetime.now(UTC).isoformat(timespec="seconds")
+            for override in overrides:  # the audit log has them
+                check_utf8("an override", override)
             facts = Facts(
                 self.account.federation,
                 now,
@@ -327,7 +317,7 @@ class State:
                 deployed,
                 config.encrypt,
             )
-            self.audit.append(MADE, id=facts.id, settings=fixed)
+            self.audit.append(MADE, id=facts.id, **entered(facts))
             write_facts(self._facts, facts)
             return facts
         # A federation made before there were other partitions does not name its own.
