@@ -382,6 +382,10 @@ class Federation:
         """Write a model's parameters as safetensors."""
         outputs.write_model(path, self.names, unflatten(parameters, self.shapes))
 
+    def bytes_of(self, parameters: Vector) -> bytes:
+        """Return what `save` writes."""
+        return outputs.model_bytes(self.names, unflatten(parameters, self.shapes))
+
     def _identity(self, clients: tuple[int, ...]) -> dict[str, Any]:
         """Return everything that determines a training with these clients."""
         return training_identity(

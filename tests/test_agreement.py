@@ -5,6 +5,7 @@ so that in no case a forgotten client trains again.
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from waiting import PATIENCE_S
 from fedneg.cli.application import run as run_words
 from fedneg.core.errors import FedNegError
 from fedneg.live.erasure import Erasure
+from fedneg.live.job import Live
 from fedneg.records.account import BEGUN
 from fedneg.records.audit import AuditLog
 from fedneg.records.head import HEAD_NAME, read_head
@@ -414,6 +416,221 @@ def refused_by_all(state: Path, message: str, *, roster: bool = True) -> None:
         assert "\n" not in str(caught.value)
     after = contents(state, Path(f"{state}-keys"))
     assert {k for k, v in after.items() if before.get(k, b"") != v} == set()
+
+
+def flip(*names: str) -> Callable[[Path, Path], None]:
+    """Change one byte in the middle of files."""
+
+    def act(state: Path, lives: Path) -> None:
+        for name in names:
+            content = bytearray((state / name).read_bytes())
+            content[len(content) // 2] ^= 1
+            (state / name).write_bytes(content)
+
+    return act
+
+
+def no_checkpoints(state: Path, lives: Path) -> None:
+    shutil.rmtree(state / "checkpoints")
+
+
+def numbers_under(name: str, *, of: str = "trained") -> Callable[[Path, Path], None]:
+    """Bring the numbers of an earlier checkpoint back, under a name."""
+
+    def act(state: Path, lives: Path) -> None:
+        found = sorted((lives / of / "checkpoints").glob("round-*.safetensors"))
+        shutil.copy(found[-1], state / "checkpoints" / name)
+
+    return act
+
+
+LAST = "checkpoints/round-000004"
+# What audit names, what a start says of it, and whether it goes on.
+LOOKED_AT: list[tuple[str, Callable[[Path, Path], None], str, str, bool]] = [
+    (
+        "no checkpoints",
+        no_checkpoints,
+        r"round-000004\.json is missing, and the audit log says",
+        "there is no whole checkpoint",
+        False,
+    ),
+    (
+        "no head",
+        remove(f"{LAST}.json"),
+        r"round-000004\.json is missing, and the audit log says",
+        "there is no whole checkpoint",
+        False,
+    ),
+    (
+        "no numbers",
+        remove(f"{LAST}.safetensors"),
+        r"round-000004 is damaged: No such file or directory; bring it back",
+        "there is no whole checkpoint",
+        False,
+    ),
+    (
+        "damaged numbers",
+        flip(f"{LAST}.safetensors"),
+        r"round-000004 is damaged: the sha256 .*; bring it back from a backup",
+        "there is no whole checkpoint",
+        False,
+    ),
+    (
+        "damaged head",
+        flip(f"{LAST}.json"),
+        r"round-000004 is damaged: .*; bring it back from a backup",
+        "there is no whole checkpoint",
+        False,
+    ),
+    (
+        "old model",
+        put_back("model.safetensors"),
+        r"model\.safetensors is another model, and .* the model of round 4 is",
+        r"model\.safetensors is another model, .* in service; it is made again",
+        True,
+    ),
+    (
+        "no model",
+        remove("model.safetensors"),
+        r"model\.safetensors is missing, and .* the model of round 4 is",
+        r"model\.safetensors is missing, .* in service; it is made again",
+        True,
+    ),
+    (
+        "stray numbers",
+        numbers_under("round-000004-2.safetensors"),
+        r"round-000004-2\.safetensors is named by no checkpoint; remove it",
+        "",
+        True,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("act", "named", "said", "goes_on"),
+    [found[1:] for found in LOOKED_AT],
+    ids=[found[0] for found in LOOKED_AT],
+)
+def test_what_a_run_goes_on_with_or_cannot_is_named_by_audit(
+    state: Path,
+    lives: Path,
+    caplog: pytest.LogCaptureFixture,
+    act: Callable[[Path, Path], None],
+    named: str,
+    said: str,
+    goes_on: bool,
+):
+    model = (state / "model.safetensors").read_bytes()
+    act(state, lives)
+    before = contents(state, Path(f"{state}-keys"))
+    with pytest.raises(FedNegError, match=named) as caught:
+        audit(state)
+    assert "\n" not in str(caught.value)
+    assert contents(state, Path(f"{state}-keys")) == before  # it only looks
+    if not goes_on:
+        with pytest.raises(FedNegError, match=said):
+            go_on(state, *FOUR, "rounds=2")
+        return
+    go_on(state, *FOUR, "rounds=2")
+    assert re.search(said, caplog.text)
+    assert (state / "model.safetensors").read_bytes() == model
+    audit(state)
+
+
+def test_a_checkpoint_that_is_missing_is_gone_back_before(
+    lives: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """A run says so, and audit that it is missing, though the one before is whole."""
+    state = copy(lives / "trained", tmp_path / "state")
+    model = (state / "model.safetensors").read_bytes()
+    for path in (state / "checkpoints").glob("round-000002*"):
+        path.unlink()
+    with pytest.raises(FedNegError, match=r"round-000002\.json is missing, and the"):
+        audit(state)
+    go_on(state, *FOUR)
+    assert "no checkpoint of round 2, where the federation stood" in caplog.text
+    assert (state / "model.safetensors").read_bytes() == model
+    audit(state)
+
+
+def test_a_model_is_served_again_while_a_request_is_open(
+    lives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """From its checkpoint, as long as that is there; a request is not kept up by it."""
+    state = copy(lives / "trained", tmp_path / "state")
+    model = (state / "model.safetensors").read_bytes()
+    told: list[str] = []
+    monkeypatch.setattr(Live, "_warn", lambda self, text: told.append(text))
+
+    def fail() -> None:
+        gate = ("strategy.gate=0.9", "strategy.scale=10")
+        with pytest.raises(FedNegError, match=r"below strategy\.gate=0\.9"):
+            go_on(state, *FOUR, *gate)
+
+    ask(state, 3, clients=4)
+    fail()
+    audit(state)
+    for words in ("it is made again", "it stays so until the next is in service"):
+        (state / "model.safetensors").write_bytes(b"another")
+        with pytest.raises(FedNegError, match=r"model\.safetensors is another model"):
+            audit(state)
+        fail()
+        assert [words in text for text in told] == [True]
+        there = (state / "model.safetensors").read_bytes() == model
+        assert there == (words == "it is made again")
+        told.clear()
+        for path in (state / "checkpoints").glob("round-000002*"):
+            path.unlink()
+    go_on(state, *FOUR, "retrain=scratch", "strategy.gate=0")
+    audit(state)
+
+
+def test_a_model_whose_entry_stands_alone_is_no_fault(
+    state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """A kill came between: the next run puts it in service."""
+    write = State.serve
+
+    def killed(self: State, content: bytes, **facts: Any) -> None:
+        if content == self.model.read_bytes():
+            return write(self, content, **facts)
+        with monkeypatch.context() as patch:
+            patch.setattr("fedneg.records.state.write_bytes", kill)
+            return write(self, content, **facts)
+
+    def kill(path: Path, content: bytes) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(State, "serve", killed)
+        with pytest.raises(KeyboardInterrupt):
+            go_on(state, *FOUR, "rounds=3")
+    capsys.readouterr()
+    audit(state)
+    said = capsys.readouterr().out
+    assert "to be completed by the next start: " in said
+    assert "model.safetensors is another model" in said
+    go_on(state, *FOUR, "rounds=3")
+    audit(state)
+
+
+def test_a_first_checkpoint_that_is_killed_twice_is_begun_a_third_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its entry alone implies no checkpoint, however often it was written."""
+    state = tmp_path / "state"
+
+    def killed(*args: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedneg.ledger.checkpoint.Checkpoints.write", killed)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                go_on(state, *FOUR)
+            audit(state)
+    go_on(state, *FOUR)
+    audit(state)
 
 
 def test_a_whole_federation_passes_and_trains_on_without_the_forgotten(state: Path):

@@ -241,8 +241,9 @@ def test_the_audit_log_is_whole_until_it_is_touched(
     run_words(["audit", "--state", str(state.folder)])
     events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
     assert [e for e in events if e not in ("kept", "key listed")] == [
-        *("federation begun", "federation made", "accepted", "resumed", "unlearned"),
-        *("resumed", "purging", "purged", "receipt", "done"),
+        *("federation begun", "federation made", "served", "ended", "accepted"),
+        *("resumed", "unlearned", "resumed"),
+        *("purging", "served", "purged", "receipt", "done", "ended"),
     ]
     assert events.count("key listed") == 3
     assert events.index("kept") < events.index("accepted")

@@ -19,8 +19,9 @@ from fedneg.cli.parsing import Command, application
 from fedneg.core.errors import FedNegError
 from fedneg.core.formats import human_bytes, plain
 from fedneg.core.reading import read_regular
+from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.records.account import Account
-from fedneg.records.agreement import Difference, differences
+from fedneg.records.agreement import Difference, Whole, differences
 from fedneg.records.audit import AuditCheck, check
 from fedneg.records.identity import LOG_NAME
 from fedneg.records.receipts import read_receipt, words_on_isolation
@@ -231,13 +232,14 @@ def _settled(state: Path, keys: Path | None, account: Account) -> list[Differenc
 
     A run, or who accepts a request, may be between an entry and its act.
     """
-    found = list(differences(state, keys, account))
+    whole = Whole(Checkpoints(state / "checkpoints"))
+    found = list(differences(state, keys, account, whole))
     for _ in range(LOOKS):
         if not found:
             break
         time.sleep(LOOK_AGAIN_S)
         account = Account(account.path, account.public).refresh()
-        again = list(differences(state, keys, account))
+        again = list(differences(state, keys, account, whole))
         if [d.text for d in again] == [d.text for d in found]:
             break
         found = again

@@ -39,12 +39,20 @@ def write_csv(path: Path, table: pd.DataFrame, *, shared: bool = True) -> Path:
 def write_model(path: Path, names: Sequence[str], arrays: NDArrays) -> Path:
     """Write parameters by their state_dict names, in safetensors format.
 
-    The file holds names and numbers only: the same model gives the same bytes. It is
-    its owner's alone: two models of one run may differ by a client's contribution.
+    It is its owner's alone: two models of one run may differ by what a client
+    contributed.
+    """
+    return write_bytes(path, model_bytes(names, arrays))
+
+
+def model_bytes(names: Sequence[str], arrays: NDArrays) -> bytes:
+    """Return the file that `write_model` writes.
+
+    It holds names and numbers only: the same model gives the same bytes.
     """
     # safetensors ignores strides, so views are copied first.
     tensors = {n: a.copy(order="C") for n, a in zip(names, arrays, strict=True)}
-    return write_bytes(path, save(tensors))
+    return save(tensors)
 
 
 def remove_results(out: Path) -> None:

@@ -269,6 +269,23 @@ class Checkpoints:
             stem = self._head_path(rounds).with_suffix("")
             raise FedNegError(f"{stem} is damaged: {said}") from None
 
+    def stamp(self, rounds: int) -> tuple[object, ...]:
+        """Return what changes with the files of a checkpoint; empty without a head."""
+        found: list[object] = []
+        for path in (self._head_path(rounds), *self._all_data(rounds)):
+            try:
+                stat = path.stat()
+            except OSError:
+                if not found:
+                    return ()
+                continue  # removed meanwhile, or a link to nothing
+            found.append((path.name, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        return tuple(found)
+
+    def unnamed(self) -> list[Path]:
+        """Return files with numbers that no head names; a damaged head names all."""
+        return [p for rounds in self._places() for p in self._unnamed(rounds)]
+
     def remove(self, rounds: int) -> list[Path]:
         """Remove one checkpoint and return its files."""
         head = self._head_path(rounds)
@@ -363,11 +380,20 @@ class Checkpoints:
         """Remove what a killed run left half-written; the entry is locked."""
         for path in leftovers(self.folder, ".*"):
             path.unlink(missing_ok=True)
-        for rounds in {place for place, _ in self._numbers()}:
+        for rounds in self._places():
             self._drop_unnamed(rounds)
 
+    def _places(self) -> list[int]:
+        """Return the rounds of which there is a file with numbers."""
+        return sorted({place for place, _ in self._numbers()})
+
     def _drop_unnamed(self, rounds: int) -> None:
-        """Remove the files of a round that its head does not name.
+        """Remove the files of a round that its head does not name."""
+        for path in self._unnamed(rounds):
+            remove(path)
+
+    def _unnamed(self, rounds: int) -> list[Path]:
+        """Return the files of a round that its head does not name.
 
         All of them without a head; none if the head cannot be read, since nobody knows
         which of them it named.
@@ -377,10 +403,8 @@ class Checkpoints:
             try:
                 named = self._data_path(rounds, self._head(rounds))
             except (OSError, ValueError, KeyError, TypeError, FedNegError):
-                return
-        for path in self._all_data(rounds):
-            if path != named:
-                remove(path)
+                return []
+        return [path for path in self._all_data(rounds) if path != named]
 
 
 def _parsed(name: str) -> tuple[int, int] | None:

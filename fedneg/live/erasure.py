@@ -21,7 +21,7 @@ import numpy as np
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import write_bytes
-from fedneg.core.parameters import Vector
+from fedneg.core.parameters import Vector, digest_of_model
 from fedneg.core.reading import read_regular
 from fedneg.evaluation.isolation import left_of
 from fedneg.ledger.checkpoint import Checkpoints
@@ -281,7 +281,11 @@ class Erasure:
         self.checkpoints.tidy()
         if self.state.model.exists():
             files.append(self.state.model.name)
-        self.federation.save(self.state.model, parameters)
+        self.state.serve(
+            self.federation.bytes_of(parameters),
+            server_round=server_round,
+            model=digest_of_model(parameters),
+        )
         keys: list[str] = []
         if isinstance(self.checkpoints.form, Sealed):
             # Backups of what was sealed with these can be opened by nobody any more.

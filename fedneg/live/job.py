@@ -29,10 +29,14 @@ from fedneg.core.unanswered import EVALUATE, describe
 from fedneg.history import HISTORY_COLUMNS
 from fedneg.ledger.checkpoint import Restored
 from fedneg.live.erasure import Erasure
-from fedneg.records.account import KEPT, RESUMED
+from fedneg.records import agreement
+from fedneg.records.account import ENDED, GATE, KEPT, RESUMED
 from fedneg.records.requests import ACCEPTED, UNLEARNED
 from fedneg.records.sealed import Sealed
 from fedneg.records.state import State
+
+# A client id that nobody has: of a checkpoint, the global parameters alone.
+NOBODY = -1
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +91,7 @@ def do_live_job(
                 live.restore()
                 while live.step():
                     pass
-                live.tell()
+                live.end()
             except (FedNegError, OSError) as error:
                 with suppress(OSError):  # the disk may be full
                     said = str(mistake_of(error) or error)
@@ -156,6 +160,9 @@ class Live:
             client that was forgotten.
         """
         self.checkpoints.tidy()
+        account = self.state.account
+        standing = account.standing
+        odd = [d.text for d in agreement.of_model(self.state.model, account)]
         damage: list[str] = []
         found = self.checkpoints.restore(
             self.strategy.ledger, damage.append, strict=True
@@ -164,18 +171,52 @@ class Live:
             self._warn(text)
         if found is None:
             self._refuse_lost_checkpoints(damage)
+            if account.line:  # a kill kept the first from being written
+                self._resume()
             self.federation.measure_initial()
         else:
             self._refuse_unlogged(found)
+            if standing is not None and found.rounds < standing and not damage:
+                self._warn(
+                    f"there is no checkpoint of round {standing}, where the federation "
+                    f"stood; it goes on after round {found.rounds}"
+                )
             self._take_back(found)
         self.checkpoints.check_room(self.strategy.ledger.num_bytes)
         if found is not None and self.work is None:
             # After a rollback, or a run that was killed before this.
-            self.federation.save(self.state.model, self.parameters)
+            self._serve()
+        for text in odd:
+            again = self.work is None or self._serve_again()
+            what = "is made again" if again else "stays so until the next is in service"
+            self._warn(f"{text}; it {what}")
         self.strategy.forgotten |= {
             r.client_id for r in self.state.requests.all() if r.status != ACCEPTED
         }
         self.tell()
+
+    def _serve(self) -> None:
+        """Put the current model in service; it has its checkpoint."""
+        self.state.serve(
+            self.federation.bytes_of(self.parameters),
+            server_round=self.server_round,
+            model=digest_of_model(self.parameters),
+        )
+
+    def _serve_again(self) -> bool:
+        """Make the model in service again, if a checkpoint still holds it."""
+        served = self.state.account.served
+        if served is None or served.round not in self.checkpoints.rounds():
+            return False
+        try:
+            found = self.checkpoints.rows(served.round, NOBODY)["global"]
+        except (OSError, ValueError, KeyError, TypeError, FedNegError):
+            return False  # damaged, or its key was destroyed
+        content = self.federation.bytes_of(found)
+        if hashlib.sha256(content).hexdigest() != served.sha256:
+            return False
+        self.state.serve(content, server_round=served.round, model=served.model)
+        return True
 
     def _refuse_lost_checkpoints(self, damage: Sequence[str]) -> None:
         """Raise FedNegError if there were checkpoints: the ledger is not made twice."""
@@ -228,6 +269,9 @@ class Live:
         self.progress.skip(min(self.trained, self.progress.planned))
         self.progress.step(f"going on after round {self.server_round}")
         self._mark_open()
+        self._resume()
+
+    def _resume(self) -> None:
         self.state.audit.append(
             RESUMED, round=self.server_round, model=digest_of_model(self.parameters)
         )
@@ -354,7 +398,7 @@ class Live:
         self.trained += 1
         self._keep()
         if self.trained == of:
-            self.federation.save(self.state.model, self.parameters)
+            self._serve()
 
     # -- a request ---------------------------------------------------------------------
 
@@ -448,7 +492,7 @@ class Live:
         gate = self.config.strategy.gate
         if after["test_accuracy"] >= gate * work.before["test_accuracy"]:
             return
-        self.state.audit.append("gate", clients=work.clients, after=after)
+        self.state.audit.append(GATE, clients=work.clients, after=after)
         raise FedNegError(
             f"after forgetting {work.clients} and {work.recovered} recovery rounds the "
             f"test accuracy is {after['test_accuracy']:.4f}, below strategy.gate="
@@ -472,6 +516,11 @@ class Live:
         return values
 
     # -- telling -----------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Say that nothing is left to do: no act of this run is missing any more."""
+        self.tell()
+        self.state.audit.append(ENDED, round=self.server_round)
 
     def _warn(self, text: str) -> None:
         self.federation.notices.append(text)

@@ -9,7 +9,7 @@ the run (checkpoints, rollbacks, purges, receipts).
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedneg.core.errors import FedNegError
 from fedneg.records.audit import follow
@@ -21,15 +21,16 @@ from fedneg.records.signing import PublicKey
 BEGUN, MADE, MIGRATED = "federation begun", "federation made", "migrated"
 KEPT, RESUMED, ROLLBACK = "kept", "resumed", "rollback"
 PURGING, RECEIPT = "purging", "receipt"
+# The model in service; a run that came to its end; a model that is not handed over.
+SERVED, ENDED, GATE = "served", "ended", "gate"
 
 # Beside id and settings, what an entry has of ``federation.json``.
 TOLD = ("created", "overrides", "deployed", "encrypt")
 CHAINS = {
     **dict.fromkeys((ACCEPTED, DONE), "requests"),
     **dict.fromkeys((LISTED, SEEN, REMOVED), "roster"),
-    **dict.fromkeys(
-        (MADE, MIGRATED, KEPT, UNLEARNED, RESUMED, ROLLBACK, PURGING, RECEIPT), "run"
-    ),
+    **dict.fromkeys((MADE, MIGRATED, KEPT, UNLEARNED, RESUMED, ROLLBACK), "run"),
+    **dict.fromkeys((PURGING, RECEIPT, SERVED, ENDED, GATE), "run"),
 }
 
 
@@ -63,6 +64,14 @@ class Asked:
     fingerprints_round: int = 0
 
 
+class Served(NamedTuple):
+    """The model in service: its round, its digest, and the sha256 of its file."""
+
+    round: int
+    model: str
+    sha256: str
+
+
 class Account:
     """A log, read as far as it goes.
 
@@ -91,6 +100,8 @@ class Account:
     known, line : list of (int, str)
         Round and model digest of every checkpoint since the last rollback; and those
         in whose line the federation stands, of which the last two may be restored.
+    served : Served or None
+        None before the first; older logs say nothing of it.
     newest : dict of str to mapping
         The newest entry of each chain.
     has_checkpoint : bool
@@ -118,6 +129,7 @@ class Account:
         self.has_checkpoint = False
         self.purged: set[int] = set()
         self._digests = bytearray()  # 32 bytes for each entry
+        self.served: Served | None = None
 
     settings: Mapping[str, Any] | None
 
@@ -190,6 +202,16 @@ class Account:
         last_two = list(dict.fromkeys(n for n, _ in reversed(self.line)))[:2]
         return [(n, model) for n, model in self.line if n in last_two]
 
+    @property
+    def standing(self) -> int | None:
+        """The round of the checkpoint that must be there, since it is where it stands.
+
+        Of the last one the newest entry may stand alone: then it is the one before.
+        """
+        alone = self.is_newest(KEPT) or self.is_newest(UNLEARNED)
+        rounds = [number for number, _ in (self.line[:-1] if alone else self.line)]
+        return rounds[-1] if rounds else None
+
     # -- one way for each event --------------------------------------------------------
 
     def _enter_old(self, event: str, facts: Mapping[str, Any]) -> None:
@@ -250,11 +272,15 @@ class Account:
                 asked.fingerprints_round = facts["round"]
 
     def _resumed(self, facts: Mapping[str, Any]) -> None:
-        self.has_checkpoint = True
+        # Round 0: the first checkpoint was never written, and it begins anew.
+        self.has_checkpoint |= facts["round"] > 0
         self.line = [kept for kept in self.line if kept[0] <= facts["round"]]
         for asked in self.requests.values():
             if asked.status == UNLEARNED and asked.fingerprints_round > facts["round"]:
                 asked.fingerprints = None  # it is unlearned again, and they are written
+
+    def _served(self, facts: Mapping[str, Any]) -> None:
+        self.served = Served(int(facts["round"]), facts["model"], facts["sha256"])
 
     def _rollback(self, facts: Mapping[str, Any]) -> None:
         self._resumed(facts)
@@ -304,6 +330,7 @@ _WAYS: dict[str, Callable[[Account, Mapping[str, Any]], None]] = {
     KEPT: Account._kept,
     UNLEARNED: Account._unlearned,
     RESUMED: Account._resumed,
+    SERVED: Account._served,
     ROLLBACK: Account._rollback,
     PURGING: Account._purging,
     RECEIPT: Account._receipt,

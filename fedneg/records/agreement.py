@@ -15,23 +15,27 @@ from pathlib import Path
 from typing import Any
 
 from fedneg.core.errors import FedNegError
-from fedneg.core.reading import read_regular
+from fedneg.core.files import remove
+from fedneg.core.parameters import digest_of_model
+from fedneg.core.reading import open_regular
 from fedneg.ledger.checkpoint import Checkpoints
-from fedneg.records.account import MADE, MIGRATED, PURGING, ROLLBACK, Account, Asked
+from fedneg.records.account import (
+    KEPT,
+    MADE,
+    MIGRATED,
+    PURGING,
+    ROLLBACK,
+    SERVED,
+    Account,
+    Asked,
+)
 from fedneg.records.facts import SCHEMA, read_facts, write_facts
 from fedneg.records.fingerprints import loaded
 from fedneg.records.identity import disagreement, read_id
 from fedneg.records.keyring import missing_keys, older_than
 from fedneg.records.pins import LISTED, REMOVED, SEEN, Pin, Pins
 from fedneg.records.receipts import read_receipt
-from fedneg.records.requests import (
-    ACCEPTED,
-    DONE,
-    UNLEARNED,
-    Request,
-    Requests,
-    logged,
-)
+from fedneg.records.requests import ACCEPTED, DONE, UNLEARNED, Request, Requests, logged
 from fedneg.records.scan_windows import loaded
 
 
@@ -290,9 +294,14 @@ def of_contents(
 
 def _sha256(path: Path) -> str:
     try:
-        return hashlib.sha256(read_regular(path)).hexdigest()
+        return _digest(path)
     except OSError as error:
         raise FedNegError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _digest(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # -- checkpoints, and what the federation is -------------------------------------------
@@ -357,6 +366,101 @@ def _removing(checkpoints: Checkpoints, number: int) -> Callable[[], object]:
     return lambda: checkpoints.remove(number)
 
 
+class Whole:
+    """Which checkpoints are whole; one is read once while its files stay as they are.
+
+    Parameters
+    ----------
+    checkpoints : Checkpoints
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
+        self._found: dict[object, str] = {}
+
+    def damage(self, number: int, account: Account) -> str:
+        """Return what is wrong with a checkpoint of the log; empty if nothing is."""
+        stamp = (number, self.checkpoints.stamp(number))
+        if stamp not in self._found:
+            self._found[stamp] = self._damage(number, account)
+        return self._found[stamp]
+
+    def _damage(self, number: int, account: Account) -> str:
+        known = {model for n, model in account.known if n == number}
+        stem = self.checkpoints.folder / f"round-{number:06d}"
+        try:
+            self.checkpoints.verify(number)
+            if not known or (account.settings or {}).get("encrypt"):
+                return ""  # `of_checkpoints` names it; only who has the keys reads it
+            rows = self.checkpoints.rows(number, -1)
+            if digest_of_model(rows["global"]) not in known:
+                return f"{stem} holds another model than the audit log says"
+        except FedNegError as error:
+            return str(error)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"{stem} is damaged: {error}"
+        return ""
+
+
+def of_whole(whole: Whole, account: Account) -> Iterator[Difference]:
+    """Yield checkpoints that are missing or damaged, and numbers that no head names.
+
+    For who only looks: a run goes back to the one before, and says so.
+    """
+    checkpoints, standing = whole.checkpoints, account.standing
+    there = checkpoints.rounds()
+    if standing is not None and standing not in there:
+        yield Difference(
+            f"{checkpoints.folder / f'round-{standing:06d}.json'} is missing, and the "
+            "audit log says that the federation stands there; bring that checkpoint "
+            "back from a backup"
+        )
+    for number in there:
+        damage = whole.damage(number, account)
+        if damage and checkpoints.stamp(number):  # a run may just have removed it
+            good = [n for n in there if n != number and not whole.damage(n, account)]
+            remedy = (
+                f"the one of round {good[-1]} is whole"
+                if good
+                else "bring it back from a backup"
+            )
+            yield Difference(f"{damage}; {remedy}")
+    events = (KEPT, UNLEARNED, PURGING, ROLLBACK)
+    newest = account.newest.get("run", {"event": ""})["event"]
+    for path in checkpoints.unnamed():
+        if newest in events:  # a kill came between writing or removing two files
+            yield Difference(
+                f"{path} is removed: no checkpoint names it",
+                lambda path=path: remove(path),  # type: ignore[misc]
+            )
+        else:
+            yield Difference(f"{path} is named by no checkpoint; remove it")
+
+
+def of_model(path: Path, account: Account) -> Iterator[Difference]:
+    """Yield how the model in service is not the one that the log names.
+
+    A run makes it again from its checkpoint.
+    """
+    served = account.served
+    if served is None:
+        return
+    says = f"the audit log says that the model of round {served.round} is in service"
+    try:
+        if _digest(path) == served.sha256:
+            return
+        text = f"{path} is another model, and {says}"
+    except FileNotFoundError:
+        text = f"{path} is missing, and {says}"
+    except OSError as error:
+        text = f"{path} cannot be read ({error.strerror}), and {says}"
+    yield Difference(text, _by_a_run if account.is_newest(SERVED) else None)
+
+
+def _by_a_run() -> None:
+    """Do nothing: only a run can make a model."""
+
+
 def of_facts(path: Path, account: Account) -> Iterator[Difference]:
     """Yield how ``federation.json`` differs from what the log says was made.
 
@@ -407,14 +511,15 @@ def of_facts(path: Path, account: Account) -> Iterator[Difference]:
 
 
 def differences(
-    folder: Path, keys: Path | None, account: Account
+    folder: Path, keys: Path | None, account: Account, whole: Whole | None = None
 ) -> Iterator[Difference]:
     """Yield how a state folder differs from its log; for who only looks.
 
     Of a state of schema 1 there is nothing to compare before it is migrated. `keys` is
-    None for who has the public key alone.
+    None for who has the public key alone; `whole` is for who looks several times.
     """
-    checkpoints = Checkpoints(folder / "checkpoints")
+    whole = Whole(Checkpoints(folder / "checkpoints")) if whole is None else whole
+    checkpoints = whole.checkpoints
     checks: list[Callable[[], Iterator[Difference]]] = [
         lambda: of_ids(folder, keys, account),
         lambda: of_keys(keys, account),
@@ -423,6 +528,8 @@ def differences(
         lambda: of_scan_windows(folder / "fingerprints", checkpoints, account),
         lambda: of_checkpoints(checkpoints, account),
         lambda: of_sealing(keys, checkpoints, account),
+        lambda: of_whole(whole, account),
+        lambda: of_model(folder / "model.safetensors", account),
         lambda: of_receipts(folder / "receipts", account),
         lambda: of_contents(folder / "receipts", account, account.federation),
         lambda: of_roster(Pins(folder / "roster.json"), account),

@@ -11,6 +11,7 @@ Longer than others: where things lie, who may change them, and in which order a 
 brings them into line is one class; what each thing is has a file of its own.
 """
 
+import hashlib
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ from fedneg.core.settings import Config
 from fedneg.core.texts import check_utf8
 from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.records import agreement
-from fedneg.records.account import MADE, MIGRATED, Account
+from fedneg.records.account import MADE, MIGRATED, SERVED, Account
 from fedneg.records.audit import AuditLog
 from fedneg.records.facts import (
     OLD_SCHEMA,
@@ -334,6 +335,23 @@ class State:
                 f"the clients of the federation in {self.folder} are {kind} ones"
             )
         return found
+
+    def serve(self, content: bytes, *, server_round: int, model: str) -> None:
+        """Put a model in service, with its entry first unless the log has it already.
+
+        Parameters
+        ----------
+        content : bytes
+            Of the file.
+        server_round : int
+            Of the model's checkpoint.
+        model : str
+            Its digest.
+        """
+        sha256, served = hashlib.sha256(content).hexdigest(), self.account.served
+        if served is None or served.sha256 != sha256:
+            self.audit.append(SERVED, round=server_round, model=model, sha256=sha256)
+        write_bytes(self.model, content)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace status.json."""
