@@ -5,6 +5,7 @@ so that in no case a forgotten client trains again.
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -446,7 +447,7 @@ def numbers_under(name: str, *, of: str = "trained") -> Callable[[Path, Path], N
 
 LAST = "checkpoints/round-000004"
 # What audit names, what a start says of it, and whether it goes on.
-LOOKED_AT: list[tuple[str, Callable[[Path, Path], None], str, str, bool]] = [
+LOOKED_AT: list[tuple[str, Callable[[Path, Path], object], str, str, bool]] = [
     (
         "no checkpoints",
         no_checkpoints,
@@ -497,6 +498,52 @@ LOOKED_AT: list[tuple[str, Callable[[Path, Path], None], str, str, bool]] = [
         True,
     ),
     (
+        "numbers under another name",
+        numbers_under("backup.bin"),
+        r"checkpoints/backup\.bin is none of fedneg's, in a folder of its own",
+        r"checkpoints/backup\.bin is none of fedneg's files",
+        True,
+    ),
+    (
+        "as a run leaves them half-written",
+        numbers_under(".round-000002.safetensors.0123456789abcdef"),
+        r"\.round-000002\.safetensors\.0123456789abcdef is none of fedneg's, in",
+        "",
+        True,
+    ),
+    (
+        "hidden among the receipts",
+        lambda state, lives: shutil.copy(
+            lives / "trained" / "model.safetensors", state / "receipts" / ".old"
+        ),
+        r"receipts/\.old is none of fedneg's, in a folder of its own",
+        "",
+        True,
+    ),
+    (
+        "a whole old state",
+        lambda state, lives: shutil.copytree(lives / "trained", state / "old"),
+        r"old/model\.safetensors is none of fedneg's, and a file of arrays; and 2 more",
+        r"state/old is none of fedneg's files; `fedneg audit` looks into it",
+        True,
+    ),
+    (
+        "a link to one",
+        lambda state, lives: (state / "old").symlink_to(lives / "trained"),
+        r"trained/model\.safetensors is none of fedneg's, and a file of arrays",
+        r"state/old is none of fedneg's files",
+        True,
+    ),
+    (
+        "an old state in an archive",
+        lambda state, lives: shutil.make_archive(
+            str(state / "notes"), "gztar", lives / "trained"
+        ),
+        r"notes\.tar\.gz is none of fedneg's, and an archive",
+        r"notes\.tar\.gz is none of fedneg's files",
+        True,
+    ),
+    (
         "stray numbers",
         numbers_under("round-000004-2.safetensors"),
         r"round-000004-2\.safetensors is named by no checkpoint; remove it",
@@ -515,7 +562,7 @@ def test_what_a_run_goes_on_with_or_cannot_is_named_by_audit(
     state: Path,
     lives: Path,
     caplog: pytest.LogCaptureFixture,
-    act: Callable[[Path, Path], None],
+    act: Callable[[Path, Path], object],
     named: str,
     said: str,
     goes_on: bool,
@@ -534,7 +581,34 @@ def test_what_a_run_goes_on_with_or_cannot_is_named_by_audit(
     go_on(state, *FOUR, "rounds=2")
     assert re.search(said, caplog.text)
     assert (state / "model.safetensors").read_bytes() == model
+    if "fedneg" not in named:  # a stranger is left to its owner
+        audit(state)
+
+
+def test_strangers_that_hold_no_numbers_are_named_and_no_fault(
+    state: Path, capsys: pytest.CaptureFixture[str]
+):
+    (state / "notes").mkdir()
+    for number in range(14):
+        (state / "notes" / f"{number:02}.txt").write_text("met the operator")
+    (state / "empty").mkdir()
+    os.mkfifo(state / "pipe")
+    (state / "nowhere").symlink_to("/nowhere")
+    (state / ".status.json.0123456789abcdef").write_text("{")  # a kill's
     audit(state)
+    said = capsys.readouterr().out
+    assert f"none of fedneg's files: {state / 'empty'}\n" in said
+    assert f"none of fedneg's files: {state / 'notes' / '09.txt'}\n" in said
+    assert said.count("none of fedneg's files: ") == 13
+    assert said.endswith("none of fedneg's files: 5 more\n")
+    audit(state, "--json")
+    assert len(json.loads(capsys.readouterr().out)["strangers"]) == 17
+    found = State(state)
+    with found.running():
+        pass
+    assert [Path(text.split()[0]).name for text in found.notices] == [
+        *("empty", "notes", "nowhere", "1")
+    ]
 
 
 def test_a_checkpoint_that_is_missing_is_gone_back_before(

@@ -20,6 +20,7 @@ from fedneg.core.errors import FedNegError
 from fedneg.core.formats import human_bytes, plain
 from fedneg.core.reading import read_regular
 from fedneg.ledger.checkpoint import Checkpoints
+from fedneg.live.strangers import strangers
 from fedneg.records.account import Account
 from fedneg.records.agreement import Difference, Whole, differences
 from fedneg.records.audit import AuditCheck, check
@@ -143,9 +144,11 @@ def audit(
         bool, typer.Option("--json", help="For other programs.")
     ] = False,
 ) -> None:
-    """Check the audit log of a federation, and its receipts against it.
+    """Check the audit log of a federation, and hold every file in its folder to it.
 
-    It only looks, and needs no right to write.
+    Receipts, requests, checkpoints, the model in service. A file that is none of
+    fedneg's is named; it is a fault in a folder of fedneg's own, or if it is a file of
+    arrays, an archive or a database. It only looks, and needs no right to write.
 
     Raises
     ------
@@ -166,6 +169,7 @@ def audit(
         each=account.enter,
     )
     alone: list[str] = []
+    others: list[str] = []
     if found.broken is not None:
         # What stands behind a broken entry is unknown, and no receipt's fault.
         first = f"entry {found.broken.number} of {log} is broken: {found.broken.what}"
@@ -187,13 +191,26 @@ def audit(
             if digest in found.missing
         ]
         alone = [d.text for d in differences if d.complete is not None]
+        for stranger in strangers(state, account):
+            path = _printable(shown(stranger.path))
+            if stranger.fault:
+                problems.append(f"{path} {stranger.fault}")
+            elif stranger.goes:
+                alone.append(f"{path} is removed: a kill left it half-written")
+            else:
+                others.append(path)
     if as_json:
-        print(json.dumps(_as_json(found, len(receipts), problems, alone)))
+        told = _as_json(found, len(receipts), problems, alone)
+        print(json.dumps({**told, "strangers": others}))
     else:
         print(f"whole entries: {found.entries}, the last one is {found.head}")
         print(f"good receipts: {len(receipts)}, signed with key {public.digest}")
         for text in alone:
             print(f"to be completed by the next start: {text}")
+        for path in others[:SHOWN]:
+            print(f"none of fedneg's files: {path}")
+        if len(others) > SHOWN:
+            print(f"none of fedneg's files: {len(others) - SHOWN} more")
     if problems:
         more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise FedNegError(problems[0] + more)

@@ -28,6 +28,7 @@ from fedneg.core.reading import read_regular
 from fedneg.core.settings import Config
 from fedneg.core.texts import check_utf8
 from fedneg.ledger.checkpoint import Checkpoints
+from fedneg.live.strangers import strangers
 from fedneg.records import agreement
 from fedneg.records.account import MADE, MIGRATED, SERVED, Account
 from fedneg.records.audit import AuditLog
@@ -49,6 +50,10 @@ from fedneg.records.requests import Requests
 from fedneg.records.sealed import Sealed
 from fedneg.records.signing import OperatorKey, keys_folder
 from fedneg.records.vault import Vault
+from fedneg.records.walk import shown
+
+# So many strangers are named at a start, and the others counted.
+NAMED = 3
 
 
 class State:
@@ -207,6 +212,16 @@ class State:
             ],
             self.notices.append,
         )
+        odd = [s for s in strangers(self.folder, account, look=False) if not s.goes]
+        for stranger in odd[:NAMED]:
+            self.notices.append(
+                f"{shown(stranger.path)} is none of fedneg's files; `fedneg audit` "
+                "looks into it"
+            )
+        if len(odd) > NAMED:
+            self.notices.append(
+                f"{len(odd) - NAMED} more files in {self.folder} are none of fedneg's"
+            )
 
     def _agree_on_requests(self) -> None:
         agreement.settle(
