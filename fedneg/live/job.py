@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from safetensors import SafetensorError
 
 from fedneg.core import outputs
 from fedneg.core.errors import FedNegError
@@ -210,7 +211,7 @@ class Live:
             return False
         try:
             found = self.checkpoints.rows(served.round, NOBODY)["global"]
-        except (OSError, ValueError, KeyError, TypeError, FedNegError):
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError, FedNegError):
             return False  # damaged, or its key was destroyed
         content = self.federation.bytes_of(found)
         if hashlib.sha256(content).hexdigest() != served.sha256:

@@ -14,10 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import remove
 from fedneg.core.parameters import digest_of_model
-from fedneg.core.reading import open_regular
+from fedneg.core.reading import open_regular, read_regular
 from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.records.account import (
     KEPT,
@@ -30,7 +32,6 @@ from fedneg.records.account import (
     Asked,
 )
 from fedneg.records.facts import SCHEMA, read_facts, write_facts
-from fedneg.records.fingerprints import loaded
 from fedneg.records.identity import disagreement, read_id
 from fedneg.records.keyring import missing_keys, older_than
 from fedneg.records.pins import LISTED, REMOVED, SEEN, Pin, Pins
@@ -397,7 +398,7 @@ class Whole:
                 return f"{stem} holds another model than the audit log says"
         except FedNegError as error:
             return str(error)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             return f"{stem} is damaged: {error}"
         return ""
 
