@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 from test_live import Meddling, ask, go_on
 from waiting import PATIENCE_S
 
 from fedneg.cli.application import run as run_words
 from fedneg.core.errors import FedNegError
+from fedneg.ledger import checkpoint
+from fedneg.ledger.tensors import sha256_of
 from fedneg.live.erasure import Erasure
 from fedneg.live.job import Live
 from fedneg.records.account import BEGUN
@@ -223,6 +226,30 @@ def all_but_the_log(state: Path, lives: Path) -> None:
     (state / "audit.jsonl").write_bytes(log)
 
 
+def edit_head(state: Path, lives: Path) -> None:
+    """Say of a whole checkpoint that client 3 is not in its model."""
+    head = state / "checkpoints" / "round-000004.json"
+    content = json.loads(head.read_bytes())
+    del content["digest"]
+    content["facts"]["contains"] = [0]
+    content["digest"] = checkpoint._digest(content)
+    head.write_bytes(checkpoint._json(content))
+
+
+def swap_rows(state: Path, lives: Path) -> None:
+    """Let one client's contribution be another's: the sum is the same."""
+    path = state / "checkpoints" / "round-000004.safetensors"
+    arrays = load_file(path)
+    arrays["contributions"][[0, 3]] = arrays["contributions"][[3, 0]]
+    save_file(arrays, path)
+    head = path.with_suffix(".json")
+    content = json.loads(head.read_bytes())
+    del content["digest"]
+    content["sha256"] = sha256_of(path)
+    content["digest"] = checkpoint._digest(content)
+    head.write_bytes(checkpoint._json(content))
+
+
 def older_checkpoint_beside(state: Path, lives: Path) -> None:
     for path in (lives / "trained" / "checkpoints").glob("round-000001*"):
         shutil.copy(path, state / "checkpoints")
@@ -326,6 +353,8 @@ BREAKS: list[tuple[str, Callable[[Path, Path], None], str]] = [
         older_checkpoint_beside,
         r"of round 1 .* contains client 1, which was forgotten \(forget-1\).* remove",
     ),
+    ("who is in the model", edit_head, "round-000004 is not as the last run left it"),
+    ("rows swapped", swap_rows, "round-000004 is not as the last run left it"),
     ("no federation.json", remove("federation.json"), "federation.json is missing"),
     (
         "settings",
@@ -994,7 +1023,8 @@ def test_a_checkpoint_with_another_model_is_refused(
     shutil.copytree(other / "checkpoints", state / "checkpoints")
     with pytest.raises(FedNegError, match="round-000004 is no checkpoint that the"):
         go_on(state, *FOUR)
-    # As one that an older fedneg wrote, which does not name its model.
+    # As one that an older fedneg wrote, which names neither its model nor its end.
+    monkeypatch.setattr("fedneg.records.agreement.of_rest", lambda *given: [])
     from fedneg.ledger.checkpoint import Checkpoints
 
     named = Checkpoints.facts

@@ -249,6 +249,13 @@ class Checkpoints:
         """Return the file with a checkpoint's numbers; raises as `facts` does."""
         return self._data_path(rounds, self._head(rounds))
 
+    def digest(self, rounds: int) -> str:
+        """Return the digest of a checkpoint's head, which has that of its numbers.
+
+        Raises ValueError or OSError if the head is damaged.
+        """
+        return _digest(self._head(rounds))
+
     def rows(self, rounds: int, client_id: int) -> dict[str, Vector]:
         """Return what a checkpoint holds of a client, and its global parameters."""
         head = self._head(rounds)

@@ -519,9 +519,16 @@ class Live:
     # -- telling -----------------------------------------------------------------------
 
     def end(self) -> None:
-        """Say that nothing is left to do: no act of this run is missing any more."""
+        """Say that nothing is left to do, and with which checkpoints.
+
+        No act of this run is missing any more, and nobody writes until the next.
+        """
         self.tell()
-        self.state.audit.append(ENDED, round=self.server_round)
+        left = {}
+        for number in self.checkpoints.rounds():
+            with suppress(OSError, ValueError, KeyError, TypeError, FedNegError):
+                left[number] = self.checkpoints.digest(number)
+        self.state.audit.append(ENDED, round=self.server_round, checkpoints=left)
 
     def _warn(self, text: str) -> None:
         self.federation.notices.append(text)

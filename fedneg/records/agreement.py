@@ -22,6 +22,7 @@ from fedneg.core.parameters import digest_of_model
 from fedneg.core.reading import open_regular, read_regular
 from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.records.account import (
+    ENDED,
     KEPT,
     MADE,
     MIGRATED,
@@ -438,6 +439,26 @@ def of_whole(whole: Whole, account: Account) -> Iterator[Difference]:
             yield Difference(f"{path} is named by no checkpoint; remove it")
 
 
+def of_rest(checkpoints: Checkpoints, account: Account) -> Iterator[Difference]:
+    """Yield checkpoints that are not those with which the last run ended.
+
+    Rows, history, and who is in the model: all that they hold beside the model.
+    """
+    if not account.is_newest(ENDED):
+        return  # a run was killed, or there was a rollback
+    left = account.newest["run"]["facts"].get("checkpoints", {})
+    for number in checkpoints.rounds():
+        try:
+            same = left.get(str(number)) in (None, checkpoints.digest(number))
+        except (OSError, ValueError, KeyError, TypeError, FedNegError):
+            continue  # damaged: who looks and who restores say so
+        if not same:
+            yield Difference(
+                f"{checkpoints.folder / f'round-{number:06d}'} is not as the last run "
+                "left it, by the audit log; bring it back from a backup"
+            )
+
+
 def of_model(path: Path, account: Account) -> Iterator[Difference]:
     """Yield how the model in service is not the one that the log names.
 
@@ -529,6 +550,7 @@ def differences(
         lambda: of_scan_windows(folder / "fingerprints", checkpoints, account),
         lambda: of_checkpoints(checkpoints, account),
         lambda: of_sealing(keys, checkpoints, account),
+        lambda: of_rest(whole.checkpoints, account),
         lambda: of_whole(whole, account),
         lambda: of_model(folder / "model.safetensors", account),
         lambda: of_receipts(folder / "receipts", account),

@@ -208,6 +208,7 @@ class State:
                 *agreement.of_facts(self._facts, account),
                 *agreement.of_checkpoints(checkpoints, account),
                 *agreement.of_sealing(self.keys, checkpoints, account),
+                *agreement.of_rest(checkpoints, account),
                 *agreement.of_receipts(self.receipts, account),
             ],
             self.notices.append,
