@@ -20,7 +20,6 @@ from fedneg.core.errors import FedNegError
 from fedneg.core.formats import human_bytes, plain
 from fedneg.core.reading import read_regular
 from fedneg.ledger.checkpoint import Checkpoints
-from fedneg.live.strangers import strangers
 from fedneg.records.account import Account
 from fedneg.records.agreement import Difference, Whole, differences
 from fedneg.records.audit import AuditCheck, check
@@ -35,6 +34,7 @@ from fedneg.records.signing import (
     keys_folder,
     load_public,
 )
+from fedneg.records.strangers import strangers
 from fedneg.records.walk import shown
 
 # A list in a receipt is shown to so many items, and files of one client likewise.

@@ -28,7 +28,6 @@ from fedneg.core.reading import read_regular
 from fedneg.core.settings import Config
 from fedneg.core.texts import check_utf8
 from fedneg.ledger.checkpoint import Checkpoints
-from fedneg.live.strangers import strangers
 from fedneg.records import agreement
 from fedneg.records.account import MADE, MIGRATED, SERVED, Account
 from fedneg.records.audit import AuditLog
@@ -49,6 +48,7 @@ from fedneg.records.pins import Pins
 from fedneg.records.requests import Requests
 from fedneg.records.sealed import Sealed
 from fedneg.records.signing import OperatorKey, keys_folder
+from fedneg.records.strangers import strangers
 from fedneg.records.vault import Vault
 from fedneg.records.walk import shown
 
