@@ -860,7 +860,8 @@ def test_of_an_empty_log_nothing_else_is_said(state: Path, lives: Path):
 
 def test_a_hidden_file_is_no_receipt(state: Path, capsys: pytest.CaptureFixture[str]):
     shutil.copy(state / RECEIPT, state / "receipts" / ".x.json")
-    audit(state)
+    with pytest.raises(FedNegError, match=r"x\.json is none of fedneg's"):
+        audit(state)
     assert "good receipts: 2," in capsys.readouterr().out
 
 
