@@ -301,6 +301,7 @@ def test_audit_of_a_whole_state(state: State, tmp_path: Path):
         "head": digest,
         "broken": None,
         "receipts": 2,
+        "strangers": [],
         "problems": [],
         "to_be_completed": [],
     }
