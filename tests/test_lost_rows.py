@@ -10,6 +10,7 @@ from test_survive import federate
 
 from fedneg.core.errors import FedNegError
 from fedneg.ledger import checkpoint, tensors
+from fedneg.records.account import RESUMED
 from fedneg.records.state import State
 
 
@@ -49,6 +50,10 @@ def test_a_federation_whose_rows_do_not_add_up_names_the_file(tmp_path: Path):
     go_on(tmp_path / "state", "rounds=1")
     path = tmp_path / "state" / "checkpoints" / "round-000001.json"
     lose_a_row(path, 1)
+    # Its digest stands where a run ends; none stands where a run was killed.
+    state = State(tmp_path / "state")
+    number, digest = state.account.line[-1]
+    state.audit.append(RESUMED, round=number, model=digest)
     with pytest.raises(
         FedNegError,
         match=r"one of round 1; .* \(.*round-000001 is damaged: the rows in round",
