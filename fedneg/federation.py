@@ -46,6 +46,8 @@ from fedneg.ledger.training_cache import Entry, Store, digest_of, training_ident
 from fedneg.records.pins import Pins
 from fedneg.records.state import State
 from fedneg.strategies import make_strategy
+from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.hooks import NO_HOOKS, Hooks
 from fedneg.strategies.phases import Phase, RoundReport
 from fedneg.strategies.roster import Roster
 from fedneg.tasks.model import build_mlp, initial_parameters
@@ -70,6 +72,9 @@ class Federation:
     config : Config
     progress : Progress
         Told of every step and round.
+    hooks : Hooks, optional
+        Who is out, and who else is told of nodes that are waited for or refused. The
+        gate, and what `progress` is told, the federation adds itself.
 
     Attributes
     ----------
@@ -94,7 +99,13 @@ class Federation:
         If data is missing or corrupt, or cannot be split among so many clients.
     """
 
-    def __init__(self, grid: Grid, config: Config, progress: Progress) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        config: Config,
+        progress: Progress,
+        hooks: Hooks = NO_HOOKS,
+    ) -> None:
         cohort = config.engine.cohort
         if cohort > 1 and getattr(grid, "cohort", 1) == 1:
             raise FedNegError(
@@ -116,13 +127,6 @@ class Federation:
             # be split among them should not be found out K times.
             shared_root = str(root or default_root().resolve())
             partition(self.dataset, data, clients=config.clients, seed=config.seed)
-        task = Task.of(config, root=shared_root)
-        self.strategy = make_strategy(config, task.to_json())
-        if self.deployed:
-            self.strategy.roster = _roster_of_real_clients(config)
-            if config.strategy.trust == "unauthenticated":
-                self.notices.append(UNAUTHENTICATED)
-        self.strategy.roster.on_wait = progress.step
         size, classes = self.dataset.input_size, self.dataset.num_classes
         arrays = initial_parameters(
             size, config.model.hidden, classes, seed=config.seed
@@ -131,6 +135,8 @@ class Federation:
         self.names = list(build_mlp(size, config.model.hidden, classes).state_dict())
         self.initial = flatten(arrays)
         self.test = ServerTest(self.dataset, config.model, config.attack, self.shapes)
+        task = Task.of(config, root=shared_root)
+        self.strategy = self._make_strategy(task.to_json(), hooks)
         self.history: list[dict[str, object]] = []
         self.seconds: dict[str, float] = {"checkpoint": 0.0}
         self.reused: set[str] = set()
@@ -141,9 +147,27 @@ class Federation:
         if config.forget:
             progress.skip(1 - self.unlearn_rounds)  # one was planned
         self.strategy.use_server_data(self.dataset)
-        self.strategy.on_reply = progress.clients
-        self.strategy.accept = self._passes_gate
         self.strategy.reset(arrays)
+
+    def _make_strategy(self, task: str, hooks: Hooks) -> LedgerFedAvg:
+        """Return the strategy, with the roster that real or simulated clients need."""
+
+        def on_wait(text: str) -> None:
+            self.progress.step(text)
+            hooks.on_wait(text)
+
+        own = replace(
+            hooks,
+            accept=self._passes_gate,
+            on_reply=self.progress.clients,
+            on_wait=on_wait,
+        )
+        roster = None
+        if self.deployed:
+            roster = _roster_of_real_clients(self.config, own)
+            if self.config.strategy.trust == "unauthenticated":
+                self.notices.append(UNAUTHENTICATED)
+        return make_strategy(self.config, task, own, roster)
 
     def train(self, after_round: AfterRound | None = None) -> Vector:
         """Return the original model: every client, from the initial parameters.
@@ -541,7 +565,7 @@ class Federation:
         self.seconds["checkpoint"] += time.perf_counter() - started
 
 
-def _roster_of_real_clients(config: Config) -> Roster:
+def _roster_of_real_clients(config: Config, hooks: Hooks) -> Roster:
     """Return the roster that `strategy.trust` asks for."""
     trust = config.strategy.trust
     if trust == "listed" and config.state is None:
@@ -551,4 +575,4 @@ def _roster_of_real_clients(config: Config) -> Roster:
             "strategy.trust=unauthenticated to believe anybody"
         )
     pins = State.of(config).pins() if config.state else Pins()
-    return Roster(config.clients, trust, pins)
+    return Roster(config.clients, trust, pins, hooks)

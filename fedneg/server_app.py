@@ -36,7 +36,7 @@ def live(
 ) -> None:
     """Let the federation in `config.state` live on with the clients behind a Grid."""
     do_live_job(
-        lambda c, progress: Federation(grid, c, progress),
+        lambda c, progress, hooks: Federation(grid, c, progress, hooks),
         config,
         lasting(overrides, data=config.data.name, root=config.data.root),
         notices,

@@ -6,7 +6,9 @@ from importlib.util import find_spec
 from fedneg.core.errors import FedNegError
 from fedneg.core.settings import Config
 from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.hooks import NO_HOOKS, Hooks
 from fedneg.strategies.method import ForgettingMethod
+from fedneg.strategies.roster import Roster
 
 
 def strategy_class(name: str) -> type[LedgerFedAvg]:
@@ -48,6 +50,11 @@ def method_named(name: object) -> type[ForgettingMethod]:
         return ForgettingMethod
 
 
-def make_strategy(config: Config, task: str) -> LedgerFedAvg:
-    """Return the configured strategy; `task` is what its messages tell the clients."""
-    return strategy_class(config.strategy.name)(config, task)
+def make_strategy(
+    config: Config,
+    task: str,
+    hooks: Hooks = NO_HOOKS,
+    roster: Roster | None = None,
+) -> LedgerFedAvg:
+    """Return the configured strategy; the arguments are those of `LedgerFedAvg`."""
+    return strategy_class(config.strategy.name)(config, task, hooks, roster)

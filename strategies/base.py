@@ -50,6 +50,7 @@ from fedneg.core.source import code_digest
 from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.rows import KeptUpdates, Rows, make_rows, release
 from fedneg.strategies.claims import reason_of
+from fedneg.strategies.hooks import NO_HOOKS, Hooks
 from fedneg.strategies.method import ForgettingMethod
 from fedneg.strategies.phases import Failure, Phase, RoundReport
 from fedneg.strategies.questions import Questions
@@ -73,19 +74,26 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
         The whole run; `config.strategy.options` are checked by the class's `Options`.
     task : str
         JSON that tells the clients what to train; sent with every message.
+    hooks : Hooks, optional
+        Who is out, which rounds stand, and who is told what.
+    roster : Roster, optional
+        By default that of a simulation.
     """
 
-    def __init__(self, config: Config, task: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        task: str,
+        hooks: Hooks = NO_HOOKS,
+        roster: Roster | None = None,
+    ) -> None:
         # Clients evaluate when asked by name (`evaluate_clients`), not every round.
         super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
         self.fraction_evaluate = 0.0
         self.config, self.settings, self.task = config, config.strategy, task
         self.options = self.parse_options(config)
-        self.roster = Roster(config.clients)
-        # Who is out whatever a phase says; asked before and after every round.
-        self.excluded: Callable[[], Collection[int]] = frozenset
-        # Whether a round that leaving clients trained may stand: (before, after).
-        self.accept: Callable[[Vector, Vector], bool] = lambda before, after: True
+        self.hooks = hooks
+        self.roster = roster or Roster(config.clients, hooks=hooks)
         self.forgotten: set[int] = set()
         self.forgetting: tuple[int, ...] = ()
         self.phase = Phase("train", tuple(range(config.clients)), config.rounds)
@@ -100,7 +108,6 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
         self._server_bytes: int | None = None
         # Replies of a round wait here until all are in.
         self._waiting: Rows = make_rows(0, 0)
-        self.on_reply: Callable[[int, int], None] = lambda done, of: None
 
     def combine(self, number: int, good: Mapping[int, Reply]) -> Vector:
         """Return the parameters after an unlearn round; by default FedAvg.
@@ -238,7 +245,7 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
 
     def _taking_part(self, grid: Grid) -> list[int]:
         """Return the phase's clients but those who are out; wait for their nodes."""
-        clients = [k for k in self.phase.clients if k not in self.excluded()]
+        clients = [k for k in self.phase.clients if k not in self.hooks.excluded()]
         self._discover(grid, clients)
         return clients
 
@@ -273,7 +280,7 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
         All of them, or `client_fraction` of them, drawn as for a round of training that
         tells its clients the same server round.
         """
-        out = self.excluded()
+        out = self.hooks.excluded()
         clients = [k for k in self.remaining if k not in out]
         own = self.phase.first_stream + number - 1
         return tuple(self._sample(clients, self.unlearn_stream(number) or own))
@@ -342,7 +349,7 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
     def _out(self) -> set[int]:
         """Return who is out, but for those that take part in their own forgetting."""
         leaving = self.forgetting if self.needs_leaving_client else ()
-        return set(self.excluded()) - set(leaving)
+        return set(self.hooks.excluded()) - set(leaving)
 
     # -- what is believed of a reply ---------------------------------------------------
 
@@ -361,7 +368,7 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
                     self._fail(client_id, "answered more than once")
             else:
                 answered.add(client_id)
-                self.on_reply(len(answered), len(self._asked))
+                self.hooks.on_reply(len(answered), len(self._asked))
                 try:
                     good[client_id] = self._read(message, client_id, len(answered) - 1)
                 except Exception as error:
@@ -395,7 +402,7 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
             (w, r.local - self._global)
             for w, r in zip(weights, good.values(), strict=True)
         ]
-        if self.accept(self._rectified, add(self._global, terms)):
+        if self.hooks.accept(self._rectified, add(self._global, terms)):
             return good
         for client_id in good:
             self._fail(

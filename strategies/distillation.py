@@ -29,6 +29,7 @@ and the proxy images.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,7 +38,6 @@ from fedneg.core.checks import choice, number, whole
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector, add, flatten, unflatten
 from fedneg.core.seeding import torch_generator
-from fedneg.core.settings import Config
 from fedneg.data.datasets import Dataset
 from fedneg.strategies.base import LedgerFedAvg
 from fedneg.strategies.method import About, Needs
@@ -72,8 +72,8 @@ class Distillation(LedgerFedAvg):
             number("strategy.momentum", self.momentum, minimum=0, below=1)
             whole("strategy.batch_size", self.batch_size, minimum=1)
 
-    def __init__(self, config: Config, task: str) -> None:
-        super().__init__(config, task)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self._dataset: Dataset | None = None
 
     def needs(self) -> Needs:

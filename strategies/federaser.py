@@ -33,6 +33,7 @@ and retained round, one number per array (norms) or d numbers (updates).
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -85,8 +86,8 @@ class FedEraser(LedgerFedAvg):
             number("strategy.calibration", self.calibration, above=0, maximum=1)
             choice("strategy.storage", self.storage, ("norms", "updates"))
 
-    def __init__(self, config: Config, task: str) -> None:
-        super().__init__(config, task)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self._retained: list[Participation] = []
         self._first: dict[int, Vector] = {}
 

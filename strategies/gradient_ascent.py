@@ -76,8 +76,8 @@ class GradientAscent(LedgerFedAvg):
             number("strategy.clip", self.clip, above=0)
             number("strategy.stop_accuracy", self.stop_accuracy, minimum=0, maximum=1)
 
-    def __init__(self, config: Config, task: str) -> None:
-        super().__init__(config, task)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self._radius = 0.0
 
     @classmethod
@@ -95,7 +95,7 @@ class GradientAscent(LedgerFedAvg):
         The reference would be the model that is to be unlearned.
         """
         ledger = self.ledger
-        out = self.forgotten | set(self.excluded()) | set(client_ids)
+        out = self.forgotten | set(self.hooks.excluded()) | set(client_ids)
         stay = [k for k in range(ledger.clients) if k not in out]
         took_part = [k for k in stay if ledger.last_round(k)]
         if took_part and not any(k in ledger.local for k in stay):
@@ -116,7 +116,7 @@ class GradientAscent(LedgerFedAvg):
                 f"strategy=gradient_ascent forgets one client a round, got "
                 f"{list(client_ids)} for {self.phase.rounds} rounds"
             )
-        for client_id in set(self.excluded()) - set(client_ids):
+        for client_id in set(self.hooks.excluded()) - set(client_ids):
             # Who waits for its turn is in nobody's reference, and its last model would
             # keep stretches of global models that these clients went into.
             self.ledger.local.pop(client_id, None)

@@ -24,6 +24,7 @@ from fedneg.evaluation.client_answers import (
 )
 from fedneg.evaluation.relearn import RelearnTime
 from fedneg.strategies.claims import MAX_LOSS, PARTS, count, loss, rate, reason_of
+from fedneg.strategies.hooks import Hooks
 from fedneg.strategies.replies import (
     HEADER_BYTES,
     claims_of,
@@ -52,7 +53,7 @@ class Questions(ABC):
     settings: StrategySettings
     task: str
     roster: Roster
-    excluded: Callable[[], Collection[int]]
+    hooks: Hooks
     arrayrecord_key: str
     configrecord_key: str
     unanswered: dict[int, str]
@@ -78,7 +79,9 @@ class Questions(ABC):
         waited for as long as a round waits, once; nobody can keep a model, or the end
         of somebody's request, waiting for ever by not answering.
         """
-        clients = [k for k in range(self.config.clients) if k not in self.excluded()]
+        clients = [
+            k for k in range(self.config.clients) if k not in self.hooks.excluded()
+        ]
         wait_s = self.settings.wait_for_clients_s
         self.roster.look_for(grid, clients, timeout_s=wait_s)
         return self._answers(

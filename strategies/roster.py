@@ -9,7 +9,7 @@ or poison its row of the ledger. Whoever is refused is asked nothing any more.
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from logging import WARNING
 
@@ -21,6 +21,7 @@ from fedneg.core.errors import FedNegError
 from fedneg.flower_internals import nodes_with_keys
 from fedneg.records.pins import FIRST_SIGHT, Pins, key_digest_of
 from fedneg.strategies.claims import MAX_COUNT, count, reason_of, shown
+from fedneg.strategies.hooks import NO_HOOKS, Hooks
 
 # A node that gave no usable answer is asked again after so long; one that gave none
 # (it hangs) after twice as long every time: whoever is asked with it waits for it.
@@ -68,24 +69,25 @@ class Roster:
         simulation, which fedneg or Flower made itself.
     pins : Pins, optional
         The keys of the clients, for a trust that needs them.
+    hooks : Hooks, optional
+        Told whose node is refused, and who is waited for.
 
     Attributes
     ----------
     node_of : dict of client id to node id
         Who is online and believed, as far as `discover` has seen.
-    on_refused, on_wait : callable
-        Told, once, of a client id and why its node is refused; and of what is waited
-        for.
     """
 
     def __init__(
-        self, clients: int, trust: str | None = None, pins: Pins | None = None
+        self,
+        clients: int,
+        trust: str | None = None,
+        pins: Pins | None = None,
+        hooks: Hooks = NO_HOOKS,
     ) -> None:
-        self.clients, self.trust = clients, trust
+        self.clients, self.trust, self.hooks = clients, trust, hooks
         self.pins = Pins() if pins is None else pins
         self.node_of: dict[int, int] = {}
-        self.on_refused: Callable[[int | None, str], None] = lambda client, why: None
-        self.on_wait: Callable[[str], None] = lambda text: None
         self._nodes: dict[int, Node] = {}
         self._absent: set[int] = set()
         self._missed: set[int] = set()
@@ -143,7 +145,9 @@ class Roster:
                     return
                 raise FedNegError(self._missing(wanted, missing, minimum, timeout_s))
             if not told and time.monotonic() > deadline - timeout_s + 1:
-                self.on_wait(f"waiting for clients {missing}, up to {timeout_s:g} s")
+                self.hooks.on_wait(
+                    f"waiting for clients {missing}, up to {timeout_s:g} s"
+                )
                 told = True
             time.sleep(0.1)
 
@@ -168,7 +172,7 @@ class Roster:
                 self._missed |= missing
                 return
             if not told and time.monotonic() > deadline - timeout_s + 1:
-                self.on_wait(f"waiting for clients {sorted(missing)}")
+                self.hooks.on_wait(f"waiting for clients {sorted(missing)}")
                 told = True
             time.sleep(0.1)
 
@@ -327,7 +331,7 @@ class Roster:
             node = self._nodes[number]
             if why and why != node.refused:
                 log(WARNING, "refused: %s", why)
-                self.on_refused(node.claims, why)
+                self.hooks.on_refused(node.claims, why)
             node.refused = why
 
 

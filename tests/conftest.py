@@ -26,7 +26,9 @@ from fedneg.core.settings import Config
 from fedneg.engines.inline import FIRST_NODE_ID, RUN_ID, SERVER_NODE_ID, InlineGrid
 from fedneg.strategies import make_strategy
 from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.hooks import NO_HOOKS, Hooks
 from fedneg.strategies.phases import Phase
+from fedneg.strategies.roster import Roster
 
 # A busy machine is no failure.
 settings.register_profile(
@@ -171,11 +173,13 @@ class Bench:
         initial: NDArrays,
         behaviours: Mapping[int, Behaviour] | None = None,
         task: str = "no task",
+        hooks: Hooks = NO_HOOKS,
+        roster: Roster | None = None,
     ) -> None:
         self.config = config
         clients = real_clients if behaviours is None else acting_clients(behaviours)
         self.grid = RecordingGrid(clients, config.clients)
-        self.strategy: LedgerFedAvg = make_strategy(config, task)
+        self.strategy: LedgerFedAvg = make_strategy(config, task, hooks, roster)
         self.strategy.reset(initial)
         self.shapes = shapes_of(initial)
         self.model: Vector = self.strategy.ledger.initial

@@ -44,7 +44,9 @@ def live(folder: Path, *overrides: str) -> None:
 
     def work(grid: Grid, _: Context) -> None:
         quiet = Progress("", 0, Console(file=io.StringIO()))
-        do_live_job(lambda c, _: Federation(grid, c, quiet), config, given)
+        do_live_job(
+            lambda c, _, hooks: Federation(grid, c, quiet, hooks), config, given
+        )
 
     with redirect_stdout(io.StringIO()):
         simulate(work, clients=config.clients, engine=config.engine)

@@ -12,6 +12,7 @@ from fedneg.clients.trainer import WriterClient
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays, flatten
 from fedneg.core.settings import Task
+from fedneg.strategies.hooks import NO_HOOKS, Hooks
 from fedneg.tasks.model import initial_parameters
 
 SETTINGS = {
@@ -111,7 +112,13 @@ def moves(num_examples: int, *steps: list[float]) -> Behaviour:
     return train
 
 
-def by_hand(forget: str, one: list[float], three: list[float], *options: str) -> Bench:
+def by_hand(
+    forget: str,
+    one: list[float],
+    three: list[float],
+    *options: str,
+    hooks: Hooks = NO_HOOKS,
+) -> Bench:
     """Return four clients after a round, of whom 1 and 3 will answer so.
 
     Local models from [0, 0]: [4, 0], [9, 9], [0, 8] and [5, 5]; examples 1, 2, 3 and 2.
@@ -126,7 +133,7 @@ def by_hand(forget: str, one: list[float], three: list[float], *options: str) ->
         2: moves(3, [0, 8]),
         3: moves(2, [5, 5], three),
     }
-    made = Bench(config, [np.zeros(2, np.float32)], behaviours)
+    made = Bench(config, [np.zeros(2, np.float32)], behaviours, hooks=hooks)
     made.train(1)
     made.grid.sent.clear()
     return made
@@ -174,14 +181,13 @@ def test_what_is_outside_of_the_ball_is_refused_and_the_next_goes_on(
 
 def test_what_fails_the_gate_is_refused():
     """The gate is asked about the very models before and after."""
-    made = by_hand("1", [3, 4], [0, 0])
     seen = []
 
     def accept(before: np.ndarray, after: np.ndarray) -> bool:
         seen.append((after - before).tolist())
         return False
 
-    made.strategy.accept = accept
+    made = by_hand("1", [3, 4], [0, 0], hooks=Hooks(accept=accept))
     np.testing.assert_allclose(made.unlearn(1), [14 / 6, 34 / 6], rtol=1e-6)
     np.testing.assert_allclose(seen, [[3, 4]], rtol=1e-6)
     assert "failed the gate" in made.failures()[0][2]
@@ -189,14 +195,13 @@ def test_what_fails_the_gate_is_refused():
 
 
 def test_what_two_ascents_cost_is_measured_from_where_the_first_began():
-    made = by_hand("[1,3]", [3, 4], [0, -1])
     seen = []
 
     def accept(before: np.ndarray, after: np.ndarray) -> bool:
         seen.append((before.tolist(), after.tolist()))
         return True
 
-    made.strategy.accept = accept
+    made = by_hand("[1,3]", [3, 4], [0, -1], hooks=Hooks(accept=accept))
     made.unlearn(1, 3)
     assert seen == [([1, 6], [4, 10]), ([1, 6], [4, 9])]
 

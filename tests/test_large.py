@@ -23,6 +23,7 @@ from fedneg.federation import Federation
 from fedneg.ledger import rows
 from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.rows import Vectors, make_rows, release
+from fedneg.strategies.hooks import NO_HOOKS, Hooks
 from fedneg.strategies.replies import Reply, _median_of_others, _update_norms, absurd
 
 
@@ -33,10 +34,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def large_bench(*overrides: str) -> Bench:
+def large_bench(*overrides: str, hooks: Hooks = NO_HOOKS) -> Bench:
     """Return a federation of 12 made-up clients."""
     config = small_config("clients=12", "forget=null", *overrides)
-    return Bench(config, INITIAL, {k: honest(k) for k in range(12)})
+    return Bench(config, INITIAL, {k: honest(k) for k in range(12)}, hooks=hooks)
 
 
 # -- rows -----------------------------------------------------------------------------
@@ -346,9 +347,9 @@ def test_plain_lines_do_not_tell_every_client():
 
 
 def test_every_reply_is_told():
-    made = large_bench("strategy.client_fraction=0.25")
     told: list[tuple[int, int]] = []
-    made.strategy.on_reply = lambda done, of: told.append((done, of))
+    hooks = Hooks(on_reply=lambda done, of: told.append((done, of)))
+    made = large_bench("strategy.client_fraction=0.25", hooks=hooks)
     made.train(1)
     assert told == [(1, 3), (2, 3), (3, 3)]
 

@@ -464,6 +464,36 @@ def test_a_client_that_fails_is_in_the_status(tmp_path: Path):
     assert State(tmp_path / "state").read_status()["failed"] == {"2": "no reply"}
 
 
+def test_who_is_waited_for_is_said_and_in_the_status(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    state, grid = tmp_path / "state", Meddling(3)
+    gone = grid.contexts.pop(FIRST_NODE_ID + 1)
+    said = "waiting for clients [1], up to 2 s"
+    with pytest.raises(FedNegError, match="client 1 is not online"):
+        go_on(state, "strategy.wait_for_clients_s=2", grid=grid)
+    assert capfd.readouterr().err.count(said) == 1
+    status = State(state).read_status()
+    assert (status["waiting"], status["online"]) == (said, [0, 2])
+    grid.contexts[FIRST_NODE_ID + 1] = gone
+    go_on(state, grid=grid)
+    assert State(state).read_status()["waiting"] == ""
+
+
+def test_whose_node_is_refused_is_said_and_in_the_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    grid = Meddling(3)
+    grid.contexts[FIRST_NODE_ID].node_config["partition-id"] = 1
+    with pytest.raises(FedNegError, match="two nodes call themselves client 1"):
+        go_on(tmp_path / "state", grid=grid)
+    why = "two nodes call themselves client 1"
+    assert capfd.readouterr().err.count(f"refused: {why}") >= 2  # one for each node
+    log = (tmp_path / "state" / "audit.jsonl").read_text().splitlines()
+    entries = [e for e in map(json.loads, log) if e["event"] == "refused"]
+    assert [e["facts"] for e in entries] == [{"client": 1, "why": why}] * 2
+
+
 def test_one_command_asks_and_another_carries_it_out(tmp_path: Path):
     """Through the command line, workers and all; a mistake is one line."""
     first = command(*THREE, "state=fed", "engine=local", cwd=tmp_path)

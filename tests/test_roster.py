@@ -34,6 +34,7 @@ from fedneg.engines.inline import FIRST_NODE_ID
 from fedneg.records.pins import FIRST_SIGHT, OPERATOR, Pins, key_digest_of
 from fedneg.server_app import run
 from fedneg.strategies import roster as roster_module
+from fedneg.strategies.hooks import NO_HOOKS, Hooks
 from fedneg.strategies.phases import Phase
 from fedneg.strategies.roster import Roster
 
@@ -120,9 +121,10 @@ class KeyedGrid(RecordingGrid):
 
 def roster_of(clients: int, trust: str | None, pins: Pins | None = None) -> Roster:
     """Return a roster that writes down what it tells of."""
-    made = Roster(clients, trust, pins)
-    made.told: list[tuple[int | None, str]] = []  # type: ignore[attr-defined]
-    made.on_refused = lambda client, why: made.told.append((client, why))  # type: ignore[attr-defined]
+    said: list[tuple[int | None, str]] = []
+    hooks = Hooks(on_refused=lambda client, why: said.append((client, why)))
+    made = Roster(clients, trust, pins, hooks)
+    made.told = said  # type: ignore[attr-defined]
     return made
 
 
@@ -578,9 +580,10 @@ def test_who_is_waited_for_is_told_once_and_only_if_it_takes_a_while(
             grid.contexts.setdefault(12, grid.contexts[10])
 
     monkeypatch.setattr(roster_module.time, "sleep", sleep)
-    grid, made = KeyedGrid(2), roster_of(2, "unauthenticated")
+    grid = KeyedGrid(2)
     heard: list[tuple[float, str]] = []
-    made.on_wait = lambda text: heard.append((clock[0], text))
+    hooks = Hooks(on_wait=lambda text: heard.append((clock[0], text)))
+    made = Roster(2, "unauthenticated", hooks=hooks)
     grid.come(10, 0)
     with pytest.raises(FedNegError, match="waited 2 s for all 2 clients; client 1 is"):
         made.discover(grid, timeout_s=2)
@@ -605,7 +608,10 @@ def moving(client_id: int) -> Behaviour:
 
 
 def bench(
-    changed: dict[int, Behaviour] | None = None, *overrides: str, clients: int = 4
+    changed: dict[int, Behaviour] | None = None,
+    *overrides: str,
+    clients: int = 4,
+    hooks: Hooks = NO_HOOKS,
 ) -> Bench:
     """Return a federation of clients 0.. that move the model by 1, 2, ... ."""
     behaviours = {k: moving(k) for k in range(clients)} | (changed or {})
@@ -615,8 +621,8 @@ def bench(
         "strategy.wait_for_clients_s=0",
         *overrides,
     )
-    made = Bench(config, INITIAL, behaviours)
-    made.strategy.roster = Roster(clients, "unauthenticated")
+    roster = Roster(clients, "unauthenticated", hooks=hooks)
+    made = Bench(config, INITIAL, behaviours, hooks=hooks, roster=roster)
     for context in made.grid.contexts.values():
         context.node_config["num-partitions"] = 0
     return made
@@ -646,8 +652,8 @@ def test_an_absent_client_is_a_failure_of_the_round_until_it_is_back():
 
 def test_the_minimum_is_at_most_who_is_left():
     """Two of four asked to be forgotten: min_clients=3 means the two that stay."""
-    made = bench(None, "strategy.min_clients=3")
-    made.strategy.excluded = lambda: {0, 1}
+    hooks = Hooks(excluded=lambda: {0, 1})
+    made = bench(None, "strategy.min_clients=3", hooks=hooks)
     made.train(1)
     assert moves(made) == [3.5]  # (3 + 4) / 2
 
@@ -669,9 +675,8 @@ def test_a_refused_node_is_not_asked_to_train_nor_to_evaluate():
 
 
 def test_who_is_out_is_not_waited_for_nor_asked():
-    made = bench()
+    made = bench(hooks=Hooks(excluded=lambda: {3}))
     del made.grid.contexts[FIRST_NODE_ID + 3]
-    made.strategy.excluded = lambda: {3}
     made.train(2)
     made.strategy.evaluate_clients(made.grid, made.model, ("val",))
     assert made.grid.asked("train") == [0, 1, 2] * 2
@@ -688,8 +693,7 @@ def test_who_asks_during_a_round_is_not_counted_in_it():
         out.add(0)
         return moving(2)(arrays, server_round)
 
-    made = bench({2: asks})
-    made.strategy.excluded = lambda: out
+    made = bench({2: asks}, hooks=Hooks(excluded=lambda: out))
     made.train(2)
     assert moves(made) == [3, 3]
     assert made.failures() == [(1, 0, "asked to be forgotten meanwhile")]
@@ -707,16 +711,16 @@ def ledger_bytes(made: Bench) -> list[bytes]:
 
 @pytest.mark.parametrize("momentum", [0, 0.5])
 def test_a_round_of_the_forgotten_that_is_refused_changes_no_bit(momentum: float):
-    made = bench(None, f"strategy.server_momentum={momentum}")
-    made.train(1)
-    made.strategy.forgotten = {1}
     judged: list[tuple[float, float]] = []
 
     def accept(before: np.ndarray, after: np.ndarray) -> bool:
         judged.append((float(before[0]), float(after[0])))
         return False
 
-    made.strategy.accept = accept
+    momentum_of = f"strategy.server_momentum={momentum}"
+    made = bench(None, momentum_of, hooks=Hooks(accept=accept))
+    made.train(1)
+    made.strategy.forgotten = {1}
     model, ledger = made.model.tobytes(), ledger_bytes(made)
     kept = made.model.copy()
     made.strategy.run_phase(made.grid, Phase("recover", (1,), 1), made.model)
@@ -735,9 +739,8 @@ def test_a_round_of_the_forgotten_that_is_refused_changes_no_bit(momentum: float
 
 
 def test_a_round_of_the_forgotten_that_is_accepted_stands():
-    made = bench()
+    made = bench()  # by default all are
     made.strategy.forgotten = {1}
-    made.strategy.accept = lambda before, after: True
     made.train(1, clients=[1])
     assert moves(made) == [2]
     assert made.failures() == []

@@ -35,6 +35,7 @@ from fedneg.evaluation.client_answers import ClientAnswers
 from fedneg.evaluation.relearn import RelearnTime
 from fedneg.strategies import make_strategy
 from fedneg.strategies.base import LedgerFedAvg
+from fedneg.strategies.hooks import NO_HOOKS, Hooks
 from fedneg.strategies.negative_gradient import NegativeGradient
 from fedneg.tasks.model import build_mlp, initial_parameters, set_parameters
 
@@ -319,15 +320,15 @@ def test_a_client_without_unseen_images_says_so():
 # -- the server -----------------------------------------------------------------------
 
 
-def real_bench(*overrides: str) -> Bench:
+def real_bench(*overrides: str, hooks: Hooks = NO_HOOKS) -> Bench:
     """Return a federation of the real clients."""
     config = small_config("strategy.wait_for_clients_s=0.1", *overrides)
-    return Bench(config, start(), task=Task.of(config, root=None).to_json())
+    task = Task.of(config, root=None).to_json()
+    return Bench(config, start(), task=task, hooks=hooks)
 
 
 def test_those_who_are_out_are_asked_and_only_they():
-    made = real_bench("attack=backdoor")
-    made.strategy.excluded = lambda: {4}
+    made = real_bench("attack=backdoor", hooks=Hooks(excluded=lambda: {4}))
     made.strategy.forgotten = {4, 1}
     found = made.strategy.question_clients(
         made.grid, made.model, [4, 1], relearn_target=0.5, relearn_cap=20

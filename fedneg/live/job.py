@@ -35,6 +35,7 @@ from fedneg.records.account import ENDED, GATE, KEPT, RESUMED
 from fedneg.records.requests import ACCEPTED, UNLEARNED
 from fedneg.records.sealed import Sealed
 from fedneg.records.state import State
+from fedneg.strategies.hooks import Hooks
 
 # A client id that nobody has: of a checkpoint, the global parameters alone.
 NOBODY = -1
@@ -75,7 +76,7 @@ class Work:
 
 
 def do_live_job(
-    make_federation: "Callable[[Config, Progress], Federation]",
+    make_federation: "Callable[[Config, Progress, Hooks], Federation]",
     config: Config,
     overrides: Sequence[str],
     notices: Sequence[str] = (),
@@ -84,7 +85,18 @@ def do_live_job(
     state = State.of(config)
     with state.running():
         progress = Progress(_title(config), config.rounds)
-        federation = make_federation(config, progress)
+
+        def on_wait(
+            text: str,
+        ) -> None:  # there is a `live` before anybody is waited for
+            live.tell(waiting=text)
+
+        def on_refused(client_id: int | None, why: str) -> None:
+            progress.step(f"refused: {why}")
+            state.audit.append("refused", client=client_id, why=why)
+
+        hooks = Hooks(excluded=state.excluded, on_wait=on_wait, on_refused=on_refused)
+        federation = make_federation(config, progress, hooks)
         state.settle(config, overrides, deployed=federation.deployed)
         live = Live(state, federation)
         with progress:
@@ -139,15 +151,6 @@ class Live:
         self.contains: set[int] = set()
         self.work: Work | None = None
         self.erasure = Erasure(state, federation, self.checkpoints)
-        self.strategy.excluded = self.excluded
-        roster = self.strategy.roster
-        roster.on_wait = self._on_wait
-        roster.on_refused = self._on_refused
-
-    def excluded(self) -> frozenset[int]:
-        """Return who has asked to be forgotten, by the files or by the log."""
-        asked = self.state.account.requests
-        return self.state.requests.excluded() | asked.keys()
 
     # -- where it stands ---------------------------------------------------------------
 
@@ -367,7 +370,7 @@ class Live:
         return True
 
     def _remaining(self) -> tuple[int, ...]:
-        out = self.excluded()
+        out = self.state.excluded()
         return tuple(k for k in range(self.config.clients) if k not in out)
 
     def _round(
@@ -534,14 +537,6 @@ class Live:
         self.federation.notices.append(text)
         self.progress.step(text)
 
-    def _on_wait(self, text: str) -> None:
-        self.progress.step(text)
-        self.tell(waiting=text)
-
-    def _on_refused(self, client_id: int | None, why: str) -> None:
-        self.progress.step(f"refused: {why}")
-        self.state.audit.append("refused", client=client_id, why=why)
-
     def tell(self, *, waiting: str = "") -> None:
         """Write status.json: what `fedneg status` shows."""
         history, reports = self.federation.history, self.strategy.reports
@@ -558,7 +553,7 @@ class Live:
                 "clients": self.config.clients,
                 "trust": roster.trust,
                 "online": sorted(roster.node_of),
-                "excluded": sorted(self.excluded()),
+                "excluded": sorted(self.state.excluded()),
                 "refused": {str(k): why for k, why in roster.refused.items()},
                 "failed": {
                     str(f.client_id): f.reason

@@ -133,6 +133,10 @@ class State:
         """What the audit log says, now."""
         return self._claimed[1].refresh()
 
+    def excluded(self) -> frozenset[int]:
+        """Return who has asked to be forgotten, by the files or by the log."""
+        return self.requests.excluded() | self.account.requests.keys()
+
     def _record(self, event: str, /, **facts: Any) -> None:
         self.audit.append(event, **facts)
 
