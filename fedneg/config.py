@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fedneg.core.arguments import quoted
 from fedneg.core.errors import FedNegError
-from fedneg.core.settings import Config, conf_dir, conf_groups
+from fedneg.core.settings import Config, conf_dir
 from fedneg.data.datasets import resolve_auto
 from fedneg.overrides import hydra_errors, key_of, merged, parsed, root_of
 from fedneg.records.state import State
@@ -27,21 +27,6 @@ from fedneg.strategies import strategy_class
 
 # Keys whose values are folders of the user's.
 PATHS = ("data.root", "state", "keys")
-
-
-def methods() -> list[str]:
-    """Return the names of all forgetting methods, in the order of the alphabet."""
-    return conf_groups()["strategy"]
-
-
-def sweep_of(name: str) -> dict[str, str]:
-    """Return a sweep that conf/ describes: from each key to its values, as typed."""
-    found = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{name}.yaml"))
-    assert isinstance(found, dict)
-    return {
-        str(key): str(value).lower() if isinstance(value, bool) else str(value)
-        for key, value in found.items()
-    }
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:

@@ -129,6 +129,16 @@ def _flat(path: Path) -> Iterator[str]:
     yield from inside(own, "")
 
 
+def sweep_of(name: str) -> dict[str, str]:
+    """Return a sweep that conf/ describes: from each key to its values, as typed."""
+    found = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{name}.yaml"))
+    assert isinstance(found, dict)
+    return {
+        str(key): str(value).lower() if isinstance(value, bool) else str(value)
+        for key, value in found.items()
+    }
+
+
 def parsed(overrides: Sequence[str]) -> list[Override]:
     """Return overrides as Hydra reads them; FedNegError names one that it cannot."""
     with hydra_errors():

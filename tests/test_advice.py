@@ -2,8 +2,9 @@
 
 import pytest
 
-from fedneg.config import load_config, methods
+from fedneg.config import load_config
 from fedneg.core.errors import FedNegError
+from fedneg.core.settings import methods
 from fedneg.core.texts import did_you_mean
 from fedneg.overrides import known_keys
 

@@ -38,7 +38,8 @@ OPTIONS = {
     "scan": {"--state"},
     "vacuum": set(),
 }
-HEAVY = {"torch", "flwr", "hydra", "omegaconf", "ray", "numpy", "sklearn", "matplotlib"}
+SLOW = {"torch", "flwr", "ray", "pandas", "scipy", "sklearn", "matplotlib", "jinja2"}
+HEAVY = SLOW | {"hydra", "omegaconf", "numpy"}
 
 
 def in_new_process(code: str, *words: str) -> str:
@@ -104,6 +105,19 @@ def test_a_command_imports_no_other():
     loaded = set(in_new_process(code, "vacuum", "--help").split())
     assert loaded & set(COMMANDS.values()) == {"fedneg.cli.vacuum"}
     assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize("words", OPTIONS)
+def test_the_help_of_a_command_imports_nothing_that_takes_seconds(words: str):
+    """Hydra's part of `compare`, which shows what a YAML file says, takes a tenth."""
+    code = (
+        "import sys; from fedneg.cli.application import run; run(sys.argv[1:]); "
+        "print(*sys.modules)"
+    )
+    loaded = set(in_new_process(code, *words.split(), "--help").split())
+    assert COMMANDS[words.split()[0]] in loaded
+    assert not loaded & SLOW
+    assert words == "compare" or not loaded & {"hydra", "omegaconf"}
 
 
 def test_every_command_is_in_its_module_and_none_is_forgotten():

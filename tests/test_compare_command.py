@@ -7,8 +7,10 @@ import pytest
 from conftest import REPOSITORY, SMALL, command
 
 from fedneg.cli.compare import compare_arguments, folder_in
-from fedneg.config import check, methods, sweep_of
+from fedneg.config import check
 from fedneg.core.errors import FedNegError
+from fedneg.core.settings import methods
+from fedneg.overrides import sweep_of
 
 METHODS = ",".join(methods())
 

@@ -13,8 +13,8 @@ from test_comparison import add_run
 from test_live import ask, go_on, receipt_of
 from test_report import make_run
 
-from fedneg.config import methods
 from fedneg.core.errors import FedNegError
+from fedneg.core.settings import methods
 from fedneg.reports.compare.controls import control_warnings
 from fedneg.reports.compare.figures import draw_pareto
 from fedneg.reports.compare.rows import collect_comparison

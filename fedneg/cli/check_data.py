@@ -4,19 +4,10 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from fedneg.cli.parsing import Command, application, one_of
-from fedneg.data.client_data import ClientData, own_data
-from fedneg.data.datasets import DIGITS, MNIST
-from fedneg.data.own_data import constant_images
-
-# Of blank images, so many are named.
-SHOWN = 12
-
-
-NAMES = (MNIST.name, DIGITS.name)
+from fedneg.core.data_settings import DATA
 
 app = application()
 
@@ -34,11 +25,11 @@ def check_data(
     data: Annotated[
         str,
         typer.Option(
-            parser=one_of(NAMES),
-            metavar="|".join(NAMES),
+            parser=one_of(DATA),
+            metavar="|".join(DATA),
             help="The run's data set, which the images must be like.",
         ),
-    ] = MNIST.name,
+    ] = DATA[0],
 ) -> None:
     """Check the data that a client keeps on its own machine, and describe it.
 
@@ -47,40 +38,10 @@ def check_data(
     FedNegError
         In one line, what is wrong with the data.
     """
+    from fedneg.data.description import describe_own_data  # imports torch
+
     # Here, unlike in a node config, a relative path has a meaning.
     place = str(Path(path).absolute())
-    # How many images a part has depends neither on the seed nor on the client.
-    found = own_data(place, name=data, client_id=0, seed=0)
-    for line in _description(found, data):
+    for line in describe_own_data(place, data):
         print(line)
     print(f"node config: client-id=N data={json.dumps(place, ensure_ascii=False)}")
-
-
-def _description(data: ClientData, name: str) -> list[str]:
-    """Return what a person would want to know of good data."""
-    height, width = data.images.shape[1:]
-    counts = np.bincount(data.labels, minlength=data.num_classes)
-    # Dark strokes on light paper are the likeliest mistake, and no error.
-    mean, usual = (
-        value / data.pixel_max for value in (data.images.mean(), data.scaling.mean)
-    )
-    return [
-        f"good for data={name}: {len(data.labels)} images of {width}x{height} pixels, "
-        f"{data.num_writers} writer{'s' * (data.num_writers != 1)}",
-        "by class: " + ", ".join(f"{k}: {count}" for k, count in enumerate(counts)),
-        f"split: {len(data.train)} train, {len(data.val)} val, {len(data.test)} test",
-        f"mean brightness: {mean:.2f} of the range ({name}: {usual:.2f})",
-        *_blank(data),
-    ]
-
-
-def _blank(data: ClientData) -> list[str]:
-    """Return a line that counts the images in which nothing is to be seen, if any."""
-    found = constant_images(data.images)
-    if not len(found):
-        return []
-    first = ", ".join(map(str, found[:SHOWN])) + (", ..." if found[SHOWN:].size else "")
-    return [
-        f"warning: {len(found)} of {len(data.labels)} images are blank (all pixels the "
-        f"same), in reading order from 0: {first}"
-    ]

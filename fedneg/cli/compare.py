@@ -12,12 +12,11 @@ from typing import Annotated
 import click
 import typer
 
-from fedneg.cli.callback import write_page
 from fedneg.cli.parsing import Command, application
 from fedneg.cli.run import run_hydra
-from fedneg.config import methods, sweep_of
 from fedneg.core.errors import FedNegError
-from fedneg.overrides import key_of
+from fedneg.core.settings import methods
+from fedneg.overrides import key_of, sweep_of
 
 EXAMPLES = """\
 fedneg compare data=digits seed=0,1                  another data set, two seeds
@@ -71,6 +70,9 @@ def compare(
     """
     folder = folder_in(words or [])
     if folder is not None:
+        # Imports what draws; nobody who asks for help waits for it.
+        from fedneg.cli.callback import write_page
+
         write_page(folder)
         return
     sys.argv[1:] = compare_arguments(words or [])

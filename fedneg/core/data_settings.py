@@ -9,6 +9,7 @@ from typing import Any
 from fedneg.core.checks import choice, flag, number, whole
 from fedneg.core.errors import FedNegError
 
+DATA = ("mnist", "digits")
 PARTITIONS = ("writer", "iid", "dirichlet", "shards")
 ATTACKS = (
     *("none", "label_flip", "backdoor"),
@@ -44,7 +45,7 @@ class DataSettings:
     shards_per_client: int
 
     def __post_init__(self) -> None:
-        choice("data.name", self.name, ("mnist", "digits", "auto"))
+        choice("data.name", self.name, (*DATA, "auto"))
         flag("data.download", self.download)
         flag("data.split_writers", self.split_writers)
         if self.root is not None and (not isinstance(self.root, str) or not self.root):

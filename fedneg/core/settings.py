@@ -41,6 +41,11 @@ def conf_groups() -> dict[str, list[str]]:
     return found
 
 
+def methods() -> list[str]:
+    """Return the names of all forgetting methods, in the order of the alphabet."""
+    return conf_groups()["strategy"]
+
+
 @dataclass(frozen=True)
 class ModelSettings:
     """A dense ReLU network; `hidden` are the widths between input and output."""
