@@ -72,13 +72,7 @@ def draw_pareto(summary: pd.DataFrame) -> Picture | None:
                 axes.set_xlabel(_axis_name(groups[place][1], points))
             if place % columns == 0:
                 axes.set_ylabel("accuracy gap")
-        handles = [
-            Line2D([], [], linestyle="none", markersize=6, **styles[name])
-            for name in strategies
-        ]
-        figure.legend(
-            handles, strategies, loc="outside upper left", ncols=2 if narrow else 5
-        )
+        _draw_legend(figure, styles, columns=2 if narrow else 5)
 
     rows_wide = math.ceil(len(groups) / 3)
     legend = math.ceil(len(strategies) / 5), math.ceil(len(strategies) / 2)
@@ -170,6 +164,17 @@ def _scale(axes: Axes, limits: Mapping[str, tuple[float, float]]) -> None:
         texts = [f"{tick:g}".replace("-", "\N{MINUS SIGN}") for tick in ticks]
         axis.set_ticks(ticks, texts)
         axis.set_minor_locator(NullLocator())
+
+
+def _draw_legend(
+    figure: Figure, styles: Mapping[str, Mapping[str, Any]], *, columns: int
+) -> None:
+    """Name the methods above all panels."""
+    handles = [
+        Line2D([], [], linestyle="none", markersize=6, **style)
+        for style in styles.values()
+    ]
+    figure.legend(handles, list(styles), loc="outside upper left", ncols=columns)
 
 
 def _axis_name(rows: pd.DataFrame, points: pd.DataFrame) -> str:

@@ -22,73 +22,84 @@ Series = tuple[str, Sequence[float], Sequence[float]]
 
 def all_pictures(found: PaperMeasurements) -> dict[str, Picture]:
     """Return every figure by name."""
-    central, federated = found.central, found.federated
-    epochs = central["epoch"].tolist()
-    trained = federated[federated["epoch"] > 0]
     pictures = [
+        *_training_pictures(found),
+        *_local_pictures(found.local),
+        _removal_picture(found.removal),
+        _retraining_picture(found.retraining),
+        _scan_picture(found.scan),
+    ]
+    return {picture.name: picture for picture in pictures}
+
+
+def _training_pictures(found: PaperMeasurements) -> list[Picture]:
+    """Return Figs 2 and 3: the central model, and beside it the federated one."""
+    central = found.central
+    epochs = central["epoch"].tolist()
+    # Before epoch 1 there is no central model to compare with.
+    trained = found.federated[found.federated["epoch"] > 0]
+
+    def of_central(name: str, column: str) -> Series:
+        return name, epochs, central[column].tolist()
+
+    def of_federated(column: str) -> Series:
+        return "federated", trained["epoch"].tolist(), trained[column].tolist()
+
+    return [
         _two_panels(
             "fig2_central",
             "Central training: loss and accuracy per epoch, training and test.",
-            [
-                ("training", epochs, central["train_loss"].tolist()),
-                ("test", epochs, central["loss"].tolist()),
-            ],
-            [
-                ("training", epochs, central["train_accuracy"].tolist()),
-                ("test", epochs, central["accuracy"].tolist()),
-            ],
+            [of_central("training", "train_loss"), of_central("test", "loss")],
+            [of_central("training", "train_accuracy"), of_central("test", "accuracy")],
         ),
         _two_panels(
             "fig3_central_federated",
             "Test loss and accuracy per epoch of the central and the federated model.",
-            [
-                ("central", epochs, central["loss"].tolist()),
-                ("federated", trained["epoch"].tolist(), trained["loss"].tolist()),
-            ],
-            [
-                ("central", epochs, central["accuracy"].tolist()),
-                ("federated", trained["epoch"].tolist(), trained["accuracy"].tolist()),
-            ],
+            [of_central("central", "loss"), of_federated("loss")],
+            [of_central("central", "accuracy"), of_federated("accuracy")],
         ),
-        _two_panels(
-            "fig4_local_train",
-            "Training loss and accuracy of each client's local model per epoch.",
-            _by_client(found.local, "train_loss"),
-            _by_client(found.local, "train_accuracy"),
-        ),
-        _two_panels(
-            "fig4_local_test",
-            "Test loss and accuracy of each client's local model per epoch.",
-            _by_client(found.local, "test_loss"),
-            _by_client(found.local, "test_accuracy"),
-        ),
-        _panels(
-            "fig5_removal",
-            "Test accuracy after removing each client, at each epoch, in three forms.",
-            {
-                FORM_TITLES[form]: _by_client(
-                    found.removal[found.removal["form"] == form], "accuracy"
-                )
-                for form in FORMS
-            },
-            "epoch",
-            "accuracy after removal",
-        ),
-        _panels(
-            "fig6_7_retraining",
-            "Test accuracy while retraining on the removed client's own data.",
-            {
-                f"after the {FORM_TITLES[form]}": _by_client(
-                    found.retraining[found.retraining["form"] == form], "accuracy"
-                )
-                for form in ("update", "parameters_nearest")
-            },
-            "epoch of retraining",
-            "test accuracy",
-        ),
-        _scan_picture(found.scan),
     ]
-    return {picture.name: picture for picture in pictures}
+
+
+def _local_pictures(local: pd.DataFrame) -> list[Picture]:
+    """Return both halves of Fig 4."""
+    return [
+        _two_panels(
+            f"fig4_local_{part}",
+            f"{said} loss and accuracy of each client's local model per epoch.",
+            _by_client(local, f"{part}_loss"),
+            _by_client(local, f"{part}_accuracy"),
+        )
+        for part, said in (("train", "Training"), ("test", "Test"))
+    ]
+
+
+def _removal_picture(removal: pd.DataFrame) -> Picture:
+    return _panels(
+        "fig5_removal",
+        "Test accuracy after removing each client, at each epoch, in three forms.",
+        {
+            FORM_TITLES[form]: _by_client(removal[removal["form"] == form], "accuracy")
+            for form in FORMS
+        },
+        "epoch",
+        "accuracy after removal",
+    )
+
+
+def _retraining_picture(retraining: pd.DataFrame) -> Picture:
+    return _panels(
+        "fig6_7_retraining",
+        "Test accuracy while retraining on the removed client's own data.",
+        {
+            f"after the {FORM_TITLES[form]}": _by_client(
+                retraining[retraining["form"] == form], "accuracy"
+            )
+            for form in ("update", "parameters_nearest")
+        },
+        "epoch of retraining",
+        "test accuracy",
+    )
 
 
 def _by_client(table: pd.DataFrame, column: str) -> list[Series]:

@@ -82,7 +82,6 @@ def _page(
     pictures: Mapping[str, Picture],
     notices: Sequence[str],
 ) -> Page:
-    mnist = config.data.name == "mnist"
     page = Page(
         "Can federated models be rectified through learning negative gradients?",
         f"The paper's tables and figures, measured again: {config.clients} clients, "
@@ -92,38 +91,58 @@ def _page(
     )
     for notice in notices:
         page.notice(notice)
-    if not mnist:
+    if config.data.name != "mnist":
         page.notice(
             f"The paper's numbers are for MNIST; this run used {config.data.name}, so "
             "they stand beside ours for orientation only."
         )
     page.cards(_cards(found))
+    _add_answers(page, found)
+    _add_training(page, pictures)
+    _add_table1(page, found, pictures)
+    _add_removal(page, pictures)
+    _add_retraining(page, found, pictures)
+    _add_differences(page, config)
+    page.details("Configuration", as_overrides(config.to_mapping()))
+    return page
+
+
+def _add_answers(page: Page, found: PaperMeasurements) -> None:
     page.section("The two research questions")
     answers = influence_answer(found), performance_answer(found)
     for question, answer in zip(QUESTIONS, answers, strict=True):
         page.text(question).bullets(answer)
+
+
+def _add_training(page: Page, pictures: Mapping[str, Picture]) -> None:
     page.section("Central and federated training (Figs 2 to 4)")
     page.figure(pictures["fig2_central"], "Fig 2. Central training on all clients.")
     page.figure(pictures["fig3_central_federated"], "Fig 3. Central and federated.")
     page.figure(pictures["fig4_local_train"], "Fig 4. Local models, training data.")
     page.figure(pictures["fig4_local_test"], "Fig 4. Local models, own test data.")
+
+
+def _add_table1(
+    page: Page, found: PaperMeasurements, pictures: Mapping[str, Picture]
+) -> None:
+    """Add the table in each form, and the scale that comes nearest to the paper's."""
     page.section("Table 1: before and after removal")
-    headers = {"partition": "test partition", "local_model": "local model"}
-    headers["federated_model"] = "federated model"
-    formats = dict.fromkeys([c for c in found.table1 if c not in headers], rate)
+    headers = {
+        "partition": "test partition",
+        "local_model": "local model",
+        "federated_model": "federated model",
+    }
+    headers |= {
+        name: f"client {name.removeprefix('removed_')} removed"
+        for name in found.table1
+        if name.startswith("removed_")
+    }
     for form, rows in found.table1.groupby("form", sort=False):
-        table = rows.drop(columns="form")
-        headers |= {
-            c: f"client {c.removeprefix('removed_')} removed"
-            for c in table
-            if c.startswith("removed_")
-        }
         page.table(
-            table,
+            rows.drop(columns="form"),
             caption=f"{FORM_NAMES[str(form)]}: accuracy; 'all' pools the partitions, "
             "each local model on its own",
-            formats={c: rate for c in formats if c != "form"}
-            | {"local_model": rate, "federated_model": rate},
+            formats={name: rate for name in headers if name != "partition"},
             headers=headers,
         )
     page.table(
@@ -138,22 +157,31 @@ def _page(
         "The whole scan. Left: honest clients. Then: a federation in which the last "
         "client plants a backdoor, when that client is removed.",
     )
+
+
+def _add_removal(page: Page, pictures: Mapping[str, Picture]) -> None:
     page.section("Removal at each epoch (Fig 5)")
     page.figure(pictures["fig5_removal"], "Fig 5. One line per removed client.")
+
+
+def _add_retraining(
+    page: Page, found: PaperMeasurements, pictures: Mapping[str, Picture]
+) -> None:
     page.section("Retraining on the removed data (Figs 6 and 7)")
     page.figure(
         pictures["fig6_7_retraining"],
         "Figs 6 and 7. Local SGD on the removed client's own data, no FedAvg.",
     )
+    table = _retraining_table(found)
     page.table(
-        _retraining_table(found),
+        table,
         caption="Before and after retraining, beside the paper's",
-        formats=dict.fromkeys(
-            ("update_start", "update_end", "nearest_start", "nearest_end"), rate
-        )
-        | dict.fromkeys(("paper_start", "paper_end"), rate),
+        formats={name: rate for name in table if name != "client_id"},
         headers={"client_id": "client"},
     )
+
+
+def _add_differences(page: Page, config: Config) -> None:
     page.section("Where ours differs from the paper, and what it leaves unsaid")
     page.bullets(
         [
@@ -169,8 +197,6 @@ def _page(
             "measures accuracy only.",
         ]
     )
-    page.details("Configuration", as_overrides(config.to_mapping()))
-    return page
 
 
 def _cards(found: PaperMeasurements) -> list[Card]:

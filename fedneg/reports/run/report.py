@@ -30,7 +30,7 @@ from fedneg.reports.conclusions import (
     describe_request,
     poison_name,
 )
-from fedneg.reports.html.figures import MODELS
+from fedneg.reports.html.figures import MODELS, Picture
 from fedneg.reports.html.page import Card, Page
 from fedneg.reports.run.costs import add_costs
 from fedneg.reports.run.figures import (
@@ -91,7 +91,6 @@ def write_report(
     Path
         The page. The same inputs give the same bytes.
     """
-    models: Mapping[str, Mapping[str, Any]] = results["models"]
     forget: list[int] = list(results["forget"])
     page = Page(
         "Federated unlearning report" if forget else "Federated training report",
@@ -104,16 +103,21 @@ def write_report(
         page.notice(notice)
     add_banner(page, results)
     page.cards(_cards(results))
-    rates = {name: model.get("attack_success_rate") for name, model in models.items()}
-    pictures = [
-        accuracy_over_rounds(history),
-        client_accuracy(clients, forget),
-        attack_success(rates),
-    ]
-    rounds, by_client, attack = pictures
-
     add_evidence(page, results)
     page.section("What the numbers say").bullets(describe_conclusions(results))
+    _add_models(page, results["models"])
+    pictures = _add_pictures(page, results, history, clients)
+    add_costs(page, results)
+    _add_failures(page, results)
+    _add_background(page, results, history, clients)
+    for picture in pictures:
+        for name, content in picture.files().items():
+            write_bytes(out / "figures" / name, content, shared=True)
+    return page.write(out / "report.html")
+
+
+def _add_models(page: Page, models: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add the table of the models, and what each of them is."""
     page.section("The models side by side")
     page.table(
         _models_table(models),
@@ -122,6 +126,21 @@ def write_report(
         headers={"model": "model", **METRICS},
     )
     page.facts({name: EXPLAINED[name] for name in MODELS if name in models})
+
+
+def _add_pictures(
+    page: Page,
+    results: Mapping[str, Any],
+    history: pd.DataFrame,
+    clients: pd.DataFrame,
+) -> list[Picture]:
+    """Add the figures for which there is anything to draw, and return them."""
+    models: Mapping[str, Mapping[str, Any]] = results["models"]
+    rounds = accuracy_over_rounds(history)
+    by_client = client_accuracy(clients, list(results["forget"]))
+    attack = attack_success(
+        {name: model.get("attack_success_rate") for name, model in models.items()}
+    )
     if rounds is not None:
         page.section("Accuracy over rounds").figure(
             rounds,
@@ -139,13 +158,7 @@ def write_report(
         page.figure(
             attack, _ATTACK_MEASURED.get(poison_name(results), "Lower is better.")
         )
-    add_costs(page, results)
-    _add_failures(page, results)
-    _add_background(page, results, history, clients)
-    for picture in pictures:
-        for name, content in picture.files().items() if picture else ():
-            write_bytes(out / "figures" / name, content, shared=True)
-    return page.write(out / "report.html")
+    return [p for p in (rounds, by_client, attack) if p is not None]
 
 
 def _cards(results: Mapping[str, Any]) -> Iterator[Card]:
