@@ -26,7 +26,7 @@ from fedneg.federation import Federation
 from fedneg.ledger import tensors
 from fedneg.live.job import do_live_job
 from fedneg.records import audit
-from fedneg.records.agreement import differences
+from fedneg.records.agreement.folder import differences
 from fedneg.records.receipts import read_receipt
 from fedneg.records.state import State
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fedneg.ledger import checkpoint
+from fedneg.ledger.checkpoint_files import head_bytes
 from fedneg.ledger.tensors import sha256_of
 from fedneg.records.audit import AuditLog
 from fedneg.records.head import HEAD_NAME
@@ -53,8 +53,7 @@ def make_old(folder: Path, keys: Path | None = None) -> State:
         content = json.loads(head.read_bytes())
         content.pop("digest")
         content["facts"].pop("model")
-        content["digest"] = checkpoint._digest(content)
-        head.write_bytes(checkpoint._json(content))
+        head.write_bytes(head_bytes(content))
     return State(folder, keys)
 
 

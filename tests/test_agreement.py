@@ -22,7 +22,7 @@ from waiting import PATIENCE_S
 
 from fedneg.cli.application import run as run_words
 from fedneg.core.errors import FedNegError
-from fedneg.ledger import checkpoint
+from fedneg.ledger.checkpoint_files import head_bytes
 from fedneg.ledger.tensors import sha256_of
 from fedneg.live.erasure import Erasure
 from fedneg.live.job import Live
@@ -232,8 +232,7 @@ def edit_head(state: Path, lives: Path) -> None:
     content = json.loads(head.read_bytes())
     del content["digest"]
     content["facts"]["contains"] = [0]
-    content["digest"] = checkpoint._digest(content)
-    head.write_bytes(checkpoint._json(content))
+    head.write_bytes(head_bytes(content))
 
 
 def swap_rows(state: Path, lives: Path) -> None:
@@ -246,8 +245,7 @@ def swap_rows(state: Path, lives: Path) -> None:
     content = json.loads(head.read_bytes())
     del content["digest"]
     content["sha256"] = sha256_of(path)
-    content["digest"] = checkpoint._digest(content)
-    head.write_bytes(checkpoint._json(content))
+    head.write_bytes(head_bytes(content))
 
 
 def older_checkpoint_beside(state: Path, lives: Path) -> None:
@@ -1025,7 +1023,7 @@ def test_a_checkpoint_with_another_model_is_refused(
     with pytest.raises(FedNegError, match="round-000004 is no checkpoint that the"):
         go_on(state, *FOUR)
     # As one that an older fedneg wrote, which names neither its model nor its end.
-    monkeypatch.setattr("fedneg.records.agreement.of_rest", lambda *given: [])
+    monkeypatch.setattr("fedneg.records.state.of_rest", lambda *given: [])
     from fedneg.ledger.checkpoint import Checkpoints
 
     named = Checkpoints.facts

@@ -9,7 +9,8 @@ from test_live import go_on
 from test_survive import federate
 
 from fedneg.core.errors import FedNegError
-from fedneg.ledger import checkpoint, tensors
+from fedneg.ledger import tensors
+from fedneg.ledger.checkpoint_files import head_bytes
 from fedneg.records.account import RESUMED
 from fedneg.records.state import State
 
@@ -23,8 +24,7 @@ def lose_a_row(head: Path, client_id: int) -> None:
     found["contributions"][client_id] = 0
     save_file(found, data)
     content["sha256"] = tensors.sha256_of(data)
-    content["digest"] = checkpoint._digest(content)
-    head.write_bytes(checkpoint._json(content))
+    head.write_bytes(head_bytes(content))
 
 
 def test_a_ledger_that_does_not_add_up_to_the_model_is_damage(tmp_path: Path):

@@ -18,8 +18,8 @@ from safetensors.numpy import load_file
 from test_live import ask, files_with, go_on, receipt_of
 
 from fedneg.core.errors import FedNegError
-from fedneg.ledger import checkpoint
 from fedneg.ledger.checkpoint import Checkpoints
+from fedneg.ledger.checkpoint_files import head_bytes
 from fedneg.ledger.checkpoint_forms import OtherCheckpointError
 from fedneg.ledger.ledger import Ledger
 from fedneg.records.account import RESUMED
@@ -249,8 +249,7 @@ def rewrite(head: Path, **changes: Any) -> None:
     """Change what a checkpoint's head says, None to leave out, and its digest."""
     content = json.loads(head.read_text()) | changes
     content = {k: v for k, v in content.items() if v is not None and k != "digest"}
-    content["digest"] = checkpoint._digest(content)
-    head.write_bytes(checkpoint._json(content))
+    head.write_bytes(head_bytes(content))
 
 
 def numbered(folder: Path) -> list[str]:

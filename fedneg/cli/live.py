@@ -26,6 +26,7 @@ from fedneg.core.formats import human_bytes
 from fedneg.core.reading import read_regular
 from fedneg.engines.deployed.proxies import around_proxies
 from fedneg.records.account import ROLLBACK
+from fedneg.records.kept import Kept
 from fedneg.records.pins import OPERATOR, key_digest_of
 from fedneg.records.requests import Request
 from fedneg.records.state import State
@@ -375,7 +376,7 @@ def rollback(
             )
         _tell(state)
         checkpoints.verify(server_round)
-        contains = set(checkpoints.facts(server_round)["contains"])
+        contains = set(Kept.read(checkpoints, server_round).contains)
         # Whose contribution is already out of the model must not come back in.
         out = {r.client_id for r in state.requests.all() if r.status != "accepted"}
         for client_id in sorted(contains & out):

@@ -7,7 +7,6 @@ names the first thing that does not.
 import json
 import os
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,9 +18,8 @@ from fedneg.cli.parsing import Command, application
 from fedneg.core.errors import FedNegError
 from fedneg.core.formats import human_bytes, plain
 from fedneg.core.reading import read_regular
-from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.records.account import Account
-from fedneg.records.agreement import Difference, Whole, differences
+from fedneg.records.agreement.folder import lasting_differences
 from fedneg.records.audit import AuditCheck, check
 from fedneg.records.identity import LOG_NAME
 from fedneg.records.receipts import read_receipt, words_on_isolation
@@ -39,9 +37,6 @@ from fedneg.records.walk import shown
 
 # A list in a receipt is shown to so many items, and files of one client likewise.
 SHOWN = 12
-# What differs is looked at again after so long, and so often.
-LOOK_AGAIN_S, LOOKS = 0.2, 5
-
 
 StateOption = Annotated[
     Path, typer.Option(metavar="DIR", help="The federation's folder.")
@@ -180,7 +175,7 @@ def audit(
     else:
         # Who brings the public key need not be let into the keys' folder.
         searched = None if key and not keys else folder
-        differences = _settled(state, searched, account)
+        differences = lasting_differences(state, searched, account)
         # The log's own first: by another log its receipts are wrong, too.
         wrong = [d for d in differences if d.complete is None]
         problems[:0] = [d.text for d in wrong if d.is_of_log]
@@ -242,25 +237,6 @@ def _receipts(folder: Path, public: PublicKey) -> tuple[dict[Path, str], list[st
         else:
             problems.append(f"{path} must name an entry as audit_entry, got {digest!r}")
     return found, problems
-
-
-def _settled(state: Path, keys: Path | None, account: Account) -> list[Difference]:
-    """Return how a folder differs from its log, once nobody is in the middle of a word.
-
-    A run, or who accepts a request, may be between an entry and its act.
-    """
-    whole = Whole(Checkpoints(state / "checkpoints"))
-    found = list(differences(state, keys, account, whole))
-    for _ in range(LOOKS):
-        if not found:
-            break
-        time.sleep(LOOK_AGAIN_S)
-        account = Account(account.path, account.public).refresh()
-        again = list(differences(state, keys, account, whole))
-        if [d.text for d in again] == [d.text for d in found]:
-            break
-        found = again
-    return found
 
 
 def _as_json(

@@ -1,21 +1,13 @@
 """Checkpoints of a training, from which it goes on with the same bytes.
 
-A checkpoint is two files: ``round-000007.safetensors`` holds the global parameters and
-the ledger, ``round-000007.json`` (its head) the rest, with name and digest of the first
-file and a digest of its own. Each is written under another name, flushed, and renamed,
-the head last: what no head names does not count. The one before is kept until the next
-is whole, and is what a damaged one falls back to. Where a round's checkpoint is written
-again, its numbers go into a file with a new name (``round-000007-2.safetensors``): the
-renaming of the head is all that makes it count, and until then the old one is whole.
-Nothing is pickled.
-
-Longer than others: what a write, a switch, a fall back and a removal leave on the disk
-is one argument, in one place; the forms of a file are in checkpoint_forms.py.
+A checkpoint is two files (checkpoint_files.py): the numbers, which are the global
+parameters and the ledger (checkpoint_forms.py), and a head, which names them. Each is
+written under another name, flushed, and renamed, the head last. The one before is kept
+until the next is whole, and is what a damaged one falls back to. Where a round's
+checkpoint is written again, the renaming of the head is all that makes it count, and
+until then the old one is whole. Nothing is pickled.
 """
 
-import hashlib
-import json
-import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -27,14 +19,19 @@ from typing import Any
 import numpy as np
 
 from fedneg.core.errors import FedNegError
-from fedneg.core.files import leftovers, remove, write_bytes
+from fedneg.core.files import write_bytes
 from fedneg.core.formats import human_bytes
 from fedneg.core.parameters import Vector
-from fedneg.ledger.checkpoint_forms import Form, OtherCheckpointError, Plain
+from fedneg.ledger.checkpoint_files import (
+    SCHEMA,
+    CheckpointFiles,
+    DamagedCheckpointError,
+    head_bytes,
+)
+from fedneg.ledger.checkpoint_forms import Form, OtherCheckpointError
 from fedneg.ledger.ledger import TOLERANCE, Ledger
-from fedneg.ledger.tensors import sha256_of, sync_folder
+from fedneg.ledger.tensors import sync_folder
 
-SCHEMA = 2  # 1: the data file had the head's own name
 # A checkpoint beyond this is written when that is cheap, and kept once.
 LARGE_BYTES = 1 << 28
 LARGE_SHARE = 0.05
@@ -61,7 +58,7 @@ class Restored:
     facts: Mapping[str, Any]
 
 
-class Checkpoints:
+class Checkpoints(CheckpointFiles):
     """The checkpoints of one training, in a folder of their own.
 
     Parameters
@@ -87,8 +84,8 @@ class Checkpoints:
         form: Form | None = None,
         remedy: str = "make room, set FEDNEG_CACHE to another disk, or use cache=false",
     ) -> None:
-        self.folder, self.every, self.remedy = folder, every, remedy
-        self.form = Plain() if form is None else form
+        super().__init__(folder, form=form)
+        self.every, self.remedy = every, remedy
         self._written_at = time.monotonic()
         self._seconds: float | None = None
 
@@ -156,8 +153,7 @@ class Checkpoints:
                 "facts": dict(facts),
                 "ledger": ledger.facts(),
             }
-            content["digest"] = _digest(content)
-            write_bytes(head, _json(content))
+            write_bytes(head, head_bytes(content))
             sync_folder(self.folder)
         except OSError as error:
             with suppress(OSError):  # room for others; the next start removes it too
@@ -223,206 +219,39 @@ class Checkpoints:
                 if strict:
                     raise
                 warn(f"{error}; it is passed over")
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            except DamagedCheckpointError as error:
                 rest = f"the one of round {rounds[-1]}" if rounds else "no other"
-                said = getattr(error, "strerror", None) or str(error)
-                warn(
-                    f"{self._head_path(number).with_suffix('')} is damaged: {said}; "
-                    f"there is {rest} before it"
-                )
+                warn(f"{error}; there is {rest} before it")
         return None
-
-    def rounds(self) -> list[int]:
-        """Return the rounds of which there is a checkpoint, whole or not, ascending."""
-        names = (path.stem for path in self.folder.glob("round-*.json"))
-        return sorted(int(name[6:]) for name in names if name[6:].isdigit())
-
-    def facts(self, rounds: int) -> Mapping[str, Any]:
-        """Return the facts of one checkpoint; ValueError or OSError if it is damaged.
-
-        Its numbers are not looked at.
-        """
-        found: Mapping[str, Any] = self._head(rounds)["facts"]
-        return found
-
-    def data(self, rounds: int) -> Path:
-        """Return the file with a checkpoint's numbers; raises as `facts` does."""
-        return self._data_path(rounds, self._head(rounds))
-
-    def digest(self, rounds: int) -> str:
-        """Return the digest of a checkpoint's head, which has that of its numbers.
-
-        Raises ValueError or OSError if the head is damaged.
-        """
-        return _digest(self._head(rounds))
-
-    def rows(self, rounds: int, client_id: int) -> dict[str, Vector]:
-        """Return what a checkpoint holds of a client, and its global parameters."""
-        head = self._head(rounds)
-        found = self.form.rows(self._data_path(rounds, head), client_id)
-        place = head["ledger"]["local"].get(str(client_id))
-        # The other last local models are of clients that stay, or leave later.
-        others = {n for n in found if n.startswith("local ")} - {f"local {place}"}
-        return {name: row for name, row in found.items() if name not in others}
-
-    def verify(self, rounds: int) -> None:
-        """Raise FedNegError unless a checkpoint is whole."""
-        try:
-            self._whole(rounds)
-        except OtherCheckpointError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            said = getattr(error, "strerror", None) or str(error)
-            stem = self._head_path(rounds).with_suffix("")
-            raise FedNegError(f"{stem} is damaged: {said}") from None
-
-    def stamp(self, rounds: int) -> tuple[object, ...]:
-        """Return what changes with the files of a checkpoint; empty without a head."""
-        found: list[object] = []
-        for path in (self._head_path(rounds), *self._all_data(rounds)):
-            try:
-                stat = path.stat()
-            except OSError:
-                if not found:
-                    return ()
-                continue  # removed meanwhile, or a link to nothing
-            found.append((path.name, stat.st_ino, stat.st_size, stat.st_mtime_ns))
-        return tuple(found)
-
-    def unnamed(self) -> list[Path]:
-        """Return files with numbers that no head names; a damaged head names all."""
-        return [p for rounds in self._places() for p in self._unnamed(rounds)]
-
-    def remove(self, rounds: int) -> list[Path]:
-        """Remove one checkpoint and return its files."""
-        head = self._head_path(rounds)
-        gone = [head] if head.exists() else []
-        gone += self._all_data(rounds)
-        for path in gone:  # the head first: without it the rest does not count
-            remove(path)
-        return gone
-
-    def _head_path(self, rounds: int) -> Path:
-        return self.folder / f"round-{rounds:06d}.json"
-
-    def _data_path(self, rounds: int, head: Mapping[str, Any]) -> Path:
-        """Return the file that a head names; those of schema 1 name none."""
-        name = str(head.get("data", f"round-{rounds:06d}.safetensors"))
-        if (_parsed(name) or (None,))[0] != rounds:
-            raise ValueError(f"its head names {name!r} as its data")
-        return self.folder / name
-
-    def _new_data_path(self, rounds: int) -> Path:
-        """Return a name for numbers that no file has."""
-        taken = [found[1] for p in self._all_data(rounds) if (found := _parsed(p.name))]
-        number = max(taken, default=0) + 1
-        more = f"-{number}" if number > 1 else ""
-        return self.folder / f"round-{rounds:06d}{more}.safetensors"
-
-    def _all_data(self, rounds: int) -> list[Path]:
-        """Return every file with numbers of a round, named by its head or not."""
-        return [path for place, path in self._numbers() if place == rounds]
-
-    def _numbers(self) -> list[tuple[int, Path]]:
-        """Return round and path of every file with numbers, in order."""
-        paths = sorted(self.folder.glob("round-*.safetensors"))
-        return [(found[0], p) for p in paths if (found := _parsed(p.name))]
-
-    def _whole(self, rounds: int) -> tuple[dict[str, Any], Path]:
-        """Return a checkpoint's head and the path of its numbers, if both are whole."""
-        content = self._head(rounds)
-        data = self._data_path(rounds, content)
-        # Before anything is read from it: a library's parser is no judge of damage.
-        if sha256_of(data) != content["sha256"]:
-            raise ValueError(f"the sha256 of {data.name} is not {content['sha256']}")
-        return content, data
 
     def _read(self, rounds: int, ledger: Ledger) -> Restored:
         """Return one checkpoint; raises what is wrong with it."""
-        content, data = self._whole(rounds)
-        if content["initial"] != ledger.origin:
-            raise OtherCheckpointError(
-                f"{data} is whole, but starts from other initial parameters than this "
-                "run; go on with the settings and the version of torch that made it"
-            )
-        # From here on no byte is wrong, and the ledger may change.
-        parameters, initial = np.empty_like(ledger.initial), ledger.initial.copy()
-        try:
-            self.form.read(data, parameters, ledger)
-        except OSError as error:
-            # Not damage: the ledger may be half filled, and no training may go on.
-            raise FedNegError(f"{data} cannot be read: {error.strerror}") from error
-        deviation = ledger.deviation(parameters)
-        if deviation > TOLERANCE:
-            ledger.start_over(initial)
-            raise ValueError(
-                f"the rows in {data.name} do not add up to its global parameters: they "
-                f"are {deviation:.2g} of them apart, more than {TOLERANCE:g}"
-            )
-        ledger.restore_facts(content["ledger"])
-        return Restored(rounds, parameters, content["facts"])
-
-    def _head(self, rounds: int) -> dict[str, Any]:
-        """Return a checkpoint's JSON; raises what is wrong with it."""
-        head = self._head_path(rounds)
-        content: dict[str, Any] = json.loads(head.read_bytes())
-        claimed = content.pop("digest")
-        if claimed != _digest(content):
-            raise ValueError(f"the digest of {head.name} is not {claimed}")
-        if content["schema"] not in range(1, SCHEMA + 1):
-            raise OtherCheckpointError(
-                f"{head} is of schema {content['schema']}, and this version of fedneg "
-                f"reads schemas 1 to {SCHEMA}; go on with the version that made it"
-            )
-        if content["rounds"] != rounds:
-            raise ValueError(f"{head.name} is of round {content['rounds']}")
-        return content
+        with self._reading(rounds):
+            content, data = self._whole(rounds)
+            if content["initial"] != ledger.origin:
+                raise OtherCheckpointError(
+                    f"{data} is whole, but starts from other initial parameters than "
+                    "this run; go on with the settings and the version of torch that "
+                    "made it"
+                )
+            # From here on no byte is wrong, and the ledger may change.
+            parameters, initial = np.empty_like(ledger.initial), ledger.initial.copy()
+            try:
+                self.form.read(data, parameters, ledger)
+            except OSError as error:
+                # Not damage: the ledger may be half filled, and no training may go on.
+                raise FedNegError(f"{data} cannot be read: {error.strerror}") from error
+            deviation = ledger.deviation(parameters)
+            if deviation > TOLERANCE:
+                ledger.start_over(initial)
+                raise ValueError(
+                    f"the rows in {data.name} do not add up to its global parameters: "
+                    f"they are {deviation:.2g} of them apart, more than {TOLERANCE:g}"
+                )
+            ledger.restore_facts(content["ledger"])
+            return Restored(rounds, parameters, content["facts"])
 
     def _keep(self, count: int) -> None:
         """Remove all but the latest checkpoints."""
         for number in self.rounds()[:-count]:
             self.remove(number)
-
-    def tidy(self) -> None:
-        """Remove what a killed run left half-written; the entry is locked."""
-        for path in leftovers(self.folder, ".*"):
-            path.unlink(missing_ok=True)
-        for rounds in self._places():
-            self._drop_unnamed(rounds)
-
-    def _places(self) -> list[int]:
-        """Return the rounds of which there is a file with numbers."""
-        return sorted({place for place, _ in self._numbers()})
-
-    def _drop_unnamed(self, rounds: int) -> None:
-        """Remove the files of a round that its head does not name."""
-        for path in self._unnamed(rounds):
-            remove(path)
-
-    def _unnamed(self, rounds: int) -> list[Path]:
-        """Return the files of a round that its head does not name.
-
-        All of them without a head; none if the head cannot be read, since nobody knows
-        which of them it named.
-        """
-        named = None
-        if self._head_path(rounds).exists():
-            try:
-                named = self._data_path(rounds, self._head(rounds))
-            except (OSError, ValueError, KeyError, TypeError, FedNegError):
-                return []
-        return [path for path in self._all_data(rounds) if path != named]
-
-
-def _parsed(name: str) -> tuple[int, int] | None:
-    """Return a data file's round, and which writing of it (1, 2, ..) it is."""
-    found = re.fullmatch(r"round-([0-9]{6,})(?:-([0-9]+))?\.safetensors", name)
-    return (int(found[1]), int(found[2] or 1)) if found else None
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, sort_keys=True, indent=1) + "\n").encode()
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_json(content)).hexdigest()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from fedneg.core.files import naming, replacing
+from fedneg.core.reading import open_regular
 from fedneg.ledger.rows import release
 
 # Bytes hashed and written at a time.
@@ -123,7 +124,7 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
 
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file's content, in hex."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -27,6 +27,7 @@ from fedneg.evaluation.isolation import left_of
 from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.ledger.tensors import sync_folder
 from fedneg.records.account import PURGING, RECEIPT
+from fedneg.records.kept import Kept
 from fedneg.records.receipts import signed_receipt, write_receipt
 from fedneg.records.requests import DONE, Request
 from fedneg.records.scan import ScanResult, scan
@@ -84,8 +85,8 @@ class Erasure:
         found |= {k for k in clients if ledger.contributions[k].any()}
         for number in self.checkpoints.rounds():
             try:
-                found |= set(self.checkpoints.facts(number)["contains"])
-            except (OSError, ValueError, KeyError, TypeError):
+                found |= set(Kept.read(self.checkpoints, number).contains)
+            except FedNegError:
                 continue  # damaged: its files go, whatever they hold
         return found
 
@@ -101,7 +102,7 @@ class Erasure:
         for number in self.checkpoints.rounds():
             try:
                 found = self.checkpoints.rows(number, client_id)
-            except (OSError, ValueError, KeyError):
+            except FedNegError:
                 continue  # damaged: its files go, whatever they hold
             for name, vector in found.items():
                 vectors[f"{name}, round {number}"] = vector

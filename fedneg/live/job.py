@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from safetensors import SafetensorError
 
 from fedneg.core import outputs
 from fedneg.core.errors import FedNegError
@@ -30,8 +29,8 @@ from fedneg.core.unanswered import EVALUATE, describe
 from fedneg.history import HISTORY_COLUMNS
 from fedneg.ledger.checkpoint import Restored
 from fedneg.live.erasure import Erasure
-from fedneg.records import agreement
 from fedneg.records.account import ENDED, GATE, KEPT, RESUMED
+from fedneg.records.agreement.federation import of_model
 from fedneg.records.requests import ACCEPTED, UNLEARNED
 from fedneg.records.sealed import Sealed
 from fedneg.records.state import State
@@ -166,7 +165,7 @@ class Live:
         self.checkpoints.tidy()
         account = self.state.account
         standing = account.standing
-        odd = [d.text for d in agreement.of_model(self.state.model, account)]
+        odd = [d.text for d in of_model(self.state.model, account)]
         damage: list[str] = []
         found = self.checkpoints.restore(
             self.strategy.ledger, damage.append, strict=True
@@ -214,7 +213,7 @@ class Live:
             return False
         try:
             found = self.checkpoints.rows(served.round, NOBODY)["global"]
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError, FedNegError):
+        except FedNegError:
             return False  # damaged, or its key was destroyed
         content = self.federation.bytes_of(found)
         if hashlib.sha256(content).hexdigest() != served.sha256:
@@ -529,7 +528,7 @@ class Live:
         self.tell()
         left = {}
         for number in self.checkpoints.rounds():
-            with suppress(OSError, ValueError, KeyError, TypeError, FedNegError):
+            with suppress(FedNegError):
                 left[number] = self.checkpoints.digest(number)
         self.state.audit.append(ENDED, round=self.server_round, checkpoints=left)
 

@@ -8,6 +8,7 @@ by both a state is found out that was restored from before a purge, log and all.
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedneg.core.errors import FedNegError
 from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.records.account import Account
 from fedneg.records.head import HEAD_NAME, contradiction, read_head
@@ -66,7 +67,7 @@ def missing_keys(
     for number in sorted(named & set(checkpoints.rounds()), reverse=True):
         try:
             needed = keys_of(checkpoints.data(number))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, FedNegError):
             continue  # damaged: `restore` says so, and does not use it
         for name in sorted(needed - said):
             path = vault.folder / f"{name}.key"

@@ -5,7 +5,7 @@ has; ``checkpoints/`` hold where it stands; ``requests/``, ``receipts/``,
 ``fingerprints/`` and ``audit.jsonl`` what was asked and done; ``model.safetensors`` is
 the model in service; ``status.json`` and ``history.csv`` are for watching. Keys lie
 beside it, and know the log's last entry. The log is the truth, and whoever changes
-anything compares the rest with it first (fedneg/records/agreement.py).
+anything compares the rest with it first (fedneg/records/agreement/).
 
 Longer than others: where things lie, who may change them, and in which order a start
 brings them into line is one class; what each thing is has a file of its own.
@@ -28,8 +28,13 @@ from fedneg.core.reading import read_regular
 from fedneg.core.settings import Config
 from fedneg.core.texts import check_utf8
 from fedneg.ledger.checkpoint import Checkpoints
-from fedneg.records import agreement
 from fedneg.records.account import MADE, MIGRATED, SERVED, Account
+from fedneg.records.agreement.checkpoints import of_checkpoints, of_rest
+from fedneg.records.agreement.difference import settle
+from fedneg.records.agreement.federation import of_facts, of_keys, of_sealing
+from fedneg.records.agreement.receipts import of_receipts
+from fedneg.records.agreement.requests import of_requests, of_scan_windows
+from fedneg.records.agreement.roster import of_roster
 from fedneg.records.audit import AuditLog
 from fedneg.records.facts import (
     OLD_SCHEMA,
@@ -206,14 +211,14 @@ class State:
             pass  # it compares by itself
         account = self.account
         checkpoints = Checkpoints(self.folder / "checkpoints")
-        agreement.settle(
+        settle(
             [
-                *agreement.of_keys(self.keys, account),
-                *agreement.of_facts(self._facts, account),
-                *agreement.of_checkpoints(checkpoints, account),
-                *agreement.of_sealing(self.keys, checkpoints, account),
-                *agreement.of_rest(checkpoints, account),
-                *agreement.of_receipts(self.receipts, account),
+                *of_keys(self.keys, account),
+                *of_facts(self._facts, account),
+                *of_checkpoints(checkpoints, account),
+                *of_sealing(self.keys, checkpoints, account),
+                *of_rest(checkpoints, account),
+                *of_receipts(self.receipts, account),
             ],
             self.notices.append,
         )
@@ -229,20 +234,16 @@ class State:
             )
 
     def _agree_on_requests(self) -> None:
-        agreement.settle(
-            agreement.of_requests(self.requests, self.account), self.notices.append
-        )
+        settle(of_requests(self.requests, self.account), self.notices.append)
         self.check_scan_windows()
 
     def check_scan_windows(self) -> None:
         """Raise FedNegError unless a purge can know what to look for, of everybody."""
         checkpoints = Checkpoints(self.folder / "checkpoints")
-        agreement.settle(
-            agreement.of_scan_windows(self.scan_windows, checkpoints, self.account)
-        )
+        settle(of_scan_windows(self.scan_windows, checkpoints, self.account))
 
     def _agree_on_roster(self, pins: Pins) -> None:
-        agreement.settle(agreement.of_roster(pins, self.account), self.notices.append)
+        settle(of_roster(pins, self.account), self.notices.append)
 
     def _migrate(self) -> None:
         """Bring a state of schema 1 to this one, with an entry that says so."""
