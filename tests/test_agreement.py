@@ -24,8 +24,8 @@ from fedneg.cli.application import run as run_words
 from fedneg.core.errors import FedNegError
 from fedneg.ledger.checkpoint_files import head_bytes
 from fedneg.ledger.tensors import sha256_of
-from fedneg.live.erasure import Erasure
 from fedneg.live.job import Live
+from fedneg.live.remnants import Remnants
 from fedneg.records.account import BEGUN
 from fedneg.records.audit import AuditLog
 from fedneg.records.head import HEAD_NAME, read_head
@@ -878,14 +878,14 @@ def test_killed_before_the_scan_windows_it_is_unlearned_again(
     state = copy(lives / "trained", tmp_path / "state")
     ask(state, 1, clients=4)
 
-    def killed(self: Erasure, *_: object) -> None:
+    def killed(self: Remnants, *_: object) -> None:
         if left != "none":
             _write(state / PRINTS, "{}")
         raise Killed
 
     (state / "fingerprints").mkdir()
     with monkeypatch.context() as patch:
-        patch.setattr(Erasure, "write_scan_windows", killed)
+        patch.setattr(Remnants, "write_scan_windows", killed)
         with pytest.raises(Killed):
             go_on(state, *FOUR)
     newest = State(state).account.newest["run"]
@@ -895,7 +895,7 @@ def test_killed_before_the_scan_windows_it_is_unlearned_again(
     audit(state)
     with monkeypatch.context() as patch:
         # Again, when it has gone on after the round before, and no further.
-        patch.setattr(Erasure, "must_go", killed)
+        patch.setattr(Remnants, "of", killed)
         with pytest.raises(Killed):
             go_on(state, *FOUR)
     assert State(state).account.newest["run"]["event"] == "resumed"
@@ -919,7 +919,7 @@ def test_begun_over_from_scratch_the_first_scan_windows_hold(
         audit(kept)
     with monkeypatch.context() as patch:
         patch.setattr(
-            Erasure,
+            Remnants,
             "write_scan_windows",
             lambda self, made: (_ for _ in ()).throw(Killed),
         )

@@ -13,7 +13,7 @@ kill; the purge (erasure.py) and the folder (state.py) have files of their own.
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -29,6 +29,8 @@ from fedneg.core.unanswered import EVALUATE, describe
 from fedneg.history import HISTORY_COLUMNS
 from fedneg.ledger.checkpoint import Restored
 from fedneg.live.erasure import Erasure
+from fedneg.live.remnants import Remnants
+from fedneg.live.work import Work
 from fedneg.records.account import ENDED, GATE, KEPT, RESUMED
 from fedneg.records.agreement.federation import of_model
 from fedneg.records.requests import ACCEPTED, UNLEARNED
@@ -43,35 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fedneg.federation import Federation
-
-
-@dataclass
-class Work:
-    """Requests that are being carried out.
-
-    Attributes
-    ----------
-    clients : list of int
-        Whose requests they are.
-    mode : str
-        What follows the unlearn round: none, remaining or scratch.
-    unlearn_round : int
-        Its number in the history.
-    recovered : int
-        Rounds since.
-    before, unlearned : mapping
-        What was measured of the two models, and their digests.
-    method : mapping
-        What the method says of what it did.
-    """
-
-    clients: list[int]
-    mode: str
-    unlearn_round: int
-    recovered: int
-    before: dict[str, Any]
-    unlearned: dict[str, Any]
-    method: dict[str, Any]
 
 
 def do_live_job(
@@ -149,7 +122,8 @@ class Live:
         self.server_round = self.trained = self.kept_round = 0
         self.contains: set[int] = set()
         self.work: Work | None = None
-        self.erasure = Erasure(state, federation, self.checkpoints)
+        self.remnants = Remnants(federation, self.checkpoints, state.scan_windows)
+        self.erasure = Erasure(state, federation, self.checkpoints, self.remnants)
 
     # -- where it stands ---------------------------------------------------------------
 
@@ -322,7 +296,7 @@ class Live:
                     for k, content in scan_windows.items()
                 }
             self.state.audit.append(event, round=self.server_round, model=model, **told)
-            self.erasure.write_scan_windows(scan_windows or {})
+            self.remnants.write_scan_windows(scan_windows or {})
             facts = {
                 "model": model,
                 "trained": self.trained,
@@ -412,7 +386,7 @@ class Live:
         self.progress.step(f"forgetting {', '.join(map(str, clients))}")
         before = self._measured()
         # While the rows are still there; they are to be found nowhere in the end.
-        must_go = self.erasure.must_go(clients, self.parameters)
+        must_go = self.remnants.of(clients, self.parameters)
         absent = [k for k in clients if k not in self.contains]
         self._unlearn(clients, before, must_go, absent)
 
@@ -438,7 +412,7 @@ class Live:
                 shown=(1, self.federation.unlearn_rounds),
                 forget=clients,
             )
-            left = self.erasure.left(must_go, self.parameters)
+            left = self.remnants.left(must_go, self.parameters)
             self.strategy.ledger.fold_correction()
             if self.strategy.starts_over:
                 self.contains = set()
@@ -451,7 +425,7 @@ class Live:
             method = self.strategy.method_report | {"left": left}
         self.strategy.forgotten |= set(clients)
         self.server_round = place
-        files = self.erasure.scan_window_files(must_go, stays=self.parameters)
+        files = self.remnants.scan_window_files(must_go, stays=self.parameters)
         method["strategy"] = self.config.strategy.name
         if absent and not self.strategy.needs_leaving_client:
             method["absent"] = absent
@@ -485,7 +459,7 @@ class Live:
             model = f"the model after forgetting {', '.join(map(str, work.clients))}"
             self._warn(describe(EVALUATE, model, missing))
         self.erasure.finish(
-            asdict(work), after, answers, missing, self.parameters, self.server_round
+            work, after, answers, missing, self.parameters, self.server_round
         )
         self.work = None
         self.tell()

@@ -1,0 +1,155 @@
+"""What the receipt of a request says: asked, done, measured, purged, and what remains.
+
+It is signed and written in fedneg/records/receipts.py, once the purge is proved.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from fedneg.live.remnants import SUM
+from fedneg.live.work import Work
+from fedneg.records.requests import Request
+from fedneg.strategies import method_named
+from fedneg.strategies.method import NOTHING
+
+SCHEMA = 1
+NOT_ERASED = (
+    "models that were handed out before: their holders must delete them",
+    "copies outside the state folder: backups, and what a SuperLink's database keeps "
+    "of deleted messages (fedneg vacuum DATABASE; fedneg scan --state DIR PATH)",
+    "what the other clients learned while this client took part",
+)
+
+
+def content_of(
+    request: Request,
+    work: Work,
+    *,
+    federation: str,
+    done: Mapping[str, Any],
+    measured: Mapping[str, Any],
+    after: str,
+    purged: Mapping[str, Any],
+    rechecked: Sequence[Mapping[str, Any]],
+    audit_entry: str,
+) -> dict[str, Any]:
+    """Return what the receipt of one request says, in the order of a reader.
+
+    Parameters
+    ----------
+    federation : str
+        Its id.
+    done, measured : mapping
+        As `done_of` and `measured_of` give them.
+    after : str
+        Digest of the model that is handed over.
+    purged : mapping
+        What the purge removed, searched and found.
+    rechecked : sequence of mapping
+        Whether earlier requests still hold.
+    audit_entry : str
+        Digest of the log's entry on the purge.
+    """
+    return {
+        "schema": SCHEMA,
+        "request": request.id,
+        "client": request.client_id,
+        "federation": federation,
+        "asked": {
+            "received": request.received,
+            "due": request.due,
+            "reason": request.reason,
+        },
+        "done": dict(done),
+        "measured": dict(measured),
+        "models": {
+            "before": work.before["model"],
+            "unlearned": work.unlearned["model"],
+            "after": after,
+        },
+        "purged": {**purged, **_isolable(request.client_id, work)},
+        "rechecked": list(rechecked),
+        "remains": _remains(request.client_id, work),
+        "not_erased": list(NOT_ERASED),
+        "audit_entry": audit_entry,
+    }
+
+
+def done_of(
+    work: Work, history: Sequence[Mapping[str, Any]], server_round: int
+) -> dict[str, Any]:
+    """Return what was done for all requests of one work, up to a round."""
+    recovery = [
+        {
+            "server_round": row["server_round"],
+            "clients": row["clients"],
+            "failures": row["failures"],
+        }
+        for row in history
+        if work.unlearn_round < int(str(row["server_round"])) <= server_round
+    ]
+    return {
+        "completed": datetime.now(UTC).isoformat(timespec="seconds"),
+        "method": {k: v for k, v in work.method.items() if k != "left"},
+        "forgotten_together": work.clients,
+        "unlearn_round": work.unlearn_round,
+        "recovery": work.mode,
+        "recovery_rounds": recovery,
+    }
+
+
+def measured_of(
+    work: Work,
+    after: Mapping[str, Any],
+    answers: Mapping[int, Mapping[str, float]],
+    unanswered: Mapping[int, str],
+) -> dict[str, Any]:
+    """Return the numbers of the three models; those of clients were checked."""
+
+    def numbers(found: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in found.items() if k != "model"}
+
+    total = sum(int(a["num_val"]) for a in answers.values())
+    right = sum(a["val_accuracy"] * a["num_val"] for a in answers.values())
+    validation = {
+        "clients": len(answers),
+        "examples": total,
+        "accuracy": right / total if total else None,
+        "left_out": {str(k): why for k, why in unanswered.items()},
+    }
+    return {
+        "before": numbers(work.before),
+        "unlearned": numbers(work.unlearned),
+        "after": {**numbers(after), "validation_of_remaining_clients": validation},
+    }
+
+
+def _isolable(client_id: int, work: Work) -> dict[str, Any]:
+    """Return whether what is left gives the contribution back, and how nearly."""
+    left = work.method.get("left")
+    if work.mode == "scratch":
+        return {"isolable": False}
+    if left is None:  # forgotten by a version that did not measure it
+        return {"isolable": not _remains(client_id, work).startswith(NOTHING)}
+    found = {name: left[name] for name in (str(client_id), SUM) if name in left}
+    return {
+        "isolable": any(entry["isolable"] for entry in found.values()),
+        "left": {
+            (SUM if name == SUM else "contribution"): {
+                k: round(v, 4) for k, v in entry.items() if k != "isolable"
+            }
+            for name, entry in found.items()
+        },
+    }
+
+
+def _remains(client_id: int, work: Work) -> str:
+    """Return what of the contribution the method left in the model."""
+    if work.mode == "scratch":
+        return f"{NOTHING}: trained from the initial parameters without the client"
+    method = work.method
+    if client_id in method.get("absent", ()):
+        return f"{NOTHING}: the client took part in no round of this model"
+    # The present run may have another method than the one that forgot.
+    return method_named(method.get("strategy")).remains(method, client_id)

@@ -1,0 +1,157 @@
+"""What clients leave behind: taken down before they are forgotten, sought afterwards.
+
+What may be found nowhere in the end: their contributions, momentum rows and last local
+models, and every global model that contains them (the old one, minus all other rows,
+would give the contribution back). Of these the state keeps digests, the *scan windows*,
+before the rows go.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedneg.core.errors import FedNegError
+from fedneg.core.files import write_bytes
+from fedneg.core.parameters import Vector
+from fedneg.core.reading import read_regular
+from fedneg.evaluation.isolation import left_of
+from fedneg.federation import Federation
+from fedneg.ledger.checkpoint import Checkpoints
+from fedneg.ledger.tensors import sync_folder
+from fedneg.records.kept import Kept
+from fedneg.records.scan_windows import ScanWindow, dumped, loaded, scan_windows
+
+BLOCK = 16  # numbers in a scan window
+SUM = "sum"  # of the contributions of clients that leave together
+
+
+class Remnants:
+    """What a federation holds of clients, in memory and in its checkpoints.
+
+    Parameters
+    ----------
+    federation : Federation
+    checkpoints : Checkpoints
+    folder : Path
+        Of the files of scan windows.
+    """
+
+    def __init__(
+        self, federation: Federation, checkpoints: Checkpoints, folder: Path
+    ) -> None:
+        self.federation, self.checkpoints = federation, checkpoints
+        self.folder = folder
+        self._took_part: set[int] = set()
+
+    def of(
+        self, clients: Sequence[int], parameters: Vector
+    ) -> dict[int, dict[str, Vector]]:
+        """Return, by client and name, what must be found nowhere in the end."""
+        self._took_part = self._who_took_part(clients)
+        return {k: self._vectors(k, parameters) for k in clients}
+
+    def _who_took_part(self, clients: Sequence[int]) -> set[int]:
+        """Return of whom memory or a checkpoint holds something."""
+        ledger = self.federation.strategy.ledger
+        found = {k for entry in ledger.participation for k in entry.weights}
+        found |= {k for k in clients if ledger.contributions[k].any()}
+        for number in self.checkpoints.rounds():
+            try:
+                found |= set(Kept.read(self.checkpoints, number).contains)
+            except FedNegError:
+                continue  # damaged: its files go, whatever they hold
+        return found
+
+    def _vectors(self, client_id: int, parameters: Vector) -> dict[str, Vector]:
+        """Return what memory and checkpoints hold of a client, by name."""
+        ledger = self.federation.strategy.ledger
+        vectors = {"contribution": ledger.contributions[client_id]}
+        if ledger.buffers is not None:
+            vectors["momentum"] = ledger.buffers[client_id]
+        if client_id in ledger.local:
+            vectors["last local model"] = ledger.local[client_id]
+        vectors["global model"] = parameters
+        for number in self.checkpoints.rounds():
+            try:
+                found = self.checkpoints.rows(number, client_id)
+            except FedNegError:
+                continue  # damaged: its files go, whatever they hold
+            for name, vector in found.items():
+                vectors[f"{name}, round {number}"] = vector
+        # Copies: the rows are about to become zero.
+        return {name: np.array(vector) for name, vector in vectors.items()}
+
+    def left(
+        self, remnants: Mapping[int, Mapping[str, Vector]], after: Vector
+    ) -> dict[str, Any]:
+        """Return how near arithmetic on what is left comes to the contributions.
+
+        Right after forgetting, before what the method changed is folded away: for each
+        client and, of several, for their sum (`fedneg.evaluation.isolation`).
+        """
+        strategy = self.federation.strategy
+        own = {str(k): v["contribution"] for k, v in remnants.items()}
+        if len(own) > 1:
+            rows = [row.astype(np.float64) for row in own.values()]
+            own[SUM] = np.sum(rows, axis=0)
+        found = left_of(
+            list(own.values()),
+            strategy.ledger,
+            seed=strategy.initial,
+            before=next(iter(remnants.values()))["global model"],
+            after=after,
+            starts_over=strategy.starts_over,
+            parts=strategy.parts(),
+        )
+        return {name: asdict(left) for name, left in zip(own, found, strict=True)}
+
+    def scan_window_files(
+        self, remnants: Mapping[int, Mapping[str, Vector]], *, stays: Vector
+    ) -> dict[int, bytes]:
+        """Return the files with digests of what `of` returned, by client.
+
+        Weights that the clients never moved are everybody's: the same in the initial
+        parameters, or in the model without them (`stays`). Nothing is of a client that
+        never took part: no model contains it.
+        """
+        made = {}
+        for client_id, vectors in remnants.items():
+            took_part = client_id in self._took_part
+            own = {
+                name: _beyond(vector, self.federation.initial, stays)
+                for name, vector in vectors.items()
+                if took_part
+            }
+            made[client_id] = dumped(client_id, scan_windows(own), took_part=took_part)
+        return made
+
+    def write_scan_windows(self, made: Mapping[int, bytes]) -> None:
+        """Write what `scan_window_files` returned; the log names the digests."""
+        for client_id, content in made.items():
+            write_bytes(self.folder / f"forget-{client_id}.json", content)
+        if made:
+            sync_folder(self.folder)
+
+    def scan_windows(self, client_id: int) -> list[ScanWindow]:
+        """Return what was written of a client; FedNegError if it cannot be read."""
+        path = self.folder / f"forget-{client_id}.json"
+        try:
+            return loaded(read_regular(path))[1]
+        except (OSError, ValueError) as error:
+            raise FedNegError(f"{path} cannot be read: {error}") from None
+
+
+def _beyond(vector: Vector, *others: Vector) -> Vector:
+    """Return a vector with zeros for every stretch that shares a number with another.
+
+    Digests are taken of stretches of `BLOCK` numbers, never of zeros.
+    """
+    found = np.array(vector, dtype=np.float32)
+    whole = found.size // BLOCK * BLOCK
+    for other in others:
+        same = (found[:whole] == other[:whole]).reshape(-1, BLOCK).any(axis=1)
+        found[:whole].reshape(-1, BLOCK)[same] = 0
+    return found
