@@ -1,7 +1,7 @@
 """The main job, told top to bottom: train, forget, recover, retrain, report.
 
 Also the paper's experiment. Both are told in the words of a `Federation`
-(fedneg/federation.py), and know nothing of how its clients are reached.
+(fedneg/federation/), and know nothing of how its clients are reached.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence

@@ -1,6 +1,6 @@
 """The seam to Flower, server side: what `flwr run` starts, and what `fedneg` calls.
 
-A run is told in fedneg/job.py, in the words of a `Federation` (fedneg/federation.py).
+A run is told in fedneg/job.py, in the words of a `Federation` (fedneg/federation/).
 """
 
 import logging

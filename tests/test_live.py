@@ -18,12 +18,12 @@ from old_state import make_old
 from safetensors.numpy import load_file
 from waiting import ALL_TESTS, PATIENCE_S
 
-from fedneg import federation
 from fedneg.cli.application import run as run_words
 from fedneg.client_app import app as real_clients
 from fedneg.config import load_config
 from fedneg.core.errors import FedNegError
 from fedneg.engines.inline import FIRST_NODE_ID
+from fedneg.federation import composition
 from fedneg.records.audit import check
 from fedneg.records.receipts import read_receipt
 from fedneg.records.requests import Request
@@ -575,7 +575,7 @@ def test_real_clients_are_not_believed_unless_it_is_said_how(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Without a roster of keys the default has nobody to believe."""
-    monkeypatch.setattr(federation, "is_deployed", lambda grid: True)
+    monkeypatch.setattr(composition, "is_deployed", lambda grid: True)
     config = small_config("clients=3", "forget=1")
     with pytest.raises(FedNegError, match=r"needs state=DIR, whose roster lists"):
         run(RecordingGrid(real_clients, 3), config, tmp_path)

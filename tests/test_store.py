@@ -14,7 +14,6 @@ from flwr.app import Context
 from flwr.serverapp import Grid
 from rich.console import Console
 
-from fedneg import federation
 from fedneg.cli.application import run as run_words
 from fedneg.client_app import app as client_app
 from fedneg.core.errors import FedNegError
@@ -24,7 +23,7 @@ from fedneg.core.settings import Config
 from fedneg.data.datasets import load_dataset
 from fedneg.engines.inline import InlineGrid
 from fedneg.engines.simulate import simulate
-from fedneg.federation import Federation
+from fedneg.federation import Federation, composition
 from fedneg.ledger import training_cache as store
 from fedneg.ledger.training_cache import (
     Entry,
@@ -284,7 +283,7 @@ def test_cache_false_neither_reads_nor_writes(cache: Path):
 
 def test_real_clients_share_no_training(cache: Path, monkeypatch: pytest.MonkeyPatch):
     """Nothing tells the server whether their data are the same as before."""
-    monkeypatch.setattr(federation, "is_deployed", lambda grid: True)
+    monkeypatch.setattr(composition, "is_deployed", lambda grid: True)
     config = small_config(*BASE, "strategy.trust=unauthenticated")
     made = federation_of(config, work="")
     made._run_kept(made.strategy.phase, made.initial, {"any": 1})

@@ -174,13 +174,13 @@ def test_a_full_disk_is_one_line_and_exit_code_2(tmp_path: Path):
 HELD = """
 import sys
 from fedneg.__main__ import main
-from fedneg.federation import Federation
-train = Federation._run
+from fedneg.federation.rounds import Rounds
+train = Rounds.run
 def train_when_told(*arguments, **options):
     print("mine", file=sys.stderr, flush=True)
     sys.stdin.read()
     return train(*arguments, **options)
-Federation._run = train_when_told
+Rounds.run = train_when_told
 main()
 """
 

@@ -1,6 +1,6 @@
 """The life of a federation: train, carry out what was asked, go on, survive.
 
-Told in the words of a `Federation` (fedneg/federation.py), one round at a time. After
+Told in the words of a `Federation` (fedneg/federation/), one round at a time. After
 every round it is decided anew what comes next, so that a request counts from the moment
 it is accepted. Where it stands is in the last checkpoint: a run that was killed goes on
 after the last complete round, with the same bytes.

@@ -1,0 +1,268 @@
+"""A federation in the words of a run: train, unlearn, recover, retrain, evaluate.
+
+The seam between mathematics and Flower, whatever Grid reaches the clients. The main job
+is told in these words (fedneg/job.py), and so is that of a federation that lives on
+(fedneg/live/job.py). Here stands which phase each word is; what a federation is made
+of (composition.py), how rounds are run (rounds.py), what of earlier runs is taken
+(kept.py) and who is asked about a model (asking.py) stand beside it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from flwr.serverapp import Grid
+
+from fedneg.core import outputs
+from fedneg.core.parameters import Vector, digest_of_model, flatten, unflatten
+from fedneg.core.progress import Progress
+from fedneg.core.settings import Config
+from fedneg.evaluation.client_answers import ClientAnswers
+from fedneg.evaluation.evidence import ModelEvidence
+from fedneg.federation.asking import Asking
+from fedneg.federation.composition import compose
+from fedneg.federation.kept import KeptTrainings
+from fedneg.federation.rounds import AfterRound, Rounds
+from fedneg.ledger.training_cache import digest_of
+from fedneg.strategies.hooks import NO_HOOKS, Hooks
+from fedneg.strategies.phases import Phase, RoundReport
+from fedneg.tasks.model import initial_parameters
+
+# What retrainings with other seeds draw, nobody else does.
+REFERENCE_DRAWS = 1000
+REFERENCE_ROUNDS = 10**6
+
+
+class Federation:
+    """A Grid, a strategy and a test set: everything a run asks of a federation.
+
+    Parameters
+    ----------
+    grid : Grid
+    config : Config
+    progress : Progress
+        Told of every step and round.
+    hooks : Hooks, optional
+        Who is out, and who else is told of nodes that are waited for or refused. The
+        gate, and what `progress` is told, the federation adds itself.
+
+    Attributes
+    ----------
+    deployed : bool
+        Whether the clients are real ones.
+    dataset : Dataset
+    strategy : LedgerFedAvg
+    test : ServerTest
+    initial : Vector, shape (d,)
+        Parameters before round 1.
+    shapes : Shapes
+        Of the model's arrays, in order.
+    history : list of dict
+        One row per round, the columns of history.csv.
+    seconds : dict of str to float
+        Wall time of each phase, and of writing checkpoints.
+    notices : list of str
+        What a user must not miss.
+    unanswered : list of Unanswered
+        Questions about models that clients did not answer.
+    reused : set of str
+        Phases that an earlier run had trained to their end.
+    resumed : dict of str to int
+        Phases that were trained, and after which round they went on (0: new).
+
+    Raises
+    ------
+    FedNegError
+        If data is missing or corrupt, or cannot be split among so many clients; or if
+        the engine, or what is known of real clients, does not go with the settings.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        config: Config,
+        progress: Progress,
+        hooks: Hooks = NO_HOOKS,
+    ) -> None:
+        parts = compose(grid, config, progress, hooks)
+        self.grid, self.config, self.progress = grid, config, progress
+        self.deployed, self.dataset = parts.deployed, parts.dataset
+        self.strategy, self.test = parts.strategy, parts.test
+        self.initial, self.shapes, self._names = (
+            parts.initial,
+            parts.shapes,
+            parts.names,
+        )
+        self.notices = parts.notices
+        self._rounds = Rounds(parts)
+        self.history, self.seconds = self._rounds.history, self._rounds.seconds
+        self._kept = KeptTrainings(parts, self._rounds)
+        self.reused, self.resumed = self._kept.reused, self._kept.resumed
+        self._asking = Asking(parts, self._rounds, self._kept)
+        self.unanswered = self._asking.unanswered
+        self.unlearn_rounds = self.strategy.unlearn_rounds(config)
+        if config.forget:
+            progress.skip(1 - self.unlearn_rounds)  # one was planned
+
+    @property
+    def took_part(self) -> set[int]:
+        """Client ids whose updates the current lineage has, in any round of it."""
+        entries = self.strategy.ledger.participation
+        return {client_id for entry in entries for client_id in entry.weights}
+
+    def measure_initial(self) -> None:
+        """Enter the initial parameters into the history, as round 0."""
+        self._rounds.enter(RoundReport(0, "train"), self.initial)
+
+    def train(self, after_round: AfterRound | None = None) -> Vector:
+        """Return the original model: every client, from the initial parameters.
+
+        Whoever wants to see every round (`after_round`) gets a training of its own.
+        """
+        everybody = tuple(range(self.config.clients))
+        self.progress.step(f"training with {len(everybody)} clients")
+        self.measure_initial()
+        phase = Phase("train", everybody, self.config.rounds)
+        if after_round is not None:
+            return self._rounds.run(phase, self.initial, after_round=after_round)
+        return self._kept.run(phase, self.initial, self._kept.identity(everybody))
+
+    def round(
+        self,
+        name: str,
+        clients: Sequence[int],
+        parameters: Vector,
+        *,
+        first_round: int,
+        first_stream: int,
+        shown: tuple[int, int],
+        forget: Sequence[int] = (),
+    ) -> Vector:
+        """Return the model after one round, or one unlearn phase.
+
+        For whoever decides after every round what comes next.
+
+        Parameters
+        ----------
+        name, clients, first_round, first_stream
+            As in `Phase`.
+        shown : tuple of int
+            The round's number and of how many, for people.
+        forget : sequence of int
+            Whom an unlearn round is to forget.
+        """
+        rounds = self.unlearn_rounds if name == "unlearn" else 1
+        phase = Phase(name, tuple(clients), rounds, first_round, first_stream)
+        return self._rounds.run(phase, parameters, forget=forget, shown=shown)
+
+    def start_over(self, server_round: int) -> Vector:
+        """Return the initial parameters, with an empty ledger, as a round of it."""
+        self.strategy.reset(unflatten(self.initial, self.shapes))
+        report = RoundReport(server_round, "unlearn")
+        self.strategy.reports.append(report)
+        self._rounds.enter(report, self.initial)
+        return self.initial
+
+    def unlearn(self, parameters: Vector, forget: Sequence[int]) -> Vector:
+        """Return the model right after the unlearn round."""
+        first = self.config.rounds + 1
+        phase = Phase("unlearn", (), self.unlearn_rounds, first, first_stream=first)
+        return self._rounds.run(phase, parameters, forget=forget)
+
+    def recover(
+        self,
+        parameters: Vector,
+        clients: Sequence[int],
+        rounds: int,
+        *,
+        forget: Sequence[int] = (),
+    ) -> Vector:
+        """Return the model after further rounds of FedAvg among `clients`.
+
+        With `forget`, the clients that were forgotten, a killed recovery goes on where
+        it stopped; it is of no use to any other run, and `close` removes it.
+        """
+        first = self.config.rounds + 1 + self.unlearn_rounds
+        phase = Phase("recover", tuple(clients), rounds, first, first_stream=first)
+        if not forget:
+            return self._rounds.run(phase, parameters)
+        identity = {
+            "after": digest_of(self._kept.identity(tuple(range(self.config.clients)))),
+            "unlearned": digest_of_model(parameters),
+            "forget": list(forget),
+            "taking_part": list(clients),
+            "rounds": rounds,
+        }
+        return self._kept.run(phase, parameters, identity, lasting=False)
+
+    def retrain(self, clients: Sequence[int], *, recovery: bool = False) -> Vector:
+        """Return the gold standard: from the initial parameters, with `clients` only.
+
+        Starts a new lineage: the ledger of the model before is gone. As `recovery` its
+        rounds are the run's own and follow the unlearn round in the history; the random
+        streams, and so the bytes, are the same.
+        """
+        self.strategy.reset(unflatten(self.initial, self.shapes))
+        rounds = self.config.rounds
+        after = rounds + 1 + self.unlearn_rounds
+        name, first = ("recover", after) if recovery else ("retrain", 1)
+        phase = Phase(name, tuple(clients), rounds, first_round=first)
+        return self._kept.run(phase, self.initial, self._kept.identity(tuple(clients)))
+
+    def retrain_again(self, clients: Sequence[int], draw: int) -> Vector:
+        """Return a model retrained with another seed.
+
+        The clients hold what they held; initial parameters, order of the examples and
+        sampling of clients are drawn anew. Its rounds are not part of the history.
+
+        Parameters
+        ----------
+        draw : int
+            1, 2, ..: which other seed.
+        """
+        size, classes = self.dataset.input_size, self.dataset.num_classes
+        arrays = initial_parameters(
+            *(size, self.config.model.hidden, classes),
+            seed=self.config.seed,
+            draw=REFERENCE_DRAWS + draw,
+        )
+        self.strategy.reset(arrays)
+        # Streams hang on the round that clients are told, and no run has so many.
+        first = 1 + draw * REFERENCE_ROUNDS
+        clients, rows = tuple(clients), len(self.history)
+        phase = Phase("reference", clients, self.config.rounds, 1, first_stream=first)
+        identity = self._kept.identity(clients) | {"draw": draw}
+        found = self._kept.run(phase, flatten(arrays), identity)
+        del self.history[rows:]
+        return found
+
+    def evaluate(self, name: str, parameters: Vector) -> ModelEvidence:
+        """Measure a model on the server's test set and on every client's data."""
+        return self._asking.evaluate(name, parameters)
+
+    def question(
+        self, parameters: Vector, targets: Mapping[int, float] | None
+    ) -> dict[int, ClientAnswers]:
+        """Return what the clients to forget say of a model; see `Judgement`."""
+        return self._asking.question(parameters, targets)
+
+    def on_client_tests(self, parameters: Vector) -> dict[int, Mapping[str, float]]:
+        """Return each client's metrics of a model on its own test part.
+
+        Raises
+        ------
+        FedNegError
+            If one did not answer: the paper's tables have no empty cell.
+        """
+        return self._asking.on_client_tests(parameters)
+
+    def close(self) -> None:
+        """Remove what was kept for this run only, now that its results are written."""
+        self._kept.close()
+
+    def save(self, path: Path, parameters: Vector) -> None:
+        """Write a model's parameters as safetensors."""
+        outputs.write_model(path, self._names, unflatten(parameters, self.shapes))
+
+    def bytes_of(self, parameters: Vector) -> bytes:
+        """Return what `save` writes."""
+        return outputs.model_bytes(self._names, unflatten(parameters, self.shapes))

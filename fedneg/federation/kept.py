@@ -1,0 +1,163 @@
+"""Trainings that are kept: a run takes from an earlier one what that had trained.
+
+A training that was killed goes on after its last checkpoint; one that ended is taken
+whole, with its history and times, and with what was measured of its model.
+"""
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from fedneg.core.formats import human_bytes
+from fedneg.core.parameters import Vector
+from fedneg.federation.composition import Parts
+from fedneg.federation.rounds import Rounds
+from fedneg.ledger.checkpoint import LARGE_BYTES, Checkpoints, Restored
+from fedneg.ledger.training_cache import Entry, Store, training_identity
+from fedneg.strategies.phases import Phase, RoundReport
+
+
+class KeptTrainings:
+    """Runs phases from where an earlier run of the same ones stopped, if any did.
+
+    Parameters
+    ----------
+    parts : Parts
+    rounds : Rounds
+        Run what nobody has trained; taken back are history and times.
+
+    Attributes
+    ----------
+    reused : set of str
+        Phases that an earlier run had trained to their end.
+    resumed : dict of str to int
+        Phases that were trained, and after which round they went on (0: new).
+    """
+
+    def __init__(self, parts: Parts, rounds: Rounds) -> None:
+        self.parts, self.rounds = parts, rounds
+        self.reused: set[str] = set()
+        self.resumed: dict[str, int] = {}
+        self._temporary: list[Entry] = []
+        self._entries: dict[bytes, Entry] = {}
+
+    def identity(self, clients: tuple[int, ...]) -> dict[str, Any]:
+        """Return everything that determines a training with these clients."""
+        return training_identity(
+            self.parts.config,
+            clients=clients,
+            data_digest=self.parts.dataset.digest,
+            method=self.parts.strategy.training_identity(),
+        )
+
+    def entry_of(self, parameters: Vector) -> Entry | None:
+        """Return where the training of a model is kept, if it is."""
+        return self._entries.get(parameters.tobytes())
+
+    def close(self) -> None:
+        """Remove what was kept for this run only."""
+        for entry in self._temporary:
+            with suppress(BlockingIOError), entry.locked():
+                entry.remove()
+
+    def run(
+        self,
+        phase: Phase,
+        parameters: Vector,
+        identity: Mapping[str, Any],
+        *,
+        lasting: bool = True,
+    ) -> Vector:
+        """Return the parameters after a phase, by whichever runs it was trained.
+
+        Parameters
+        ----------
+        parameters : Vector, shape (d,)
+            Before its first round.
+        identity : mapping
+            Everything that determines what it ends with.
+        lasting : bool
+            Whether it is of use to other runs; if not, `close` removes it.
+        """
+        # The server does not know the data of real clients: nothing tells it whether
+        # another training would be the same.
+        if not self.parts.config.cache or self.parts.deployed:
+            return self.rounds.run(phase, parameters)
+        strategy, step = self.parts.strategy, self.parts.progress.step
+        entry = Store().entry(identity)
+        if not lasting:
+            self._temporary.append(entry)
+        with entry.locked(lambda: step("waiting for a run that trains the same")):
+            checkpoints = entry.checkpoints(self.parts.config.checkpoint)
+            checkpoints.tidy()
+            entry.describe(identity)
+            found = checkpoints.restore(strategy.ledger, self.parts.warn)
+            done = 0 if found is None else found.rounds
+            if found is not None:
+                parameters = found.parameters
+                self._take_back(phase, found)
+            if done < phase.rounds:
+                checkpoints.check_room(strategy.ledger.num_bytes)
+                self.resumed[phase.name] = done
+
+                def keep(rounds: int, after: Vector) -> None:
+                    self._keep(checkpoints, rounds, phase, after, lasting=lasting)
+
+                parameters = self.rounds.run(phase, parameters, done=done, keep=keep)
+            own = strategy.reports[len(strategy.reports) - phase.rounds :]
+            # A worker that died is no part of the identity, and may not die again.
+            if any(report.failures for report in own):
+                entry.forget_checkpoints()
+            elif lasting:
+                self._entries[parameters.tobytes()] = entry
+            return parameters
+
+    def _take_back(self, phase: Phase, found: Restored) -> None:
+        """Enter the rounds of a checkpoint into history, reports and times."""
+        done, of = found.rounds, phase.rounds
+        for number, (row, report) in enumerate(
+            zip(found.facts["history"], found.facts["reports"], strict=True),
+            start=phase.first_round,
+        ):
+            self.rounds.history.append(
+                row | {"server_round": number, "phase": phase.name}
+            )
+            self.parts.strategy.reports.append(
+                RoundReport.from_json(report, server_round=number, phase=phase.name)
+            )
+        self.rounds.seconds[phase.name] = found.facts["seconds"]
+        progress = self.parts.progress
+        progress.skip(done)
+        if done == of:
+            self.reused.add(phase.name)
+            progress.step(f"{phase.name}: all {of} rounds were trained before")
+        else:
+            progress.step(f"{phase.name}: going on after round {done} of {of}")
+
+    def _keep(
+        self,
+        checkpoints: Checkpoints,
+        done: int,
+        phase: Phase,
+        after: Vector,
+        *,
+        lasting: bool,
+    ) -> None:
+        """Write a checkpoint if one is due."""
+        strategy, seconds = self.parts.strategy, self.rounds.seconds
+        size = strategy.ledger.num_bytes
+        started = time.perf_counter()
+        if checkpoints.is_due(done, phase.rounds, size, lasting=lasting):
+            if size > LARGE_BYTES:
+                self.parts.progress.step(
+                    f"keeping {human_bytes(size)} after round {done}"
+                )
+            facts = {
+                "history": self.rounds.history[-done:],
+                "reports": [r.to_json() for r in strategy.reports[-done:]],
+                "seconds": seconds[phase.name],
+            }
+            is_last = done == phase.rounds
+            checkpoints.write(done, after, strategy.ledger, facts, complete=is_last)
+        seconds["checkpoint"] += time.perf_counter() - started
