@@ -285,8 +285,8 @@ def test_real_clients_share_no_training(cache: Path, monkeypatch: pytest.MonkeyP
     """Nothing tells the server whether their data are the same as before."""
     monkeypatch.setattr(composition, "is_deployed", lambda grid: True)
     config = small_config(*BASE, "strategy.trust=unauthenticated")
-    made = federation_of(config, work="")
-    made._run_kept(made.strategy.phase, made.initial, {"any": 1})
+    made = federation_of(config, "train")
+    assert len(made.history) == 1 + config.rounds
     assert not cache.exists()
 
 
