@@ -6,7 +6,6 @@ Also the paper's experiment. Both are told in the words of a `Federation`
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from fedneg.reports.console import show_summary
 from fedneg.reports.paper.measure import measure, planned_rounds
 from fedneg.reports.paper.report import show_paper_summary, write_paper_report
 from fedneg.reports.run.report import write_report
-from fedneg.reports.run.results import clients_table, results_of
+from fedneg.reports.run.results import RunRecord, clients_table, results_of
 
 if TYPE_CHECKING:
     from fedneg.federation import Federation
@@ -101,13 +100,13 @@ def do_job(
         notices += notices_of(federation.unanswered)
         if "notice" in federation.strategy.method_report:
             notices.append(federation.strategy.method_report["notice"])
-        make = partial(
-            results_of,
-            config,
+        record = RunRecord(
+            config=config,
             dataset=federation.dataset,
             models=models,
-            strategy=federation.strategy,
             history=federation.history,
+            reports=federation.strategy.reports,
+            method_report=federation.strategy.method_report,
             seconds=federation.seconds,
             ledger_bytes=ledger_bytes,
             server_bytes=server_bytes,
@@ -115,19 +114,18 @@ def do_job(
             resumed=federation.resumed,
             unanswered=federation.unanswered,
         )
-        history = pd.DataFrame(federation.history)
-        clients = clients_table(models, config.forget, clients=config.clients)
+        history, clients = pd.DataFrame(federation.history), clients_table(record)
         outputs.write_csv(out / "history.csv", history)
         outputs.write_csv(out / "clients.csv", clients)
         shown = out / "results.json"
         # What was trained and measured is on the disk before anybody judges it.
         not_yet = [NOT_JUDGED] if config.forget else []
-        results = make(judgement=None, notices=[*notices, *not_yet])
+        results = results_of(record, None, [*notices, *not_yet])
         outputs.write_json(shown, results)
         if config.forget:
             progress.step("judging")
             with _keeping_results("judging", shown, results):
-                judged = make(judgement=judgement, notices=notices)
+                judged = results_of(record, judgement, notices)
                 outputs.write_json(shown, judged)
             results = judged
         if config.report:

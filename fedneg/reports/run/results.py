@@ -2,19 +2,18 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
 from fedneg import __version__
-from fedneg.core.settings import Config
+from fedneg.core.settings import AttackSettings, Config
 from fedneg.core.unanswered import Unanswered
 from fedneg.data.datasets import Dataset
 from fedneg.evaluation.cost import cost_of, curve_of, speed_up
 from fedneg.evaluation.evidence import ModelEvidence
 from fedneg.evaluation.judgement import Judgement
-from fedneg.strategies.base import LedgerFedAvg
 from fedneg.strategies.phases import RoundReport
 
 SCHEMA = 1
@@ -31,11 +30,52 @@ CLIENT_COLUMNS = (
     "test_accuracy",
     "test_loss",
 )
+_UNJUDGED: Mapping[str, Any] = {"verdict": None, "evidence": {}, "floor": None}
 
 
-def clients_table(
-    models: Mapping[str, ModelEvidence], forget: Sequence[int], *, clients: int
-) -> pd.DataFrame:
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run has found once its models are trained and measured.
+
+    Attributes
+    ----------
+    config : Config
+    dataset : Dataset
+    models : mapping of str to ModelEvidence
+        By name, in the order in which they were made.
+    history : sequence of mapping
+        One row per round, the columns of history.csv.
+    reports : sequence of RoundReport
+        Of the same rounds.
+    method_report : mapping
+        What the method says of what it did.
+    seconds : mapping of str to float
+        Wall time of each phase, and of writing checkpoints.
+    ledger_bytes, server_bytes : int
+        Size of the ledger after training; of what the method reads of it.
+    reused : collection of str
+        Phases that an earlier run had trained to their end.
+    resumed : mapping of str to int
+        Phases that were trained, and after which round they went on (0: new).
+    unanswered : sequence of Unanswered
+        Questions about models that clients did not answer.
+    """
+
+    config: Config
+    dataset: Dataset
+    models: Mapping[str, ModelEvidence]
+    history: Sequence[Mapping[str, Any]]
+    reports: Sequence[RoundReport]
+    method_report: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    ledger_bytes: int
+    server_bytes: int
+    reused: Collection[str]
+    resumed: Mapping[str, int]
+    unanswered: Sequence[Unanswered]
+
+
+def clients_table(run: RunRecord) -> pd.DataFrame:
     """Return clients.csv: one row per model and client; empty where it did not answer.
 
     Why it did not is among the failures.
@@ -44,14 +84,14 @@ def clients_table(
         {
             "model": name,
             "client_id": client_id,
-            "role": "forget" if client_id in forget else "retain",
+            "role": "forget" if client_id in run.config.forget else "retain",
             **{
                 column: model.per_client.get(client_id, {}).get(column)
                 for column in CLIENT_COLUMNS
             },
         }
-        for name, model in models.items()
-        for client_id in range(clients)
+        for name, model in run.models.items()
+        for client_id in range(run.config.clients)
     ]
     columns = ["model", "client_id", "role", *CLIENT_COLUMNS]
     table = pd.DataFrame(rows, columns=columns)
@@ -62,30 +102,24 @@ def clients_table(
 
 
 def results_of(
-    config: Config,
-    *,
-    dataset: Dataset,
-    models: Mapping[str, ModelEvidence],
-    judgement: Judgement | None,
-    strategy: LedgerFedAvg,
-    history: Sequence[Mapping[str, Any]],
-    seconds: Mapping[str, float],
-    ledger_bytes: int,
-    server_bytes: int,
-    reused: Collection[str],
-    resumed: Mapping[str, int],
-    notices: Sequence[str],
-    unanswered: Sequence[Unanswered] = (),
+    run: RunRecord, judgement: Judgement | None, notices: Sequence[str]
 ) -> dict[str, Any]:
     """Return results.json. Rates are fractions in [0, 1], times seconds.
 
     `cost` counts what the run itself needed (train, unlearn, recover); training the
     reference is `retrain_seconds` and no part of the bytes. `server_bytes` is what the
-    method reads of the ledger, `ledger_bytes` all of it. `judgement` is None where
-    nobody is forgotten.
+    method reads of the ledger, `ledger_bytes` all of it.
+
+    Parameters
+    ----------
+    run : RunRecord
+    judgement : Judgement or None
+        None where nobody is forgotten, or before anybody has judged.
+    notices : sequence of str
+        What a user must not miss.
     """
-    answers = models["original"].per_client
-    own = [row for row in history if row["phase"] != "retrain"]
+    config = run.config
+    judged = _UNJUDGED if judgement is None else judgement.to_json()
     found = {
         "schema": SCHEMA,
         "fedneg_version": __version__,
@@ -93,75 +127,85 @@ def results_of(
         "clients": config.clients,
         "rounds": config.rounds,
         "strategy": config.strategy.name,
-        "method": strategy.method_report,
+        "method": run.method_report,
         "forget": list(config.forget),
         "retrain": config.retrain,
         "retrain_rounds": config.retrain_rounds,
-        "attack": {
-            "name": config.attack.name,
-            "clients": list(config.attack.clients or ()),
-            "fraction": config.attack.fraction,
-            "target": config.attack.target,
-            **{
-                key: value
-                for key, value in config.attack.settings.items()
-                if key in ("boost", "shared", "canaries")
-            },
-        },
-        "data": {
-            "name": dataset.name,
-            "requested": config.data.requested,
-            "writers": dataset.num_writers,
-            "test_examples": len(dataset.test_labels),
-            "clients": [
-                {"client_id": k}
-                | {
-                    c: int(answers[k][c])
-                    for c in ("num_writers", "num_train", "num_val", "num_test")
-                }
-                for k in answers
-            ],
-        },
+        "attack": _attack(config.attack),
+        "data": _data(run),
         "models": {
             name: model.summary(forget=config.forget, clients=config.clients)
-            for name, model in models.items()
+            for name, model in run.models.items()
         },
-        **(
-            {"verdict": None, "evidence": {}, "floor": None}
-            if judgement is None
-            else judgement.to_json()
-        ),
-        "cost": {
-            "train_seconds": seconds.get("train", 0.0),
-            "unlearn_seconds": seconds.get("unlearn", 0.0),
-            "recover_seconds": seconds.get("recover", 0.0),
-            "retrain_seconds": seconds.get("retrain", 0.0),
-            "bytes_up": sum(int(row["bytes_up"]) for row in own),
-            "bytes_down": sum(int(row["bytes_down"]) for row in own),
-            "ledger_bytes": ledger_bytes,
-            "checkpoint_seconds": seconds.get("checkpoint", 0.0),
-            # The times of what was reused are those of the run that trained it.
-            "reused_training": "train" in reused,
-            "reused_retraining": "retrain" in reused,
-            "resumed_from_round": resumed.get("train", 0),
-            "retrain_resumed_from_round": resumed.get("retrain", 0),
-            **_forgetting_cost(config, history, strategy.reports, server_bytes),
-        },
-        "failures": [
-            {
-                "server_round": f.server_round,
-                "phase": f.phase,
-                "client_id": f.client_id,
-                "reason": f.reason,
-            }
-            for report in strategy.reports
-            for f in report.failures
-        ]
-        + [one.to_json() for one in unanswered],
+        **judged,
+        "cost": _cost(run),
+        "failures": _failures(run),
         "notices": list(notices),
         "config": config.to_mapping(),
     }
     return {key: _json_ready(value) for key, value in found.items()}
+
+
+def _attack(attack: AttackSettings) -> dict[str, Any]:
+    """Return what is told of the attack."""
+    told = ("boost", "shared", "canaries")
+    return {
+        "name": attack.name,
+        "clients": list(attack.clients or ()),
+        "fraction": attack.fraction,
+        "target": attack.target,
+        **{key: value for key, value in attack.settings.items() if key in told},
+    }
+
+
+def _data(run: RunRecord) -> dict[str, Any]:
+    """Return which data it was, and how much of it each client that answered has."""
+    answers = run.models["original"].per_client
+    counts = ("num_writers", "num_train", "num_val", "num_test")
+    return {
+        "name": run.dataset.name,
+        "requested": run.config.data.requested,
+        "writers": run.dataset.num_writers,
+        "test_examples": len(run.dataset.test_labels),
+        "clients": [
+            {"client_id": k} | {c: int(answers[k][c]) for c in counts} for k in answers
+        ],
+    }
+
+
+def _cost(run: RunRecord) -> dict[str, Any]:
+    """Return times and bytes of what the run needed, and what forgetting cost."""
+    own = [row for row in run.history if row["phase"] != "retrain"]
+    return {
+        "train_seconds": run.seconds.get("train", 0.0),
+        "unlearn_seconds": run.seconds.get("unlearn", 0.0),
+        "recover_seconds": run.seconds.get("recover", 0.0),
+        "retrain_seconds": run.seconds.get("retrain", 0.0),
+        "bytes_up": sum(int(row["bytes_up"]) for row in own),
+        "bytes_down": sum(int(row["bytes_down"]) for row in own),
+        "ledger_bytes": run.ledger_bytes,
+        "checkpoint_seconds": run.seconds.get("checkpoint", 0.0),
+        # The times of what was reused are those of the run that trained it.
+        "reused_training": "train" in run.reused,
+        "reused_retraining": "retrain" in run.reused,
+        "resumed_from_round": run.resumed.get("train", 0),
+        "retrain_resumed_from_round": run.resumed.get("retrain", 0),
+        **_forgetting_cost(run),
+    }
+
+
+def _failures(run: RunRecord) -> list[dict[str, Any]]:
+    """Return who was left out of which round, and who left which question open."""
+    return [
+        {
+            "server_round": f.server_round,
+            "phase": f.phase,
+            "client_id": f.client_id,
+            "reason": f.reason,
+        }
+        for report in run.reports
+        for f in report.failures
+    ] + [one.to_json() for one in run.unanswered]
 
 
 def _json_ready(value: Any) -> Any:
@@ -173,21 +217,17 @@ def _json_ready(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _forgetting_cost(
-    config: Config,
-    history: Sequence[Mapping[str, Any]],
-    reports: Sequence[RoundReport],
-    server_bytes: int,
-) -> dict[str, Any]:
+def _forgetting_cost(run: RunRecord) -> dict[str, Any]:
     """Return what forgetting and repair took, beside retraining; {} without forgetting.
 
     The speed-up is in client-epochs, to the highest test accuracy that both reach.
     """
+    config = run.config
     if not config.forget:
         return {}
     epochs = config.client.local_epochs
     asked: dict[str, set[int]] = {"unlearn": set()}
-    for report in reports:
+    for report in run.reports:
         if report.phase == "unlearn":
             asked["unlearn"] |= set(report.metrics)
             asked["unlearn"] |= {f.client_id for f in report.failures}
@@ -195,11 +235,11 @@ def _forgetting_cost(
     asked["recover"] = set(config.forget if forgotten else config.remaining)
     asked["retrain"] = set(config.remaining)
     participants = {phase: sorted(ids) for phase, ids in asked.items()}
-    own = [row for row in history if row["phase"] in ("unlearn", "recover")]
+    own = [row for row in run.history if row["phase"] in ("unlearn", "recover")]
     forgetting = cost_of(own, local_epochs=epochs, participants=participants).to_json()
-    again = [row for row in history if row["phase"] == "retrain"]
+    again = [row for row in run.history if row["phase"] == "retrain"]
     cost: dict[str, Any] = {
-        "forgetting": forgetting | {"server_bytes": server_bytes},
+        "forgetting": forgetting | {"server_bytes": run.server_bytes},
         "retraining": None,
         "speed_up": None,
     }
