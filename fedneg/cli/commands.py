@@ -22,8 +22,8 @@ COMMANDS = {
     "requests": "fedneg.cli.live",
     "rollback": "fedneg.cli.live",
     "verify": "fedneg.cli.verify",
-    "audit": "fedneg.cli.verify",
-    "scan": "fedneg.cli.verify",
+    "audit": "fedneg.cli.audit",
+    "scan": "fedneg.cli.scan",
     "vacuum": "fedneg.cli.vacuum",
 }
 HELP_OPTIONS = ("-h", "--help")

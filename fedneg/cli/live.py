@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedneg.cli.options import KeysOption, StateOption
 from fedneg.cli.parsing import Command, application, days, whole_number
 from fedneg.core.arguments import quoted
 from fedneg.core.children import python_command
@@ -32,13 +33,6 @@ from fedneg.records.requests import Request
 from fedneg.records.state import State
 from fedneg.records.walk import disk_bytes
 
-StateOption = Annotated[
-    Path, typer.Option("--state", metavar="DIR", help="The federation's folder.")
-]
-KeysOption = Annotated[
-    Path | None,
-    typer.Option("--keys", metavar="DIR", help="Its keys; by default DIR-keys."),
-]
 JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
 ClientArgument = Annotated[
     int,

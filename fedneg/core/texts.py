@@ -39,6 +39,11 @@ def one_line(text: str, most: int = MAX_TEXT) -> str:
     return text[: most - tail - len(CUT)] + CUT + text[-tail:]
 
 
+def printable(text: str) -> str:
+    """Return text without what would move the cursor or colour the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return what goes on an error's line: the known word that is most like this one.
 
