@@ -450,7 +450,7 @@ def test_what_was_measured_stays_when_a_later_step_fails(
     if step == "judging":
         monkeypatch.setattr("fedneg.evaluation.judgement.Judgement.to_json", fails)
     else:
-        monkeypatch.setattr("fedneg.job.write_report", fails)
+        monkeypatch.setattr("fedneg.reports.run.writing.write_report", fails)
     with pytest.raises(raised) as caught:
         do(tmp_path, "forget=1", "rounds=1", "verdict.relearn_cap=0")
     said = str(caught.value)
