@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import small_config
 from flwr.app import Context
 from flwr.serverapp import Grid
 from rich.console import Console
 
+from builders.federations import small_config
+from builders.trainings import files_of
 from fedneg.core.progress import Progress
-from fedneg.core.settings import Config
 from fedneg.engines.simulate import simulate
 from fedneg.federation import Federation
 
@@ -24,25 +24,6 @@ OVERRIDES = (
     "strategy.server_momentum=0.5",
     "client.batch_size=20",
 )
-
-
-def files_of(config: Config, folder: Path) -> dict[str, bytes]:
-    """Train, forget, recover and retrain; return the bytes of the model files."""
-    folder.mkdir()
-
-    def main(grid: Grid, _: Context) -> None:
-        progress = Progress("", 0, Console(file=io.StringIO()))
-        federation = Federation(grid, config, progress)
-        original = federation.train()
-        unlearned = federation.unlearn(original, config.forget)
-        recovered = federation.recover(unlearned, config.remaining, 1)
-        models = {"original": original, "unlearned": unlearned, "recovered": recovered}
-        models["retrained"] = federation.retrain(config.remaining)
-        for name, parameters in models.items():
-            federation.save(folder / f"{name}.safetensors", parameters)
-
-    simulate(main, clients=config.clients, engine=config.engine)
-    return {p.stem: p.read_bytes() for p in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")

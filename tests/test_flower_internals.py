@@ -7,7 +7,6 @@ import logging
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
 from flwr.app import (
     Array,
     ArrayRecord,
@@ -20,6 +19,7 @@ from flwr.app import (
 )
 from flwr.serverapp import Grid
 
+from builders.checkout import REPOSITORY
 from fedneg import flower_internals as internals
 from fedneg.engines.deployed.flwr_command import REGISTERED_ALREADY
 

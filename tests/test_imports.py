@@ -3,7 +3,8 @@
 import importlib.util
 
 import pytest
-from conftest import REPOSITORY
+
+from builders.checkout import REPOSITORY
 
 FRONT_PAGE = 12  # modules at the top of fedneg/, at most
 SEAM = {"server_app", "federation", "client_app", "config", "overrides"}

@@ -13,8 +13,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, SMALL
-from waiting import PATIENCE_S
+
+from builders.checkout import REPOSITORY
+from builders.federations import SMALL
+from builders.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import small_config
 from safetensors.numpy import load_file
 
+from builders.federations import small_config
 from fedneg.clients.trainer import WriterClient
 from fedneg.core.errors import FedNegError
 from fedneg.core.settings import Config

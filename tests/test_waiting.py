@@ -7,10 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import waiting
-from waiting import LONG_S, PATIENCE_S, no_longer_than_patience, until, until_it_says
 
-HERE = Path(__file__).parent
+from builders import waiting
+from builders.checkout import TESTS
+from builders.waiting import (
+    LONG_S,
+    PATIENCE_S,
+    no_longer_than_patience,
+    until,
+    until_it_says,
+)
+
 # A wait with a number of its own is patient on one machine and too short on another.
 WAITS = {"wait", "communicate", "join", "run", "Timer", "check_call", "check_output"}
 
@@ -63,7 +70,9 @@ def test_the_search_sees_every_kind_of_wait():
     assert [line for line, _ in waits_with_a_number(text + fine)] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("path", sorted(HERE.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted(TESTS.rglob("*.py")), ids=lambda p: str(p.relative_to(TESTS))
+)
 def test_no_wait_has_a_number_of_its_own(path: Path):
     assert list(waits_with_a_number(path.read_text())) == []
 

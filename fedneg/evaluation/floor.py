@@ -14,10 +14,10 @@ normal over seeds, its gap would pass the floor by chance with the probability
     n          2     3     4     5     6     7    10
     chance   .46   .25   .14   .09   .06   .07   .04
 
-(20,000 draws; tests/test_floor.py repeats it; half of it for a gap that counts in one
-direction only). With 2 or 3 retrainings a 'not forgotten' that rests on the floor is
-weak: margins (`fedneg.core.verdict_settings`) stand on top of it, and with a single
-retraining there is no floor at all.
+(20,000 draws; tests/evaluation/test_floor.py repeats it; half of it for a gap that
+counts in one direction only). With 2 or 3 retrainings a 'not forgotten' that rests on
+the floor is weak: margins (`fedneg.core.verdict_settings`) stand on top of it, and with
+a single retraining there is no floor at all.
 """
 
 from collections.abc import Callable, Sequence

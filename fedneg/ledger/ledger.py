@@ -391,9 +391,9 @@ class Ledger:
         """Return how far global parameters are from `rebuilt`, relative to their norms.
 
         What rounding leaves grows with the root of the rounds: 5e-7 after a thousand of
-        them, with momentum and without (`tests/test_ledger.py`). `TOLERANCE` is for two
-        hundred thousand, and less than what a client leaves in a round. Infinite
-        parameters, which tell nothing, deviate by 0.
+        them, with momentum and without (`tests/ledger/test_ledger.py`). `TOLERANCE` is
+        for two hundred thousand, and less than what a client leaves in a round.
+        Infinite parameters, which tell nothing, deviate by 0.
         """
         if not np.isfinite(parameters).all():
             return 0.0

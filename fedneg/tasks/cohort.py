@@ -10,8 +10,9 @@ Clients take as many steps as they would alone. A batch that is smaller than the
 is filled up with images of no weight; a client that is done waits, its learning rate
 zero, for those with more images.
 
-The result is that of training each client alone, up to rounding (tests/test_cohort.py):
-batched products sum in another order, so the bytes are not the same.
+The result is that of training each client alone, up to rounding
+(tests/tasks/test_cohort.py): batched products sum in another order, so the bytes are
+not the same.
 """
 
 import logging

@@ -6,7 +6,7 @@ that is made once, and momentum is kept by the product itself: BLAS computes
 ``momentum * buffer + dz' h`` in one call, so that no gradient of a weight is ever
 stored. All parameters lie in one vector, and a step ends with one addition to it.
 
-The result equals torch's autograd and SGD up to rounding (tests/test_dense.py).
+The result equals torch's autograd and SGD up to rounding (tests/tasks/test_dense.py).
 """
 
 from typing import Self

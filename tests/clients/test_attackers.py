@@ -1,0 +1,144 @@
+"""Real clients that attack: what they train on, and what they send."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders.federations import Bench, small_config
+from fedneg.clients.trainer import WriterClient
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import NDArrays
+from fedneg.core.settings import Task
+from fedneg.data.attacks import boosted, poison
+from fedneg.data.client_data import partition_data
+from fedneg.tasks.model import initial_parameters
+
+
+def client(client_id: int, *overrides: str, own: str | None = None) -> WriterClient:
+    """Return a client in its first round."""
+    task = Task.of(small_config(*overrides), root=None)
+    return WriterClient(client_id, task, 1, own)
+
+
+def start() -> NDArrays:
+    return initial_parameters(64, [16], 10, seed=0)
+
+
+def local(client_id: int, *overrides: str) -> NDArrays:
+    """Return what a client sends after training from `start`."""
+    return client(client_id, *overrides).fit(start(), {})[0]
+
+
+# -- model replacement ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("option", "boost"), [((), 5.0), (("attack.boost=2.5",), 2.5)])
+def test_an_attacker_sends_its_backdoored_update_boosted(
+    option: tuple[str, ...], boost: float
+):
+    trained = local(4, "attack=backdoor")
+    sent = local(4, "attack=model_replacement", *option)
+    for found, expected in zip(sent, boosted(start(), trained, boost), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert not np.array_equal(sent[0], trained[0])
+
+
+def test_its_accomplices_and_the_honest_boost_what_they_should():
+    attack = ("attack=model_replacement", "attack.clients=[1,4]")
+    for found, expected in zip(local(2, *attack), local(2), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    trained = local(1, "attack=backdoor", "attack.clients=[1,4]")
+    for found, expected in zip(
+        local(1, *attack), boosted(start(), trained, 2.5), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_what_it_says_of_its_training_is_of_the_model_that_it_trained():
+    option = "client.evaluate_after_fit=true"
+    _, _, expected = client(4, "attack=backdoor", option).fit(start(), {})
+    _, _, found = client(4, "attack=model_replacement", option).fit(start(), {})
+    assert found == expected
+
+
+def test_an_attacker_that_boosts_too_much_is_refused_by_the_server():
+    """Update norms of the digits' clients are alike, and the limit is 100 times."""
+    for boost, refused in ((5, []), (1000, [4])):
+        config = small_config("attack=model_replacement", f"attack.boost={boost}")
+        bench = Bench(config, start(), task=Task.of(config, root=None).to_json())
+        bench.train(1)
+        assert [k for _, k, _ in bench.failures()] == refused
+        assert all("max_update_norm_ratio" in why for *_, why in bench.failures())
+
+
+# -- sybils ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", ["label_flip", "backdoor"])
+def test_sybils_train_on_the_poisoned_images_of_the_first(shared: str):
+    attack = ("attack=sybils", "attack.clients=[1,3]", f"attack.shared={shared}")
+    config = small_config(*attack)
+    data = partition_data(1, Task.of(config, root=None))
+    images, labels = poison(
+        data.images[data.train],
+        data.labels[data.train],
+        attack=replace(config.attack, name=shared),
+        client_id=1,
+        seed=config.seed,
+        pixel_max=16,
+    )
+    for client_id in (1, 3):
+        found = client(client_id, *attack)._training_data()
+        np.testing.assert_array_equal(found[0], images)
+        np.testing.assert_array_equal(found[1], labels)
+    honest = client(2, *attack)
+    np.testing.assert_array_equal(
+        honest._training_data()[0], honest.data.images[honest.data.train]
+    )
+
+
+def test_a_sybil_counts_what_it_trained_on_and_measures_on_its_own():
+    attack = ("attack=sybils", "attack.clients=[1,3]")
+    sybil, honest = client(3, *attack), client(3)
+    _, count, _ = sybil.fit(start(), {})
+    assert count == len(client(1).data.train)
+    found, expected = (c.evaluate(start(), {})[2] for c in (sybil, honest))
+    assert found["num_train"] == len(honest.data.train)
+    assert found["train_accuracy"] == expected["train_accuracy"]
+    assert found["trained_accuracy"] != expected["trained_accuracy"]
+
+
+def test_sybils_shuffle_their_images_each_for_itself():
+    attack = ("attack=sybils", "attack.clients=[1,3]")
+    assert not np.array_equal(local(1, *attack)[0], local(3, *attack)[0])
+
+
+def test_a_sybil_with_data_of_its_own_says_what_it_lacks(tmp_path: Path):
+    data = client(3).data
+    mine = np.sort(np.concatenate([data.train, data.val, data.test]))
+    place = tmp_path / "mine.npz"
+    np.savez(place, images=data.images[mine], labels=data.labels[mine])
+    attack = ("attack=sybils", "attack.clients=[1,3]")
+    with pytest.raises(FedNegError, match="client 3 on the images of client 1; with"):
+        client(3, *attack, own=str(place)).fit(start(), {})
+
+
+# -- canaries -------------------------------------------------------------------------
+
+
+def test_planted_canaries_count_as_training_examples():
+    attack = ("attack=canaries", "attack.canaries=30")
+    planting = client(4, *attack)
+    _, count, _ = planting.fit(start(), {})
+    assert count == len(planting.data.train) + 30
+    assert planting.evaluate(start(), {})[2]["num_train"] == count - 30
+    assert client(2, *attack).fit(start(), {})[1] == len(client(2).data.train)
+
+
+def test_test_and_validation_images_are_what_they_were_without_canaries():
+    one, two = client(4, "attack=canaries").data, client(4).data
+    for part in ("train", "val", "test"):
+        np.testing.assert_array_equal(getattr(one, part), getattr(two, part))
+    assert one.images is two.images

@@ -1,0 +1,84 @@
+"""Processes that are killed at a chosen step of writing to the disk."""
+
+import os
+import signal
+import tempfile
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+
+class Executioner:
+    """Counts steps, and kills this process before step `last`."""
+
+    def __init__(self, last: int) -> None:
+        self.last, self.steps = last, 0
+
+    def step(self) -> None:
+        """Count a step."""
+        self.steps += 1
+        if self.steps == self.last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch(self) -> None:
+        """Count whatever touches the disk from now on."""
+        for owner, name in (
+            *(
+                (os, name)
+                for name in (
+                    *("fsync", "replace", "rename", "unlink", "open", "mkdir"),
+                    *("write", "ftruncate"),
+                )
+            ),
+            (tempfile, "mkstemp"),
+        ):
+            setattr(owner, name, self._counted(getattr(owner, name)))
+        plain = os.fdopen
+        os.fdopen = lambda *a, **k: _Halves(plain(*a, **k), self)  # type: ignore[assignment,return-value]
+
+    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            self.step()
+            return function(*arguments, **options)
+
+        return counted
+
+
+class _Halves:
+    """A file that is flushed, and may be killed, in the middle of each write."""
+
+    def __init__(self, file: Any, executioner: Executioner) -> None:
+        self.file, self.executioner = file, executioner
+
+    def __enter__(self) -> "_Halves":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def write(self, part: bytes | memoryview) -> None:
+        """Write the first half, flush, and then the second."""
+        half = len(part) // 2
+        self.executioner.step()
+        self.file.write(part[:half])
+        self.file.flush()
+        self.executioner.step()
+        self.file.write(part[half:])
+
+
+def forked(work: Callable[[], None]) -> int:
+    """Do work in a child; return its exit code, or minus the signal that ended it."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
