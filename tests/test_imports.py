@@ -1,10 +1,12 @@
 """The rooms lie above one another, and mathematics has no Flower in it."""
 
+import ast
 import importlib.util
+from pathlib import Path
 
 import pytest
 
-from builders.checkout import REPOSITORY
+from builders.checkout import REPOSITORY, TESTS
 
 FRONT_PAGE = 12  # modules at the top of fedneg/, at most
 SEAM = {"server_app", "federation", "client_app", "config", "overrides"}
@@ -91,3 +93,29 @@ def test_the_picture_of_the_rooms_is_that_of_today():
     """`python docs/draw_rooms.py` draws it anew."""
     for path, content in rooms.drawn().items():
         assert path.read_text() == content, path.name
+
+
+# -- the tests -------------------------------------------------------------------------
+
+
+def test_tests_lie_in_rooms():
+    """Beside these: what needs a browser, Ray or programs of Flower; and builders."""
+    others = {"integration", "builders", "processes"}
+    folders = {p.parent.relative_to(TESTS).as_posix() for p in TESTS.rglob("*.py")}
+    assert folders - {"."} - others <= set(ROOMS)
+    for path in TESTS.rglob("test_*.py"):
+        assert path.parent.name not in {"builders", "processes"}, path.name
+
+
+@pytest.mark.parametrize(
+    "path", sorted(TESTS.rglob("*.py")), ids=lambda p: p.relative_to(TESTS).as_posix()
+)
+def test_no_file_imports_tests(path: Path):
+    """What several of them share is in `builders`."""
+    tests = {p.stem for p in TESTS.rglob("test_*.py")} | {"conftest", "tests"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or "", *(a.name for a in node.names)]
+        for name in names:
+            assert not set(name.split(".")) & tests, f"{path}:{node.lineno}: {name}"
