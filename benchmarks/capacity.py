@@ -294,7 +294,6 @@ def _advice() -> list[str]:
 
 
 def _measurements(results: Mapping[str, Any]) -> list[str]:
-    """Return what was measured, as a table."""
     if not results["measured"]:
         return []
     rows = [
@@ -313,7 +312,6 @@ def _measurements(results: Mapping[str, Any]) -> list[str]:
 
 
 def _place(found: Mapping[str, Any]) -> str:
-    """Return where a measured ledger was."""
     return "a memory map" if found["where"] == "disk" else "memory"
 
 

@@ -3,8 +3,6 @@
 A contestant is a name and something that gives one sample: quantities by name, seconds
 unless the name says otherwise. ``whole`` is a whole run with the start of its process,
 ``round`` the mean of its rounds after the first.
-
-Longer than others: one function for each group that takes turns, all of one kind.
 """
 
 import csv

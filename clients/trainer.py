@@ -113,7 +113,6 @@ class WriterClient(NumPyClient):
         return local, trained.num_examples, metrics
 
     def _train(self, parameters: NDArrays) -> _Trained:
-        """Return what this client's training ends with."""
         set_parameters(self.model, parameters)
         found = self._examples()
         loss = train_epochs(
@@ -149,7 +148,6 @@ class WriterClient(NumPyClient):
 
     @property
     def _attacks(self) -> bool:
-        """Whether this client is an attacker."""
         return self.client_id in (self.task.attack.clients or ())
 
     def _source(self) -> tuple[ClientData, int]:

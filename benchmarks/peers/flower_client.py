@@ -39,11 +39,9 @@ class PilImages(Dataset[tuple[torch.Tensor, ...]]):
         self.transform = Compose([ToTensor(), Normalize((task.MEAN,), (task.STD,))])
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
-        """Return one transformed image and its label."""
         image = self.transform(Image.fromarray(self.images[index]))
         return image, self.labels[index]
 

@@ -42,7 +42,6 @@ def prune(
 
 
 def _show(store: Store, console: Console) -> None:
-    """Print a table of all entries."""
     entries = store.entries()
     if not entries:
         print(f"nothing is kept in {store.root}")

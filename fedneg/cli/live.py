@@ -1,7 +1,4 @@
-"""What an operator says: `fedneg request`, `status`, `roster`, `rollback`.
-
-Longer than others: four commands that share their options and tables.
-"""
+"""What an operator says: `fedneg request`, `status`, `roster`, `rollback`."""
 
 import json
 import os

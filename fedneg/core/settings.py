@@ -3,8 +3,6 @@
 Everything below the entry points takes these and nothing else. A wrong value raises
 `FedNegError` in one line that names the key, the value and the rule, before any data is
 read. No Hydra here: clients import this module and must start fast.
-
-Longer than others: a class for each group of `conf/`, and what one says of another.
 """
 
 import json

@@ -109,6 +109,5 @@ def own_data(place: str, *, name: str, client_id: int, seed: int) -> ClientData:
 # By the object's identity: the same images are the same object (`read_own_images`).
 @lru_cache(maxsize=8)
 def _own_split(found: OwnImages, client_id: int, seed: int) -> ClientSplit:
-    """Return how own images are split."""
     everything = np.arange(len(found.labels))
     return split_images(client_id, everything, np.empty(0, np.int64), seed)

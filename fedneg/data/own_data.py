@@ -140,7 +140,6 @@ def _opened(stream: BinaryIO, path: Path) -> Any:
 
 
 def _member(archive: Any, name: str, path: Path) -> NDArray[Any]:
-    """Return one array of a .npz file."""
     try:
         found = archive[name]
     except Exception as error:

@@ -94,7 +94,6 @@ class InlineGrid(Grid):
         return stamped
 
     def _answers(self, messages: list[Message]) -> Iterator[Message]:
-        """Yield the reply to each message."""
         for group in of_one_content(messages):
             for cohort in self._cohorts(group):
                 asked = [(m, self.contexts[m.metadata.dst_node_id]) for m in cohort]

@@ -157,7 +157,6 @@ def _parts_of(record: RecordDict) -> list[bytes]:
 
 
 def _record_of(parts: Parts) -> RecordDict:
-    """Return what `_parts_of` was given."""
     record = record_from_bytes(parts[0])
     data = iter(parts[1:])
     # Both walk records and arrays in the order in which they were put in.

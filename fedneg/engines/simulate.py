@@ -28,7 +28,6 @@ def shared_pool(size: int) -> WorkerPool:
 
 
 def _pool(engine: EngineSettings, clients: int) -> WorkerPool:
-    """Return workers for so many clients."""
     size = engine.workers or cores()
     # More workers than clients have nothing to do; but what runs already may stay.
     return warmed_up(size) or shared_pool(min(size, clients))

@@ -267,7 +267,6 @@ class Judgement:
         }
 
     def _entry(self, model: Measured) -> dict[str, Any]:
-        """Return what was measured of a model."""
         membership, lira, canary = self._attacks.on(model)
         relearn, retrained = model.relearn, self.models.get("retrained")
         exposure = [exposures(*losses).mean() for losses in model.canaries.values()]

@@ -13,8 +13,6 @@ Wu, Zhu and Mitra (arXiv:2201.09441, section 3), summed as they arrive.
 Server momentum stays exact too: with one momentum row per client,
 ``buffer_k <- beta * buffer_k + weight_k * update_k`` and ``contribution_k += rate *
 buffer_k``, for every client in every round in which anybody took part.
-
-Longer than others: the identity above is kept by every method of one class.
 """
 
 from collections.abc import Iterable, Mapping

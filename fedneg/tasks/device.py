@@ -56,7 +56,6 @@ class DeviceArrays:
         self._held: dict[int, tuple[NDArray[Any], torch.Tensor]] = {}
 
     def __len__(self) -> int:
-        """Return how many arrays lie there."""
         return len(self._held)
 
     def rows(self, array: NDArray[Any], index: NDArray[np.integer]) -> torch.Tensor:

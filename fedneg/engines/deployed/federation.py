@@ -145,7 +145,6 @@ class LocalFederation:
             self._hold = None
 
     def __enter__(self) -> Self:
-        """Start everything."""
         self.start()
         return self
 
@@ -155,7 +154,6 @@ class LocalFederation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop everything."""
         self.stop()
 
     def start_superlink(self, timeout_s: float = START_TIMEOUT_S) -> None:

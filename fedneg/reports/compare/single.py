@@ -181,7 +181,6 @@ def _model(
     outcome: object,
     cost: Mapping[str, float | None],
 ) -> ModelRow:
-    """Return one model's row."""
     models, evidence = results["models"], results["evidence"]
     own, reference = models[name], models.get("retrained") or {}
     seen, seen_reference = evidence.get(name) or {}, evidence.get("retrained") or {}

@@ -62,7 +62,6 @@ def heading(pooled: pd.DataFrame) -> str:
 
 
 def _markdown(title: str, table: pd.DataFrame) -> Iterator[str]:
-    """Yield the lines of one table."""
     yield f"**{title}**"
     yield ""
     columns = [str(name) for name in table.columns]

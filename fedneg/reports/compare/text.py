@@ -221,12 +221,10 @@ def _title(method: str) -> str:
 
 
 def _lost(entry: _Entry) -> str:
-    """Return how much accuracy went."""
     return f"loses {rate(entry.lost)} of test accuracy"
 
 
 def _describe_losses(contestants: Sequence[_Entry]) -> Iterator[str]:
-    """Yield who loses accuracy."""
     losers = [e for e in contestants if e.lost is not None and not e.keeps_accuracy]
     if losers:
         each = ", ".join(f"{e.strategy} ({rate(e.lost)})" for e in losers)

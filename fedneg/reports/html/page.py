@@ -94,7 +94,6 @@ class Page:
     """
 
     def __init__(self, title: str, subtitle: str = "", *, footer: str = "") -> None:
-        """Start an empty page."""
         self._head = {"title": title, "subtitle": subtitle, "footer": footer}
         self._notices: list[str] = []
         self._sections: list[tuple[str, list[Markup]]] = [("", [])]

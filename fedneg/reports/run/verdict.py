@@ -195,7 +195,6 @@ def add_measured(page: Page, results: Mapping[str, Any]) -> None:
 def _measured_of(
     found: Mapping[str, Any], metrics: Mapping[str, Any] | None
 ) -> dict[str, object]:
-    """Return the cells of one model."""
     agreement = number(found.get("agreement_with_retrained"))
     exposure, chance = found.get("canary_exposure"), found.get("canary_exposure_chance")
     cells: dict[str, object] = {
