@@ -20,13 +20,13 @@ LOOK_S = 0.2
 def python_command(module: str, *, outlives: bool = False) -> list[str]:
     """Return the command of a child process that runs a module's `main()`.
 
-    Words may be appended; the child finds them in ``sys.argv[1:]``. Its import path is
-    this process's, entry by entry. Unless it `outlives` this process, it ends at most
-    a second after that has ended, in whatever way.
+    Arguments may be appended; the child finds them in ``sys.argv[1:]``. Its import path
+    is this process's, entry by entry. Unless it `outlives` this process, it ends at
+    most a second after that has ended, in whatever way.
     """
     path = [str(entry) or os.getcwd() for entry in sys.path]
-    words = [sys.executable, "-P", "-c", _BEGIN, str(len(path)), *path]
-    return [*words, module, "0" if outlives else str(os.getpid())]
+    command = [sys.executable, "-P", "-c", _BEGIN, str(len(path)), *path]
+    return [*command, module, "0" if outlives else str(os.getpid())]
 
 
 def begin() -> None:

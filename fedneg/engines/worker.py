@@ -56,7 +56,7 @@ class Worker:
                 env=os.environ | threads,
             )
         self.channel = Channel(ours, areas)
-        self.words = Words(self.process)
+        self.output = Output(self.process)
         self.shared: Parts | None = None
         self.ready = False
         # What it has to do, in order; the first is what it is doing.
@@ -85,7 +85,7 @@ class Worker:
         """
         kind, parts = self.channel.receive()
         if kind == READY:
-            self.ready = self.words.shown = True
+            self.ready = self.output.shown = True
             return None
         return parts
 
@@ -97,7 +97,7 @@ class Worker:
             code = self.process.wait(5)
         except subprocess.TimeoutExpired:
             return "the worker process closed its socket"
-        said = self.words.last()
+        said = self.output.last()
         return f"the worker process ended with code {code}" + (said and f": {said}")
 
     def stop(self) -> None:
@@ -107,10 +107,10 @@ class Worker:
             area.close()
         self.process.kill()
         self.process.wait()
-        self.words.close()
+        self.output.close()
 
 
-class Words:
+class Output:
     """What a process prints: its end is kept, and passed on once that is wanted."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:

@@ -95,13 +95,13 @@ class WorkerPool:
                     number = waiting.pop()
                     worker.send(number, shared, requests[number])
             busy = [w for w in self._workers if w.requests or not w.ready]
-            spoken = [w.words for w in self._workers if w.words.is_open]
+            spoken = [w.output for w in self._workers if w.output.is_open]
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             ends, pipes = [w.channel.end for w in busy], [s.pipe for s in spoken]
             ready = wait([*ends, *pipes], left)
-            for words in spoken:
-                if words.pipe in ready:
-                    words.hear()
+            for output in spoken:
+                if output.pipe in ready:
+                    output.hear()
             answered = [w for w in busy if w.channel.end in ready]
             for worker in answered:
                 yield from self._heard(worker, waiting)

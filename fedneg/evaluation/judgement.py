@@ -55,7 +55,7 @@ class Judgement:
         self.models: dict[str, Measured] = {}
         self.retrained: list[Measured] = []
         self._trained_by: dict[str, Collection[int]] = {}
-        self._numbers: dict[str, Measurements] = {}
+        self._measurements: dict[str, Measurements] = {}
         self._attacks = Attacks(config.seed, self.models, self.retrained)
 
     def add(
@@ -188,7 +188,7 @@ class Judgement:
 
     def measurements_of(self, model: Measured) -> Measurements:
         """Return what the verdict is to know of a model; all models have been added."""
-        if model.name not in self._numbers:
+        if model.name not in self._measurements:
             membership, lira, canary = self._attacks.on(model)
             others = [*self.retrained, self.models["original"]]
             pairs = [
@@ -196,7 +196,7 @@ class Judgement:
                 for other in others
                 if other.digest != model.digest
             ]
-            self._numbers[model.name] = Measurements(
+            self._measurements[model.name] = Measurements(
                 model.name,
                 model.digest,
                 model.test_accuracy,
@@ -218,7 +218,7 @@ class Judgement:
                     if mine is not None and theirs is not None
                 },
             )
-        return self._numbers[model.name]
+        return self._measurements[model.name]
 
     @property
     def handed_over(self) -> str:
@@ -243,7 +243,7 @@ class Judgement:
     def _control(self, name: str) -> str:
         """Return what the evidence alone says of a model whose answer is known."""
         found = self.judge(name)
-        if found.finding == TOOK_NO_PART:
+        if found.overruled_by == TOOK_NO_PART:
             return found.outcome
         return outcome_of(found.evidence)
 

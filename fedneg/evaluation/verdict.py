@@ -32,31 +32,31 @@ PROVES_NOTHING_ALONE = frozenset({"js_divergence", "disagreement", "relearn_rati
 class Verdict:
     """The outcome (forgotten, not forgotten or inconclusive) and what it rests on.
 
-    `finding` is `TOOK_NO_PART` or `IS_RETRAINED` where that overrules the evidence.
+    `overruled_by` is `TOOK_NO_PART` or `IS_RETRAINED`; None where the evidence counts.
     """
 
     outcome: str
     evidence: tuple[Evidence, ...]
     utility: Utility
-    finding: str | None = None
+    overruled_by: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """Return the entry in results.json."""
         return {
             "outcome": self.outcome,
-            "finding": self.finding,
-            "evidence": [line.to_json() for line in self.evidence],
+            "finding": self.overruled_by,
+            "evidence": [piece.to_json() for piece in self.evidence],
             "utility": asdict(self.utility),
         }
 
 
 def outcome_of(evidence: Iterable[Evidence]) -> str:
     """Return what lines of evidence come to together."""
-    lines = list(evidence)
-    if any(line.decision == NOT_FORGOTTEN for line in lines):
+    pieces = list(evidence)
+    if any(piece.decision == NOT_FORGOTTEN for piece in pieces):
         return NOT_FORGOTTEN
-    proofs = [line for line in lines if line.name not in PROVES_NOTHING_ALONE]
-    if any(line.decision == FORGOTTEN for line in proofs):
+    proofs = [piece for piece in pieces if piece.name not in PROVES_NOTHING_ALONE]
+    if any(piece.decision == FORGOTTEN for piece in proofs):
         return FORGOTTEN
     return INCONCLUSIVE
 
@@ -92,12 +92,12 @@ def judge(
     where the evidence says otherwise that is chance, and the outcome inconclusive.
     """
     case = Case(judged, original=original, retrained=retrained, settings=settings)
-    evidence = tuple(line(case) for line in RULES)
-    outcome, finding = outcome_of(evidence), None
+    evidence = tuple(rule(case) for rule in RULES)
+    outcome, overruled_by = outcome_of(evidence), None
     if not took_part:
-        outcome, finding = INCONCLUSIVE, TOOK_NO_PART
+        outcome, overruled_by = INCONCLUSIVE, TOOK_NO_PART
     elif outcome == NOT_FORGOTTEN and any(
         judged.digest == model.digest for model in retrained
     ):
-        outcome, finding = INCONCLUSIVE, IS_RETRAINED
-    return Verdict(outcome, evidence, case.utility, finding)
+        outcome, overruled_by = INCONCLUSIVE, IS_RETRAINED
+    return Verdict(outcome, evidence, case.utility, overruled_by)

@@ -74,10 +74,10 @@ def describe_conclusions(results: Mapping[str, Any]) -> list[str]:
             "On every metric here the unlearned model equals the original to within "
             f"{SMALL}"
         )
-        finding = (verdict_of(results) or {}).get("finding")
+        overruled_by = (verdict_of(results) or {}).get("finding")
         said.append(
-            f"{same}, as it may: {name_clients(results['forget'])} {finding}."
-            if finding == TOOK_NO_PART
+            f"{same}, as it may: {name_clients(results['forget'])} {overruled_by}."
+            if overruled_by == TOOK_NO_PART
             else f"{same}: these numbers show no trace of forgetting{_leave(results)}."
         )
     return said or ["No metric was measured in this run."]

@@ -55,36 +55,38 @@ def evidence_of(verdict: Mapping[str, Any]) -> list[Evidence]:
     return list(verdict.get("evidence") or ())
 
 
-def name_evidence(line: Evidence) -> str:
+def name_evidence(piece: Evidence) -> str:
     """Return the name of a line as people say it; one that is not known as it is."""
-    return NAMES.get(str(line.get("name")), str(line.get("name")))
+    return NAMES.get(str(piece.get("name")), str(piece.get("name")))
 
 
 def deciding_evidence(verdict: Mapping[str, Any]) -> list[Evidence]:
     """Return the lines that the outcome rests on; none where it is inconclusive."""
     outcome = verdict["outcome"]
-    found = [line for line in evidence_of(verdict) if line.get("decision") == outcome]
+    found = [
+        piece for piece in evidence_of(verdict) if piece.get("decision") == outcome
+    ]
     if outcome == FORGOTTEN:
         found = [e for e in found if e.get("name") not in PROVES_NOTHING_ALONE]
     return found
 
 
-def describe_value(line: Evidence, digits: int = 4) -> str:
+def describe_value(piece: Evidence, digits: int = 4) -> str:
     """Return a line's value, with its sign where it is a gap; a dash for null."""
-    sign = "+" if line.get("name") in _METRICS else "-"
-    return _write(line.get("value"), digits, sign)
+    sign = "+" if piece.get("name") in _METRICS else "-"
+    return _write(piece.get("value"), digits, sign)
 
 
-def describe_allowed(line: Evidence, digits: int = 4) -> str:
+def describe_allowed(piece: Evidence, digits: int = 4) -> str:
     """Return what a line's value may be, as 'at most 0.02'; a dash without threshold.
 
     Relearning is the one that must not be *below* its threshold; an AUC has a threshold
     on either side, and the results name the one that counted.
     """
-    if number(line.get("threshold")) is None:
+    if number(piece.get("threshold")) is None:
         return MISSING
-    bound = "at least" if _is_lower_bound(line) else "at most"
-    return f"{bound} {_write(line['threshold'], digits)}"
+    bound = "at least" if _is_lower_bound(piece) else "at most"
+    return f"{bound} {_write(piece['threshold'], digits)}"
 
 
 def _write(value: object, digits: int, sign: str = "-") -> str:
@@ -95,38 +97,38 @@ def _write(value: object, digits: int, sign: str = "-") -> str:
     return f"{found:{sign}.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _is_lower_bound(line: Evidence) -> bool:
+def _is_lower_bound(piece: Evidence) -> bool:
     """Return whether the threshold is the least that the value may be."""
-    if line.get("name") == "relearn_ratio":
+    if piece.get("name") == "relearn_ratio":
         return True
-    value, threshold = number(line.get("value")), number(line.get("threshold"))
+    value, threshold = number(piece.get("value")), number(piece.get("threshold"))
     below = value is not None and threshold is not None and value < threshold
-    return below and line.get("decision") == NOT_FORGOTTEN
+    return below and piece.get("decision") == NOT_FORGOTTEN
 
 
-def describe_evidence(line: Evidence, metrics: Mapping[str, Any] | None = None) -> str:
+def describe_evidence(piece: Evidence, metrics: Mapping[str, Any] | None = None) -> str:
     """Return a line as half a sentence: what, why, and both numbers.
 
     Parameters
     ----------
-    line : mapping
+    piece : mapping
         An entry of ``verdict.evidence``.
     metrics : mapping, optional
         The model's entry in ``models``: of a gap, the value itself is told as well.
     """
-    value, threshold = number(line.get("value")), number(line.get("threshold"))
+    value, threshold = number(piece.get("value")), number(piece.get("threshold"))
     digits = 2  # more only where two would make equal what is not
     if value is not None and threshold is not None:
         while digits < 4 and f"{value:.{digits}f}" == f"{threshold:.{digits}f}":
             digits += 1
-    own = number((metrics or {}).get(_METRICS.get(str(line.get("name")), "")))
-    name = name_evidence(line) + ("" if own is None else f" {own:.2f}")
-    numbers = [] if value is None else [describe_value(line, digits)]
+    own = number((metrics or {}).get(_METRICS.get(str(piece.get("name")), "")))
+    name = name_evidence(piece) + ("" if own is None else f" {own:.2f}")
+    values = [] if value is None else [describe_value(piece, digits)]
     if threshold is not None:
-        allowed = describe_allowed(line, digits).removeprefix("at most ")
-        numbers.append(f"allowed {allowed}")
-    shown = f" ({', '.join(numbers)})" if numbers else ""
-    return f"{name} {line.get('why') or ''}".strip() + shown
+        allowed = describe_allowed(piece, digits).removeprefix("at most ")
+        values.append(f"allowed {allowed}")
+    shown = f" ({', '.join(values)})" if values else ""
+    return f"{name} {piece.get('why') or ''}".strip() + shown
 
 
 def describe_reason(results: Mapping[str, Any], *, most: int | None = None) -> str:
@@ -153,8 +155,8 @@ def describe_reason(results: Mapping[str, Any], *, most: int | None = None) -> s
         return ""
     models = results.get("models") or {}
     metrics = models.get(verdict.get("model")) or {}
-    said = [describe_evidence(line, metrics) for line in decided[:most]]
-    rest = [] if most is None else [name_evidence(line) for line in decided[most:]]
+    said = [describe_evidence(piece, metrics) for piece in decided[:most]]
+    rest = [] if most is None else [name_evidence(piece) for piece in decided[most:]]
     if rest:
         said.append(f"also {', '.join(rest)}")
     return "; ".join(said)
@@ -162,18 +164,18 @@ def describe_reason(results: Mapping[str, Any], *, most: int | None = None) -> s
 
 def _describe_doubt(verdict: Mapping[str, Any]) -> Iterator[str]:
     """Yield why no line decided."""
-    lines = evidence_of(verdict)
-    whys = [str(line.get("why") or "") for line in lines]
+    pieces = evidence_of(verdict)
+    whys = [str(piece.get("why") or "") for piece in pieces]
     counts = [re.search(r"(\d+) other .*, (\d+) needed", why) for why in whys]
     few = min((int(m[1]), int(m[2])) for m in counts if m) if any(counts) else None
     measured = [
-        line
-        for line, why, counted in zip(lines, whys, counts, strict=True)
+        piece
+        for piece, why, counted in zip(pieces, whys, counts, strict=True)
         if why != "not measured" and not counted
     ]
     weak = [e for e in measured if str(e.get("why") or "").startswith("no power")]
-    others = [line for line in measured if line not in weak]
-    proofless = [line for line in others if line.get("decision") == FORGOTTEN]
+    others = [piece for piece in measured if piece not in weak]
+    proofless = [piece for piece in others if piece.get("decision") == FORGOTTEN]
     if few:
         models = "retrained model" if few[0] == 1 else "retrained models"
         yield f"only {few[0]} {models} to compare with, {few[1]} needed"
@@ -182,12 +184,12 @@ def _describe_doubt(verdict: Mapping[str, Any]) -> Iterator[str]:
     elif len(weak) == len(measured):
         yield "no line of evidence had power"
     if proofless:
-        names = " and ".join(name_evidence(line) for line in proofless)
+        names = " and ".join(name_evidence(piece) for piece in proofless)
         one = len(proofless) == 1
         yield f"{names} {'proves' if one else 'prove'} nothing alone"
-    for line in others:
-        if line.get("decision") == ABSTAINS:
-            yield describe_evidence(line)
+    for piece in others:
+        if piece.get("decision") == ABSTAINS:
+            yield describe_evidence(piece)
 
 
 def control_warnings(verdict: Mapping[str, Any]) -> list[str]:

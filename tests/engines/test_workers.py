@@ -159,7 +159,7 @@ def test_one_that_talks_on_gets_no_more_time(
     pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ):
     list(pool.run([b""], [[b"a"]]))
-    monkeypatch.setattr(worker.Words, "hear", lambda _: True)  # never done
+    monkeypatch.setattr(worker.Output, "hear", lambda _: True)  # never done
     list(pool.run([b""], [[b"say x"]]))
     found = dict(pool.run([b""], [[b"sleep 600"]] * 2, timeout_s=0.5))
     assert found == dict.fromkeys(range(2), "no reply within 0.5 s")

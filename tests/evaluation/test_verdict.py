@@ -560,7 +560,7 @@ def test_who_took_no_part_is_inconclusive_whatever_the_numbers_say():
     for model in (numbers("good"), ORIGINAL):
         found = verdict(model)
         assert found.outcome != "inconclusive"
-        assert found.finding is None
+        assert found.overruled_by is None
         absent = judge(
             model,
             original=ORIGINAL,
@@ -569,7 +569,7 @@ def test_who_took_no_part_is_inconclusive_whatever_the_numbers_say():
             took_part=False,
         )
         assert absent.outcome == "inconclusive"
-        assert absent.finding == "took part in no round"
+        assert absent.overruled_by == "took part in no round"
         assert absent.evidence == found.evidence
 
 
@@ -579,5 +579,5 @@ def test_a_model_that_is_a_retrained_one_is_never_not_forgotten():
     assert verdict(odd).outcome == "not forgotten"
     found = verdict(odd, retrained=[*RETRAINED, odd])
     assert found.outcome == "inconclusive"
-    assert found.finding == "is a retrained model"
+    assert found.overruled_by == "is a retrained model"
     assert any(e.decision == "not forgotten" for e in found.evidence)

@@ -27,7 +27,7 @@ from fedneg.engines.deployed.federation import LocalFederation
 from fedneg.engines.deployed.flower import SuperLink, environment
 from fedneg.engines.deployed.hold import Hold
 from fedneg.engines.deployed.processes import Process, end, free_ports, marked
-from fedneg.engines.deployed.proxies import around_proxies, words_around_proxies
+from fedneg.engines.deployed.proxies import around_proxies, variables_around_proxies
 
 PRIVATE = ("ca.key", "server.key", "node0", "node1")
 
@@ -515,7 +515,7 @@ def test_proxies_leave_this_machines_own_addresses_alone(
     expected = {"LANG": "C", **given, **changed}
     expected = {name: value for name, value in expected.items() if value is not None}
     assert around_proxies({"LANG": "C", **given}) == expected
-    assert words_around_proxies({"LANG": "C", **given}) == words
+    assert variables_around_proxies({"LANG": "C", **given}) == words
 
 
 def test_what_means_the_working_folder_means_it_to_other_programs_too(

@@ -28,7 +28,7 @@ from fedneg.engines.deployed.processes import (
     free_ports,
     listens,
 )
-from fedneg.engines.deployed.proxies import words_around_proxies
+from fedneg.engines.deployed.proxies import variables_around_proxies
 from fedneg.records.pins import OPERATOR, key_digest_of
 from fedneg.records.state import State
 
@@ -276,11 +276,11 @@ class LocalFederation:
 
     def command(self, run_config: str) -> str:
         """Return the line that starts a run from any shell."""
-        words = [str(BIN / "flwr"), *self.flwr.run_words(run_config), "--stream"]
-        variables = words_around_proxies(os.environ)
+        command = [str(BIN / "flwr"), *self.flwr.run_arguments(run_config), "--stream"]
+        variables = variables_around_proxies(os.environ)
         variables["FLWR_HOME"] = str(self.folder / "flwr")
         before = [f"{name}={shlex.quote(v)}" for name, v in variables.items()]
-        return f"{' '.join(before)} {shlex.join(words)}"
+        return f"{' '.join(before)} {shlex.join(command)}"
 
     def run(self, run_config: str, timeout_s: float = 600.0) -> RunResult:
         """Do a run and return what it came to; see `Flwr.submit` and `Flwr.wait`."""

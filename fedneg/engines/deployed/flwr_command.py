@@ -112,14 +112,14 @@ class Flwr:
         nodes = self.ask("supernode", "list", PROFILE)["nodes"]
         return {int(n["node-id"]) for n in nodes if n["status"] == "online"}
 
-    def run_words(self, run_config: str) -> Sequence[str]:
-        """Return the words of `flwr run`, without options that say what to print."""
-        words = ["run", str(self.app), PROFILE]
-        return [*words, "--run-config", run_config] if run_config else words
+    def run_arguments(self, run_config: str) -> Sequence[str]:
+        """Return what follows `flwr`, without options that say what to print."""
+        arguments = ["run", str(self.app), PROFILE]
+        return [*arguments, "--run-config", run_config] if run_config else arguments
 
     def submit(self, run_config: str) -> str:
         """Start a run and return its id."""
-        return str(self.ask(*self.run_words(run_config))["run-id"])
+        return str(self.ask(*self.run_arguments(run_config))["run-id"])
 
     def status(self, run_id: str) -> tuple[str, str]:
         """Return a run's status and its details."""

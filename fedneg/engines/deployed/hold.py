@@ -41,9 +41,9 @@ class Hold:
         if lock is None:
             raise FedNegError(f"{folder} has a federation that runs")
         self._lock = lock
-        words = python_command("fedneg.engines.deployed.hold", outlives=True)
+        command = python_command("fedneg.engines.deployed.hold", outlives=True)
         self._watcher = subprocess.Popen(
-            [*words, str(folder), str(os.getpid())],
+            [*command, str(folder), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -41,15 +41,15 @@ def around_proxies(variables: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def words_around_proxies(variables: Mapping[str, str]) -> dict[str, str]:
+def variables_around_proxies(variables: Mapping[str, str]) -> dict[str, str]:
     """Return what a command needs before it in a shell with these variables."""
-    wanted, words = around_proxies(variables), {}
+    wanted, needed = around_proxies(variables), {}
     for name in ("no_proxy", "no_grpc_proxy"):
         is_read = name == "no_proxy" or name in variables
         if is_read and wanted.get(name) != variables.get(name):
-            words[name] = wanted[name]
+            needed[name] = wanted[name]
     # Empty in small letters means none, whatever stands there in capitals.
-    return words | {n.lower(): "" for n in sorted(set(variables) - set(wanted))}
+    return needed | {n.lower(): "" for n in sorted(set(variables) - set(wanted))}
 
 
 def _hosts(variables: Mapping[str, str], *names: str) -> list[str]:

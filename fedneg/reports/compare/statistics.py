@@ -83,9 +83,9 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
             row |= {metric: found.value, f"{metric}_half": found.half}
         rows.append(row)
     names = [*_GROUP, "method", "judged", "seeds", "forgetting_measure", "outcomes"]
-    numbers = [name for m in METRICS for name in (m, f"{m}_half")]
-    summary = pd.DataFrame(rows, columns=[*names, *OUTCOMES, *numbers])
-    summary[numbers] = summary[numbers].apply(pd.to_numeric)
+    columns = [name for m in METRICS for name in (m, f"{m}_half")]
+    summary = pd.DataFrame(rows, columns=[*names, *OUTCOMES, *columns])
+    summary[columns] = summary[columns].apply(pd.to_numeric)
     return _sorted(summary)
 
 

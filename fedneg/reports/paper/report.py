@@ -17,7 +17,7 @@ from fedneg.core.run_log import LOG
 from fedneg.core.settings import Config
 from fedneg.reports.html.figures import Picture
 from fedneg.reports.html.page import Card, Page
-from fedneg.reports.paper import published as numbers
+from fedneg.reports.paper import published
 from fedneg.reports.paper.answers import QUESTIONS, influence_answer, performance_answer
 from fedneg.reports.paper.figures import all_pictures
 from fedneg.reports.paper.state import PaperMeasurements
@@ -205,17 +205,17 @@ def _cards(found: PaperMeasurements) -> list[Card]:
         Card(
             "Central, training",
             rate(central["train_accuracy"]),
-            f"paper {numbers.PAPER_CENTRAL_TRAIN}",
+            f"paper {published.PAPER_CENTRAL_TRAIN}",
         ),
         Card(
             "Central, test",
             rate(central["accuracy"]),
-            f"paper {numbers.PAPER_CENTRAL_TEST}",
+            f"paper {published.PAPER_CENTRAL_TEST}",
         ),
         Card(
             "Federated, test",
             rate(federated["accuracy"]),
-            f"paper {numbers.PAPER_FEDERATED_TEST}",
+            f"paper {published.PAPER_FEDERATED_TEST}",
         ),
         Card(
             "Training time",
@@ -235,7 +235,7 @@ def _retraining_table(found: PaperMeasurements) -> pd.DataFrame:
             mine = table[(table["client_id"] == k) & (table["form"] == form)]
             mine = mine.set_index("epoch")["accuracy"]
             row[f"{name}_start"], row[f"{name}_end"] = mine[0], mine[last]
-        row["paper_start"], row["paper_end"] = numbers.PAPER_RETRAINED[int(k)]
+        row["paper_start"], row["paper_end"] = published.PAPER_RETRAINED[int(k)]
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -85,8 +85,8 @@ def add_evidence(page: Page, results: Mapping[str, Any]) -> None:
     if verdict is None:
         return
     page.section("Evidence for the verdict")
-    lines = evidence_of(verdict)
-    if lines:
+    pieces = evidence_of(verdict)
+    if pieces:
         page.table(
             pd.DataFrame(
                 {
@@ -94,12 +94,12 @@ def add_evidence(page: Page, results: Mapping[str, Any]) -> None:
                         name_with_note(
                             name_evidence(e), UNITS.get(str(e.get("name")), "")
                         )
-                        for e in lines
+                        for e in pieces
                     ],
-                    "value": [describe_value(e) for e in lines],
-                    "allowed": [describe_allowed(e) for e in lines],
-                    "decision": [_badge(e.get("decision")) for e in lines],
-                    "why": [prose(str(e.get("why") or MISSING)) for e in lines],
+                    "value": [describe_value(e) for e in pieces],
+                    "allowed": [describe_allowed(e) for e in pieces],
+                    "decision": [_badge(e.get("decision")) for e in pieces],
+                    "why": [prose(str(e.get("why") or MISSING)) for e in pieces],
                 },
                 dtype=object,
             ),
