@@ -11,8 +11,10 @@ counts nodes before a simulation has registered them); replies are validated and
 in the order of client ids, so that every engine gives the same bytes; a server learning
 rate and momentum form the server optimiser of the paper's section 3.2.
 
-Longer than others: the hooks of one round belong together, and what can stand alone
-(roster, replies, phases, questions, what a method implements) has a file of its own.
+What a strategy is told, and by whom (hooks.py), who is who (roster.py), who trains in a
+round (sampling.py), which replies are believed (inbox.py, replies.py), what clients are
+asked beside training (questions.py) and what a method implements (method.py) stand
+beside it.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -33,30 +35,23 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from fedneg.core.machine import cache_root
 from fedneg.core.parameters import (
-    NDArrays,
-    Shapes,
     Vector,
-    add,
     flatten,
-    shapes_of,
     unflatten,
-    weights_of,
 )
-from fedneg.core.seeding import rng
 from fedneg.core.settings import Config
 from fedneg.core.source import code_digest
-from fedneg.ledger.ledger import Ledger
-from fedneg.ledger.rows import KeptUpdates, Rows, make_rows, release
-from fedneg.strategies.claims import reason_of
+from fedneg.ledger.rows import release
 from fedneg.strategies.hooks import NO_HOOKS, Hooks
+from fedneg.strategies.inbox import Inbox, leave_out
+from fedneg.strategies.lineage import Lineage
 from fedneg.strategies.method import ForgettingMethod
-from fedneg.strategies.phases import Failure, Phase, RoundReport
+from fedneg.strategies.phases import Phase, RoundReport
 from fedneg.strategies.questions import Questions
-from fedneg.strategies.replies import Reply, absurd, read_reply
+from fedneg.strategies.replies import Reply
 from fedneg.strategies.roster import Roster
-from fedneg.tasks.model import initial_parameters
+from fedneg.strategies.sampling import sample
 
 # What a subclass may override without changing how a federation is trained.
 FORGETTING = {
@@ -65,7 +60,7 @@ FORGETTING = {
 }
 
 
-class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
+class LedgerFedAvg(Lineage, Questions, FedAvg):
     """FedAvg with a ledger; subclasses say how to forget (`ForgettingMethod`).
 
     Parameters
@@ -101,13 +96,8 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
         self.method_report: dict[str, Any] = {}
         self.unanswered: dict[int, str] = {}
         self._asked: dict[int, int] = {}
-        self._shapes: Shapes = ()
         self._global: Vector = np.empty(0, dtype=np.float32)
-        self.initial = self._rectified = self._global
-        self._ledger: Ledger | None = None
-        self._server_bytes: int | None = None
-        # Replies of a round wait here until all are in.
-        self._waiting: Rows = make_rows(0, 0)
+        self._rectified = self._global
 
     def combine(self, number: int, good: Mapping[int, Reply]) -> Vector:
         """Return the parameters after an unlearn round; by default FedAvg.
@@ -142,65 +132,6 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
         """Client ids that are not being forgotten, now or before."""
         out = self.forgotten | set(self.forgetting)
         return tuple(k for k in range(self.config.clients) if k not in out)
-
-    @property
-    def ledger(self) -> Ledger:
-        """The ledger of the current model; made by `reset`."""
-        assert self._ledger is not None, "reset() comes first"
-        return self._ledger
-
-    @property
-    def server_bytes(self) -> int:
-        """What the method reads of that which the server keeps (`Needs`), bytes.
-
-        Measured when forgetting began, the last time; before that, of the ledger now.
-        """
-        if self._server_bytes is None:
-            return self.needs().server_bytes
-        return self._server_bytes
-
-    @property
-    def _keep_local(self) -> bool:
-        """Whether the ledger keeps last local models: needed, or asked for."""
-        return self.keeps_local_models or self.settings.keep_local_models
-
-    def reset(self, initial: NDArrays) -> None:
-        """Start a new lineage: an empty ledger at these initial parameters.
-
-        A ledger beyond `strategy.ledger_memory_mib` lies on the disk.
-        """
-        self._shapes = shapes_of(initial)
-        # Before the new ones are made: there may be room for one ledger only.
-        self._ledger, self._waiting = None, make_rows(0, 0)
-        start, clients = flatten(initial), self.config.clients
-        # The ledger's own may come to hold what forgetting left (`fold_correction`).
-        self.initial = start
-        every = self.keeps_updates
-        kept = -(-self.config.rounds // every) if every else 0
-        rows = clients * (1 + kept)
-        large = rows * start.nbytes > self.settings.ledger_memory_mib * 2**20
-        folder = cache_root() / "scratch" if large else None
-        self._ledger = Ledger(
-            start,
-            clients=clients,
-            learning_rate=self.settings.server_learning_rate,
-            momentum=self.settings.server_momentum,
-            keep_local=self._keep_local,
-            updates=KeptUpdates(every, make_rows(clients * kept, start.size, folder)),
-            folder=folder,
-        )
-        self._waiting = make_rows(self._sample_size(clients), start.size, folder)
-
-    def fresh_parameters(self, draw: int) -> Vector:
-        """Return other initial parameters, which no training ever saw; `draw` >= 1."""
-        arrays = initial_parameters(
-            self._shapes[0][1],
-            self.config.model.hidden,
-            self._shapes[-1][0],
-            seed=self.config.seed,
-            draw=draw,
-        )
-        return flatten(arrays)
 
     def begin(self, phase: Phase, forget: Sequence[int] = ()) -> None:
         """Say which phase the next `start()` runs; `forget` is for an unlearn phase."""
@@ -258,21 +189,9 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
             timeout_s=self.settings.wait_for_clients_s,
         )
 
-    def _sample_size(self, clients: int) -> int:
-        """Return how many of so many clients train in a round."""
-        return max(1, round(self.settings.client_fraction * clients))
-
     def _sample(self, clients: Sequence[int], stream: int) -> list[int]:
-        """Return who trains in a round, drawn without replacement.
-
-        Every client id draws a number, and the smallest take part: a retraining
-        without some clients samples the others as the training did.
-        """
-        size = self._sample_size(len(clients))
-        if size == len(clients):
-            return list(clients)
-        draws = rng(self.config.seed, "sample", stream).random(self.config.clients)
-        return sorted(sorted(clients, key=lambda k: draws[k])[:size])
+        """Return who trains in a round; a strategy may draw otherwise."""
+        return sample(self.config, clients, stream)
 
     def sampled(self, number: int) -> tuple[int, ...]:
         """Return which of the remaining clients train in unlearn round `number`.
@@ -285,18 +204,6 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
         own = self.phase.first_stream + number - 1
         return tuple(self._sample(clients, self.unlearn_stream(number) or own))
 
-    def _to_clients(
-        self, record: RecordDict, clients: Iterable[int], message_type: str
-    ) -> list[Message]:
-        """Address one record to those clients that are online, wherever they are."""
-        ids = sorted(set(clients) & set(self.roster.node_of))
-        self._asked = {self.roster.node_of[k]: k for k in ids}
-        return list(
-            self._construct_messages(
-                record, [self.roster.node_of[k] for k in ids], message_type
-            )
-        )
-
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -306,7 +213,7 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
         if is_unlearning and not self.unlearn_clients(server_round):
             self._global = self.combine(server_round, {})
         else:
-            good = self._gated(self._validated(replies))
+            good = self._usable(replies)
             report.clients = len(good)
             report.metrics = {k: r.metrics for k, r in good.items()}
             report.bytes_up = len(good) * self._global.nbytes
@@ -324,6 +231,23 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
                 self._global = self._record(local, good)
             release(self._waiting)
         return ArrayRecord(unflatten(self._global, self._shapes)), MetricRecord()
+
+    def _usable(self, replies: Iterable[Message]) -> dict[int, Reply]:
+        """Return the replies that the round is made of, by client id, in order."""
+        inbox = Inbox(
+            self.reports[-1],
+            self._asked,
+            self._global,
+            self._shapes,
+            self._waiting,
+            self.settings,
+            self.hooks,
+        )
+        good = inbox.take_in(replies, self._out)
+        return inbox.gated(good, forgotten=self.forgotten, since=self._rectified)
+
+    def _fail(self, client_id: int, reason: str) -> None:
+        leave_out(self.reports[-1], client_id, reason)
 
     def _record(self, local: Mapping[int, Vector], good: Mapping[int, Reply]) -> Vector:
         """Enter local models into the ledger; return the parameters after FedAvg."""
@@ -350,93 +274,6 @@ class LedgerFedAvg(ForgettingMethod, Questions, FedAvg):
         """Return who is out, but for those that take part in their own forgetting."""
         leaving = self.forgetting if self.needs_leaving_client else ()
         return set(self.hooks.excluded()) - set(leaving)
-
-    # -- what is believed of a reply ---------------------------------------------------
-
-    def _validated(self, messages: Iterable[Message]) -> dict[int, Reply]:
-        """Return the usable replies by client id, in order; the rest are failures."""
-        good: dict[int, Reply] = {}
-        answered: set[int] = set()
-        for message in messages:
-            client_id = self._asked.get(message.metadata.src_node_id)
-            if client_id is None:
-                # An error may come from the SuperLink and name no client: whoever is
-                # missing below is found by difference.
-                log(WARNING, "a reply from a node that was not asked is dropped")
-            elif client_id in answered:
-                if good.pop(client_id, None) is not None:
-                    self._fail(client_id, "answered more than once")
-            else:
-                answered.add(client_id)
-                self.hooks.on_reply(len(answered), len(self._asked))
-                try:
-                    good[client_id] = self._read(message, client_id, len(answered) - 1)
-                except Exception as error:
-                    # Whatever the bytes of somebody's choice lead to is that client's
-                    # failure, and not the server's.
-                    self._fail(client_id, reason_of(error))
-        for client_id in sorted(set(self._asked.values()) - answered):
-            self._fail(client_id, "no reply")
-        for client_id in sorted(self._out() & set(good)):
-            del good[client_id]
-            self._fail(client_id, "asked to be forgotten meanwhile")
-        good = dict(sorted(good.items()))
-        limit = self.settings.max_update_norm_ratio
-        for client_id, reason in absurd(good, limit).items():
-            del good[client_id]
-            self._fail(client_id, reason)
-        return good
-
-    def _gated(self, good: dict[int, Reply]) -> dict[int, Reply]:
-        """Return the replies, or none if the round that they make may not stand.
-
-        Only a round that forgotten clients train is looked at: they may wish the model
-        no good, and whoever trains alone is compared with nobody (`absurd`). What they
-        all may cost is measured from where the phase, or the method, began: it does
-        not add up.
-        """
-        if not good or not set(good) & self.forgotten:
-            return good
-        weights = weights_of([r.num_examples for r in good.values()])
-        terms = [
-            (w, r.local - self._global)
-            for w, r in zip(weights, good.values(), strict=True)
-        ]
-        if self.hooks.accept(self._rectified, add(self._global, terms)):
-            return good
-        for client_id in good:
-            self._fail(
-                client_id, "its round failed the gate; the model before it is kept"
-            )
-        return {}
-
-    def _read(self, message: Message, client_id: int, place: int) -> Reply:
-        """Return a checked reply, its parameters in a row where they can wait."""
-        reply = read_reply(
-            message,
-            client_id,
-            shapes=self._shapes,
-            before=self._global,
-            settings=self.settings,
-            out=self._waiting[place],
-        )
-        release(self._waiting)
-        return reply
-
-    def _fail(self, client_id: int, reason: str) -> None:
-        """Enter a failure in the round's report and log it by client id."""
-        report = self.reports[-1]
-        report.failures.append(
-            Failure(report.server_round, report.phase, client_id, reason)
-        )
-        log(
-            WARNING,
-            "round %d (%s): client %d left out: %s",
-            report.server_round,
-            report.phase,
-            client_id,
-            reason,
-        )
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

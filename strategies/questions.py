@@ -3,7 +3,6 @@
 Nothing here trains: a federation ends with the same bytes whoever was asked what.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from logging import WARNING
 from typing import TypeVar
@@ -38,10 +37,10 @@ WAIT_FOR_ANSWERS_S = 10.0
 Answer = TypeVar("Answer")
 
 
-class Questions(ABC):
+class Questions:
     """The part of a strategy that asks clients about a model.
 
-    The attributes and hooks are those of `LedgerFedAvg`.
+    The attributes are those of `LedgerFedAvg`.
 
     Attributes
     ----------
@@ -60,11 +59,17 @@ class Questions(ABC):
     _shapes: Shapes
     _asked: dict[int, int]
 
-    @abstractmethod
     def _to_clients(
         self, record: RecordDict, clients: Iterable[int], message_type: str
     ) -> list[Message]:
-        """Address one record to those clients that are online."""
+        """Address one record to those clients that are online, wherever they are."""
+        node_of = self.roster.node_of
+        ids = sorted(set(clients) & set(node_of))
+        self._asked = {node_of[k]: k for k in ids}
+        return [
+            Message(record, dst_node_id=node_of[k], message_type=message_type)
+            for k in ids
+        ]
 
     def evaluate_clients(
         self,

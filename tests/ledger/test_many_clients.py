@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.rows import Vectors, make_rows, release
 from fedneg.strategies.hooks import NO_HOOKS, Hooks
 from fedneg.strategies.replies import Reply, _median_of_others, _update_norms, absurd
+from fedneg.strategies.sampling import sample
 
 
 @pytest.fixture
@@ -246,12 +248,10 @@ def test_a_retraining_samples_the_others_as_the_training_did(
     clients: set[int], stream: int, fraction: float
 ):
     """Who stays is asked again, but for the places of those who left."""
-    made = SAMPLER
-    made.strategy.settings = small_config(
-        "clients=12", "forget=null", f"strategy.client_fraction={fraction}"
-    ).strategy
-    everybody = made.strategy._sample(range(12), stream)
-    remaining = made.strategy._sample(sorted(clients), stream)
+    settings = replace(SAMPLED.strategy, client_fraction=fraction)
+    config = replace(SAMPLED, strategy=settings)
+    everybody = sample(config, range(12), stream)
+    remaining = sample(config, sorted(clients), stream)
     assert set(remaining) <= clients
     assert len(remaining) == max(1, round(fraction * len(clients)))
     kept = [k for k in everybody if k in clients]
@@ -261,7 +261,7 @@ def test_a_retraining_samples_the_others_as_the_training_did(
         assert set(remaining) <= set(kept)
 
 
-SAMPLER = large_bench()
+SAMPLED = small_config("clients=12", "forget=null")
 
 
 def test_hundreds_of_clients_with_failures_and_a_split_of_writers(cache: Path):
@@ -272,7 +272,7 @@ def test_hundreds_of_clients_with_failures_and_a_split_of_writers(cache: Path):
     )
     grid = RecordingGrid(client_app, 200)
     federation = Federation(grid, config, Progress("", 0, Console(file=io.StringIO())))
-    first = federation.strategy._sample(range(200), 1)
+    first = sample(federation.config, range(200), 1)
     grid.silent = {first[0]}
     original = federation.train()
     reports = federation.strategy.reports

@@ -1,0 +1,115 @@
+"""The ledger of the models that descend from the same initial parameters."""
+
+from fedneg.core.machine import cache_root
+from fedneg.core.parameters import NDArrays, Shapes, Vector, flatten, shapes_of
+from fedneg.core.settings import Config
+from fedneg.ledger.ledger import Ledger
+from fedneg.ledger.rows import KeptUpdates, Rows, make_rows
+from fedneg.strategies.method import ForgettingMethod
+from fedneg.strategies.sampling import sample_size
+from fedneg.tasks.model import initial_parameters
+
+
+def empty_ledger(
+    initial: Vector, config: Config, *, keep_local: bool, keep_updates: int
+) -> tuple[Ledger, Rows]:
+    """Return a ledger, and rows where a round's replies can wait.
+
+    Both lie on the disk if the ledger is larger than `strategy.ledger_memory_mib`.
+
+    Parameters
+    ----------
+    initial : Vector, shape (d,)
+    config : Config
+    keep_local : bool
+        Whether it keeps each client's last local model.
+    keep_updates : int
+        Every how many rounds it keeps all clients' updates; 0: never.
+    """
+    settings, clients = config.strategy, config.clients
+    kept = -(-config.rounds // keep_updates) if keep_updates else 0
+    rows = clients * (1 + kept)
+    large = rows * initial.nbytes > settings.ledger_memory_mib * 2**20
+    folder = cache_root() / "scratch" if large else None
+    ledger = Ledger(
+        initial,
+        clients=clients,
+        learning_rate=settings.server_learning_rate,
+        momentum=settings.server_momentum,
+        keep_local=keep_local,
+        updates=KeptUpdates(
+            keep_updates, make_rows(clients * kept, initial.size, folder)
+        ),
+        folder=folder,
+    )
+    return ledger, make_rows(sample_size(config, clients), initial.size, folder)
+
+
+class Lineage(ForgettingMethod):
+    """The part of a strategy that keeps a ledger of the current model.
+
+    Attributes
+    ----------
+    config : Config
+        The whole run.
+    initial : Vector, shape (d,)
+        Parameters that the current lineage began with.
+    """
+
+    config: Config
+    initial: Vector
+    _shapes: Shapes = ()
+    _ledger: Ledger | None = None
+    _server_bytes: int | None = None
+    # Replies of a round wait here until all are in.
+    _waiting: Rows
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger of the current model; made by `reset`."""
+        assert self._ledger is not None, "reset() comes first"
+        return self._ledger
+
+    @property
+    def server_bytes(self) -> int:
+        """What the method reads of that which the server keeps (`Needs`), bytes.
+
+        Measured when forgetting began, the last time; before that, of the ledger now.
+        """
+        if self._server_bytes is None:
+            return self.needs().server_bytes
+        return self._server_bytes
+
+    @property
+    def _keep_local(self) -> bool:
+        """Whether the ledger keeps last local models: needed, or asked for."""
+        return self.keeps_local_models or self.settings.keep_local_models
+
+    def reset(self, initial: NDArrays) -> None:
+        """Start a new lineage: an empty ledger at these initial parameters.
+
+        A ledger beyond `strategy.ledger_memory_mib` lies on the disk.
+        """
+        self._shapes = shapes_of(initial)
+        # Before the new ones are made: there may be room for one ledger only.
+        self._ledger, self._waiting = None, make_rows(0, 0)
+        start = flatten(initial)
+        # The ledger's own may come to hold what forgetting left (`fold_correction`).
+        self.initial = start
+        self._ledger, self._waiting = empty_ledger(
+            start,
+            self.config,
+            keep_local=self._keep_local,
+            keep_updates=self.keeps_updates,
+        )
+
+    def fresh_parameters(self, draw: int) -> Vector:
+        """Return other initial parameters, which no training ever saw; `draw` >= 1."""
+        arrays = initial_parameters(
+            self._shapes[0][1],
+            self.config.model.hidden,
+            self._shapes[-1][0],
+            seed=self.config.seed,
+            draw=draw,
+        )
+        return flatten(arrays)
