@@ -1,5 +1,6 @@
 """Federations that live on, and what they leave."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,24 @@ class Meddling(RecordingGrid):
 
 
 def go_on(folder: Path, *overrides: str, grid: Meddling | None = None) -> Meddling:
-    """Let the federation in a folder live on until nothing is left to do."""
-    given = [*THREE, *overrides, f"state={folder}"]
+    """Let a small federation of three live on until nothing is left to do."""
+    return live_on(folder, *THREE, *overrides, grid=grid)
+
+
+def live_on(folder: Path, *overrides: str, grid: Meddling | None = None) -> Meddling:
+    """Let the federation in a folder live on as it said before, and as is said now."""
+    given = [*overrides, f"state={folder}"]
     config, notices = load_config(given)
     grid = Meddling(config.clients) if grid is None else grid
     live(grid, config, given, notices)
     return grid
+
+
+def copied(made: Path, to: Path) -> Path:
+    """Copy a federation and its keys; return where it lies now."""
+    for ending in ("", "-keys"):
+        shutil.copytree(f"{made}{ending}", f"{to}{ending}")
+    return to
 
 
 def ask(folder: Path, client_id: int, clients: int = 3) -> Request:

@@ -1,7 +1,6 @@
 """What an operator types: request, requests, status, roster, rollback."""
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from builders.federations import SMALL, RecordingGrid
+from builders.federations import SMALL
+from builders.lives import copied, live_on
 from builders.programs import command
 from fedneg.cli.application import run as run_words
-from fedneg.client_app import app as real_clients
-from fedneg.config import load_config
 from fedneg.core.errors import FedNegError
 from fedneg.core.locks import locked
 from fedneg.records.audit import check
 from fedneg.records.pins import OPERATOR, key_digest_of
 from fedneg.records.requests import DONE, UNLEARNED, logged
 from fedneg.records.state import State
-from fedneg.server_app import live
 
 Say = Callable[..., str]
 # A name in which everything means something to a shell, or to Hydra.
@@ -32,18 +29,14 @@ ODD_NAME = "état a, b=(c) [d]'e"
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a federation of three, trained for three rounds."""
     folder = tmp_path_factory.mktemp("made") / "state"
-    given = [*SMALL, "clients=3", "rounds=3", "retrain_rounds=1", f"state={folder}"]
-    config, notices = load_config(given)
-    live(RecordingGrid(real_clients, 3), config, given, notices)
+    live_on(folder, *SMALL, "clients=3", "rounds=3", "retrain_rounds=1")
     return folder
 
 
 @pytest.fixture
 def state(made: Path, tmp_path: Path) -> State:
     """Return a copy of it, keys included."""
-    shutil.copytree(made, tmp_path / "state")
-    shutil.copytree(f"{made}-keys", tmp_path / "state-keys")
-    return State(tmp_path / "state")
+    return State(copied(made, tmp_path / "state"))
 
 
 @pytest.fixture
@@ -374,15 +367,6 @@ def test_a_damaged_roster_is_named(say: Say, state: State, tmp_path: Path):
 # -- rollback --------------------------------------------------------------------------
 
 
-def go_on(state: State, *overrides: str) -> RecordingGrid:
-    """Let the federation live on."""
-    given = [f"state={state.folder}", *overrides]
-    config, notices = load_config(given)
-    grid = RecordingGrid(real_clients, 3)
-    live(grid, config, given, notices)
-    return grid
-
-
 def test_rollback_goes_back_one_checkpoint_and_the_run_goes_on_from_there(
     say: Say, state: State
 ):
@@ -391,14 +375,14 @@ def test_rollback_goes_back_one_checkpoint_and_the_run_goes_on_from_there(
     assert say("rollback", 2) == "the next run goes on after round 2\n"
     assert state.checkpoints(every=1, encrypt=False).rounds() == [2]
     assert events(state)[-1] == ("rollback", {"round": 2})
-    assert go_on(state).asked("train") == [0, 1, 2]
+    assert live_on(state.folder).asked("train") == [0, 1, 2]
     assert state.model.read_bytes() == model
 
 
 def test_rollback_to_the_last_round_removes_nothing(say: Say, state: State):
     say("rollback", 3)
     assert state.checkpoints(every=1, encrypt=False).rounds() == [2, 3]
-    assert go_on(state).asked("train") == []
+    assert live_on(state.folder).asked("train") == []
 
 
 @pytest.mark.parametrize("status", [UNLEARNED, DONE])
@@ -418,7 +402,7 @@ def test_rollback_may_go_back_while_a_request_waits(say: Say, state: State):
     """It is not out of the model yet: the next run forgets it, and before training."""
     say("request", "forget", 1)
     say("rollback", 2)
-    assert go_on(state).asked("train") == [0, 2, 0, 2]  # recovery, and round 3
+    assert live_on(state.folder).asked("train") == [0, 2, 0, 2]  # recovery, and round 3
     assert state.requests.open() == []
 
 

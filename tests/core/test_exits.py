@@ -4,7 +4,6 @@ import errno
 import io
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from builders.federations import SMALL, RecordingGrid
+from builders.lives import copied, live_on
 from fedneg.cli.application import run as run_words
 from fedneg.client_app import app as real_clients
 from fedneg.config import load_config
@@ -26,7 +26,7 @@ from fedneg.core.errors import FedNegError
 from fedneg.core.exits import CLOSED_PIPE, LogFile, mistake_of, whole_output
 from fedneg.records.audit import check
 from fedneg.records.state import State
-from fedneg.server_app import live, run
+from fedneg.server_app import run
 
 FULL = Path("/dev/full")
 on_linux = pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
@@ -125,23 +125,14 @@ def do_run(out: Path, *overrides: str) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a federation of three, after one round."""
     folder = tmp_path_factory.mktemp("made") / "state"
-    go_on(folder, *SMALL, "clients=3", "rounds=1", "retrain_rounds=1")
+    live_on(folder, *SMALL, "clients=3", "rounds=1", "retrain_rounds=1")
     return folder
 
 
 @pytest.fixture
 def state(made: Path, tmp_path: Path) -> State:
     """Return a copy of it, keys included."""
-    shutil.copytree(made, tmp_path / "state")
-    shutil.copytree(f"{made}-keys", tmp_path / "state-keys")
-    return State(tmp_path / "state")
-
-
-def go_on(folder: Path, *overrides: str) -> None:
-    """Let the federation of a folder live on."""
-    given = [f"state={folder}", *overrides]
-    config, notices = load_config(given)
-    live(RecordingGrid(real_clients, config.clients), config, given, notices)
+    return State(copied(made, tmp_path / "state"))
 
 
 def is_whole(state: State) -> bool:
@@ -163,7 +154,7 @@ def test_a_federation_goes_on_after_every_file_that_found_no_room(state: State):
     def again() -> None:
         assert is_whole(state)
 
-    said = until_there_is_room(lambda: go_on(state.folder, "rounds=2"), again, step=3)
+    said = until_there_is_room(lambda: live_on(state.folder, "rounds=2"), again, step=3)
     assert len(said) > 3
     assert state.requests.open() == []
     assert (state.receipts / "forget-1.json").is_file()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from builders.lives import ask, files_with, go_on, receipt_of
+from builders.lives import ask, copied, files_with, go_on, receipt_of
 from fedneg.core.errors import FedNegError
 from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.ledger.checkpoint_files import head_bytes
@@ -411,13 +411,6 @@ def unlearned(
     alone = copied(state, state.parent / "alone")
     go_on(alone, *options, "strategy.gate=0")
     return state, options, outcome(alone)
-
-
-def copied(state: Path, to: Path) -> Path:
-    """Return a copy of a federation and its keys."""
-    for ending in ("", "-keys"):
-        shutil.copytree(f"{state}{ending}", f"{to}{ending}")
-    return to
 
 
 def outcome(state: Path) -> dict[str, Any]:

@@ -13,30 +13,19 @@ from typing import Any
 
 import pytest
 
-from builders.federations import SMALL, RecordingGrid
+from builders.federations import SMALL
+from builders.lives import copied, live_on
 from fedneg.cli.application import run as run_words
-from fedneg.client_app import app as real_clients
-from fedneg.config import load_config
 from fedneg.core.errors import FedNegError
 from fedneg.ledger.rows import make_rows
 from fedneg.records.receipts import read_receipt
 from fedneg.records.state import State
-from fedneg.server_app import live
-
-
-def go_on(folder: Path, *overrides: str) -> State:
-    """Let the federation of a folder live on, and return it."""
-    given = [f"state={folder}", *overrides]
-    config, notices = load_config(given)
-    live(RecordingGrid(real_clients, config.clients), config, given, notices)
-    return State(folder)
 
 
 def train(folder: Path, *overrides: str) -> State:
     """Begin a federation of three, with one round."""
-    return go_on(
-        folder, *SMALL, "clients=3", "rounds=1", "retrain_rounds=1", *overrides
-    )
+    live_on(folder, *SMALL, "clients=3", "rounds=1", "retrain_rounds=1", *overrides)
+    return State(folder)
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def state(made: Path, tmp_path: Path) -> State:
     """Return a copy of it, keys included."""
-    shutil.copytree(made, tmp_path / "state")
-    shutil.copytree(f"{made}-keys", tmp_path / "state-keys")
-    return State(tmp_path / "state")
+    return State(copied(made, tmp_path / "state"))
 
 
 def open_to_others(*folders: Path) -> dict[str, str]:
@@ -73,7 +60,7 @@ def open_to_others(*folders: Path) -> dict[str, str]:
 def forget(state: State, client_id: int, *overrides: str) -> dict[str, Any]:
     """Let a client be forgotten, and return its receipt."""
     state.requests.accept(client_id, clients=3, due_days=30)
-    go_on(state.folder, *overrides)
+    live_on(state.folder, *overrides)
     path = state.receipts / f"forget-{client_id}.json"
     return read_receipt(path, state.operator.public)
 
@@ -156,7 +143,7 @@ def test_a_backup_behind_a_link_keeps_a_purge_open_and_what_is_no_file_is_told(
     with pytest.raises(FedNegError, match=f"{backup} holds, at byte"):
         run_words(["scan", "--state", str(state.folder)])
     backup.unlink()
-    go_on(state.folder)
+    live_on(state.folder)
     assert state.requests.open() == []
     assert not original.exists()
     path = state.receipts / "forget-1.json"
@@ -200,7 +187,7 @@ def test_checkpoints_on_a_disk_that_is_not_there_are_named(state: State):
     shutil.rmtree(state.folder / "checkpoints")
     (state.folder / "checkpoints").symlink_to("/nowhere/disk")
     with pytest.raises(OSError, match=r"a link to /nowhere/disk, which is not there"):
-        go_on(state.folder)
+        live_on(state.folder)
 
 
 # -- looking ---------------------------------------------------------------------------
@@ -242,8 +229,7 @@ def test_who_only_looks_needs_no_write_access(
 ):
     """Status, requests, roster, audit, verify and scan; before the first lock, too."""
     folder = tmp_path_factory.mktemp("looked at") / "state"
-    shutil.copytree(made, folder)
-    shutil.copytree(f"{made}-keys", f"{folder}-keys")
+    copied(made, folder)
     forget(State(folder), 1)
     for lock in (*folder.rglob("lock"), *folder.rglob(".lock"), folder / ".gitignore"):
         lock.unlink()

@@ -6,7 +6,6 @@ Prints one JSON line for each kill: what the next start makes of it.
 """
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -18,6 +17,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from builders.lives import copied
 from fedneg.cli.application import run as run_words
 from fedneg.records.state import State
 from processes.killing import Executioner, forked
@@ -92,8 +92,7 @@ def main() -> None:
             step += 1
             state = folder / f"{name} {step}"
             if name != "first roster add":
-                shutil.copytree(made, state)
-                shutil.copytree(f"{made}-keys", f"{state}-keys")
+                copied(made, state)
             words = [str(folder / w) if w == "key.pub" else w for w in words]
 
             said = [*words, "--state", str(state)]

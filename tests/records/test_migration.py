@@ -1,13 +1,12 @@
 """A state of schema 1, whose log knew neither ids nor checkpoints, goes on."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from builders.lives import ask, go_on, receipt_of
+from builders.lives import ask, copied, go_on, receipt_of
 from builders.old_state import change, make_old
 from fedneg.cli.application import run as run_words
 from fedneg.core.errors import FedNegError
@@ -32,9 +31,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def state(old: Path, tmp_path: Path) -> Path:
     """Return a copy of it."""
-    for ending in ("", "-keys"):
-        shutil.copytree(f"{old}{ending}", f"{tmp_path / 'state'}{ending}")
-    return tmp_path / "state"
+    return copied(old, tmp_path / "state")
 
 
 def audit(state: Path) -> None:

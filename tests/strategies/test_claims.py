@@ -6,7 +6,6 @@ reason that any log, file and terminal may hold.
 
 import json
 import math
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +25,7 @@ from flwr.app import (
 )
 
 from builders.federations import Behaviour, Bench, small_config
-from builders.lives import Meddling, ask, go_on, receipt_of
+from builders.lives import Meddling, ask, copied, go_on, receipt_of
 from fedneg.__main__ import main
 from fedneg.core.checks import number
 from fedneg.core.errors import FedNegError
@@ -490,8 +489,7 @@ def test_a_state_folder_may_have_markup_in_its_name(
 ):
     odd = tmp_path / "[red]x[" / "s]"
     odd.parent.mkdir()
-    shutil.copytree(trained, odd)
-    shutil.copytree(f"{trained}-keys", f"{odd}-keys")
+    copied(trained, odd)
     ask(odd, 1)
     for command in ("status", "requests"):
         monkeypatch.setattr(sys, "argv", ["fedneg", command, f"--state={odd}"])
