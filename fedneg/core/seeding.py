@@ -39,10 +39,17 @@ def rng(
     return np.random.Generator(np.random.Philox(key))
 
 
+def seed_of(seed: int, purpose: str, server_round: int = 0, client_id: int = 0) -> int:
+    """Return one stream (see `rng`) as a seed for torch, of 63 bits."""
+    low, high, *_ = _key(seed, purpose, server_round, client_id)
+    # manual_seed takes a signed 64-bit integer; 63 bits keep it positive.
+    return (low | high << 32) >> 1
+
+
 def torch_generator(
     seed: int, purpose: str, server_round: int = 0, client_id: int = 0
 ) -> torch.Generator:
     """Return the torch CPU generator of one stream (see `rng`)."""
-    low, high, *_ = _key(seed, purpose, server_round, client_id)
-    # manual_seed takes a signed 64-bit integer; 63 bits keep it positive.
-    return torch.Generator().manual_seed((low | high << 32) >> 1)
+    return torch.Generator().manual_seed(
+        seed_of(seed, purpose, server_round, client_id)
+    )

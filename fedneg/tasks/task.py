@@ -1,0 +1,212 @@
+"""The task: what a federation trains, written by whoever owns it.
+
+A task is a handful of functions and no base class. Nothing else in fedneg knows what a
+model or an example looks like: the server holds arrays, and whatever is measured of
+them comes from the functions here. fedneg's own images are one task like any other
+(`fedneg.tasks.images`).
+
+References
+----------
+The shape follows FedJAX, Ro, Suresh and Wu, arXiv:2108.02117, whose ``Model`` is a
+named tuple of functions too.
+"""
+
+from collections.abc import Callable, Mapping, Sized
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fedneg.core.data_settings import AttackSettings
+from fedneg.core.errors import FedNegError
+from fedneg.core.texts import check_text
+
+
+@dataclass(frozen=True)
+class ClientRef:
+    """Which client's data are meant.
+
+    Attributes
+    ----------
+    client_id : int
+        0..``clients`` - 1.
+    clients : int
+        K, of the whole federation.
+    node_config : mapping
+        What the client's node was started with; empty in a simulation.
+    """
+
+    client_id: int
+    clients: int
+    node_config: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One client's data in parts; each is whatever the task's functions take.
+
+    Attributes
+    ----------
+    train : object with len()
+        What the client trains on.
+    unseen : object with len()
+        Examples like those, of the same client, that it never trains on: membership
+        is judged by the difference.
+    test : object with len(), optional
+        What the client measures models on; by default ``unseen``.
+    """
+
+    train: Sized
+    unseen: Sized
+    test: Sized | None = None
+
+    @property
+    def tested(self) -> Sized:
+        """What the client measures models on."""
+        return self.unseen if self.test is None else self.test
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the server asks of one training.
+
+    Attributes
+    ----------
+    epochs : int
+        Passes over the data; at least 1.
+    learning_rate : float
+        Greater than 0.
+    batch_size : int
+        At least 1.
+    seed : int
+        Non-negative, below 2^63: of (seed, purpose, round, client id), so that a
+        training that draws from it, or from a global generator of torch, NumPy or
+        Python, which are seeded by it and put back afterwards, can be repeated.
+    device : str
+        ``"cpu"`` or ``"cuda"``; the model is there already.
+    options : mapping
+        The values of ``task_options``, and ``momentum`` of the client's optimiser.
+    max_steps : int, optional
+        End after so many batches, wherever in an epoch that is.
+    """
+
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    seed: int
+    device: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    max_steps: int | None = None
+
+
+Losses = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a federation trains: functions of a model and of data.
+
+    Attributes
+    ----------
+    name : str
+        For people; one line.
+    model : () -> nn.Module
+        Makes the model. Called with the global generators seeded from the run's seed,
+        so that each seed gives other initial parameters.
+    data : (ClientRef) -> Split
+        May be called often, and gives the same each time.
+    train : (model, data, Order) -> mapping of str to float
+        Trains the model in place on ``split.train``; what it returns are metrics.
+        ``"steps"`` among them counts the batches: without it relearning counts epochs.
+    losses : (model, data) -> float array, shape (N,), at least 0
+        One per example, the model in evaluation mode, in the order of the data, which
+        is always the same. May be left out where ``loss`` is given.
+    loss : (model, data) -> float tensor, shape (N,), differentiable, optional
+    test : () -> data, optional
+        What the server holds; without it models are measured by clients only.
+    quality : (model, data) -> float in [0, 1], optional
+        Higher is better.
+    quality_name : str
+        What people read for it.
+    outputs : (model, data) -> float array of probabilities, shape (N, C), optional
+    inputs : (data) -> tensor, shape (N, ...), optional
+        What the model takes when it is called.
+    poison : (data, AttackSettings, numpy Generator) -> data, optional
+        What an attacker trains on in place of its data.
+    deterministic : bool
+        Whether the same training gives the same bytes. Only then is one kept.
+
+    Raises
+    ------
+    FedNegError
+        If a field is none of these, naming task and field.
+    """
+
+    name: str
+    model: Callable[[], nn.Module]
+    data: Callable[[ClientRef], Split]
+    train: Callable[[nn.Module, Any, Order], Mapping[str, float]]
+    losses: Callable[[nn.Module, Any], Losses] | None = None
+    loss: Callable[[nn.Module, Any], torch.Tensor] | None = None
+    test: Callable[[], Sized] | None = None
+    quality: Callable[[nn.Module, Any], float] | None = None
+    quality_name: str = "accuracy"
+    outputs: Callable[[nn.Module, Any], NDArray[np.floating]] | None = None
+    inputs: Callable[[Any], torch.Tensor] | None = None
+    poison: Callable[[Any, AttackSettings, np.random.Generator], Any] | None = None
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("name", "quality_name"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                raise FedNegError(f"a task's {name} must be a text, got {value!r}")
+            check_text(f"a task's {name}", value)
+        for name in ("model", "data", "train"):
+            if not callable(getattr(self, name)):
+                raise FedNegError(
+                    f"task {self.name}: {name} must be a function, "
+                    f"got {getattr(self, name)!r}"
+                )
+        for name in OPTIONAL:
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise FedNegError(
+                    f"task {self.name}: {name} must be a function or None, "
+                    f"got {value!r}"
+                )
+        if self.losses is None and self.loss is None:
+            raise FedNegError(
+                f"task {self.name} needs losses (or loss): per-example losses carry "
+                "all that is measured of forgetting"
+            )
+        if not isinstance(self.deterministic, bool):
+            raise FedNegError(
+                f"task {self.name}: deterministic must be true or false, "
+                f"got {self.deterministic!r}"
+            )
+
+    def require(self, what: str, *, of: str) -> None:
+        """Raise FedNegError, naming both, if `of` needs a field that is not there.
+
+        Parameters
+        ----------
+        what : str
+            The field.
+        of : str
+            Who needs it, e.g. ``"strategy=gradient_ascent"``.
+        """
+        if getattr(self, what) is None:
+            raise FedNegError(
+                f"{of} needs a task with {what}, and task {self.name} has none"
+            )
+
+
+OPTIONAL = tuple(
+    f.name
+    for f in fields(Task)
+    if f.default is None and f.name not in ("name", "quality_name")
+)
