@@ -94,14 +94,14 @@ class AnsweringClient(WriterClient):
         data, source = self._source()
         index = np.concatenate([data.val, data.test])
         images, labels = data.images[index], data.labels[index]
-        if self.task.attack.poison == "canaries":
+        if self.assignment.attack.poison == "canaries":
             return images, labels
         return poison(
             images,
             labels,
-            attack=self.task.attack,
+            attack=self.assignment.attack,
             client_id=source,
-            seed=self.task.seed,
+            seed=self.assignment.seed,
             pixel_max=data.pixel_max,
             purpose="poison unseen",
         )
@@ -109,7 +109,9 @@ class AnsweringClient(WriterClient):
     def _drawn(self, purpose: str, examples: Examples, most: int) -> Examples:
         """Return at most so many examples, drawn without replacement, in order."""
         images, labels = examples
-        order = rng(self.task.seed, purpose, 0, self.client_id).permutation(len(labels))
+        order = rng(self.assignment.seed, purpose, 0, self.client_id).permutation(
+            len(labels)
+        )
         chosen = np.sort(order[:most])
         return images[chosen], labels[chosen]
 
@@ -138,8 +140,10 @@ class AnsweringClient(WriterClient):
             self.model,
             *trained,
             scaling=self.data.scaling,
-            settings=self.task.client,
-            generator=torch_generator(self.task.seed, "relearn", 0, self.client_id),
+            settings=self.assignment.client,
+            generator=torch_generator(
+                self.assignment.seed, "relearn", 0, self.client_id
+            ),
             target=target,
             cap=cap,
             check_every=check_every,

@@ -88,7 +88,7 @@ class AscentClient(WriterClient):
     ) -> Iterator[torch.Tensor]:
         """Yield the places of each batch's examples, epoch after epoch."""
         generator = torch_generator(
-            self.task.seed, "ascent", self.server_round, self.client_id
+            self.assignment.seed, "ascent", self.server_round, self.client_id
         )
         for _ in range(int(settings["epochs"])):
             order = torch.randperm(count, generator=generator)

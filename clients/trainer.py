@@ -19,7 +19,7 @@ from torch import nn
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays, flatten, shapes_of, unflatten
 from fedneg.core.seeding import torch_generator
-from fedneg.core.settings import Task
+from fedneg.core.settings import Assignment
 from fedneg.data.attacks import boosted, poison
 from fedneg.data.client_data import ClientData, own_data, partition_data
 from fedneg.tasks.cohort import Examples, train_cohort
@@ -59,7 +59,7 @@ class WriterClient(NumPyClient):
     ----------
     client_id : int
         0..K-1.
-    task : Task
+    assignment : Assignment
         The server's settings for the run.
     server_round : int
         Keys the random streams of this round.
@@ -69,25 +69,36 @@ class WriterClient(NumPyClient):
     """
 
     def __init__(
-        self, client_id: int, task: Task, server_round: int = 0, own: str | None = None
+        self,
+        client_id: int,
+        assignment: Assignment,
+        server_round: int = 0,
+        own: str | None = None,
     ) -> None:
-        if not 0 <= client_id < task.clients:
+        if not 0 <= client_id < assignment.clients:
             raise FedNegError(
-                f"client-id must be 0 to {task.clients - 1}, got {client_id}"
+                f"client-id must be 0 to {assignment.clients - 1}, got {client_id}"
             )
-        self.client_id, self.task, self.server_round = client_id, task, server_round
+        self.client_id, self.assignment, self.server_round = (
+            client_id,
+            assignment,
+            server_round,
+        )
         self.own = own
         if own is None:
-            self.data = partition_data(client_id, task)
+            self.data = partition_data(client_id, assignment)
         else:
             self.data = own_data(
-                own, name=task.data.name, client_id=client_id, seed=task.seed
+                own,
+                name=assignment.data.name,
+                client_id=client_id,
+                seed=assignment.seed,
             )
         self.model = _network(
             self.data.input_size,
-            task.model.hidden,
+            assignment.model.hidden,
             self.data.num_classes,
-            choose_device(task.client.device),
+            choose_device(assignment.client.device),
         )
 
     def fit(
@@ -102,14 +113,14 @@ class WriterClient(NumPyClient):
         trained = _ahead.pop(self._key, None)
         if trained is None:
             trained = self._train(parameters)
-        task, local = self.task, trained.parameters
+        assignment, local = self.assignment, trained.parameters
         metrics: dict[str, Scalar] = {"running_loss": trained.loss}
-        if task.client.evaluate_after_fit:
+        if assignment.client.evaluate_after_fit:
             set_parameters(self.model, local)
             metrics |= self._measure(("train", "val", "test"))
-        if self._attacks and task.attack.name == "model_replacement":
-            assert task.attack.boost is not None  # `Config` fills it in
-            local = boosted(parameters, local, task.attack.boost)
+        if self._attacks and assignment.attack.name == "model_replacement":
+            assert assignment.attack.boost is not None  # `Config` fills it in
+            local = boosted(parameters, local, assignment.attack.boost)
         return local, trained.num_examples, metrics
 
     def _train(self, parameters: NDArrays) -> _Trained:
@@ -120,7 +131,7 @@ class WriterClient(NumPyClient):
             found.images,
             found.labels,
             scaling=self.data.scaling,
-            settings=self.task.client,
+            settings=self.assignment.client,
             generator=found.generator,
         )
         return _Trained(get_parameters(self.model), loss, len(found.labels))
@@ -144,15 +155,15 @@ class WriterClient(NumPyClient):
     @property
     def _key(self) -> tuple[str, int, int]:
         """What tells this training from others of this process."""
-        return self.task.to_json(), self.server_round, self.client_id
+        return self.assignment.to_json(), self.server_round, self.client_id
 
     @property
     def _attacks(self) -> bool:
-        return self.client_id in (self.task.attack.clients or ())
+        return self.client_id in (self.assignment.attack.clients or ())
 
     def _source(self) -> tuple[ClientData, int]:
         """Return the data to train on and whose they are: for sybils the first's."""
-        source = self.task.attack.source_of(self.client_id)
+        source = self.assignment.attack.source_of(self.client_id)
         if source == self.client_id:
             return self.data, source
         if self.own is not None:
@@ -160,7 +171,7 @@ class WriterClient(NumPyClient):
                 f"attack=sybils trains client {self.client_id} on the images of "
                 f"client {source}; with data of its own it has none of them"
             )
-        return partition_data(source, self.task), source
+        return partition_data(source, self.assignment), source
 
     def _training_data(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return the images and labels to train on, poisoned if this client attacks."""
@@ -168,16 +179,16 @@ class WriterClient(NumPyClient):
         return poison(
             data.images[data.train],
             data.labels[data.train],
-            attack=self.task.attack,
+            attack=self.assignment.attack,
             client_id=source,
-            seed=self.task.seed,
+            seed=self.assignment.seed,
             pixel_max=data.pixel_max,
         )
 
     def _examples(self) -> Examples:
         """Return what to train on, on the device, and the stream that orders it."""
         device = next(self.model.parameters()).device
-        task, data = self.task, self.data
+        assignment, data = self.assignment, self.data
         if self._attacks:
             images, labels = map(torch.from_numpy, self._training_data())
             images, labels = images.to(device), labels.to(device)
@@ -185,7 +196,7 @@ class WriterClient(NumPyClient):
             images = rows_on(data.images, data.train, device)
             labels = rows_on(data.labels, data.train, device)
         generator = torch_generator(
-            task.seed, "shuffle", self.server_round, self.client_id
+            assignment.seed, "shuffle", self.server_round, self.client_id
         )
         return Examples(images, labels, generator)
 
@@ -226,8 +237,8 @@ def trained_together(
     Parameters
     ----------
     clients : sequence of WriterClient
-        Of one round of one task. Each is asked to `fit` these parameters, here and
-        once at most.
+        Of one round of one assignment. Each is asked to `fit` these parameters, here
+        and once at most.
     parameters : list of arrays
         The global model.
     """
@@ -239,7 +250,7 @@ def trained_together(
         torch.from_numpy(flatten(parameters)).to(device),
         examples,
         scaling=first.data.scaling,
-        settings=first.task.client,
+        settings=first.assignment.client,
     )
     shapes = shapes_of(parameters)
     for client, row, loss, its in zip(

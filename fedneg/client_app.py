@@ -28,7 +28,7 @@ from fedneg.clients.ascent import AscentClient
 from fedneg.clients.trainer import WriterClient, trained_together
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays, from_npy, to_npy
-from fedneg.core.settings import Task
+from fedneg.core.settings import Assignment
 from fedneg.core.texts import MAX_REASON, one_line
 from fedneg.evaluation.client_answers import CHECK_EVERY, RELEARN_CAP
 from fedneg.flower_internals import CLIENT_APP_RAISED
@@ -89,7 +89,9 @@ def own_data_of(context: Context) -> str | None:
 def _client(message: Message, context: Context) -> WriterClient:
     config = message.content["config"]
     assert isinstance(config, ConfigRecord)
-    task = Task.from_json(str(config["task"]))
+    if "assignment" not in config:
+        raise FedNegError("the message has no assignment; is it of another version?")
+    assignment = Assignment.from_json(str(config["assignment"]))
     role = str(config.get("role", "train"))
     if role not in ROLES:
         raise FedNegError(
@@ -98,7 +100,7 @@ def _client(message: Message, context: Context) -> WriterClient:
         )
     return ROLES[role](
         client_id_of(context),
-        task,
+        assignment,
         int(str(config.get("server-round", 0))),
         own_data_of(context),
     )

@@ -52,9 +52,9 @@ def method_named(name: object) -> type[ForgettingMethod]:
 
 def make_strategy(
     config: Config,
-    task: str,
+    assignment: str,
     hooks: Hooks = NO_HOOKS,
     roster: Roster | None = None,
 ) -> LedgerFedAvg:
     """Return the configured strategy; the arguments are those of `LedgerFedAvg`."""
-    return strategy_class(config.strategy.name)(config, task, hooks, roster)
+    return strategy_class(config.strategy.name)(config, assignment, hooks, roster)

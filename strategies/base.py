@@ -67,7 +67,7 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
     ----------
     config : Config
         The whole run; `config.strategy.options` are checked by the class's `Options`.
-    task : str
+    assignment : str
         JSON that tells the clients what to train; sent with every message.
     hooks : Hooks, optional
         Who is out, which rounds stand, and who is told what.
@@ -78,14 +78,18 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
     def __init__(
         self,
         config: Config,
-        task: str,
+        assignment: str,
         hooks: Hooks = NO_HOOKS,
         roster: Roster | None = None,
     ) -> None:
         # Clients evaluate when asked by name (`evaluate_clients`), not every round.
         super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
         self.fraction_evaluate = 0.0
-        self.config, self.settings, self.task = config, config.strategy, task
+        self.config, self.settings, self.assignment = (
+            config,
+            config.strategy,
+            assignment,
+        )
         self.options = self.parse_options(config)
         self.hooks = hooks
         self.roster = roster or Roster(config.clients, hooks=hooks)
@@ -150,7 +154,7 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
         self._global = flatten(arrays.to_numpy_ndarrays())
         self.reports.append(RoundReport(self._number(server_round), self.phase.name))
         stream = self.phase.first_stream + server_round - 1
-        content = ConfigRecord({"server-round": stream, "task": self.task})
+        content = ConfigRecord({"server-round": stream, "assignment": self.assignment})
         if self.phase.name == "unlearn":
             if server_round == 1:
                 self._unlearn()

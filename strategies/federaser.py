@@ -40,7 +40,7 @@ import numpy as np
 from fedneg.core.checks import choice, number, whole
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Shapes, Vector, unflatten
-from fedneg.core.settings import Config, Task
+from fedneg.core.settings import Assignment, Config
 from fedneg.ledger.ledger import Participation
 from fedneg.strategies.base import LedgerFedAvg
 from fedneg.strategies.method import About, Needs
@@ -181,10 +181,10 @@ class FedEraser(LedgerFedAvg):
         return self._retained[number - 1].server_round
 
     def unlearn_settings(self, number: int) -> dict[str, int | float | str]:
-        """Return the task, with fewer epochs after the first rebuilt round."""
-        task = Task.from_json(self.task)
-        client = replace(task.client, local_epochs=self._epochs(number))
-        return {"task": replace(task, client=client).to_json()}
+        """Return the assignment, with fewer epochs after the first rebuilt round."""
+        assignment = Assignment.from_json(self.assignment)
+        client = replace(assignment.client, local_epochs=self._epochs(number))
+        return {"assignment": replace(assignment, client=client).to_json()}
 
     def combine(self, number: int, good: Mapping[int, Reply]) -> Vector:
         """Return the parameters after a rebuilt round, entered into the ledger."""

@@ -179,7 +179,7 @@ class ForgettingMethod:
         return None
 
     def unlearn_settings(self, number: int) -> dict[str, int | float | str]:
-        """Return what clients are told beside it; ``task`` replaces what they do."""
+        """Return what clients are told too; ``assignment`` replaces what they do."""
         return {}
 
     def adjust(self, number: int, client_id: int, local: Vector) -> Vector:

@@ -50,7 +50,7 @@ class Questions:
 
     config: Config
     settings: StrategySettings
-    task: str
+    assignment: str
     roster: Roster
     hooks: Hooks
     arrayrecord_key: str
@@ -166,7 +166,7 @@ class Questions:
     ) -> dict[int, Answer]:
         """Return the usable answers by client id; `said` names them in the log."""
         arrays = ArrayRecord(unflatten(parameters, self._shapes))
-        config = ConfigRecord({"task": self.task, **settings})
+        config = ConfigRecord({"assignment": self.assignment, **settings})
         record = RecordDict(
             {self.arrayrecord_key: arrays, self.configrecord_key: config}
         )

@@ -8,7 +8,7 @@ import pytest
 
 from fedneg.config import check, check_sweep, load_config, overrides_of_run_config
 from fedneg.core.errors import FedNegError
-from fedneg.core.settings import Config, Task
+from fedneg.core.settings import Assignment, Config
 from fedneg.data.datasets import load_dataset
 from fedneg.data.partition import partition_by_writer
 
@@ -231,30 +231,38 @@ def test_boost_is_what_replaces_the_model_unless_given(
 ):
     config, _ = load_config(["data=digits", *overrides.split()])
     assert config.attack.boost == boost
-    assert Task.from_json(Task.of(config, root=None).to_json()).attack.boost == boost
+    assert (
+        Assignment.from_json(Assignment.of(config, root=None).to_json()).attack.boost
+        == boost
+    )
 
 
 def test_task_survives_the_message():
     config, _ = load_config(["data=digits", "attack=backdoor"])
-    task = Task.of(config, root="/somewhere")
-    assert Task.from_json(task.to_json()) == task
-    assert task.data.root == "/somewhere"
+    assignment = Assignment.of(config, root="/somewhere")
+    assert Assignment.from_json(assignment.to_json()) == assignment
+    assert assignment.data.root == "/somewhere"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: "not json", "the task in the message is not JSON"),
-        (lambda v: json.dumps({**v, "client": None}), "task.client must be a group"),
+        (lambda v: "not json", "the assignment in the message is not JSON"),
+        (
+            lambda v: json.dumps({**v, "client": None}),
+            "assignment.client must be a group",
+        ),
         (lambda v: json.dumps({**v, "evil": 1}), "unknown key"),
         (lambda v: json.dumps({k: v[k] for k in v if k != "seed"}), "seed"),
-        (lambda v: "[]", "the task in the message is no mapping"),
+        (lambda v: "[]", "the assignment in the message is no mapping"),
     ],
 )
 def test_a_garbled_task_is_refused(change: Any, message: str):
-    values = json.loads(Task.of(load_config(["data=digits"])[0], root=None).to_json())
+    values = json.loads(
+        Assignment.of(load_config(["data=digits"])[0], root=None).to_json()
+    )
     with pytest.raises(FedNegError, match=message):
-        Task.from_json(change(values))
+        Assignment.from_json(change(values))
 
 
 def test_run_config_becomes_overrides():

@@ -323,7 +323,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Task:
+class Assignment:
     """What a client must know to train: travels in the server's message as JSON.
 
     `data.root` is meant for clients that share the server's file system (simulation);
@@ -360,9 +360,13 @@ class Task:
         try:
             values = json.loads(text)
         except ValueError as error:
-            raise FedNegError(f"the task in the message is not JSON: {error}") from None
+            raise FedNegError(
+                f"the assignment in the message is not JSON: {error}"
+            ) from None
         if not isinstance(values, dict):
-            raise FedNegError(f"the task in the message is no mapping: {values!r}")
+            raise FedNegError(
+                f"the assignment in the message is no mapping: {values!r}"
+            )
         groups: dict[str, type[Any]] = {
             "data": DataSettings,
             "model": ModelSettings,
@@ -370,9 +374,9 @@ class Task:
             "attack": AttackSettings,
         }
         for name, group in groups.items():
-            values[name] = build(group, f"task.{name}", values.get(name))
+            values[name] = build(group, f"assignment.{name}", values.get(name))
         attackers = values["attack"].clients or ()
         attack = AttackSettings(
             **{**asdict(values["attack"]), "clients": tuple(attackers)}
         )
-        return build(cls, "task", values | {"attack": attack})
+        return build(cls, "assignment", values | {"attack": attack})

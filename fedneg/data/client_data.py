@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedneg.core.data_settings import DataSettings
-from fedneg.core.settings import Task
+from fedneg.core.settings import Assignment
 from fedneg.data.datasets import Scaling, image_kind, load_dataset
 from fedneg.data.own_data import OwnImages, read_own_images
 from fedneg.data.partition import ClientSplit, Indices, partition, split_images
@@ -40,7 +40,7 @@ class ClientData:
         return math.prod(self.images.shape[1:])
 
 
-def partition_data(client_id: int, task: Task) -> ClientData:
+def partition_data(client_id: int, assignment: Assignment) -> ClientData:
     """Return a client's part of the built-in data set; nothing is copied.
 
     Raises
@@ -48,10 +48,10 @@ def partition_data(client_id: int, task: Task) -> ClientData:
     FedNegError
         If the data set is not there or damaged, or cannot be dealt out so.
     """
-    data = task.data
+    data = assignment.data
     root = Path(data.root) if data.root else None
     found = load_dataset(data.name, root=root, download=False)
-    split = _splits(data, task.clients, task.seed)[client_id]
+    split = _splits(data, assignment.clients, assignment.seed)[client_id]
     return ClientData(
         images=found.images,
         labels=found.labels,

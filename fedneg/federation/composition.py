@@ -8,7 +8,7 @@ from flwr.serverapp import Grid
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Shapes, Vector, flatten, shapes_of
 from fedneg.core.progress import Progress
-from fedneg.core.settings import Config, Task
+from fedneg.core.settings import Assignment, Config
 from fedneg.data.datasets import Dataset, default_root, load_dataset
 from fedneg.data.partition import partition
 from fedneg.evaluation.evidence import ServerTest
@@ -98,7 +98,7 @@ def compose(grid: Grid, config: Config, progress: Progress, hooks: Hooks) -> Par
     hooks = _with_own(hooks, config, progress, test)
     strategy = make_strategy(
         config,
-        Task.of(config, root=shared_root).to_json(),
+        Assignment.of(config, root=shared_root).to_json(),
         hooks,
         _roster_of_real_clients(config, hooks) if deployed else None,
     )

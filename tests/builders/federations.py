@@ -119,14 +119,14 @@ class Bench:
         config: Config,
         initial: NDArrays,
         behaviours: Mapping[int, Behaviour] | None = None,
-        task: str = "no task",
+        assignment: str = "no assignment",
         hooks: Hooks = NO_HOOKS,
         roster: Roster | None = None,
     ) -> None:
         self.config = config
         clients = real_clients if behaviours is None else acting_clients(behaviours)
         self.grid = RecordingGrid(clients, config.clients)
-        self.strategy: LedgerFedAvg = make_strategy(config, task, hooks, roster)
+        self.strategy: LedgerFedAvg = make_strategy(config, assignment, hooks, roster)
         self.strategy.reset(initial)
         self.shapes = shapes_of(initial)
         self.model: Vector = self.strategy.ledger.initial

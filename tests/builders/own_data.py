@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from builders.federations import Bench
-from fedneg.core.settings import Config, Task
+from fedneg.core.settings import Assignment, Config
 from fedneg.data.datasets import DIGITS
 from fedneg.engines.inline import FIRST_NODE_ID
 from fedneg.tasks.model import initial_parameters
@@ -23,7 +23,9 @@ def some(count: int = 12, kind: Any = DIGITS) -> Arrays:
 def own_bench(config: Config, places: dict[int, Any]) -> Bench:
     """Return a federation of real clients, some of which have data of their own."""
     initial = initial_parameters(64, config.model.hidden, 10, seed=config.seed)
-    bench = Bench(config, initial, task=Task.of(config, root=None).to_json())
+    bench = Bench(
+        config, initial, assignment=Assignment.of(config, root=None).to_json()
+    )
     for client_id, place in places.items():
         bench.grid.contexts[FIRST_NODE_ID + client_id].node_config["data"] = place
     return bench

@@ -10,7 +10,7 @@ from builders.federations import Bench, small_config
 from fedneg.clients.trainer import WriterClient
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays
-from fedneg.core.settings import Task
+from fedneg.core.settings import Assignment
 from fedneg.data.attacks import boosted, poison
 from fedneg.data.client_data import partition_data
 from fedneg.tasks.model import initial_parameters
@@ -18,8 +18,8 @@ from fedneg.tasks.model import initial_parameters
 
 def client(client_id: int, *overrides: str, own: str | None = None) -> WriterClient:
     """Return a client in its first round."""
-    task = Task.of(small_config(*overrides), root=None)
-    return WriterClient(client_id, task, 1, own)
+    assignment = Assignment.of(small_config(*overrides), root=None)
+    return WriterClient(client_id, assignment, 1, own)
 
 
 def start() -> NDArrays:
@@ -67,7 +67,9 @@ def test_an_attacker_that_boosts_too_much_is_refused_by_the_server():
     """Update norms of the digits' clients are alike, and the limit is 100 times."""
     for boost, refused in ((5, []), (1000, [4])):
         config = small_config("attack=model_replacement", f"attack.boost={boost}")
-        bench = Bench(config, start(), task=Task.of(config, root=None).to_json())
+        bench = Bench(
+            config, start(), assignment=Assignment.of(config, root=None).to_json()
+        )
         bench.train(1)
         assert [k for _, k, _ in bench.failures()] == refused
         assert all("max_update_norm_ratio" in why for *_, why in bench.failures())
@@ -80,7 +82,7 @@ def test_an_attacker_that_boosts_too_much_is_refused_by_the_server():
 def test_sybils_train_on_the_poisoned_images_of_the_first(shared: str):
     attack = ("attack=sybils", "attack.clients=[1,3]", f"attack.shared={shared}")
     config = small_config(*attack)
-    data = partition_data(1, Task.of(config, root=None))
+    data = partition_data(1, Assignment.of(config, root=None))
     images, labels = poison(
         data.images[data.train],
         data.labels[data.train],

@@ -21,7 +21,7 @@ from builders.federations import small_config
 from builders.own_data import Arrays, own_bench, some
 from fedneg.clients.trainer import WriterClient
 from fedneg.core.errors import FedNegError
-from fedneg.core.settings import Config, Task
+from fedneg.core.settings import Assignment, Config
 from fedneg.data import own_data as own_data_module
 from fedneg.data.attacks import poison
 from fedneg.data.client_data import ClientData, own_data, partition_data
@@ -533,11 +533,11 @@ def test_mnist_files_are_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """With the built-in data set the same client cannot even be made."""
     monkeypatch.setenv("FEDNEG_DATA", str(tmp_path / "empty"))
     config = small_config("data=mnist", "data.download=false", "forget=null")
-    task = Task.of(config, root=None)
+    assignment = Assignment.of(config, root=None)
     with pytest.raises(FedNegError, match="MNIST"):
-        WriterClient(0, task)
+        WriterClient(0, assignment)
     place = save(tmp_path / "mine.npz", **some(40, MNIST))
-    client = WriterClient(0, task, 1, place)
+    client = WriterClient(0, assignment, 1, place)
     start = initial_parameters(784, config.model.hidden, 10, seed=0)
     local, count, _ = client.fit(start, {})
     assert count == 34
@@ -547,7 +547,7 @@ def test_mnist_files_are_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_attackers_poison_a_copy(tmp_path: Path):
     config = small_config("attack=backdoor", "attack.clients=[0]")
     place = save(tmp_path / "mine.npz", **some(36))
-    client = WriterClient(0, Task.of(config, root=None), 1, place)
+    client = WriterClient(0, Assignment.of(config, root=None), 1, place)
     before = client.data.images.copy()
     images, labels = client._training_data()
     expected = poison(
@@ -565,9 +565,11 @@ def test_attackers_poison_a_copy(tmp_path: Path):
 
 
 def test_built_in_data_is_not_copied():
-    data = partition_data(1, Task.of(small_config(), root=None))
+    data = partition_data(1, Assignment.of(small_config(), root=None))
     assert data.images is load_dataset("digits").images
-    assert data.train is partition_data(1, Task.of(small_config(), root=None)).train
+    assert (
+        data.train is partition_data(1, Assignment.of(small_config(), root=None)).train
+    )
 
 
 @pytest.mark.parametrize(

@@ -322,15 +322,24 @@ def test_local_gives_the_bytes_of_inline(tmp_path: Path):
         assert inline == local
 
 
-def test_local_grid_reports_a_failing_client_like_inline():
-    """A task that is no JSON: the same error reply from both."""
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        ({"assignment": "{"}, "the assignment in the message is not JSON"),
+        ({}, "the message has no assignment; is it of another version?"),
+    ],
+)
+def test_local_grid_reports_a_failing_client_like_inline(
+    sent: dict[str, str], reason: str
+):
+    """The same error reply from both."""
     made = WorkerPool(1, "fedneg.engines.local:serve")
     try:
         reasons = []
         for grid in (InlineGrid(client_app, 2), LocalGrid(client_app, 2, made)):
             simulate(lambda *_: None, clients=1, engine=small_config().engine)
             content = RecordDict(
-                {"arrays": ArrayRecord([]), "config": ConfigRecord({"task": "{"})}
+                {"arrays": ArrayRecord([]), "config": ConfigRecord({**sent})}
             )
             messages = [
                 Message(content, node, MessageType.TRAIN)
@@ -340,7 +349,7 @@ def test_local_grid_reports_a_failing_client_like_inline():
             assert len(replies) == 2
             reasons.append({reply.error.reason for reply in replies})
         assert reasons[0] == reasons[1]
-        assert "the task in the message is not JSON" in reasons[0].pop()
+        assert reason in reasons[0].pop()
     finally:
         made.close()
 

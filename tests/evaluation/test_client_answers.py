@@ -26,7 +26,7 @@ from builders.federations import Bench, small_config
 from fedneg.clients.answering import AnsweringClient
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays, flatten
-from fedneg.core.settings import Task
+from fedneg.core.settings import Assignment
 from fedneg.data.attacks import flip_labels, stamp
 from fedneg.engines.inline import FIRST_NODE_ID
 from fedneg.engines.simulate import simulate
@@ -55,7 +55,9 @@ def start(draw: int = 0) -> NDArrays:
 
 def answering(client_id: int, *overrides: str) -> AnsweringClient:
     """Return a client that may be asked."""
-    return AnsweringClient(client_id, Task.of(small_config(*overrides), root=None))
+    return AnsweringClient(
+        client_id, Assignment.of(small_config(*overrides), root=None)
+    )
 
 
 def said_by(
@@ -288,7 +290,7 @@ def test_the_original_relearns_in_no_time_and_equal_models_alike(attack: str):
     client, original = answering(4, option), [*trained(4, option)]
     target = said_by(client, original).check_loss
     assert said_by(client, original, target).relearn == RelearnTime(0, True)
-    late = AnsweringClient(4, client.task, server_round=9)
+    late = AnsweringClient(4, client.assignment, server_round=9)
     one, two = said_by(client, start(), target), said_by(late, start(), target)
     assert same(one, two)
     assert one.relearn is not None
@@ -323,8 +325,8 @@ def test_a_client_without_unseen_images_says_so():
 def real_bench(*overrides: str, hooks: Hooks = NO_HOOKS) -> Bench:
     """Return a federation of the real clients."""
     config = small_config("strategy.wait_for_clients_s=0.1", *overrides)
-    task = Task.of(config, root=None).to_json()
-    return Bench(config, start(), task=task, hooks=hooks)
+    assignment = Assignment.of(config, root=None).to_json()
+    return Bench(config, start(), assignment=assignment, hooks=hooks)
 
 
 def test_those_who_are_out_are_asked_and_only_they():
@@ -380,7 +382,7 @@ def test_every_engine_gives_the_same_answers():
         def main(
             grid: Grid, _: Context, config: Any = config, name: Any = engine
         ) -> None:
-            made = make_strategy(config, Task.of(config, root=None).to_json())
+            made = make_strategy(config, Assignment.of(config, root=None).to_json())
             made.reset(start())
             found = made.question_clients(
                 grid, flatten(start()), [2, 0], relearn_target=1.0, relearn_cap=40
@@ -530,7 +532,9 @@ def test_the_defaults_are_those_that_an_unsaid_question_has():
     record = RecordDict(
         {
             "arrays": ArrayRecord(start()),
-            "config": ConfigRecord({"task": made.strategy.task, "role": "answering"}),
+            "config": ConfigRecord(
+                {"assignment": made.strategy.assignment, "role": "answering"}
+            ),
         }
     )
     (answer,) = made.grid.send_and_receive(

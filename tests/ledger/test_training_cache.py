@@ -140,7 +140,7 @@ def test_a_partitions_option_counts_where_it_deals(
 
 def identity_of(config: Config, clients: tuple[int, ...] | None = None) -> str:
     """Return the name under which a training with these clients is kept."""
-    method = NegativeGradient(config, "no task").training_identity()
+    method = NegativeGradient(config, "no assignment").training_identity()
     return digest_of(
         training_identity(
             config,

@@ -12,7 +12,7 @@ from fedneg.client_app import app as real_clients
 from fedneg.clients.trainer import WriterClient
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays, flatten
-from fedneg.core.settings import Task
+from fedneg.core.settings import Assignment
 from fedneg.data.datasets import load_dataset
 from fedneg.evaluation.evidence import ServerTest
 from fedneg.server_app import run
@@ -236,7 +236,7 @@ def attack_success_after(pull: float, *options: str) -> tuple[float, Bench]:
                 local = [a - np.float32(pull) * (w - w0) for a, w, w0 in parts]
             return local, count, metrics
 
-    made = Bench(config, initial, task=Task.of(config, root=None).to_json())
+    made = Bench(config, initial, assignment=Assignment.of(config, root=None).to_json())
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ROLES, "train", Pulls)
         made.train(config.rounds)

@@ -5,7 +5,7 @@ import pytest
 
 from builders.federations import Bench, small_config
 from fedneg.core.parameters import flatten
-from fedneg.core.settings import Task
+from fedneg.core.settings import Assignment
 from fedneg.data.datasets import load_dataset
 from fedneg.tasks.model import initial_parameters
 
@@ -13,10 +13,10 @@ from fedneg.tasks.model import initial_parameters
 def bench(name: str, *overrides: str) -> Bench:
     """Return a federation of real clients on the digits."""
     config = small_config("clients=4", f"strategy={name}", *overrides)
-    task = Task.of(config, root=None).to_json()
+    assignment = Assignment.of(config, root=None).to_json()
     arrays = initial_parameters(64, config.model.hidden, 10, seed=config.seed)
     load_dataset("digits")
-    return Bench(config, arrays, task=task)
+    return Bench(config, arrays, assignment=assignment)
 
 
 @pytest.mark.parametrize("forget", [(1,), (1, 3)])

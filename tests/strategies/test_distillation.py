@@ -7,7 +7,7 @@ import torch
 from builders.federations import Bench, small_config
 from fedneg.core.errors import FedNegError
 from fedneg.core.seeding import torch_generator
-from fedneg.core.settings import Task
+from fedneg.core.settings import Assignment
 from fedneg.data.datasets import load_dataset
 from fedneg.tasks.device import as_input
 from fedneg.tasks.distillation import distil
@@ -28,9 +28,9 @@ def bench(*overrides: str) -> Bench:
         *("client.local_epochs=5", "strategy.images=200", "strategy.epochs=2"),
         *overrides,
     )
-    task = Task.of(config, root=None).to_json()
+    assignment = Assignment.of(config, root=None).to_json()
     arrays = initial_parameters(64, config.model.hidden, 10, seed=config.seed)
-    made = Bench(config, arrays, task=task)
+    made = Bench(config, arrays, assignment=assignment)
     made.strategy.use_server_data(load_dataset("digits"))
     made.train(4)
     return made

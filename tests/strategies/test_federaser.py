@@ -8,7 +8,7 @@ import pytest
 from builders.federations import Answer, Behaviour, Bench, small_config
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays
-from fedneg.core.settings import Task
+from fedneg.core.settings import Assignment
 from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.rows import KeptUpdates
 from fedneg.strategies import make_strategy
@@ -21,9 +21,9 @@ FOUR = ("clients=4", "rounds=3", "client.local_epochs=3", "strategy=federaser")
 def real(*overrides: str) -> Bench:
     """Return real clients on the digits that have trained three rounds."""
     config = small_config(*FOUR, "forget=null", *overrides)
-    task = Task.of(config, root=None).to_json()
+    assignment = Assignment.of(config, root=None).to_json()
     arrays = initial_parameters(64, config.model.hidden, 10, seed=config.seed)
-    made = Bench(config, arrays, task=task)
+    made = Bench(config, arrays, assignment=assignment)
     made.train(3)
     return made
 
@@ -63,9 +63,9 @@ def by_hand() -> tuple[Bench, list[tuple[int, int]]]:
         ),
     }
     config = small_config("clients=3", "rounds=3", "strategy=federaser", "forget=null")
-    task = Task.of(config, root=None).to_json()
+    assignment = Assignment.of(config, root=None).to_json()
     initial = [np.zeros(2, np.float32), np.zeros(1, np.float32)]
-    made = Bench(config, initial, behaviours, task)
+    made = Bench(config, initial, behaviours, assignment)
     made.train(3)
     return made, told
 
@@ -125,8 +125,8 @@ def test_calibration_takes_a_share_of_the_epochs_rounded_up():
     made = real()
     made.strategy.begin(made.strategy.phase, [1])
     made.strategy.rectify(made.model, (1,))
-    found = [made.strategy.unlearn_settings(n)["task"] for n in (1, 2)]
-    epochs = [Task.from_json(str(text)).client.local_epochs for text in found]
+    found = [made.strategy.unlearn_settings(n)["assignment"] for n in (1, 2)]
+    epochs = [Assignment.from_json(str(text)).client.local_epochs for text in found]
     assert epochs == [3, 2]
     assert made.strategy.method_report["calibration_epochs"] == 2
 

@@ -10,7 +10,7 @@ from fedneg.clients.ascent import AscentClient
 from fedneg.clients.trainer import WriterClient
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays, flatten
-from fedneg.core.settings import Task
+from fedneg.core.settings import Assignment
 from fedneg.strategies.hooks import NO_HOOKS, Hooks
 from fedneg.tasks.model import initial_parameters
 from reference import gradient
@@ -36,7 +36,7 @@ def ascended(
     From the initial parameters, or from what the client has made of them (`good`).
     """
     config = small_config("clients=4", "forget=1", "attack=backdoor")
-    client = AscentClient(1, Task.of(config, root=None), 3)
+    client = AscentClient(1, Assignment.of(config, root=None), 3)
     start = initial_parameters(64, config.model.hidden, 10, seed=0)
     if good:
         for _ in range(5):
@@ -50,7 +50,7 @@ def ascended(
 def slope() -> list[np.ndarray]:
     """Return the gradient of what client 1 trains on, poison included."""
     config = small_config("clients=4", "forget=1", "attack=backdoor")
-    client = AscentClient(1, Task.of(config, root=None))
+    client = AscentClient(1, Assignment.of(config, root=None))
     images, labels = client._training_data()
     scaling = client.data.scaling
     rows = (images.reshape(len(images), -1) - scaling.mean) / scaling.std
@@ -217,9 +217,9 @@ def real(forget: str, *options: str) -> Bench:
     config = small_config(
         *("clients=4", f"forget={forget}", "strategy=gradient_ascent", *options)
     )
-    task = Task.of(config, root=None).to_json()
+    assignment = Assignment.of(config, root=None).to_json()
     arrays = initial_parameters(64, config.model.hidden, 10, seed=config.seed)
-    made = Bench(config, arrays, task=task)
+    made = Bench(config, arrays, assignment=assignment)
     made.train(2)
     return made
 

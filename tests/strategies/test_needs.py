@@ -8,7 +8,7 @@ import pytest
 
 from builders.federations import Bench, small_config
 from builders.methods import METHODS
-from fedneg.core.settings import Task
+from fedneg.core.settings import Assignment
 from fedneg.data.datasets import load_dataset
 from fedneg.strategies import make_strategy
 from fedneg.strategies.method import Needs
@@ -43,7 +43,7 @@ def trained(*options: str) -> Bench:
     """Return a federation of real clients on the digits after its training."""
     config = small_config(*BASE, *options)
     initial = initial_parameters(64, config.model.hidden, 10, seed=0)
-    made = Bench(config, initial, task=Task.of(config, root=None).to_json())
+    made = Bench(config, initial, assignment=Assignment.of(config, root=None).to_json())
     made.strategy.use_server_data(load_dataset("digits"))
     made.train(3)
     return made

@@ -21,7 +21,7 @@ from fedneg.client_app import app as client_app
 from fedneg.clients import trainer
 from fedneg.core.errors import FedNegError
 from fedneg.core.seeding import torch_generator
-from fedneg.core.settings import ClientSettings, Config, Task
+from fedneg.core.settings import Assignment, ClientSettings, Config
 from fedneg.data.datasets import Scaling
 from fedneg.engines.inline import InlineGrid
 from fedneg.engines.simulate import simulate
@@ -257,11 +257,13 @@ def test_a_client_without_examples_is_refused():
 
 def message(node: int, config: Config, parameters: Sequence[np.ndarray], **also: int):
     """Return the message by which a strategy asks a node to train."""
-    task = Task.of(config, root=None).to_json()
+    assignment = Assignment.of(config, root=None).to_json()
     content = Records(
         {
             "arrays": ArrayRecord(list(parameters)),
-            "config": ConfigRecord({"task": task, "server-round": 1, **also}),
+            "config": ConfigRecord(
+                {"assignment": assignment, "server-round": 1, **also}
+            ),
         }
     )
     return Message(content, node, MessageType.TRAIN)
@@ -360,8 +362,8 @@ def test_only_training_goes_together(trained: dict[str, list[int]]):
 def test_what_nobody_asks_for_is_forgotten():
     """Else a later round might find it."""
     config = small_config("clients=2", "forget=1")
-    task = Task.of(config, root=None)
-    clients = [trainer.WriterClient(k, task, 1) for k in range(2)]
+    assignment = Assignment.of(config, root=None)
+    clients = [trainer.WriterClient(k, assignment, 1) for k in range(2)]
     arrays = initial_parameters(64, config.model.hidden, 10, seed=0)
     with trainer.trained_together(clients, arrays):
         assert len(trainer._ahead) == 2

@@ -10,7 +10,7 @@ from builders.federations import Bench, small_config
 from fedneg.clients.trainer import WriterClient
 from fedneg.core.parameters import flatten, shapes_of, unflatten
 from fedneg.core.seeding import torch_generator
-from fedneg.core.settings import Config, Task
+from fedneg.core.settings import Assignment, Config
 from fedneg.data.datasets import Dataset, load_dataset
 from fedneg.data.partition import ClientSplit, partition_by_writer
 from fedneg.tasks import training
@@ -42,7 +42,7 @@ def real_bench(*overrides: str) -> tuple[Bench, list[ClientSplit], Config]:
     config = small_config("forget=null", *overrides)
     data = load_dataset("digits")
     initial = initial_parameters(64, config.model.hidden, 10, seed=config.seed)
-    made = Bench(config, initial, task=Task.of(config, root=None).to_json())
+    made = Bench(config, initial, assignment=Assignment.of(config, root=None).to_json())
     splits = partition_by_writer(data.writers, clients=config.clients, seed=config.seed)
     return made, list(splits), config
 
@@ -279,7 +279,7 @@ def test_device_cuda_without_cuda_is_an_error(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("client_id", [0, 3])
 def test_client_reports_the_examples_it_trained_on(client_id: int, tiny: Config):
-    client = WriterClient(client_id, Task.of(tiny, root=None), server_round=1)
+    client = WriterClient(client_id, Assignment.of(tiny, root=None), server_round=1)
     arrays = initial_parameters(64, tiny.model.hidden, 10, seed=0)
     before = [a.copy() for a in arrays]
     local, count, metrics = client.fit(arrays, {})
@@ -294,8 +294,8 @@ def test_client_measures_each_part_on_its_original_labels():
     """An attacker's `trained_accuracy` is on poisoned data; its others are not."""
     config = small_config("attack=label_flip", "attack.fraction=1")
     arrays = initial_parameters(64, config.model.hidden, 10, seed=0)
-    poisoned = WriterClient(4, Task.of(config, root=None))
-    honest = WriterClient(4, Task.of(small_config(), root=None))
+    poisoned = WriterClient(4, Assignment.of(config, root=None))
+    honest = WriterClient(4, Assignment.of(small_config(), root=None))
     _, _, found = poisoned.evaluate(arrays, {})
     _, _, expected = honest.evaluate(arrays, {})
     assert found["trained_accuracy"] != found["train_accuracy"]
@@ -317,7 +317,7 @@ def test_client_measures_each_part_on_its_original_labels():
 
 def test_local_evaluation_after_fit_is_of_the_local_model():
     config = small_config("client.evaluate_after_fit=true")
-    client = WriterClient(2, Task.of(config, root=None), server_round=1)
+    client = WriterClient(2, Assignment.of(config, root=None), server_round=1)
     local, _, metrics = client.fit(initial_parameters(64, [16], 10, seed=0), {})
     again = client.evaluate(local, {})[2]
     assert {k: v for k, v in metrics.items() if k in again} == {
