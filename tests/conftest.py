@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import HealthCheck, settings
 from builders.checkout import REPOSITORY
 from builders.federations import small_config
 from builders.lives import go_on
+from builders.programs import Said
+from fedneg.__main__ import main
 from fedneg.core.settings import Config
 
 # A busy machine is no failure.
@@ -69,3 +72,38 @@ def flower_log(
     monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
     caplog.set_level(logging.WARNING, logger="flwr")
     return caplog
+
+
+@pytest.fixture
+def fedneg(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Iterator[Callable[..., Said]]:
+    """Return a function that runs the command line in this process, in a new folder.
+
+    Hydra configures logging; the log files that it opens are closed at the end.
+    """
+    root, own = logging.getLogger(), logging.getLogger("fedneg")
+    handlers, level = list(root.handlers), root.level
+    kept = list(own.handlers), own.level, own.propagate
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # main sets it; this puts it back
+
+    def call(*arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["fedneg", *arguments])
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        out, err = capfd.readouterr()
+        return Said(code, out, err)
+
+    yield call
+    for handler in {*root.handlers, *own.handlers} - {*handlers, *kept[0]}:
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    own.handlers[:], own.level, own.propagate = kept

@@ -32,6 +32,8 @@ SMALL = (
     # A test that compares two trainings must not compare one with its copy.
     "cache=false",
 )
+# A run of a second, from the command line.
+QUICK = (*SMALL, "clients=2", "forget=1", "rounds=1")
 Answer = tuple[Sequence[np.ndarray], float] | Records
 Behaviour = Callable[[NDArrays, int], Answer]
 

@@ -4,9 +4,19 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from builders.waiting import PATIENCE_S
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command line gave back: exit code, and what it printed."""
+
+    code: int
+    out: str
+    err: str
 
 
 def command(

@@ -2,72 +2,20 @@
 
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from builders.federations import SMALL
-from builders.programs import command
+from builders.federations import QUICK, SMALL
+from builders.programs import Said, command
 from fedneg import __version__, server_app
-from fedneg.__main__ import main
 from fedneg.core.errors import FedNegError
-from fedneg.core.settings import EngineSettings
-from fedneg.engines import ray as ray_engine
 from fedneg.engines.workers import WorkerPool
 
-QUICK = (*SMALL, "clients=2", "forget=1", "rounds=1")
 MODELS = ("original", "unlearned", "recovered", "retrained")
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command line gave back."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def fedneg(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> Iterator[Callable[..., Said]]:
-    """Return a function that runs the command line in this process, in a new folder.
-
-    Hydra configures logging; the log files that it opens are closed at the end.
-    """
-    import logging
-
-    root, own = logging.getLogger(), logging.getLogger("fedneg")
-    handlers, level = list(root.handlers), root.level
-    kept = list(own.handlers), own.level, own.propagate
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # main sets it; this puts it back
-
-    def call(*arguments: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["fedneg", *arguments])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        out, err = capfd.readouterr()
-        return Said(code, out, err)
-
-    yield call
-    for handler in {*root.handlers, *own.handlers} - {*handlers, *kept[0]}:
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    own.handlers[:], own.level, own.propagate = kept
 
 
 @pytest.mark.slow
@@ -239,102 +187,6 @@ def test_digits_stand_in_for_mnist_with_a_notice(
     assert results["data"]["name"] == "digits"
     assert "MNIST could not be had" in results["notices"][0]
     assert "MNIST could not be had" in (tmp_path / "run" / "report.html").read_text()
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_ray_gives_the_bytes_of_inline(fedneg: Callable[..., Said], tmp_path: Path):
-    """All four models, in separate processes and caches: neither reuses the other.
-
-    A file of the user's that is called as a package of ours is stands in nobody's way.
-    """
-    (tmp_path / "clients.py").write_text("raise SystemExit('not what was meant')")
-    arguments = (*QUICK, "rounds=2", "retrain=remaining", "attack=backdoor")
-    assert fedneg(*arguments, "hydra.run.dir=inline").code == 0
-    ray = command(*arguments, "engine=ray", "hydra.run.dir=ray", cwd=tmp_path)
-    assert ray.returncode == 0, ray.stderr
-    for name in MODELS:
-        one, two = (
-            (tmp_path / engine / f"model_{name}.safetensors").read_bytes()
-            for engine in ("inline", "ray")
-        )
-        assert one == two, name
-    results = json.loads((tmp_path / "ray" / "results.json").read_text())
-    assert results["cost"]["reused_training"] is False
-    assert results["failures"] == []
-
-
-@pytest.mark.parametrize(
-    ("variables", "part"),
-    [
-        (
-            {"TMPDIR": "/tmp/" + "a" * 120},
-            "a socket's path may have 107 bytes, and Ray",
-        ),
-        ({"RAY_TMPDIR": "/proc/nowhere"}, "Ray cannot start: [Errno 2] No such file"),
-    ],
-)
-def test_a_ray_that_cannot_start_is_one_line(
-    fedneg: Callable[..., Said],
-    monkeypatch: pytest.MonkeyPatch,
-    variables: dict[str, str],
-    part: str,
-):
-    if sys.platform != "linux":
-        pytest.skip("the limit is another one, and so is what Ray reads")
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(ray_engine, "QUIET", {})  # which the tests would inherit
-    found = fedneg(*QUICK, "engine=ray")
-    assert found.code == 2
-    (line,) = found.err.splitlines()
-    assert line.startswith(f"fedneg: error: {part}")
-    assert next(iter(variables.values())) in line
-
-
-def test_a_socket_path_is_measured_in_bytes():
-    ray_engine.check_socket("/" + "a" * 102)
-    with pytest.raises(FedNegError, match="would have 205: set RAY_TMPDIR"):
-        ray_engine.check_socket("/" + "\u00e9" * 102)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"cpus_per_client": 5}, "engine.cpus_per_client must be at most 4.* got 5"),
-        (
-            {"gpus_per_client": 1.0},
-            "engine.gpus_per_client must be at most 0.5.* got 1",
-        ),
-    ],
-)
-def test_a_client_needs_room_on_one_machine_of_rays(
-    options: dict[str, Any], message: str
-):
-    """Not on all of them together; a machine that has left has nothing."""
-
-    class Cluster:
-        """Three machines, one of which has left."""
-
-        @staticmethod
-        def nodes() -> list[dict[str, dict[str, float]]]:
-            resources = ({"CPU": 4.0}, {"CPU": 3.0, "GPU": 0.5}, {})
-            return [{"Resources": found} for found in resources]
-
-    fits = EngineSettings("ray", cpus_per_client=4, gpus_per_client=0.5)
-    ray_engine.check_room(fits, Cluster)
-    with pytest.raises(FedNegError, match=message):
-        ray_engine.check_room(EngineSettings("ray", **options), Cluster)
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_mistake_found_by_the_server_comes_out_of_ray(tmp_path: Path):
-    found = command(*SMALL, "clients=12", "engine=ray", cwd=tmp_path)
-    assert found.returncode == 2
-    assert found.stderr.splitlines()[-1].startswith("fedneg: error: clients must be")
-    assert "Traceback" not in found.stderr
 
 
 # -- sweeps in which something goes wrong ----------------------------------------------

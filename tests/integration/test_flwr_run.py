@@ -1,7 +1,7 @@
 """Ray, alone and under `flwr run`: the bytes of inline, mistakes that reach the user.
 
 All tests of this file use one Ray, which Ray finds by $RAY_ADDRESS; that the engine
-starts one of its own is for test_command_line.py.
+starts one of its own is for test_ray.py.
 """
 
 import json
