@@ -33,6 +33,7 @@ from fedneg.tasks.device import as_input
 RECORD_FROM = 100
 # Steps before a recording.
 WARM_UP = 3
+Step = Callable[[], None]
 log = logging.getLogger(__name__)
 
 
@@ -93,7 +94,36 @@ def train_cohort(
     sizes = [layers[0].in_features, *(layer.out_features for layer in layers)]
     parameters = start.repeat(len(examples), 1)
     cohort = Cohort(sizes, parameters, examples, scaling=scaling, settings=settings)
-    return Trained(parameters, cohort.train())
+    is_worth_a_graph = start.is_cuda and cohort.num_steps > RECORD_FROM
+    losses = cohort.train(record=recorded if is_worth_a_graph else None)
+    return Trained(parameters, losses)
+
+
+def recorded(step: Step) -> Step:
+    """Return the replay of a CUDA graph of a step.
+
+    Parameters
+    ----------
+    step : function
+        Works on the same tensors each time. It is called before and while it is
+        recorded, as torch's notes on graphs have it: these calls are none of the
+        training.
+
+    Raises
+    ------
+    RuntimeError
+        If CUDA cannot record it.
+    """
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
 
 
 class Cohort:
@@ -168,13 +198,31 @@ class Cohort:
         self._next = torch.zeros(1, dtype=torch.int64, device=device)
         self._places = torch.arange(largest, device=device)
 
-    def train(self) -> list[float]:
-        """Train all to the end; return each one's mean loss in its last epoch, nats."""
+    @property
+    def num_steps(self) -> int:
+        """How many steps the client with the most images takes."""
+        return len(self._rows)
+
+    def train(self, record: Callable[[Step], Step] | None = None) -> list[float]:
+        """Train all to the end.
+
+        Parameters
+        ----------
+        record : function, optional
+            Makes of a step one that does the same in less time, as `recorded` does. No
+            step that it takes counts; where it raises RuntimeError, steps stay as they
+            are.
+
+        Returns
+        -------
+        list of float
+            Each one's mean loss in its last epoch, nats.
+        """
         # Sums must not depend on how many threads a machine has to spare.
         torch.set_num_threads(1)
         with torch.no_grad():
-            step = self._record() if self._is_worth_a_graph() else self._step
-            for _ in range(len(self._rows)):
+            step = self._step if record is None else self._recorded_by(record)
+            for _ in range(self.num_steps):
                 step()
         epochs = self._settings.local_epochs
         losses = self._losses.cpu()
@@ -185,40 +233,18 @@ class Cohort:
             )
         ]
 
-    def _is_worth_a_graph(self) -> bool:
-        """Return whether this is on a GPU, and long."""
-        on_gpu = self._parameters.device.type == "cuda"
-        return on_gpu and len(self._rows) > RECORD_FROM
-
-    def _record(self) -> Callable[[], None]:
-        """Return what takes the next step: the replay of a graph of one.
-
-        A step that cannot be recorded is taken as it is.
-        """
+    def _recorded_by(self, record: Callable[[Step], Step]) -> Step:
+        """Return the step as it was recorded, or as it is, with nothing trained yet."""
         before = self._parameters.clone()
         try:
-            replay = self._recording()
+            step = record(self._step)
         except RuntimeError as error:
             log.warning("no CUDA graph of a training step: %s", error)
-            replay = self._step
-        # No step so far was one of the training; a recording takes none.
+            step = self._step
         self._parameters.copy_(before)
         self._buffer.zero_()
         self._next.zero_()
-        return replay
-
-    def _recording(self) -> Callable[[], None]:
-        """Return the replay of a graph, after some steps as torch's notes have it."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                self._step()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._step()
-        return graph.replay
+        return step
 
     def _step(self) -> None:
         """Take every client's next step on the mean cross-entropy of its batch."""
