@@ -14,6 +14,7 @@ from pathlib import Path
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import make_folder, write_bytes
 from fedneg.core.locks import locked
+from fedneg.core.reading import read_regular
 from fedneg.ledger.tensors import sync_folder
 from fedneg.records.account import BEGUN, Account
 from fedneg.records.audit import AuditLog
@@ -50,7 +51,7 @@ def read_id(folder: Path) -> str:
     """
     path = folder / ID_NAME
     try:
-        return str(uuid.UUID(path.read_text().strip()))
+        return str(uuid.UUID(read_regular(path).decode().strip()))
     except FileNotFoundError:
         return ""
     except OSError as error:
@@ -158,7 +159,7 @@ def _is_new(state: Path) -> bool:
         if any((state / name).glob("[!.]*")):
             return False
     log = state / LOG_NAME
-    return not log.exists() or b"\n" not in log.read_bytes()
+    return not log.exists() or b"\n" not in read_regular(log)
 
 
 def _begin(state: Path, keys: Path) -> tuple[OperatorKey, Account]:

@@ -1,7 +1,7 @@
 """What a lasting federation keeps in a checkpoint beside its ledger."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,4 +66,4 @@ class Kept:
 
     def facts(self) -> dict[str, Any]:
         """Return it as a checkpoint takes it."""
-        return asdict(self)
+        return dict(vars(self))

@@ -30,7 +30,7 @@ from fedneg.core.texts import check_utf8
 from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.records.account import MADE, MIGRATED, SERVED, Account
 from fedneg.records.agreement.checkpoints import of_checkpoints, of_rest
-from fedneg.records.agreement.difference import settle
+from fedneg.records.agreement.difference import Difference, settle
 from fedneg.records.agreement.federation import of_facts, of_keys, of_sealing
 from fedneg.records.agreement.receipts import of_receipts
 from fedneg.records.agreement.requests import of_requests, of_scan_windows
@@ -196,10 +196,26 @@ class State:
             ) from None
 
     def ready(self) -> None:
-        """Do what must be before requests or keys change: claim the keys, migrate."""
+        """Do what must be before requests or keys change.
+
+        Claim the keys, migrate, and hold what the federation is to the log.
+
+        Raises
+        ------
+        FedNegError
+            If state, keys and log are not one federation's, or ``federation.json`` is
+            not as the log says.
+        """
         if self.account.is_old:
             with self.running():
                 pass
+        if self._wrong_facts():  # a first run may be between entry and file
+            settle(self._wrong_facts())
+
+    def _wrong_facts(self) -> list[Difference]:
+        """Return how ``federation.json`` is wrong; what a kill left is a run's."""
+        found = of_facts(self._facts, self.account)
+        return [difference for difference in found if difference.complete is None]
 
     # -- the log and the files ---------------------------------------------------------
 

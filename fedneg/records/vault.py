@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import PRIVATE_FILE, naming, write_bytes
+from fedneg.core.reading import read_regular
 from fedneg.ledger.tensors import sync_folder
 
 CHUNK = 1 << 24  # bytes sealed at a time
@@ -166,7 +167,7 @@ class Vault:
     def _cipher(self, name: str) -> AESGCM:
         path = self.folder / f"{name}.key"
         try:
-            key = path.read_bytes()
+            key = read_regular(path)
         except FileNotFoundError:
             raise FedNegError(
                 f"the key {name} is not in {self.folder}; it was destroyed, or the "

@@ -25,8 +25,8 @@ from fedneg.cli.application import run as run_words
 from fedneg.core.errors import FedNegError
 from fedneg.ledger.checkpoint_files import head_bytes
 from fedneg.ledger.tensors import sha256_of
-from fedneg.live.job import Live
 from fedneg.live.remnants import Remnants
+from fedneg.live.standing import Standing
 from fedneg.records.account import BEGUN
 from fedneg.records.audit import AuditLog
 from fedneg.records.head import HEAD_NAME, read_head
@@ -137,6 +137,10 @@ def swap_scan_windows(state: Path, lives: Path) -> None:
 
 def cut_scan_windows(state: Path, lives: Path) -> None:
     (state / PRINTS).write_bytes(b"")
+
+
+def scan_windows_of_nobody(state: Path, lives: Path) -> None:
+    shutil.copy(state / PRINTS, state / "fingerprints" / "forget-3.json")
 
 
 def whole_state(state: Path, lives: Path) -> None:
@@ -281,6 +285,11 @@ SCAN_WINDOWS: list[tuple[str, Callable[[Path, Path], None], str]] = [
     ),
     ("of another", swap_scan_windows, "fingerprints/forget-1.json is of client 2"),
     ("of nothing", cut_scan_windows, "forget-1.json holds no scan windows, .*restore"),
+    (
+        "of who never asked",
+        scan_windows_of_nobody,
+        "fingerprints/forget-3.json is of a client that never asked, .*; remove it",
+    ),
 ]
 ENDS = "audit.jsonl ends before entry [0-9]+ that the keys know .*restore the newer one"
 # And of these all that changes anything.
@@ -295,6 +304,49 @@ OLDER: list[tuple[str, Callable[[Path, Path], None], str]] = [
     ),
     ("head damaged", other_head("{"), "log.head must hold seq and digest .* restore"),
     ("head of none", other_head('{"seq": 0, "digest": ""}'), "log.head must hold seq"),
+]
+# And of these who asks, and whoever lists a key: client ids hang on them.
+FACTS: list[tuple[str, Callable[[Path, Path], None], str]] = [
+    (
+        "settings",
+        change("federation.json", fixed={"clients": 4}),
+        "federation.json has other settings than the audit log",
+    ),
+    (
+        "id in federation.json",
+        change("federation.json", id="y"),
+        "federation.json is of federation 'y', and the audit log of",
+    ),
+    (
+        "overrides",
+        change("federation.json", overrides=["data=digits", "strategy=do_nothing"]),
+        r"federation.json says overrides=\[.*do_nothing.*, and the audit log \[",
+    ),
+    (
+        "deployed",
+        change("federation.json", deployed=True),
+        "federation.json says deployed=True, and the audit log False; restore it",
+    ),
+    (
+        "encrypt",
+        change("federation.json", encrypt=True),
+        "federation.json says encrypt=True, and the audit log False",
+    ),
+    (
+        "created",
+        change("federation.json", created="2001-01-01T00:00:00+00:00"),
+        "federation.json says created='2001-01-01",
+    ),
+    (
+        "schema set back",
+        change("federation.json", schema=1),
+        "is of schema 1, and its log has entries of schema 2; restore the file",
+    ),
+    (
+        "unknown schema",
+        change("federation.json", schema=9),
+        "federation.json cannot be read: it is of schema 9",
+    ),
 ]
 BREAKS: list[tuple[str, Callable[[Path, Path], None], str]] = [
     ("receipts swapped", swap_receipts, "forget-1.json is not the receipt of forget-1"),
@@ -354,46 +406,7 @@ BREAKS: list[tuple[str, Callable[[Path, Path], None], str]] = [
     ("who is in the model", edit_head, "round-000004 is not as the last run left it"),
     ("rows swapped", swap_rows, "round-000004 is not as the last run left it"),
     ("no federation.json", remove("federation.json"), "federation.json is missing"),
-    (
-        "settings",
-        change("federation.json", fixed={"clients": 4}),
-        "federation.json has other settings than the audit log",
-    ),
-    (
-        "id in federation.json",
-        change("federation.json", id="y"),
-        "federation.json is of federation 'y', and the audit log of",
-    ),
-    (
-        "overrides",
-        change("federation.json", overrides=["data=digits", "strategy=do_nothing"]),
-        r"federation.json says overrides=\[.*do_nothing.*, and the audit log \[",
-    ),
-    (
-        "deployed",
-        change("federation.json", deployed=True),
-        "federation.json says deployed=True, and the audit log False; restore it",
-    ),
-    (
-        "encrypt",
-        change("federation.json", encrypt=True),
-        "federation.json says encrypt=True, and the audit log False",
-    ),
-    (
-        "created",
-        change("federation.json", created="2001-01-01T00:00:00+00:00"),
-        "federation.json says created='2001-01-01",
-    ),
-    (
-        "schema set back",
-        change("federation.json", schema=1),
-        "is of schema 1, and its log has entries of schema 2; restore the file",
-    ),
-    (
-        "unknown schema",
-        change("federation.json", schema=9),
-        "federation.json cannot be read: it is of schema 9",
-    ),
+    *FACTS,
     ("id of state", other_id(""), "belong to federation .*, and the state .* 12345678"),
     ("id of keys", other_id("-keys"), "belong to federation 12345678.*, and the state"),
     ("roster", another_pin, r"has key 3333333333333333 \(x\) for client 3"),
@@ -421,14 +434,14 @@ def test_what_the_log_disproves_is_named_by_audit_and_refused_by_a_start(
 
 @pytest.mark.parametrize(
     ("act", "message"),
-    [b[1:] for b in (*SCAN_WINDOWS, *OLDER)],
-    ids=[b[0] for b in (*SCAN_WINDOWS, *OLDER)],
+    [b[1:] for b in (*SCAN_WINDOWS, *OLDER, *FACTS)],
+    ids=[b[0] for b in (*SCAN_WINDOWS, *OLDER, *FACTS)],
 )
 def test_no_command_goes_on_from_it_and_nothing_is_accepted(
     state: Path, lives: Path, act: Callable[[Path, Path], None], message: str
 ):
     act(state, lives)
-    refused_by_all(state, message, roster=act in [b[1] for b in OLDER])
+    refused_by_all(state, message, roster=act not in [b[1] for b in SCAN_WINDOWS])
 
 
 def refused_by_all(state: Path, message: str, *, roster: bool = True) -> None:
@@ -612,6 +625,51 @@ def test_what_a_run_goes_on_with_or_cannot_is_named_by_audit(
         audit(state)
 
 
+@pytest.mark.parametrize("sealed", ["false", "true"])
+def test_a_damaged_checkpoint_before_the_last_keeps_nobody_in_the_model(
+    tmp_path: Path, sealed: str
+):
+    """Whatever is wrong with it: its files go with the purge."""
+    made = tmp_path / "made"
+    go_on(made, *FOUR, f"encrypt={sealed}")
+    numbers, head = "round-000001.safetensors", "round-000001.json"
+    whole = (made / "checkpoints" / numbers).read_bytes()
+    for name, content in {
+        numbers: [whole[: len(whole) // 2], b"\xff" * 8 + whole[8:], whole[:-1] + b"x"],
+        head: [b"[]", b"[" * 100_000, b"{}"],
+    }.items():
+        for number, damaged in enumerate(content):
+            state = copy(made, tmp_path / f"{name}-{number}")
+            (state / "checkpoints" / name).write_bytes(damaged)
+            with pytest.raises(FedNegError, match="round-000001 is damaged"):
+                audit(state)
+            ask(state, 1, clients=4)
+            go_on(state, *FOUR)
+            assert State(state).account.requests[1].status == "done"
+            audit(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("checkpoints/round-000004.json", "round-000004 is damaged: it is no file but"),
+        ("checkpoints/round-000004.safetensors", "is damaged: it is no file but"),
+        (ID_NAME, f"{ID_NAME} cannot be read: it is no file but a pipe"),
+    ],
+)
+def test_a_pipe_in_the_place_of_a_file_is_named_and_not_waited_for(
+    state: Path, name: str, named: str
+):
+    (state / name).unlink()
+    os.mkfifo(state / name)
+    command = [sys.executable, "-m", "fedneg", "audit", "--state", str(state)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.returncode == 2
+    assert named in done.stderr
+
+
 def test_strangers_that_hold_no_numbers_are_named_and_no_fault(
     state: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -661,7 +719,7 @@ def test_a_model_is_served_again_while_a_request_is_open(
     state = copy(lives / "trained", tmp_path / "state")
     model = (state / "model.safetensors").read_bytes()
     told: list[str] = []
-    monkeypatch.setattr(Live, "_warn", lambda self, text: told.append(text))
+    monkeypatch.setattr(Standing, "warn", lambda self, text: told.append(text))
 
     def fail() -> None:
         gate = ("strategy.gate=0.9", "strategy.scale=10")
@@ -868,6 +926,58 @@ def test_a_hidden_file_is_no_receipt(state: Path, capsys: pytest.CaptureFixture[
 
 class Killed(BaseException):
     """In the place of a kill: nobody catches it."""
+
+
+def killed_at(target: str, patch: pytest.MonkeyPatch) -> None:
+    """Let whoever comes to a function be killed there."""
+
+    def kill(*args: object, **named: object) -> None:
+        raise Killed
+
+    patch.setattr(target, kill)
+
+
+def test_a_purge_that_was_killed_removes_what_is_later_too(
+    lives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """After a damaged checkpoint a run stands at an earlier round than that."""
+    state = copy(lives / "trained", tmp_path / "state")
+    ask(state, 1, clients=4)
+    with monkeypatch.context() as patch:
+        killed_at("fedneg.live.erasure.Erasure._purge", patch)
+        with pytest.raises(Killed):
+            go_on(state, *FOUR)
+    folder = state / "checkpoints"
+    content = json.loads((folder / "round-000003.json").read_bytes())
+    del content["digest"]
+    content |= {"rounds": 5, "data": "round-000005.safetensors"}
+    (folder / "round-000005.json").write_bytes(head_bytes(content))
+    (folder / "round-000005.safetensors").write_bytes(b"damaged")
+    go_on(state, *FOUR)
+    assert sorted(path.name for path in folder.glob("*.json")) == ["round-000003.json"]
+    assert State(state).account.requests[1].status == "done"
+    audit(state)
+
+
+def test_a_federation_that_somebody_asked_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Nothing was trained yet: the request is what hangs on it."""
+    state = tmp_path / "state"
+    with monkeypatch.context() as patch:
+        killed_at("fedneg.live.job.restore", patch)
+        with pytest.raises(Killed):
+            go_on(state, *FOUR)
+    kept = copy(state, tmp_path / "kept")
+    (kept / "federation.json").unlink()
+    audit(kept)
+    go_on(kept, "clients=3")  # the first run, for the second time
+    ask(state, 3, clients=4)
+    (state / "federation.json").unlink()
+    with pytest.raises(FedNegError, match=r"federation\.json is missing, .* was made"):
+        audit(state)
+    with pytest.raises(FedNegError, match=r"federation\.json is missing, .* was made"):
+        go_on(state, "clients=3")
 
 
 @pytest.mark.parametrize("left", ["none", "another's"])

@@ -47,7 +47,7 @@ def of_checkpoints(checkpoints: Checkpoints, account: Account) -> Iterator[Diffe
                 f"{stem} is removed: the federation was rolled back to round {place}",
                 _removing(checkpoints, number),
             )
-        elif event == PURGING and number < place:
+        elif event == PURGING and number != place:
             yield Difference(
                 f"{stem} is removed: it was being purged",
                 _removing(checkpoints, number),

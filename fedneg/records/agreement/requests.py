@@ -12,7 +12,15 @@ from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.records.account import Account, Asked
 from fedneg.records.agreement.difference import Difference
 from fedneg.records.kept import Kept
-from fedneg.records.requests import ACCEPTED, DONE, UNLEARNED, Request, Requests, logged
+from fedneg.records.requests import (
+    ACCEPTED,
+    DONE,
+    NAME,
+    UNLEARNED,
+    Request,
+    Requests,
+    logged,
+)
 from fedneg.records.scan_windows import loaded
 
 
@@ -105,6 +113,12 @@ def of_scan_windows(
             yield Difference(
                 f"{path} {wrong}, and forget-{client_id} is {asked.status}: what is "
                 "left of the client would be looked for by nobody; restore it"
+            )
+    for path in sorted(folder.glob("forget-*.json")):
+        match = NAME.fullmatch(path.name)
+        if match is not None and int(match[1]) not in account.requests:
+            yield Difference(
+                f"{path} is of a client that never asked, by the audit log; remove it"
             )
 
 
