@@ -57,6 +57,31 @@ def fixed_settings(config: Config) -> dict[str, Any]:
     }
 
 
+def check_same(
+    found: Facts, fixed: Mapping[str, Any], *, deployed: bool, folder: Path
+) -> None:
+    """Raise FedNegError, naming it, if a setting is another federation's.
+
+    Parameters
+    ----------
+    fixed, deployed
+        What a run has now.
+    folder : Path
+        Of the federation, for the error.
+    """
+    # A federation made before there were other partitions does not name its own.
+    kept = {"data.partition": "writer"} | dict(found.fixed)
+    for name, value in fixed.items():
+        if kept.get(name) != value:
+            raise FedNegError(
+                f"{name} is {kept.get(name)!r} in the federation in {folder} and stays "
+                f"so, got {value!r}"
+            )
+    if found.deployed != deployed:
+        kind = "real" if found.deployed else "simulated"
+        raise FedNegError(f"the clients of the federation in {folder} are {kind} ones")
+
+
 def entered(facts: Facts) -> dict[str, Any]:
     """Return what the audit log is told of a federation beside its id."""
     rest = asdict(facts)

@@ -7,6 +7,7 @@ is never migrated, whatever ``federation.json`` says of its schema.
 """
 
 import hashlib
+import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,32 @@ from fedneg.core.parameters import digest_of_model
 from fedneg.core.reading import read_regular
 from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.records.account import Account, Asked
+from fedneg.records.facts import Facts
+from fedneg.records.identity import disagreement
 from fedneg.records.pins import Pins
 from fedneg.records.requests import ACCEPTED, Request, Requests
 from fedneg.records.scan_windows import loaded
+
+
+def id_of_old(folder: Path, keys: Path, account: Account, facts: Facts | None) -> str:
+    """Return the id of an old state; made if it has none.
+
+    Raises
+    ------
+    FedNegError
+        If state, keys and log contradict each other.
+    """
+    mine = facts.id if facts else ""
+    federation = mine or account.federation or str(uuid.uuid4())
+    contradiction = disagreement(folder, keys, federation)
+    if not contradiction and account.federation not in ("", federation):
+        contradiction = (
+            f"{account.path} is the log of federation {account.federation}, and "
+            f"{folder / 'federation.json'} of {federation}"
+        )
+    if contradiction:
+        raise FedNegError(contradiction)
+    return federation
 
 
 def found_in(

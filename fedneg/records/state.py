@@ -6,14 +6,10 @@ has; ``checkpoints/`` hold where it stands; ``requests/``, ``receipts/``,
 the model in service; ``status.json`` and ``history.csv`` are for watching. Keys lie
 beside it, and know the log's last entry. The log is the truth, and whoever changes
 anything compares the rest with it first (fedneg/records/agreement/).
-
-Longer than others: where things lie, who may change them, and in which order a start
-brings them into line is one class; what each thing is has a file of its own.
 """
 
 import hashlib
 import json
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -40,25 +36,22 @@ from fedneg.records.facts import (
     OLD_SCHEMA,
     SCHEMA,
     Facts,
+    check_same,
     entered,
     fixed_settings,
     read_facts,
     write_facts,
 )
 from fedneg.records.head import HEAD_NAME
-from fedneg.records.identity import LOG_NAME, bind, check_apart, claim, disagreement
+from fedneg.records.identity import LOG_NAME, bind, check_apart, claim
 from fedneg.records.keyring import VAULT_NAME
-from fedneg.records.migration import found_in
+from fedneg.records.migration import found_in, id_of_old
 from fedneg.records.pins import Pins
 from fedneg.records.requests import Requests
 from fedneg.records.sealed import Sealed
 from fedneg.records.signing import OperatorKey, keys_folder
-from fedneg.records.strangers import strangers
+from fedneg.records.strangers import notices_of
 from fedneg.records.vault import Vault
-from fedneg.records.walk import shown
-
-# So many strangers are named at a start, and the others counted.
-NAMED = 3
 
 
 class State:
@@ -238,16 +231,7 @@ class State:
             ],
             self.notices.append,
         )
-        odd = [s for s in strangers(self.folder, account, look=False) if not s.goes]
-        for stranger in odd[:NAMED]:
-            self.notices.append(
-                f"{shown(stranger.path)} is none of fedneg's files; `fedneg audit` "
-                "looks into it"
-            )
-        if len(odd) > NAMED:
-            self.notices.append(
-                f"{len(odd) - NAMED} more files in {self.folder} are none of fedneg's"
-            )
+        self.notices += notices_of(self.folder, account)
 
     def _agree_on_requests(self) -> None:
         settle(of_requests(self.requests, self.account), self.notices.append)
@@ -264,20 +248,13 @@ class State:
     def _migrate(self) -> None:
         """Bring a state of schema 1 to this one, with an entry that says so."""
         schema, facts = read_facts(self._facts) or (OLD_SCHEMA, None)
-        account, mine = self.account, facts.id if facts else ""
+        account = self.account
         if schema != OLD_SCHEMA:
             raise FedNegError(
                 f"{self._facts} is of schema {schema}, and {account.path} of schema "
                 f"{OLD_SCHEMA}: it is an older log; restore the newer one"
             )
-        federation = mine or account.federation or str(uuid.uuid4())
-        contradiction = disagreement(self.folder, self.keys, federation)
-        if contradiction or account.federation not in ("", federation):
-            raise FedNegError(
-                contradiction
-                or f"{account.path} is the log of federation {account.federation}, and "
-                f"{self._facts} of {federation}"
-            )
+        federation = id_of_old(self.folder, self.keys, account, facts)
         checkpoints = self.checkpoints(
             every=1, encrypt=facts is not None and facts.encrypt
         )
@@ -358,19 +335,7 @@ class State:
             self.audit.append(MADE, id=facts.id, **entered(facts))
             write_facts(self._facts, facts)
             return facts
-        # A federation made before there were other partitions does not name its own.
-        kept = {"data.partition": "writer"} | dict(found.fixed)
-        for name, value in fixed.items():
-            if kept.get(name) != value:
-                raise FedNegError(
-                    f"{name} is {kept.get(name)!r} in the federation in "
-                    f"{self.folder} and stays so, got {value!r}"
-                )
-        if found.deployed != deployed:
-            kind = "real" if found.deployed else "simulated"
-            raise FedNegError(
-                f"the clients of the federation in {self.folder} are {kind} ones"
-            )
+        check_same(found, fixed, deployed=deployed, folder=self.folder)
         return found
 
     def serve(self, content: bytes, *, server_round: int, model: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from fedneg.core.errors import FedNegError
 from fedneg.core.reading import open_regular
 from fedneg.records.account import ENDED, Account
-from fedneg.records.walk import Walk
+from fedneg.records.walk import Walk, shown
 
 _FORGET = r"forget-(0|[1-9][0-9]*)\.json"
 _OWN = re.compile(
@@ -28,6 +28,8 @@ _OWN_IN = {
     "receipts": re.compile(_FORGET),
     "fingerprints": re.compile(_FORGET),
 }
+# So many are named at a start, and the others counted.
+NAMED = 3
 # Whose other files are named by who compares them with the log.
 _NAMED = ("requests", "receipts")
 # How `fedneg.core.files` names what it has not finished.
@@ -86,6 +88,19 @@ def strangers(folder: Path, account: Account, *, look: bool = True) -> list[Stra
         elif not (_OWN.fullmatch(path.name) or _is_unfinished(path.name, _OWN, rests)):
             found += _looked_at(path) if look else [Stranger(path)]
     return found
+
+
+def notices_of(folder: Path, account: Account) -> list[str]:
+    """Return what a start says of strangers: the first few, and how many more."""
+    odd = [s for s in strangers(folder, account, look=False) if not s.goes]
+    look = "`fedneg audit` looks into it"
+    said = [
+        f"{shown(stranger.path)} is none of fedneg's files; {look}"
+        for stranger in odd[:NAMED]
+    ]
+    if len(odd) > NAMED:
+        said.append(f"{len(odd) - NAMED} more files in {folder} are none of fedneg's")
+    return said
 
 
 def _in(folder: Path) -> list[Path]:
