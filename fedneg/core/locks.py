@@ -112,7 +112,7 @@ def locked(path: Path, what: str, *, timeout_s: float = 30.0) -> Iterator[None]:
 def is_locked(path: Path) -> bool:
     """Return whether somebody holds the lock of a file; for whoever may read it."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
     try:

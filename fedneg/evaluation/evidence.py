@@ -16,6 +16,7 @@ from fedneg.core.data_settings import AttackSettings
 from fedneg.core.files import write_bytes
 from fedneg.core.machine import cores
 from fedneg.core.parameters import Shapes, Vector, digest_of_model, unflatten
+from fedneg.core.reading import read_regular
 from fedneg.core.settings import ModelSettings
 from fedneg.core.source import code_digest
 from fedneg.data.attacks import attack_probe
@@ -220,7 +221,7 @@ class KeptAnswers:
 def _read_kept(path: Path) -> Any:
     """Return the values in a kept file; None if it is missing or damaged."""
     try:
-        digest, text = path.read_text().split("\n", 1)
+        digest, text = read_regular(path).decode().split("\n", 1)
     except (OSError, ValueError):
         return None
     if digest != hashlib.sha256(text.encode()).hexdigest():

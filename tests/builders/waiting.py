@@ -18,6 +18,8 @@ Found = TypeVar("Found")
 # `make test-all`: every step at which a run can be killed, not one of several.
 ALL_TESTS = bool(os.environ.get("FEDNEG_ALL_TESTS"))
 PATIENCE_S = 900.0 if not ALL_TESTS else 14_400.0
+# For what takes a moment, and would wait for ever where it opened a pipe.
+PROMPTLY_S = 120.0
 # For what is ended in a test long before its own end.
 LONG_S = 100_000
 
@@ -58,3 +60,23 @@ def no_longer_than_patience(process: subprocess.Popen[Any]) -> Iterator[None]:
         yield
     finally:
         alarm.cancel()
+
+
+def promptly(ask: Callable[[], Any]) -> Any:
+    """Return what a call returns, or raise what it raises; fail if it hangs."""
+    found: list[Any] = []
+
+    def work() -> None:
+        try:
+            found.append((ask(), None))
+        except BaseException as error:
+            found.append((None, error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(PROMPTLY_S)
+    assert found, "it waits for a file that is none"
+    ((value, error),) = found
+    if error is not None:
+        raise error
+    return value

@@ -7,7 +7,6 @@ soon as the answer is there; a thread that hangs fails the test by name.
 import os
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,33 +18,12 @@ from PIL import Image
 
 from builders.federations import small_config
 from builders.own_data import own_bench, some
+from builders.waiting import promptly
 from fedneg.__main__ import main
 from fedneg.core.errors import FedNegError
 from fedneg.core.reading import open_regular, read_regular
 from fedneg.data.datasets import DIGITS, MNIST
 from fedneg.data.own_data import constant_images, read_own_images
-
-PATIENCE_S = 120.0
-
-
-def promptly(ask: Callable[[], Any]) -> Any:
-    """Return what a call returns, or raise what it raises; fail if it hangs."""
-    found: list[Any] = []
-
-    def work() -> None:
-        try:
-            found.append((ask(), None))
-        except BaseException as error:
-            found.append((None, error))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(PATIENCE_S)
-    assert found, "it waits for a file that is none"
-    ((value, error),) = found
-    if error is not None:
-        raise error
-    return value
 
 
 def fedneg(

@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from builders.federations import SMALL
 from builders.lives import copied, live_on
+from builders.waiting import promptly
 from fedneg.cli.application import run as run_words
 from fedneg.core.errors import FedNegError
 from fedneg.ledger.rows import make_rows
@@ -63,6 +65,39 @@ def forget(state: State, client_id: int, *overrides: str) -> dict[str, Any]:
     live_on(state.folder, *overrides)
     path = state.receipts / f"forget-{client_id}.json"
     return read_receipt(path, state.operator.public)
+
+
+# -- what is no file -------------------------------------------------------------------
+
+
+def test_no_command_waits_for_what_lies_in_the_place_of_a_file(tmp_path: Path):
+    """A pipe in the place of any file of state and keys is named, or does no harm."""
+    made = train(tmp_path / "made", "encrypt=true")
+    forget(made, 1)
+    made.pins().add(0, "ab" * 32, "operator")
+    roots = {False: made.folder, True: made.keys}
+    files = [
+        (is_key, path.relative_to(root))
+        for is_key, root in roots.items()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    ]
+    assert len(files) > 20
+    state = tmp_path / "state"
+    for is_key, name in files:
+        for end in ("", "-keys"):
+            shutil.rmtree(f"{state}{end}", ignore_errors=True)
+        copied(made.folder, state)
+        path = Path(f"{state}-keys" if is_key else state) / name
+        path.unlink()
+        os.mkfifo(path)
+        for work in (
+            lambda: run_words(["status", "--state", str(state)]),
+            lambda: run_words(["audit", "--state", str(state)]),
+            lambda: live_on(state),
+        ):
+            with suppress(FedNegError, OSError):
+                promptly(work)
 
 
 # -- modes -----------------------------------------------------------------------------
