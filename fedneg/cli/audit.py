@@ -19,7 +19,7 @@ from fedneg.core.texts import printable
 from fedneg.records.account import Account
 from fedneg.records.agreement.folder import lasting_differences
 from fedneg.records.audit import AuditCheck, check
-from fedneg.records.identity import LOG_NAME
+from fedneg.records.identity import LOG_NAME, has_not_begun
 from fedneg.records.receipts import read_receipt
 from fedneg.records.signing import (
     PRIVATE_NAME,
@@ -150,10 +150,19 @@ def _audited(
         log, public, head=head, wanted=set(receipts.values()), each=account.enter
     )
     found = _Audit(checked, len(receipts), problems)
+    if checked.unfinished:
+        found.alone.append(
+            f"{checked.unfinished} bytes at the end of {log} are cut off: a kill left "
+            "an entry unfinished"
+        )
     if checked.broken is not None:
         # What stands behind a broken entry is unknown, and no receipt's fault.
         broken = checked.broken
         problems.insert(0, f"entry {broken.number} of {log} is broken: {broken.what}")
+    elif not checked.entries and keys and has_not_begun(state, keys):
+        found.alone.append(
+            f"{log} has no entry: a kill kept the federation from beginning"
+        )
     elif not checked.entries:
         # By an empty log every file is wrong, and none of them is to blame.
         found.problems = [f"the log {log} is empty; restore it from a backup"]
@@ -168,7 +177,7 @@ def _audited(
             for path, digest in receipts.items()
             if digest in checked.missing
         ]
-        found.alone = [d.text for d in differing if d.complete is not None]
+        found.alone += [d.text for d in differing if d.complete is not None]
         _add_strangers(found, state, account)
     return found
 

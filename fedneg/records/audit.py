@@ -60,12 +60,16 @@ class AuditCheck:
     broken : Broken or None
     missing : tuple of str
         Digests that were asked for and are not among the whole entries.
+    unfinished : int
+        Bytes after the last newline: of an entry that a kill cut short. It never
+        counted, and the next one is written in its place.
     """
 
     entries: int
     head: str
     broken: Broken | None
     missing: tuple[str, ...] = ()
+    unfinished: int = 0
 
 
 class AuditLog:
@@ -89,7 +93,8 @@ class AuditLog:
         """Add an entry, flush it to the disk, and return it.
 
         Several processes may do so at once. Part of a line that a crash left at the end
-        is cut off, and an entry 'repaired' says so before this one.
+        is cut off, and an entry 'repaired' says so before this one, unless this is the
+        first.
 
         Raises
         ------
@@ -106,7 +111,7 @@ class AuditLog:
                 self._check_head(last)
                 cut = os.fstat(handle).st_size - end
                 entries = []
-                if cut:
+                if cut and last is not None:
                     last = self._entry(last, "repaired", {"removed_bytes": cut})
                     entries.append(last)
                 entries.append(self._entry(last, event, facts))
@@ -236,9 +241,12 @@ def check(
         If there is no log or it cannot be read.
     """
     left = set(wanted) | ({head} if head is not None else set())
-    entries, before, broken = 0, BEGINNING, None
+    entries, before, broken, unfinished = 0, BEGINNING, None, 0
     try:
         for line in _lines(path):
+            if _is_unfinished(line):
+                unfinished = len(line)
+                break
             entry, what = read_entry(line, public_key)
             if entry is not None:
                 what = _out_of_line(entry, entries + 1, before)
@@ -256,7 +264,7 @@ def check(
         what = f"the log ends, and entry {head} is not in it: it was cut off or changed"
         broken = Broken(entries + 1, what)
     missing = tuple(sorted(left & set(wanted)))
-    return AuditCheck(entries, before, broken, missing)
+    return AuditCheck(entries, before, broken, missing, unfinished)
 
 
 def follow(
@@ -277,7 +285,7 @@ def follow(
         If the log cannot be read.
     """
     for line in _lines(path, offset):
-        if not line.endswith(b"\n") and len(line) <= MAX_LINE:
+        if _is_unfinished(line):
             return
         entry, what = read_entry(line, public_key)
         if entry is not None:
@@ -286,6 +294,10 @@ def follow(
             raise FedNegError(f"entry {entries + 1} of {path} is broken: {what}")
         entries, head, offset = entries + 1, entry["digest"], offset + len(line)
         yield entry, offset
+
+
+def _is_unfinished(line: bytes) -> bool:
+    return not line.endswith(b"\n") and len(line) <= MAX_LINE
 
 
 def _out_of_line(entry: Mapping[str, Any], seq: int, before: str) -> str:

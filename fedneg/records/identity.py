@@ -18,8 +18,8 @@ from fedneg.core.reading import read_regular
 from fedneg.ledger.tensors import sync_folder
 from fedneg.records.account import BEGUN, Account
 from fedneg.records.audit import AuditLog
-from fedneg.records.head import HEAD_NAME
-from fedneg.records.keyring import older_than
+from fedneg.records.head import HEAD_NAME, read_head
+from fedneg.records.keyring import VAULT_NAME, older_than
 from fedneg.records.pins import Pins
 from fedneg.records.signing import PRIVATE_NAME, PUBLIC_NAME, OperatorKey
 
@@ -109,7 +109,7 @@ def claim(
     contradiction = disagreement(state, keys, "")
     if contradiction:
         raise FedNegError(contradiction)
-    if _is_new(state):
+    if is_new(state):
         return _begin(state, keys)
     if not (keys / PRIVATE_NAME).exists():
         raise FedNegError(
@@ -146,7 +146,16 @@ def bind(state: Path, keys: Path, found: str) -> None:
         _bind(state, keys, found)
 
 
-def _is_new(state: Path) -> bool:
+def has_not_begun(state: Path, keys: Path) -> bool:
+    """Return whether nothing is in either folder but what a first start may leave.
+
+    A kill may have come before the log's first entry.
+    """
+    used = read_id(keys) or read_head(keys / HEAD_NAME) or _sealing(keys)
+    return is_new(state) and not used
+
+
+def is_new(state: Path) -> bool:
     """Return whether nothing of a federation is in a folder.
 
     A kill may have left a log without an entry; and older versions wrote a roster
@@ -166,7 +175,7 @@ def _begin(state: Path, keys: Path) -> tuple[OperatorKey, Account]:
     """Make an id, and write it into the log, the state and the keys, in this order."""
     make_folder(keys)
     with locked(keys / LOCK_NAME, "the keys"):
-        if _is_new(state):  # somebody else may have begun it meanwhile
+        if is_new(state):  # somebody else may have begun it meanwhile
             _refuse_used(state, keys)
             pins = Pins(state / "roster.json").all()
             key, found = OperatorKey.load_or_create(keys), str(uuid.uuid4())
@@ -185,12 +194,16 @@ def _refuse_used(state: Path, keys: Path) -> None:
             f"the keys in {keys} belong to federation {theirs}, and there is nothing "
             f"of it in {state}; name another keys folder, or restore its state"
         )
-    sealing = sorted(path.name for path in (keys / "clients").glob("[!.]*"))
+    sealing = _sealing(keys)
     if sealing:
         raise FedNegError(
             f"the keys in {keys} sealed another federation ({sealing[0]}), and there "
             f"is nothing of it in {state}; name another keys folder"
         )
+
+
+def _sealing(keys: Path) -> list[str]:
+    return sorted(path.name for path in (keys / VAULT_NAME).glob("[!.]*"))
 
 
 def _bind(state: Path, keys: Path, found: str) -> None:

@@ -7,7 +7,7 @@ soon as the answer is there; a thread that hangs fails the test by name.
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 

@@ -55,7 +55,9 @@ def outcome(name: str, folder: Path) -> dict[str, Any]:
     state = State(folder)
     with state.running():
         pass
-    lines = (folder / "audit.jsonl").read_text().splitlines()
+    # What a kill left of an entry counts as none.
+    whole, _, _ = (folder / "audit.jsonl").read_text().rpartition("\n")
+    lines = whole.splitlines()
     entered = sum(
         entry["event"] == EVENTS[name] and entry["facts"].get("client", 1) == 1
         for entry in map(json.loads, lines)

@@ -27,12 +27,13 @@ class Executioner:
                 (os, name)
                 for name in (
                     *("fsync", "replace", "rename", "unlink", "open", "mkdir"),
-                    *("write", "ftruncate"),
+                    "ftruncate",
                 )
             ),
             (tempfile, "mkstemp"),
         ):
             setattr(owner, name, self._counted(getattr(owner, name)))
+        os.write = self._halved(os.write)
         plain = os.fdopen
         os.fdopen = lambda *a, **k: _Halves(plain(*a, **k), self)  # type: ignore[assignment,return-value]
 
@@ -42,6 +43,16 @@ class Executioner:
             return function(*arguments, **options)
 
         return counted
+
+    def _halved(self, write: Callable[[int, Any], int]) -> Callable[[int, Any], int]:
+        def halved(handle: int, data: Any) -> int:
+            half = len(data) // 2
+            self.step()
+            done = write(handle, data[:half])
+            self.step()
+            return done + write(handle, data[half:])
+
+        return halved
 
 
 class _Halves:

@@ -914,6 +914,53 @@ def test_of_an_empty_log_nothing_else_is_said(state: Path, lives: Path):
         audit(state)
 
 
+@pytest.mark.parametrize("cut", [0, 1, 200])
+def test_a_log_whose_first_entry_is_cut_short_begins_anew(
+    lives: Path, tmp_path: Path, cut: int, capsys: pytest.CaptureFixture[str]
+):
+    """It never counted: nothing is refused, and no second federation is made up."""
+    state, keys = tmp_path / "state", tmp_path / "state-keys"
+    state.mkdir()
+    keys.mkdir()
+    for name in ("operator.key", "operator.pub"):
+        shutil.copy(f"{lives / 'trained'}-keys/{name}", keys)
+    log = (lives / "trained" / "audit.jsonl").read_bytes()
+    (state / "audit.jsonl").write_bytes(log[:cut])
+    audit(state)
+    out = capsys.readouterr().out
+    assert "has no entry: a kill kept the federation from beginning" in out
+    assert (f"{cut} bytes at the end" in out) == (cut > 0)
+    go_on(state, *FOUR)
+    audit(state)
+    # With keys that were used it is no kill, but a log that was emptied.
+    shutil.rmtree(state)
+    state.mkdir()
+    (state / "audit.jsonl").write_bytes(log[:cut])
+    with pytest.raises(FedNegError, match=r"audit\.jsonl is empty; restore it"):
+        audit(state)
+
+
+def test_an_entry_that_a_kill_cut_short_is_no_tampering(
+    state: Path, capsys: pytest.CaptureFixture[str]
+):
+    """The next start writes in its place; one that the keys know was cut off."""
+    path = state / "audit.jsonl"
+    log = path.read_bytes()
+    last = log.splitlines(keepends=True)[-1]
+    for part in (last[:1], last[:-1]):
+        path.write_bytes(log + part)
+        audit(state)
+        assert f"{len(part)} bytes at the end of {path}" in capsys.readouterr().out
+    path.write_bytes(log[:-1])
+    with pytest.raises(FedNegError, match=r"ends before entry \d+ that the keys know"):
+        audit(state)
+    path.write_bytes(log + last[:-1])
+    State(state).pins().add(3, "3" * 64, OPERATOR)
+    capsys.readouterr()
+    audit(state)
+    assert "at the end" not in capsys.readouterr().out
+
+
 def test_a_hidden_file_is_no_receipt(state: Path, capsys: pytest.CaptureFixture[str]):
     shutil.copy(state / RECEIPT, state / "receipts" / ".x.json")
     with pytest.raises(FedNegError, match=r"x\.json is none of fedneg's"):
