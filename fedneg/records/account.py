@@ -102,6 +102,9 @@ class Account:
         in whose line the federation stands, of which the last two may be restored.
     served : Served or None
         None before the first; older logs say nothing of it.
+    is_serving : bool
+        Whether its entry may stand alone: since then there were only starts, which a
+        kill may have ended before they put it there, or rollbacks.
     newest : dict of str to mapping
         The newest entry of each chain.
     has_checkpoint : bool
@@ -130,6 +133,7 @@ class Account:
         self.purged: set[int] = set()
         self._digests = bytearray()  # 32 bytes for each entry
         self.served: Served | None = None
+        self.is_serving = False
 
     settings: Mapping[str, Any] | None
 
@@ -180,6 +184,8 @@ class Account:
                 f"entry {self.entries} of {self.path} ({event!r}) is not as fedneg "
                 f"writes it: {error!r}"
             ) from None
+        if CHAINS.get(event) == "run" and event not in (RESUMED, ROLLBACK):
+            self.is_serving = event == SERVED
         if event in CHAINS:
             self.newest[CHAINS[event]] = entry
 

@@ -744,10 +744,14 @@ def test_a_model_is_served_again_while_a_request_is_open(
     audit(state)
 
 
+@pytest.mark.parametrize("then", ["nothing", "killed again", "rolled back"])
 def test_a_model_whose_entry_stands_alone_is_no_fault(
-    state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    state: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    then: str,
 ):
-    """A kill came between: the next run puts it in service."""
+    """A kill came between: the next run puts it in service, unless it is killed."""
     write = State.serve
 
     def killed(self: State, content: bytes, **facts: Any) -> None:
@@ -764,6 +768,11 @@ def test_a_model_whose_entry_stands_alone_is_no_fault(
         patch.setattr(State, "serve", killed)
         with pytest.raises(KeyboardInterrupt):
             go_on(state, *FOUR, "rounds=3")
+        if then == "killed again":
+            with pytest.raises(KeyboardInterrupt):
+                go_on(state, *FOUR, "rounds=3")
+    if then == "rolled back":
+        run_words(["rollback", "5", "--state", str(state)])
     capsys.readouterr()
     audit(state)
     said = capsys.readouterr().out

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.ledger.tensors import sha256_of
-from fedneg.records.account import MADE, MIGRATED, SERVED, Account
+from fedneg.records.account import MADE, MIGRATED, Account
 from fedneg.records.agreement.difference import Difference
 from fedneg.records.facts import SCHEMA, read_facts, write_facts
 from fedneg.records.identity import disagreement, read_id
@@ -112,7 +112,7 @@ def of_model(path: Path, account: Account) -> Iterator[Difference]:
         text = f"{path} is missing, and {says}"
     except OSError as error:
         text = f"{path} cannot be read ({error.strerror}), and {says}"
-    yield Difference(text, _by_a_run if account.is_newest(SERVED) else None)
+    yield Difference(text, _by_a_run if account.is_serving else None)
 
 
 def _by_a_run() -> None:
