@@ -61,6 +61,24 @@ def found_in(
         If a request or receipt is not what the old log says, or the scan windows of a
         client that is out are not there; it is named.
     """
+    asked = asked_in(requests, receipts, scan_windows, account)
+    names = {f"forget-{client_id}" for client_id in asked}
+    return {
+        "from_schema": 1,
+        "requests": {str(k): asdict(found) for k, found in asked.items()},
+        "requests_without_entry": sorted(names - account.found),
+        "roster": {str(k): asdict(pin) for k, pin in Pins(roster).all().items()},
+        "checkpoints": _models(checkpoints),
+    }
+
+
+def asked_in(
+    requests: Requests, receipts: Path, scan_windows: Path, account: Account
+) -> dict[int, Asked]:
+    """Return what the new log is to say of requests, by client; raises as `found_in`.
+
+    For who only looks, too: no key is needed.
+    """
     asked = {request.client_id: request for request in requests.all()}
     for name in sorted(account.found - {request.id for request in asked.values()}):
         raise FedNegError(
@@ -68,16 +86,8 @@ def found_in(
             f"{name} was accepted; restore it"
         )
     return {
-        "from_schema": 1,
-        "requests": {
-            str(k): asdict(_asked(request, receipts, scan_windows, account))
-            for k, request in asked.items()
-        },
-        "requests_without_entry": sorted(
-            request.id for request in asked.values() if request.id not in account.found
-        ),
-        "roster": {str(k): asdict(pin) for k, pin in Pins(roster).all().items()},
-        "checkpoints": _models(checkpoints),
+        k: _asked(request, receipts, scan_windows, account)
+        for k, request in asked.items()
     }
 
 

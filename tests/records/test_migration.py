@@ -98,6 +98,9 @@ def remove(name: str) -> Callable[[Path], None]:
     return lambda state: (state / name).unlink()
 
 
+without_log = remove("audit.jsonl")
+
+
 def add_space(state: Path) -> None:
     path = state / "receipts" / "forget-1.json"
     path.write_bytes(path.read_bytes() + b" ")
@@ -121,21 +124,26 @@ def older_log(state: Path) -> None:
     [
         (remove("requests/forget-1.json"), r"forget-1\.json is missing"),
         (remove("receipts/forget-1.json"), r"forget-1\.json is missing, .* is done"),
-        (remove("audit.jsonl"), r"audit\.jsonl is missing or empty"),
+        (without_log, r"audit\.jsonl is missing or empty"),
         (
             remove("fingerprints/forget-1.json"),
             r"fingerprints/forget-1\.json is missing, and forget-1 is done; restore it",
         ),
         (empty_scan_windows, r"fingerprints/forget-1\.json holds no scan windows"),
         (add_space, r"forget-1\.json is not the one in the audit log"),
-        (bind_keys, "the log of federation|belong to federation 12345678|belongs to"),
+        (bind_keys, "the log of federation|federation 12345678|belongs to"),
         (older_log, "of schema 1: it is an older log"),
     ],
 )
 def test_what_its_log_disproves_is_refused(
     state: Path, act: Callable[[Path], None], message: str
 ):
+    """And named by who only looks, whether or not anybody has migrated it."""
     act(state)
+    log = r"audit\.jsonl cannot be read" if act is without_log else message
+    if act is not older_log:
+        with pytest.raises(FedNegError, match=log):
+            audit(state)
     with pytest.raises(FedNegError, match=message):
         go_on(state, *FOUR)
 

@@ -24,6 +24,7 @@ from fedneg.records.agreement.federation import (
 from fedneg.records.agreement.receipts import of_contents, of_receipts
 from fedneg.records.agreement.requests import of_requests, of_scan_windows
 from fedneg.records.agreement.roster import of_roster
+from fedneg.records.migration import asked_in
 from fedneg.records.pins import Pins
 from fedneg.records.requests import Requests
 
@@ -57,7 +58,7 @@ def differences(
 ) -> Iterator[Difference]:
     """Yield how a state folder differs from its log; for who only looks.
 
-    Of a state of schema 1 there is nothing to compare before it is migrated. `keys` is
+    Of a state of schema 1 it is what keeps it from being migrated. `keys` is
     None for who has the public key alone; `whole` is for who looks several times.
     """
     whole = Whole(Checkpoints(folder / "checkpoints")) if whole is None else whole
@@ -78,9 +79,16 @@ def differences(
         lambda: of_roster(Pins(folder / "roster.json"), account),
     ]
     if account.is_old:
-        checks = checks[:2]
+        checks = [*checks[:2], lambda: _of_old(folder, account)]
     for differ in checks:
         try:
             yield from differ()
         except FedNegError as error:  # a file that is none of its kind
             yield Difference(str(error))
+
+
+def _of_old(folder: Path, account: Account) -> Iterator[Difference]:
+    """Yield nothing; raises FedNegError if a state cannot be migrated."""
+    requests = Requests(folder / "requests")
+    asked_in(requests, folder / "receipts", folder / "fingerprints", account)
+    yield from ()
