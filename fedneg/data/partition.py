@@ -157,7 +157,7 @@ def balance(sizes: Indices, clients: int, rng: np.random.Generator) -> Indices:
     rng : numpy.random.Generator
         Breaks ties and numbers the clients.
     """
-    client_of = _deal(sizes, clients, rng)
+    client_of = deal_largest_first(sizes, clients, rng)
     # One empty piece for each client: swapping another with it is a move.
     padded = np.append(sizes, np.zeros(clients, np.int64))
     owner = np.append(client_of, np.arange(clients))
@@ -174,8 +174,29 @@ def balance(sizes: Indices, clients: int, rng: np.random.Generator) -> Indices:
     return rng.permutation(clients)[owner[: len(sizes)]]
 
 
-def _deal(sizes: Indices, clients: int, rng: np.random.Generator) -> Indices:
-    """Give each piece, largest first, to the client with the smallest load so far."""
+def deal_largest_first(
+    sizes: Indices, clients: int, rng: np.random.Generator
+) -> Indices:
+    """Give each piece, largest first, to the client with the smallest load so far.
+
+    Parameters
+    ----------
+    sizes : int array of shape (pieces,)
+        Examples of each piece.
+    clients : int
+        How many there are, at least 1.
+    rng : Generator
+        Decides which of equally large pieces comes first.
+
+    Returns
+    -------
+    int64 array of shape (pieces,)
+        The client of each piece.
+
+    References
+    ----------
+    Graham, SIAM J. Appl. Math. 17, 1969.
+    """
     order = rng.permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]
     client_of = np.empty(len(sizes), np.int64)

@@ -56,10 +56,16 @@ class RecordingGrid(InlineGrid):
         self.silent: set[int] = set()
         self.doubled: set[int] = set()
         self.backwards = False
+        self.looks = 0
 
     def asked(self, message_type: str) -> list[int]:
         """Return the client ids that messages of a type went to, in order."""
         return [k for kind, k in self.sent if kind == message_type]
+
+    def get_node_ids(self) -> list[int]:
+        """Say who is online, and count how often somebody looks."""
+        self.looks += 1
+        return super().get_node_ids()
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

@@ -474,16 +474,14 @@ def test_a_second_run_asks_nobody_about_models_that_are_kept(
 
 def test_verdict_follows_the_model_and_not_its_name(tmp_path: Path):
     """Swapping what is called unlearned and retrained swaps their outcomes."""
-    asked_clients = AnsweringClients()
-    made = full(asked_clients, "attack=backdoor")
-    bad = replace(made.models["unlearned"], attack_success=0.9)
-    good = replace(made.models["unlearned"], attack_success=0.0)
-    flat = [replace(m, attack_success=0.0) for m in made.retrained]
-    made.retrained[:] = flat
-    made.models["original"] = replace(made.models["original"], attack_success=0.95)
     outcomes = []
-    for model in (bad, good):
-        made.models["unlearned"] = model
-        made._numbers.clear()
+    for attack_success in (0.9, 0.0):
+        made = full(AnsweringClients(), "attack=backdoor")
+        models, retrained = made.models, made.retrained
+        retrained[:] = [replace(m, attack_success=0.0) for m in retrained]
+        models["original"] = replace(models["original"], attack_success=0.95)
+        models["unlearned"] = replace(
+            models["unlearned"], attack_success=attack_success
+        )
         outcomes.append(made.judge("unlearned").outcome)
     assert outcomes == ["not forgotten", "forgotten"]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from builders.federations import INITIAL, Bench, RecordingGrid, honest, small_config
-from builders.waiting import PATIENCE_S
+from builders.waiting import PATIENCE_S, until
 from fedneg.client_app import app as client_app
 from fedneg.core.errors import FedNegError
 from fedneg.core.progress import Progress
@@ -332,10 +332,8 @@ def test_a_terminal_shows_how_many_clients_have_answered():
         progress.clients(3, 12)
         progress.clients(4, 12)
         progress.clients(12, 12)
-        assert progress._live is not None
-        progress._live.refresh()
-    text = console.file.getvalue()
-    assert "12 of 12 clients have answered" in text
+        said = "12 of 12 clients have answered"
+        until(said, lambda: said in console.file.getvalue())
 
 
 def test_plain_lines_do_not_tell_every_client():

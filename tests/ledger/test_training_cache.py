@@ -7,9 +7,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from flwr.app import Context
+from flwr.app import Context, Message
 from flwr.serverapp import Grid
 from rich.console import Console
 
@@ -22,7 +23,7 @@ from fedneg.core.parameters import Vector
 from fedneg.core.progress import Progress
 from fedneg.core.settings import Config
 from fedneg.data.datasets import load_dataset
-from fedneg.engines.inline import InlineGrid
+from fedneg.engines.inline import FIRST_NODE_ID, InlineGrid
 from fedneg.engines.simulate import simulate
 from fedneg.federation import Federation, composition
 from fedneg.ledger import training_cache as store
@@ -254,21 +255,20 @@ def test_a_training_in_which_a_client_failed_is_not_reused(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """A worker that died is no part of what determines a training."""
-    plain = InlineGrid._answers
+    plain = InlineGrid.send_and_receive
 
-    def lossy(self: InlineGrid, messages: list) -> object:
-        for reply in plain(self, messages):
-            is_lost = (
-                reply.metadata.message_type == "train"
-                and reply.metadata.src_node_id % 1000 == 2
-            )
-            if not is_lost:
-                yield reply
+    def lossy(self: InlineGrid, messages: Any, **rest: Any) -> list[Message]:
+        return [
+            reply
+            for reply in plain(self, messages, **rest)
+            if reply.metadata.message_type != "train"
+            or reply.metadata.src_node_id != FIRST_NODE_ID + 2
+        ]
 
-    monkeypatch.setattr(InlineGrid, "_answers", lossy)
+    monkeypatch.setattr(InlineGrid, "send_and_receive", lossy)
     first = federation_of(small_config(*BASE), "train")
     assert [f.client_id for r in first.strategy.reports for f in r.failures] == [2, 2]
-    monkeypatch.setattr(InlineGrid, "_answers", plain)
+    monkeypatch.setattr(InlineGrid, "send_and_receive", plain)
     again = federation_of(small_config(*BASE), "train")
     assert again.resumed == {"train": 0}
     assert not any(r.failures for r in again.strategy.reports)
@@ -346,16 +346,17 @@ def test_a_lock_of_a_removed_entry_is_no_lock(
 ):
     """Somebody removes the folder after this process has opened the lock file."""
     entry = Entry(tmp_path / "entry")
-    plain, removed = Entry._take, []
+    plain, removed = fcntl.flock, []
 
-    def take(handle: int, waiting: object) -> None:
+    def flock(handle: int, operation: int) -> None:
         if not removed:
             removed.append(True)
             entry.remove()
-        plain(handle, None)
+        plain(handle, operation)
 
-    monkeypatch.setattr(Entry, "_take", staticmethod(take))
+    monkeypatch.setattr(fcntl, "flock", flock)
     with entry.locked():
+        assert removed
         assert (tmp_path / "entry" / "lock").is_file()
 
 
