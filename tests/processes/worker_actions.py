@@ -56,6 +56,7 @@ def compute(begun: Path) -> None:
     import torch
 
     matrix = torch.full((1500, 1500), 1e-3)
+    matrix = matrix @ matrix
+    begun.write_text(str(os.getpid()))  # once: a kill must not find it half written
     while True:
         matrix = matrix @ matrix
-        begun.write_text(str(os.getpid()))
