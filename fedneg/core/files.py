@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from fedneg.core.reading import kind_of
+
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 OTHERS = 0o077
 
@@ -65,9 +67,13 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
     Raises
     ------
     OSError
-        If it cannot be written; it names `path`.
+        If it cannot be written, or is a link to a device or the like, which is nobody's
+        to replace; it names `path`.
     """
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if path.is_symlink() and target.exists() and not target.is_file():
+        what = "a folder" if target.is_dir() else kind_of(target.stat().st_mode)
+        raise OSError(None, f"it is a link to {what}", os.fspath(path))
     temporary = target.parent / f".{target.name}.{secrets.token_hex(8)}"
     with naming(path, temporary):
         make_folder(target.parent, shared=shared)
@@ -98,9 +104,10 @@ def write_bytes(path: Path, content: bytes, *, shared: bool = False) -> Path:
 def remove(path: Path) -> None:
     """Remove a file if it is there; of a link, what it leads to first.
 
-    Without its link, what was meant to be gone would be searched by nobody.
+    Without its link, what was meant to be gone would be searched by nobody. A device or
+    the like that it leads to holds nothing, and stays.
     """
-    if path.is_symlink():
+    if path.is_symlink() and path.is_file():
         Path(os.path.realpath(path)).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 

@@ -134,3 +134,27 @@ def test_old_files_are_tightened_and_links_are_let_alone(tmp_path: Path):
         0o700
     ] * 3
     assert mode(tmp_path / "other") == 0o644
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "folder"])
+def test_what_a_link_leads_to_is_replaced_only_if_it_is_a_file(
+    tmp_path: Path, kind: str
+):
+    """Not a device: who runs as root would take it from everybody."""
+    other, link = tmp_path / "other", tmp_path / "link"
+    if kind == "pipe":
+        os.mkfifo(other)
+    elif kind == "folder":
+        other.mkdir()
+    else:
+        os.mknod(other, stat.S_IFSOCK | 0o600)
+    link.symlink_to(other)
+    before = other.lstat()
+    with pytest.raises(OSError, match=f"it is a link to a {kind}") as raised:
+        write_bytes(link, b"new")
+    assert raised.value.filename == str(link)
+    assert link.is_symlink()
+    remove(link)
+    assert not link.is_symlink()
+    assert other.lstat() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
