@@ -5,11 +5,13 @@ may have no end.
 """
 
 import errno
+import json
 import os
 import stat
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 _KINDS = {
     stat.S_IFIFO: "a pipe (FIFO)",
@@ -43,6 +45,14 @@ def read_regular(path: str | Path) -> bytes:
     """Return what is in a regular file; raises OSError as `open_regular` does."""
     with open_regular(path) as file:
         return file.read()
+
+
+def read_json(path: str | Path) -> Any:
+    """Return what a JSON file says; raises as `read_regular` does, or ValueError."""
+    try:
+        return json.loads(read_regular(path))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def kind_of(mode: int) -> str:

@@ -20,13 +20,13 @@ from safetensors import SafetensorError
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import leftovers, remove
 from fedneg.core.parameters import Vector
-from fedneg.core.reading import open_regular, read_regular
+from fedneg.core.reading import open_regular, read_json
 from fedneg.ledger.checkpoint_forms import Form, OtherCheckpointError, Plain
 from fedneg.ledger.tensors import sha256_of
 
 SCHEMA = 2  # 1: the data file had the head's own name
 # What reading a file raises that is not as it was written.
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
 class DamagedCheckpointError(FedNegError):
@@ -195,7 +195,7 @@ class CheckpointFiles:
 
     def _head(self, rounds: int) -> dict[str, Any]:
         head = self._head_path(rounds)
-        content: dict[str, Any] = json.loads(read_regular(head))
+        content: dict[str, Any] = read_json(head)
         claimed = content.pop("digest")
         if claimed != digest_of_head(content):
             raise ValueError(f"the digest of {head.name} is not {claimed}")

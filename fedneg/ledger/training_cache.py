@@ -18,7 +18,7 @@ from fedneg.core.errors import FedNegError
 from fedneg.core.files import PRIVATE_FILE, make_folder, remove, tighten, write_bytes
 from fedneg.core.locks import take
 from fedneg.core.machine import cache_root
-from fedneg.core.reading import read_regular
+from fedneg.core.reading import read_json
 from fedneg.core.settings import Config
 from fedneg.core.source import code_digest
 from fedneg.ledger.checkpoint import Checkpoints
@@ -107,7 +107,7 @@ class Entry:
 
     def identity(self) -> dict[str, Any]:
         """Return what determined it; raises OSError or ValueError if unreadable."""
-        found: dict[str, Any] = json.loads(read_regular(self.folder / "identity.json"))
+        found: dict[str, Any] = read_json(self.folder / "identity.json")
         return found
 
     def checkpoints(self, every: int = 1) -> Checkpoints:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import write_bytes
-from fedneg.core.reading import read_regular
+from fedneg.core.reading import read_json
 from fedneg.core.settings import Config
 
 # 1: the log had entries after their acts, and no ids.
@@ -98,7 +98,7 @@ def read_facts(path: Path) -> tuple[int, Facts] | None:
         If the file cannot be understood.
     """
     try:
-        content = json.loads(read_regular(path))
+        content = read_json(path)
         schema = content.pop("schema")
         if schema not in (OLD_SCHEMA, SCHEMA):
             raise ValueError(

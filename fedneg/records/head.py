@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import leftovers, write_bytes
-from fedneg.core.reading import read_regular
+from fedneg.core.reading import read_json
 
 HEAD_NAME = "log.head"
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -42,12 +42,12 @@ def read_head(path: Path) -> Head | None:
         If the file cannot be read, or names no entry.
     """
     try:
-        return Head(**json.loads(read_regular(path)))
+        return Head(**read_json(path))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise FedNegError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError):
         raise FedNegError(
             f"{path} must hold seq and digest of the last entry of the audit log; it "
             "is damaged: restore it, or remove it if no newer log is anywhere"

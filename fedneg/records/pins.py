@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import write_bytes
 from fedneg.core.locks import locked
-from fedneg.core.reading import read_regular
+from fedneg.core.reading import read_json
 from fedneg.ledger.tensors import sync_folder
 
 OPERATOR, FIRST_SIGHT = "operator", "first sight"
@@ -100,7 +100,7 @@ class Pins:
             seen = (found.st_ino, found.st_size, found.st_mtime_ns)
             if seen == self._seen:
                 return
-            content = json.loads(read_regular(self.path))
+            content = read_json(self.path)
             pins = {int(k): Pin(**pin) for k, pin in content.items()}
             if len({pin.key for pin in pins.values()}) < len(pins):
                 raise ValueError("two clients have the same key")

@@ -18,7 +18,7 @@ from typing import Any
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import write_bytes
 from fedneg.core.locks import locked
-from fedneg.core.reading import read_regular
+from fedneg.core.reading import read_json
 from fedneg.core.texts import check_text
 from fedneg.ledger.tensors import sync_folder
 
@@ -120,7 +120,7 @@ class Requests:
             try:
                 if match is None:
                     raise ValueError("its name is not forget-<client id>.json")
-                content: dict[str, Any] = json.loads(read_regular(path))
+                content: dict[str, Any] = read_json(path)
                 if isinstance(content.get("reason"), str):
                     # Older versions accepted what no receipt can hold.
                     text = content["reason"].encode(errors="backslashreplace")

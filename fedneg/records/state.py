@@ -20,7 +20,7 @@ from typing import Any
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import leftovers, make_folder, tighten, write_bytes
 from fedneg.core.locks import is_locked, locked
-from fedneg.core.reading import read_regular
+from fedneg.core.reading import read_json
 from fedneg.core.settings import Config
 from fedneg.core.texts import check_utf8
 from fedneg.ledger.checkpoint import Checkpoints
@@ -364,7 +364,7 @@ class State:
     def read_status(self) -> dict[str, Any]:
         """Return status.json; empty before the first run."""
         try:
-            found: dict[str, Any] = json.loads(read_regular(self._status))
+            found: dict[str, Any] = read_json(self._status)
             if not isinstance(found, dict):
                 raise ValueError("it is no JSON object")
         except FileNotFoundError:

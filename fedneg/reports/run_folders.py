@@ -3,7 +3,6 @@
 The one job: a folder in, its readable runs out, with a reason for each of the others.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from fedneg.core.reading import read_regular
+from fedneg.core.reading import read_json
 from fedneg.reports.compare.sweep_jobs import MANIFEST, Job, Jobs
 
 T = TypeVar("T")
@@ -51,7 +50,7 @@ def scan_runs(
             skipped[name] = job.reason
             continue
         try:
-            results = json.loads(read_regular(folder / "results.json"))
+            results = read_json(folder / "results.json")
             found.append(read(name, folder, results))
         except FileNotFoundError:
             skipped[name] = "it has no results.json"

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,15 @@ def forget(state: State, client_id: int, *overrides: str) -> dict[str, Any]:
 # -- what is no file -------------------------------------------------------------------
 
 
-def test_no_command_waits_for_what_lies_in_the_place_of_a_file(tmp_path: Path):
-    """A pipe in the place of any file of state and keys is named, or does no harm."""
+def write_deep(path: Path) -> None:
+    path.write_text("[" * 200_000)
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, write_deep], ids=["a pipe", "deep JSON"])
+def test_no_command_fails_over_what_lies_in_the_place_of_a_file(
+    tmp_path: Path, put: Callable[[Path], None]
+):
+    """In that of any file of state and keys it is named, or does no harm."""
     made = train(tmp_path / "made", "encrypt=true")
     forget(made, 1)
     made.pins().add(0, "ab" * 32, "operator")
@@ -90,7 +97,7 @@ def test_no_command_waits_for_what_lies_in_the_place_of_a_file(tmp_path: Path):
         copied(made.folder, state)
         path = Path(f"{state}-keys" if is_key else state) / name
         path.unlink()
-        os.mkfifo(path)
+        put(path)
         for work in (
             lambda: run_words(["status", "--state", str(state)]),
             lambda: run_words(["audit", "--state", str(state)]),

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fedneg.core.files import write_bytes
-from fedneg.core.reading import read_regular
+from fedneg.core.reading import read_json
 
 MANIFEST = "sweep.json"
 SCHEMA = 1
@@ -63,7 +63,7 @@ class Jobs:
     def read(cls, sweep_dir: Path) -> "Jobs | None":
         """Return what a sweep wrote; None if there is no such file or it is damaged."""
         try:
-            found = json.loads(read_regular(sweep_dir / MANIFEST))
+            found = read_json(sweep_dir / MANIFEST)
             if found["schema"] != SCHEMA:
                 return None
             jobs = [Job(**job) for job in found["jobs"]]
