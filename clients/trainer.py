@@ -24,19 +24,17 @@ from fedneg.data.attacks import boosted, poison
 from fedneg.data.client_data import ClientData, own_data, partition_data
 from fedneg.tasks.cohort import Examples, train_cohort
 from fedneg.tasks.device import choose_device, rows_on
-from fedneg.tasks.model import build_mlp, get_parameters, set_parameters
+from fedneg.tasks.model import Network, get_parameters, set_parameters
 from fedneg.tasks.training import evaluate, train_epochs
 
 
 @lru_cache(maxsize=4)
-def _network(
-    input_size: int, hidden: tuple[int, ...], num_classes: int, device: torch.device
-) -> nn.Module:
+def _model(network: Network, device: torch.device) -> nn.Module:
     """Return this process's network: making one takes longer than a small training.
 
     Clients of a process take turns, and whoever uses it sets all its parameters first.
     """
-    return build_mlp(input_size, hidden, num_classes).to(device)
+    return network.build().to(device)
 
 
 @dataclass(frozen=True)
@@ -94,10 +92,9 @@ class WriterClient(NumPyClient):
                 client_id=client_id,
                 seed=assignment.seed,
             )
-        self.model = _network(
-            self.data.input_size,
-            assignment.model.hidden,
-            self.data.num_classes,
+        shape = self.data.images.shape[1:]
+        self.model = _model(
+            Network(assignment.model, shape, self.data.num_classes),
             choose_device(assignment.client.device),
         )
 

@@ -23,11 +23,12 @@ from flwr.app import (
 from flwr.clientapp import ClientApp
 from flwr.common import log
 
+from fedneg.arrays import arrays_of, record_like
 from fedneg.clients.answering import AnsweringClient
 from fedneg.clients.ascent import AscentClient
 from fedneg.clients.trainer import WriterClient, trained_together
 from fedneg.core.errors import FedNegError
-from fedneg.core.parameters import NDArrays, from_npy, to_npy
+from fedneg.core.parameters import NDArrays
 from fedneg.core.settings import Assignment
 from fedneg.core.texts import MAX_REASON, one_line
 from fedneg.evaluation.client_answers import CHECK_EVERY, RELEARN_CAP
@@ -107,24 +108,8 @@ def _client(message: Message, context: Context) -> WriterClient:
 
 
 def _arrays(message: Message) -> NDArrays:
-    """Return the parameters in a message, as views where they are as expected."""
-    record = message.content["arrays"]
-    assert isinstance(record, ArrayRecord)
-    return [
-        array.numpy() if view is None else view
-        for array in record.values()
-        for view in [from_npy(array.data, tuple(array.shape))]
-    ]
-
-
-def _record(parameters: NDArrays) -> ArrayRecord:
-    """Return parameters as Flower carries them; the bytes are those of numpy.save."""
-    return ArrayRecord(
-        {
-            str(k): Array("float32", a.shape, "numpy.ndarray", to_npy(a))
-            for k, a in enumerate(parameters)
-        }
-    )
+    """Return the model in a message, as views where it is as expected."""
+    return arrays_of(message.content.array_records["arrays"])
 
 
 @contextmanager
@@ -162,11 +147,12 @@ def train(message: Message, context: Context) -> Message:
     config = message.content["config"]
     assert isinstance(config, ConfigRecord)
     numbers = {k: v for k, v in config.items() if isinstance(v, int | float)}
-    parameters, num_examples, metrics = client.fit(_arrays(message), dict(numbers))
+    sent = message.content.array_records["arrays"]
+    parameters, num_examples, metrics = client.fit(arrays_of(sent), dict(numbers))
     record = MetricRecord({k: float(str(v)) for k, v in metrics.items()})
     record["num-examples"], record["client-id"] = num_examples, client.client_id
     return Message(
-        RecordDict({"arrays": _record(parameters), "metrics": record}),
+        RecordDict({"arrays": record_like(sent, parameters), "metrics": record}),
         reply_to=message,
     )
 

@@ -38,7 +38,6 @@ from flwr.serverapp.strategy import FedAvg
 from fedneg.core.parameters import (
     Vector,
     flatten,
-    unflatten,
 )
 from fedneg.core.settings import Config
 from fedneg.core.source import code_digest
@@ -151,14 +150,15 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send the global parameters to the phase's clients; to nobody to unlearn."""
-        self._global = flatten(arrays.to_numpy_ndarrays())
+        # What of a model is not trained comes from the ledger's statistics.
+        self._global = flatten(arrays.to_numpy_ndarrays())[: self.layout.size]
         self.reports.append(RoundReport(self._number(server_round), self.phase.name))
         stream = self.phase.first_stream + server_round - 1
         content = ConfigRecord({"server-round": stream, "assignment": self.assignment})
         if self.phase.name == "unlearn":
             if server_round == 1:
                 self._unlearn()
-                arrays = ArrayRecord(unflatten(self._global, self._shapes))
+                arrays = self._record_of(self._whole)
             out, self._asked = self._out(), {}
             asked = [k for k in self.unlearn_clients(server_round) if k not in out]
             if not asked:
@@ -175,7 +175,7 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
         for client_id in sorted(set(asked) - set(self.roster.node_of)):
             self._fail(client_id, "not online")
         messages = self._to_clients(record, asked, MessageType.TRAIN)
-        self.reports[-1].bytes_down = len(messages) * self._global.nbytes
+        self.reports[-1].bytes_down = len(messages) * self._whole.nbytes
         return messages
 
     def _taking_part(self, grid: Grid) -> list[int]:
@@ -220,7 +220,7 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
             good = self._usable(replies)
             report.clients = len(good)
             report.metrics = {k: r.metrics for k, r in good.items()}
-            report.bytes_up = len(good) * self._global.nbytes
+            report.bytes_up = len(good) * self._whole.nbytes
             if not good:
                 log(
                     WARNING,
@@ -234,7 +234,7 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
                 local = {k: reply.local for k, reply in good.items()}
                 self._global = self._record(local, good)
             release(self._waiting)
-        return ArrayRecord(unflatten(self._global, self._shapes)), MetricRecord()
+        return self._record_of(self._whole), MetricRecord()
 
     def _usable(self, replies: Iterable[Message]) -> dict[int, Reply]:
         """Return the replies that the round is made of, by client id, in order."""
@@ -242,13 +242,18 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
             self.reports[-1],
             self._asked,
             self._global,
-            self._shapes,
+            self.layout,
             self._waiting,
             self.settings,
             self.hooks,
         )
         good = inbox.take_in(replies, self._out)
-        return inbox.gated(good, forgotten=self.forgotten, since=self._rectified)
+        return inbox.gated(
+            good,
+            forgotten=self.forgotten,
+            since=self._rectified,
+            whole=self.ledger.whole,
+        )
 
     def _fail(self, client_id: int, reason: str) -> None:
         leave_out(self.reports[-1], client_id, reason)
@@ -258,7 +263,15 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
         number = self.reports[-1].server_round
         counts = {k: reply.num_examples for k, reply in good.items()}
         norms = {k: reply.norms for k, reply in good.items()}
+        self._record_statistics(good)
         return self.ledger.record(number, self._global, local, counts, norms)
+
+    def _record_statistics(self, good: Mapping[int, Reply]) -> None:
+        """Enter what of the clients' models is not trained."""
+        self.ledger.statistics.record(
+            {k: reply.statistics for k, reply in good.items()},
+            {k: reply.num_examples for k, reply in good.items()},
+        )
 
     def _unlearn(self) -> None:
         """Run the method, and take the forgotten clients out of ledger and sampling."""
@@ -300,8 +313,8 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
 
         Parameters
         ----------
-        parameters : Vector, shape (d,)
-            Global parameters before the phase.
+        parameters : Vector, shape (layout.width,)
+            The global model before the phase, its statistics those of the ledger.
         after_round : callable, optional
             Called with the report and the new global parameters of every round; returns
             what it measured of them.
@@ -311,14 +324,19 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
         def evaluate_fn(server_round: int, arrays: ArrayRecord) -> MetricRecord:
             if not server_round or after_round is None:
                 return MetricRecord()
-            return MetricRecord(dict(after_round(self.reports[-1], self._global)))
+            return MetricRecord(dict(after_round(self.reports[-1], self._whole)))
 
-        self._global = self._rectified = parameters
+        self._global = self._rectified = parameters[: self.layout.size]
         self.start(
             grid,
-            ArrayRecord(unflatten(parameters, self._shapes)),
+            self._record_of(parameters),
             num_rounds=phase.rounds,
             timeout=self.settings.round_timeout_s,
             evaluate_fn=evaluate_fn,
         )
-        return self._global
+        return self._whole
+
+    @property
+    def _whole(self) -> Vector:
+        """The global model: parameters, and the statistics of those who stay."""
+        return self.ledger.whole(self._global)

@@ -43,7 +43,7 @@ from fedneg.strategies.base import LedgerFedAvg
 from fedneg.strategies.method import About, Needs
 from fedneg.tasks.device import as_input
 from fedneg.tasks.distillation import distil
-from fedneg.tasks.model import build_mlp, get_parameters, set_parameters
+from fedneg.tasks.model import get_parameters, set_parameters
 
 
 class Distillation(LedgerFedAvg):
@@ -97,6 +97,7 @@ class Distillation(LedgerFedAvg):
         rows = self._rows()
         loss = distil(
             student,
+            # With the statistics of all whom it was trained by.
             self._model(before),
             rows,
             temperature=options.temperature,
@@ -114,14 +115,15 @@ class Distillation(LedgerFedAvg):
             "last_loss": loss,
             "remains": "what the old model teaches of it on the proxy images",
         }
-        return flatten(get_parameters(student))
+        return flatten(get_parameters(student))[: self.layout.size]
 
     def _model(self, parameters: Vector) -> nn.Module:
         """Return a network with these parameters."""
-        inputs, classes = self._shapes[0][1], self._shapes[-1][0]
-        model = build_mlp(inputs, self.config.model.hidden, classes)
-        set_parameters(model, unflatten(parameters, self._shapes))
-        return model
+        model = self.network.build()
+        whole = self.ledger.whole(parameters)
+        set_parameters(model, unflatten(whole, self.layout.shapes))
+        # Statistics are the clients' to measure, and not of noise.
+        return model.eval()
 
     def _rows(self) -> torch.Tensor:
         """Return the proxy images as rows of input."""
@@ -129,7 +131,7 @@ class Distillation(LedgerFedAvg):
         if options.proxy == "noise":
             # Input is scaled to mean 0 and deviation 1: so is this.
             generator = torch_generator(self.config.seed, "proxy")
-            shape = (options.images, self._shapes[0][1])
+            shape = (options.images, self.network.input_size)
             return torch.randn(shape, generator=generator)
         if self._dataset is None:
             raise FedNegError("strategy.proxy=test needs a server with test images")

@@ -201,6 +201,7 @@ class FedEraser(LedgerFedAvg):
             local[k] = self._global + update
         # What is forgotten later is rebuilt from these in turn.
         norms = {k: self._retained[number - 1].norms[k] for k in local}
+        self._record_statistics(good)
         return self.ledger.record(
             self.reports[-1].server_round, self._global, local, counts, norms
         )

@@ -6,13 +6,14 @@ from logging import WARNING
 from flwr.app import Message
 from flwr.common import log
 
-from fedneg.core.parameters import Shapes, Vector, add, weights_of
+from fedneg.core.parameters import Vector, add, weights_of
 from fedneg.core.settings import StrategySettings
 from fedneg.ledger.rows import Rows, release
 from fedneg.strategies.claims import reason_of
 from fedneg.strategies.hooks import Hooks
 from fedneg.strategies.phases import Failure, RoundReport
 from fedneg.strategies.replies import Reply, absurd, read_reply
+from fedneg.tasks.layout import Layout
 
 
 def leave_out(report: RoundReport, client_id: int, reason: str) -> None:
@@ -41,9 +42,9 @@ class Inbox:
         The client ids that were asked, by their node.
     before : Vector, shape (d,)
         The global parameters that they were sent.
-    shapes : Shapes
-        Of the model's arrays.
-    waiting : Rows, at least len(asked) rows of d
+    layout : Layout
+        Of the model.
+    waiting : Rows, at least len(asked) rows of layout.width
         Replies wait there until all are in.
     settings : StrategySettings
     hooks : Hooks
@@ -54,13 +55,13 @@ class Inbox:
         report: RoundReport,
         asked: Mapping[int, int],
         before: Vector,
-        shapes: Shapes,
+        layout: Layout,
         waiting: Rows,
         settings: StrategySettings,
         hooks: Hooks,
     ) -> None:
         self.report, self.asked, self.before = report, asked, before
-        self.shapes, self.waiting = shapes, waiting
+        self.layout, self.waiting = layout, waiting
         self.settings, self.hooks = settings, hooks
 
     def take_in(
@@ -107,7 +108,12 @@ class Inbox:
         return good
 
     def gated(
-        self, good: dict[int, Reply], *, forgotten: Collection[int], since: Vector
+        self,
+        good: dict[int, Reply],
+        *,
+        forgotten: Collection[int],
+        since: Vector,
+        whole: Callable[[Vector], Vector] = lambda parameters: parameters,
     ) -> dict[int, Reply]:
         """Return the replies, or none if the round that they make may not stand.
 
@@ -122,6 +128,8 @@ class Inbox:
         since : Vector, shape (d,)
             The parameters where the phase, or the method, began. What its rounds may
             cost all together is measured from there: it does not add up.
+        whole : callable
+            Makes a model of parameters: `Ledger.whole`.
         """
         if not good or not set(good) & set(forgotten):
             return good
@@ -130,7 +138,7 @@ class Inbox:
             (w, r.local - self.before)
             for w, r in zip(weights, good.values(), strict=True)
         ]
-        if self.hooks.accept(since, add(self.before, terms)):
+        if self.hooks.accept(whole(since), whole(add(self.before, terms))):
             return good
         for client_id in good:
             self._fail(
@@ -143,7 +151,7 @@ class Inbox:
         reply = read_reply(
             message,
             client_id,
-            shapes=self.shapes,
+            layout=self.layout,
             before=self.before,
             settings=self.settings,
             out=self.waiting[place],

@@ -1,17 +1,27 @@
 """The ledger of the models that descend from the same initial parameters."""
 
+from flwr.app import ArrayRecord
+
+from fedneg.arrays import record_of
 from fedneg.core.machine import cache_root
-from fedneg.core.parameters import NDArrays, Shapes, Vector, flatten, shapes_of
+from fedneg.core.parameters import NDArrays, Shapes, Vector, flatten, unflatten
 from fedneg.core.settings import Config
 from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.rows import KeptUpdates, Rows, make_rows
+from fedneg.ledger.statistics import Statistics
 from fedneg.strategies.method import ForgettingMethod
 from fedneg.strategies.sampling import sample_size
-from fedneg.tasks.model import initial_parameters
+from fedneg.tasks.layout import Layout
+from fedneg.tasks.model import Network
 
 
 def empty_ledger(
-    initial: Vector, config: Config, *, keep_local: bool, keep_updates: int
+    model: Vector,
+    layout: Layout,
+    config: Config,
+    *,
+    keep_local: bool,
+    keep_updates: int,
 ) -> tuple[Ledger, Rows]:
     """Return a ledger, and rows where a round's replies can wait.
 
@@ -19,7 +29,9 @@ def empty_ledger(
 
     Parameters
     ----------
-    initial : Vector, shape (d,)
+    model : Vector, shape (layout.width,)
+        The initial one.
+    layout : Layout
     config : Config
     keep_local : bool
         Whether it keeps each client's last local model.
@@ -27,6 +39,7 @@ def empty_ledger(
         Every how many rounds it keeps all clients' updates; 0: never.
     """
     settings, clients = config.strategy, config.clients
+    initial, statistics = model[: layout.size], model[layout.size :]
     kept = -(-config.rounds // keep_updates) if keep_updates else 0
     rows = clients * (1 + kept)
     large = rows * initial.nbytes > settings.ledger_memory_mib * 2**20
@@ -41,8 +54,14 @@ def empty_ledger(
             keep_updates, make_rows(clients * kept, initial.size, folder)
         ),
         folder=folder,
+        statistics=Statistics(
+            statistics,
+            clients=clients,
+            means=layout.statistics.stop - layout.statistics.start,
+            folder=folder,
+        ),
     )
-    return ledger, make_rows(sample_size(config, clients), initial.size, folder)
+    return ledger, make_rows(sample_size(config, clients), model.size, folder)
 
 
 class Lineage(ForgettingMethod):
@@ -54,10 +73,15 @@ class Lineage(ForgettingMethod):
         The whole run.
     initial : Vector, shape (d,)
         Parameters that the current lineage began with.
+    layout : Layout
+        Of the model: a whole one's vector has statistics after the d parameters.
     """
 
     config: Config
     initial: Vector
+    network: Network
+    layout: Layout = Layout(())
+    # Of the parameters alone: what the ledger's rows are made of.
     _shapes: Shapes = ()
     _ledger: Ledger | None = None
     _server_bytes: int | None = None
@@ -85,31 +109,45 @@ class Lineage(ForgettingMethod):
         """Whether the ledger keeps last local models: needed, or asked for."""
         return self.keeps_local_models or self.settings.keep_local_models
 
-    def reset(self, initial: NDArrays) -> None:
-        """Start a new lineage: an empty ledger at these initial parameters.
+    def reset(self, initial: NDArrays, network: Network | None = None) -> None:
+        """Start a new lineage: an empty ledger at this initial model.
 
         A ledger beyond `strategy.ledger_memory_mib` lies on the disk.
+
+        Parameters
+        ----------
+        initial : NDArrays
+            In the order of the layout.
+        network : Network, optional
+            What they are the arrays of; by default what it was before, and at first a
+            dense one whose arrays have no names.
         """
-        self._shapes = shapes_of(initial)
+        if network is not None:
+            self.network, self.layout = network, network.layout
+        elif not self.layout.parts:
+            self.layout = Layout.of_arrays(initial)
+            inputs, outputs = initial[0].shape[-1], initial[-1].shape[0]
+            self.network = Network(self.config.model, (inputs,), outputs)
+        self._shapes = self.layout.parameter_shapes
         # Before the new ones are made: there may be room for one ledger only.
         self._ledger, self._waiting = None, make_rows(0, 0)
         start = flatten(initial)
         # The ledger's own may come to hold what forgetting left (`fold_correction`).
-        self.initial = start
+        self.initial = start[: self.layout.size]
         self._ledger, self._waiting = empty_ledger(
             start,
+            self.layout,
             self.config,
             keep_local=self._keep_local,
             keep_updates=self.keeps_updates,
         )
 
+    def _record_of(self, model: Vector) -> ArrayRecord:
+        """Return a whole model as it travels: by name, each array in its type."""
+        arrays = unflatten(model, self.layout.shapes)
+        return record_of(self.layout, arrays)
+
     def fresh_parameters(self, draw: int) -> Vector:
         """Return other initial parameters, which no training ever saw; `draw` >= 1."""
-        arrays = initial_parameters(
-            self._shapes[0][1],
-            self.config.model.hidden,
-            self._shapes[-1][0],
-            seed=self.config.seed,
-            draw=draw,
-        )
-        return flatten(arrays)
+        arrays = self.network.initial(seed=self.config.seed, draw=draw)
+        return flatten(arrays)[: self.layout.size]

@@ -13,7 +13,8 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from fedneg.core.parameters import Shapes, Vector, unflatten
+from fedneg.arrays import record_of
+from fedneg.core.parameters import Vector, unflatten
 from fedneg.core.settings import Config, StrategySettings
 from fedneg.evaluation.client_answers import (
     CHECK_EVERY,
@@ -31,6 +32,7 @@ from fedneg.strategies.replies import (
     read_evaluation,
 )
 from fedneg.strategies.roster import Roster
+from fedneg.tasks.layout import Layout
 
 # Who is to leave may be gone already; it is not waited for as a round waits.
 WAIT_FOR_ANSWERS_S = 10.0
@@ -56,7 +58,7 @@ class Questions:
     arrayrecord_key: str
     configrecord_key: str
     unanswered: dict[int, str]
-    _shapes: Shapes
+    layout: Layout
     _asked: dict[int, int]
 
     def _to_clients(
@@ -165,7 +167,7 @@ class Questions:
         said: tuple[str, str],
     ) -> dict[int, Answer]:
         """Return the usable answers by client id; `said` names them in the log."""
-        arrays = ArrayRecord(unflatten(parameters, self._shapes))
+        arrays = record_of(self.layout, unflatten(parameters, self.layout.shapes))
         config = ConfigRecord({"assignment": self.assignment, **settings})
         record = RecordDict(
             {self.arrayrecord_key: arrays, self.configrecord_key: config}

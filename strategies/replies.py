@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fedneg.core.parameters import Shapes, Vector, flatten, from_npy, shapes_of
 from fedneg.core.settings import StrategySettings
 from fedneg.strategies.claims import believed, count, shown
+from fedneg.tasks.layout import MAX_COUNTER, Kind, Layout
 
 # Beside its numbers, of at most eight bytes each, an array says what it is.
 HEADER_BYTES = 4096
@@ -24,14 +25,18 @@ class Reply:
     Attributes
     ----------
     local : Vector, shape (d,)
+    statistics : Vector, shape (w,)
+        What of the client's model is not trained (`fedneg.tasks.layout`).
     num_examples : int
     metrics : dict of str to float
         The client's own, of those that are known by name.
     norms : tuple of float
-        Euclidean norm of the update, local minus global, in each of the model's arrays.
+        Euclidean norm of the update, local minus global, in each of the model's
+        parameters.
     """
 
     local: Vector
+    statistics: Vector
     num_examples: int
     metrics: dict[str, float]
     norms: tuple[float, ...]
@@ -81,7 +86,7 @@ def read_reply(
     message: Message,
     client_id: int,
     *,
-    shapes: Shapes,
+    layout: Layout,
     before: Vector,
     settings: StrategySettings,
     out: Vector,
@@ -92,29 +97,32 @@ def read_reply(
     ----------
     message : Message
         From the node that was asked as `client_id`.
-    shapes : Shapes
-        Of the global model's arrays.
+    layout : Layout
+        Of the global model.
     before : Vector, shape (d,)
         The global parameters that the client started from.
-    out : Vector, shape (d,)
-        Where the local parameters go.
+    out : Vector, shape (layout.width,)
+        Where the local model goes.
 
     Raises
     ------
     ValueError
         What is wrong: an error reply, another client's id, a count that is not a
         whole number from 1 to `settings.max_num_examples`, a metric that is not what
-        its name says, other shapes or types, or a parameter that is not finite.
+        its name says, other names, shapes or types, or a value that is not finite.
     KeyError
         If a record or an entry is missing.
     """
     claims = claims_of(message, client_id)
     num_examples = examples_of(claims, settings.max_num_examples)
     record = message.content.array_records["arrays"]
-    most = HEADER_BYTES * len(shapes) + 8 * before.size
+    shapes = layout.shapes
+    most = HEADER_BYTES * len(shapes) + 8 * layout.width
     size = sum(len(array.data) for array in record.values())
     if size > most:
         raise ValueError(f"arrays of at most {most} bytes expected, got {size}")
+    if list(record) != layout.names:
+        raise ValueError(_other_names(list(record), layout))
     try:
         arrays = read_arrays(record, shapes)
         found = shapes_of(arrays)
@@ -124,17 +132,36 @@ def read_reply(
         raise ValueError(f"arrays cannot be read: {error}") from error
     if found != shapes:
         raise ValueError(f"arrays of shapes {shapes} expected, got {found}")
-    if any(array.dtype.kind != "f" for array in arrays):
-        raise ValueError("arrays must be floating point")
+    for array, part in zip(arrays, layout.parts, strict=True):
+        if (array.dtype.kind == "f") is (part.kind is Kind.COUNTER):
+            kind = "whole" if part.kind is Kind.COUNTER else "floating point"
+            raise ValueError(f"{part.name} must be {kind}, got {array.dtype}")
     with np.errstate(over="ignore"):  # what overflows is not finite, and refused
-        local = flatten(arrays, out)
-    norms = _update_norms(local, before, shapes)
+        flatten(arrays, out)
+    local, statistics = out[: layout.size], out[layout.size :]
+    norms = _update_norms(local, before, layout.parameter_shapes)
     # One number tells of all: nothing infinite has a finite norm.
     if not all(map(math.isfinite, norms)):
         raise ValueError("parameters are not finite")
+    if not np.isfinite(statistics).all():
+        raise ValueError("statistics are not finite")
+    counters = out[layout.counters]
+    if counters.size and not 0 <= counters.min() <= counters.max() <= MAX_COUNTER:
+        raise ValueError(
+            f"counters must be 0 to {MAX_COUNTER}, got {counters.min():g} to "
+            f"{counters.max():g}"
+        )
     # Last: a training that diverged is better told by its parameters.
     metrics = believed(claims, max_num_examples=settings.max_num_examples)
-    return Reply(local, num_examples, metrics, norms)
+    return Reply(local, statistics, num_examples, metrics, norms)
+
+
+def _other_names(found: list[str], layout: Layout) -> str:
+    """Return what is wrong with the names of arrays, in one line."""
+    if len(found) != len(layout.names):
+        return f"{len(layout.names)} arrays expected, got {len(found)}"
+    first = next(k for k, name in enumerate(layout.names) if found[k] != name)
+    return f"array {layout.names[first]} expected, got {shown(found[first])}"
 
 
 def read_arrays(record: ArrayRecord, shapes: Shapes) -> list[NDArray[Any]]:

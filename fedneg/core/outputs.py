@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import write_bytes
-from fedneg.core.parameters import NDArrays
 
 RUN_FILES = (
     "model_original.safetensors",
@@ -36,7 +36,9 @@ def write_csv(path: Path, table: pd.DataFrame, *, shared: bool = True) -> Path:
     return write_bytes(path, table.to_csv(index=False).encode(), shared=shared)
 
 
-def write_model(path: Path, names: Sequence[str], arrays: NDArrays) -> Path:
+def write_model(
+    path: Path, names: Sequence[str], arrays: Sequence[NDArray[Any]]
+) -> Path:
     """Write parameters by their state_dict names, in safetensors format.
 
     It is its owner's alone: two models of one run may differ by what a client
@@ -45,7 +47,7 @@ def write_model(path: Path, names: Sequence[str], arrays: NDArrays) -> Path:
     return write_bytes(path, model_bytes(names, arrays))
 
 
-def model_bytes(names: Sequence[str], arrays: NDArrays) -> bytes:
+def model_bytes(names: Sequence[str], arrays: Sequence[NDArray[Any]]) -> bytes:
     """Return the file that `write_model` writes.
 
     It holds names and numbers only: the same model gives the same bytes.

@@ -46,20 +46,41 @@ def methods() -> list[str]:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """A dense ReLU network; `hidden` are the widths between input and output."""
+    """A built-in network (`fedneg.tasks.model.Network`).
+
+    `hidden` are the widths of a dense one between input and output; a data set may
+    have its own, which say nothing of others. `channels` are those that the
+    convolutions of a convolutional one give: multiples of 4, each halving the image.
+    """
 
     name: str
-    hidden: tuple[int, ...]
+    hidden: tuple[int, ...] = ()
+    channels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        choice("model.name", self.name, ("mlp",))
-        if not isinstance(self.hidden, list | tuple):
+        choice("model.name", self.name, ("mlp", "cnn", "cnn_bn"))
+        dense = self.name == "mlp"
+        for key, value in (("hidden", self.hidden), ("channels", self.channels)):
+            if not isinstance(value, list | tuple):
+                raise FedNegError(
+                    f"model.{key} must be a list of widths, got {value!r}"
+                )
+            for width in value:
+                whole(f"model.{key}", width, minimum=1)
+            object.__setattr__(self, key, tuple(value))
+        if dense:
+            if self.channels:
+                raise FedNegError(
+                    f"model.channels is for model=cnn and cnn_bn, got {self.channels} "
+                    "with model=mlp"
+                )
+            return
+        object.__setattr__(self, "hidden", ())
+        if not self.channels or any(width % 4 for width in self.channels):
             raise FedNegError(
-                f"model.hidden must be a list of widths, got {self.hidden!r}"
+                "model.channels must be at least one width, each a multiple of 4, got "
+                f"{list(self.channels)}"
             )
-        for width in self.hidden:
-            whole("model.hidden", width, minimum=1)
-        object.__setattr__(self, "hidden", tuple(self.hidden))
 
 
 @dataclass(frozen=True)

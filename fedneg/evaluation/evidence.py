@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from fedneg.core.data_settings import AttackSettings
 from fedneg.core.files import write_bytes
 from fedneg.core.machine import cores
-from fedneg.core.parameters import Shapes, Vector, digest_of_model, unflatten
+from fedneg.core.parameters import Vector, digest_of_model, unflatten
 from fedneg.core.reading import read_regular
-from fedneg.core.settings import ModelSettings
 from fedneg.core.source import code_digest
 from fedneg.data.attacks import attack_probe
 from fedneg.data.datasets import Dataset
 from fedneg.evaluation.client_answers import ClientAnswers
-from fedneg.tasks.model import build_mlp, set_parameters
+from fedneg.tasks.model import Network, set_parameters
 from fedneg.tasks.training import Metrics, evaluate, predict
 
 
@@ -32,23 +31,20 @@ class ServerTest:
     Parameters
     ----------
     dataset : Dataset
-    model : ModelSettings
+    network : Network
     attack : AttackSettings
         Decides what attack success means here; None of it for attack=none.
-    shapes : Shapes
-        Of the model's arrays.
     """
 
     def __init__(
         self,
         dataset: Dataset,
-        model: ModelSettings,
+        network: Network,
         attack: AttackSettings,
-        shapes: Shapes,
     ) -> None:
-        self.dataset, self.shapes = dataset, shapes
+        self.dataset, self.shapes = dataset, network.layout.shapes
         self._latest: tuple[Vector, Metrics] | None = None
-        self.model = build_mlp(dataset.input_size, model.hidden, dataset.num_classes)
+        self.model = network.build()
         self.probe = attack_probe(
             dataset.test_images,
             dataset.test_labels,

@@ -169,7 +169,8 @@ def left_of(
     seed : Vector
         The initial parameters that the seed gives.
     before, after : Vector
-        The global parameters before and after forgetting.
+        The global parameters before and after forgetting; of statistics after them
+        nothing is read.
     starts_over : bool
         Whether the ledger began anew: then what it began with is what was changed.
     """
@@ -190,6 +191,7 @@ def left_of(
     if ledger.buffers is not None:
         rest.append(np.sum([row[some] for row in ledger.buffers], axis=0))
     ledger.release()
+    before, after = before[: seed.size], after[: seed.size]
     size = np.maximum(np.abs(before[some]), np.abs(after[some]))
     return [
         isolation(

@@ -6,7 +6,7 @@ from pathlib import Path
 from flwr.serverapp import Grid
 
 from fedneg.core.errors import FedNegError
-from fedneg.core.parameters import Shapes, Vector, flatten, shapes_of
+from fedneg.core.parameters import Vector, flatten
 from fedneg.core.progress import Progress
 from fedneg.core.settings import Assignment, Config
 from fedneg.data.datasets import Dataset, default_root, load_dataset
@@ -19,7 +19,7 @@ from fedneg.strategies import make_strategy
 from fedneg.strategies.base import LedgerFedAvg
 from fedneg.strategies.hooks import Hooks
 from fedneg.strategies.roster import Roster
-from fedneg.tasks.model import build_mlp, initial_parameters
+from fedneg.tasks.model import Network
 
 UNAUTHENTICATED = (
     "strategy.trust=unauthenticated: any node may claim to be any client, have it "
@@ -45,8 +45,8 @@ class Parts:
     test : ServerTest
     initial : Vector, shape (d,)
         Parameters before round 1.
-    shapes, names : sequence
-        Of the model's arrays, in order.
+    network : Network
+        What is trained.
     notices : list of str
         What a user must not miss; it grows.
     """
@@ -59,8 +59,7 @@ class Parts:
     strategy: LedgerFedAvg
     test: ServerTest
     initial: Vector
-    shapes: Shapes
-    names: list[str]
+    network: Network
     notices: list[str]
 
     def warn(self, text: str) -> None:
@@ -91,10 +90,9 @@ def compose(grid: Grid, config: Config, progress: Progress, hooks: Hooks) -> Par
         )
     deployed = is_deployed(grid)
     dataset, shared_root = _load(config, deployed=deployed)
-    size, classes = dataset.input_size, dataset.num_classes
-    arrays = initial_parameters(size, config.model.hidden, classes, seed=config.seed)
-    shapes = shapes_of(arrays)
-    test = ServerTest(dataset, config.model, config.attack, shapes)
+    network = Network(config.model, dataset.images.shape[1:], dataset.num_classes)
+    arrays = network.initial(seed=config.seed)
+    test = ServerTest(dataset, network, config.attack)
     hooks = _with_own(hooks, config, progress, test)
     strategy = make_strategy(
         config,
@@ -103,7 +101,7 @@ def compose(grid: Grid, config: Config, progress: Progress, hooks: Hooks) -> Par
         _roster_of_real_clients(config, hooks) if deployed else None,
     )
     strategy.use_server_data(dataset)
-    strategy.reset(arrays)
+    strategy.reset(arrays, network)
     open_to_all = deployed and config.strategy.trust == "unauthenticated"
     return Parts(
         grid,
@@ -114,8 +112,7 @@ def compose(grid: Grid, config: Config, progress: Progress, hooks: Hooks) -> Par
         strategy,
         test,
         flatten(arrays),
-        shapes,
-        list(build_mlp(size, config.model.hidden, classes).state_dict()),
+        network,
         [UNAUTHENTICATED] if open_to_all else [],
     )
 

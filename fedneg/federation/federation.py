@@ -9,8 +9,10 @@ of (composition.py), how rounds are run (rounds.py), what of earlier runs is tak
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
 from fedneg.core import outputs
 from fedneg.core.parameters import Vector, digest_of_model, flatten, unflatten
@@ -25,7 +27,6 @@ from fedneg.federation.rounds import AfterRound, Rounds
 from fedneg.ledger.training_cache import digest_of
 from fedneg.strategies.hooks import NO_HOOKS, Hooks
 from fedneg.strategies.phases import Phase, RoundReport
-from fedneg.tasks.model import initial_parameters
 
 # What retrainings with other seeds draw, nobody else does.
 REFERENCE_DRAWS = 1000
@@ -87,11 +88,8 @@ class Federation:
         self.grid, self.config, self.progress = grid, config, progress
         self.deployed, self.dataset = parts.deployed, parts.dataset
         self.strategy, self.test = parts.strategy, parts.test
-        self.initial, self.shapes, self._names = (
-            parts.initial,
-            parts.shapes,
-            parts.names,
-        )
+        self.initial, self.network = parts.initial, parts.network
+        self.shapes = parts.network.layout.shapes
         self.notices = parts.notices
         self._rounds = Rounds(parts)
         self.history, self.seconds = self._rounds.history, self._rounds.seconds
@@ -219,11 +217,8 @@ class Federation:
         draw : int
             1, 2, ..: which other seed.
         """
-        size, classes = self.dataset.input_size, self.dataset.num_classes
-        arrays = initial_parameters(
-            *(size, self.config.model.hidden, classes),
-            seed=self.config.seed,
-            draw=REFERENCE_DRAWS + draw,
+        arrays = self.network.initial(
+            seed=self.config.seed, draw=REFERENCE_DRAWS + draw
         )
         self.strategy.reset(arrays)
         # Streams hang on the round that clients are told, and no run has so many.
@@ -261,8 +256,12 @@ class Federation:
 
     def save(self, path: Path, parameters: Vector) -> None:
         """Write a model's parameters as safetensors."""
-        outputs.write_model(path, self._names, unflatten(parameters, self.shapes))
+        outputs.write_model(path, *self._named(parameters))
 
     def bytes_of(self, parameters: Vector) -> bytes:
         """Return what `save` writes."""
-        return outputs.model_bytes(self._names, unflatten(parameters, self.shapes))
+        return outputs.model_bytes(*self._named(parameters))
+
+    def _named(self, model: Vector) -> tuple[list[str], list[NDArray[Any]]]:
+        layout = self.network.layout
+        return layout.names, layout.typed(unflatten(model, layout.shapes))

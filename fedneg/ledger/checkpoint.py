@@ -235,7 +235,8 @@ class Checkpoints(CheckpointFiles):
                     "made it"
                 )
             # From here on no byte is wrong, and the ledger may change.
-            parameters, initial = np.empty_like(ledger.initial), ledger.initial.copy()
+            parameters = np.empty(ledger.width, dtype=np.float32)
+            initial = ledger.initial.copy()
             try:
                 self.form.read(data, parameters, ledger)
             except OSError as error:
@@ -249,6 +250,12 @@ class Checkpoints(CheckpointFiles):
                     f"they are {deviation:.2g} of them apart, more than {TOLERANCE:g}"
                 )
             ledger.restore_facts(content["ledger"])
+            kept = parameters[ledger.initial.size :]
+            if not np.array_equal(ledger.statistics.current, kept, equal_nan=True):
+                ledger.start_over(initial)
+                raise ValueError(
+                    f"the statistics in {data.name} are not those of its global model"
+                )
             return Restored(rounds, parameters, content["facts"])
 
     def _keep(self, count: int) -> None:

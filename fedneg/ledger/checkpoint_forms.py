@@ -60,7 +60,7 @@ class Plain:
         """Return one client's rows and the global parameters, without the rest."""
         with safe_open(str(path), framework="numpy") as file:
             found = {"global": file.get_tensor("global")}
-            for name in ("contributions", "buffers"):
+            for name in ("contributions", "buffers", "statistics"):
                 if name in file.keys():  # noqa: SIM118
                     found[name] = file.get_slice(name)[client_id]
             if "local" in file.keys():  # noqa: SIM118

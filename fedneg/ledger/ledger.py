@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from fedneg.core.machine import cores
 from fedneg.core.parameters import Vector, digest_of_model, weights_of
 from fedneg.ledger.rows import KeptUpdates, Vectors, make_rows, release
+from fedneg.ledger.statistics import Statistics
 
 # Numbers summed at a time: a block of every sum stays in the processor's cache.
 BLOCK = 1 << 15
@@ -80,6 +81,8 @@ class Ledger:
         Also keep every client's update in some rounds: K rows for each.
     folder : Path, optional
         Hold the rows in memory maps of nameless files here, not in memory.
+    statistics : Statistics, optional
+        Of a model that has some: they follow the parameters in its vector.
 
     Attributes
     ----------
@@ -103,8 +106,12 @@ class Ledger:
         keep_local: bool = True,
         updates: KeptUpdates | None = None,
         folder: Path | None = None,
+        statistics: Statistics | None = None,
     ) -> None:
         self.initial = initial.astype(np.float32)
+        self.statistics = statistics or Statistics(
+            np.empty(0, np.float32), clients=clients, means=0
+        )
         self.origin = digest_of_model(self.initial)
         self.learning_rate, self.momentum = learning_rate, momentum
         self.keep_local, self.folder = keep_local, folder
@@ -128,7 +135,19 @@ class Ledger:
         rows = self.contributions.nbytes + self.correction.nbytes
         buffers = 0 if self.buffers is None else self.buffers.nbytes
         local = sum(v.nbytes for v in self.local.values())
-        return rows + buffers + local + self.updates.rows.nbytes
+        own = self.statistics.rows.nbytes
+        return rows + buffers + local + self.updates.rows.nbytes + own
+
+    @property
+    def width(self) -> int:
+        """How many entries the vector of a whole model has."""
+        return self.initial.size + self.statistics.initial.size
+
+    def whole(self, parameters: Vector) -> Vector:
+        """Return parameters (d,) with the global statistics after them."""
+        if not self.statistics.initial.size:
+            return parameters
+        return np.concatenate([parameters, self.statistics.current])
 
     def record(
         self,
@@ -276,6 +295,7 @@ class Ledger:
         for client_id in ids:
             self.local.pop(client_id, None)
         self.updates.forget(ids, self.clients)
+        self.statistics.forget(ids)
         self.participation = [
             entry.without(ids, spread=spread) for entry in self.participation
         ]
@@ -307,6 +327,7 @@ class Ledger:
             self.buffers[...] = 0
         self.local.clear()
         self.updates.rows[...] = 0
+        self.statistics.start_over()
         self.participation.clear()
         self.release()
 
@@ -349,6 +370,8 @@ class Ledger:
             arrays["local"] = self.local.rows
         if self.updates.every:
             arrays["updates"] = self.updates.rows
+        if self.statistics.initial.size:
+            arrays["statistics"] = self.statistics.rows
         return arrays
 
     def facts(self) -> dict[str, Any]:
@@ -363,6 +386,11 @@ class Ledger:
                 for p in self.participation
             ],
             "local": {str(k): place for k, place in self.local.places.items()},
+            **(
+                {"statistics": self.statistics.facts()}
+                if self.statistics.initial.size
+                else {}
+            ),
         }
 
     def restore_facts(self, facts: Mapping[str, Any]) -> None:
@@ -379,6 +407,7 @@ class Ledger:
         # Another method may have kept them, and this one not.
         places = facts["local"] if self.keep_local else {}
         self.local.restore({int(k): place for k, place in places.items()})
+        self.statistics.restore_facts(facts.get("statistics", {}))
 
     def rebuilt(self) -> Vector:
         """Return initial + all contributions + correction: the global parameters."""
@@ -393,6 +422,7 @@ class Ledger:
         for two hundred thousand, and less than what a client leaves in a round.
         Infinite parameters, which tell nothing, deviate by 0.
         """
+        parameters = parameters[: self.initial.size]
         if not np.isfinite(parameters).all():
             return 0.0
         difference = self.rebuilt().astype(np.float64) - parameters

@@ -71,6 +71,8 @@ class Remnants:
         vectors = {"contribution": ledger.contributions[client_id]}
         if ledger.buffers is not None:
             vectors["momentum"] = ledger.buffers[client_id]
+        if client_id in ledger.statistics.examples:
+            vectors["statistics"] = ledger.statistics.rows[client_id]
         if client_id in ledger.local:
             vectors["last local model"] = ledger.local[client_id]
         vectors["global model"] = parameters

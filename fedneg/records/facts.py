@@ -51,6 +51,12 @@ def fixed_settings(config: Config) -> dict[str, Any]:
         **{f"data.{k}": v for k, v in config.data.partition_settings.items()},
         "model.name": config.model.name,
         "model.hidden": list(config.model.hidden),
+        # Only where there are some: older federations know of none.
+        **(
+            {"model.channels": list(config.model.channels)}
+            if config.model.channels
+            else {}
+        ),
         "strategy.server_learning_rate": strategy.server_learning_rate,
         "strategy.server_momentum": strategy.server_momentum,
         "encrypt": config.encrypt,

@@ -72,7 +72,7 @@ class Sealed:
         arrays = {"global": parameters, **ledger.arrays()}
         with safe_open(str(path), framework="numpy") as file:
             model = file.metadata()["model_key"]
-            for name in ("contributions", "buffers", *PASSING):
+            for name in ("contributions", "buffers", "statistics", *PASSING):
                 if name in arrays:
                     arrays[name][...] = 0
             for name in file.keys():  # noqa: SIM118
@@ -119,6 +119,9 @@ class Sealed:
             yield f"contributions.{client_id}", key, ledger.contributions[client_id]
             if ledger.buffers is not None:
                 yield f"buffers.{client_id}", key, ledger.buffers[client_id]
+            if client_id in ledger.statistics.examples:
+                row = ledger.statistics.rows[client_id]
+                yield f"statistics.{client_id}", key, row
         for client_id, place in ledger.local.places.items():
             if client_id in self.forgotten:
                 continue

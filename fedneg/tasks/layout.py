@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,11 @@ class Part:
     shape: tuple[int, ...]
     kind: Kind
     dtype: torch.dtype
+
+    @property
+    def dtype_name(self) -> str:
+        """Its type as NumPy calls it."""
+        return str(self.dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,21 @@ class Layout:
         """Where in the vector the integer buffers are: its end."""
         return slice(self.statistics.stop, self.width)
 
+    @classmethod
+    def of_arrays(cls, arrays: NDArrays) -> "Layout":
+        """Return the layout of arrays without a model: parameters, by number."""
+        return cls(
+            tuple(
+                Part(str(k), tuple(a.shape), Kind.PARAMETER, torch.float32)
+                for k, a in enumerate(arrays)
+            )
+        )
+
+    @cached_property
+    def parameter_shapes(self) -> Shapes:
+        """The shape of every trainable parameter."""
+        return tuple(part.shape for part in self.of_kind(Kind.PARAMETER))
+
     def _size(self, kind: Kind) -> int:
         return sum(prod(part.shape) for part in self.parts if part.kind is kind)
 
@@ -152,7 +173,7 @@ class Layout:
         """
         got = tuple(tuple(a.shape) for a in arrays)
         if got != self.shapes:
-            raise ValueError(f"arrays of shapes {self.shapes} expected, got {got}")
+            raise ValueError(f"parameters of shapes {self.shapes} expected, got {got}")
         tensors = _tensors(model)
         with torch.no_grad():
             for part, array in zip(self.parts, arrays, strict=True):
@@ -166,17 +187,21 @@ class Layout:
                 else:
                     target.copy_(torch.tensor(array))
 
-    def state_dict(self, arrays: NDArrays) -> dict[str, torch.Tensor]:
-        """Return arrays by name, in the model's own types: what `read` is made of."""
-        return {
-            part.name: torch.tensor(
-                np.rint(array) if part.kind is Kind.COUNTER else array
-            ).to(part.dtype)
+    def typed(self, arrays: NDArrays) -> list[NDArray[Any]]:
+        """Return arrays as they travel and are kept: counters in their own type.
+
+        All else is float32, which is what the ledger computes in; a state_dict takes
+        it back.
+        """
+        return [
+            np.asarray(np.rint(array), dtype=part.dtype_name)
+            if part.kind is Kind.COUNTER
+            else array
             for part, array in zip(self.parts, arrays, strict=True)
-        }
+        ]
 
     def ordered(self, arrays: Mapping[str, NDArray[np.generic]]) -> NDArrays:
-        """Return named arrays as float32 in this order; the inverse of `state_dict`.
+        """Return named arrays as float32 in this order; the inverse of `typed`.
 
         Raises
         ------

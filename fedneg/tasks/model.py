@@ -1,21 +1,105 @@
-"""The dense ReLU network, and its parameters as arrays in state_dict order.
+"""The built-in networks, and a model's parameters as arrays in the layout's order.
 
 The paper (section 3.2) names 'a 5-layer network with 3 fully connected hidden ReLU
 layers'.
 
-Differs from the paper: its hidden sizes are not stated; ours are in conf/model.
+Differs from the paper: its hidden sizes are not stated; ours are in conf/model. The
+convolutional networks are not of the paper: one with GroupNorm, whose every array is
+trained, and one with BatchNorm, which has running statistics too.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
+from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from torch import nn
 
-from fedneg.core.parameters import NDArrays, Shapes
-from fedneg.core.seeding import torch_generator
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import NDArrays
+from fedneg.core.seeding import seed_of, torch_generator
+from fedneg.core.settings import ModelSettings
+from fedneg.tasks.calls import seeded
+from fedneg.tasks.layout import Layout
+
+# Channels of each group of GroupNorm; the settings say that they divide.
+GROUPS = 4
+
+
+@dataclass(frozen=True)
+class Network:
+    """A built-in network for images of one kind.
+
+    Attributes
+    ----------
+    settings : ModelSettings
+    shape : tuple of int
+        Of an image: (height, width), or (channels, height, width). The network takes
+        rows of float32 input, an image each.
+    classes : int
+        How many logits it gives.
+    """
+
+    settings: ModelSettings
+    shape: tuple[int, ...]
+    classes: int
+
+    @property
+    def input_size(self) -> int:
+        """Numbers in one row of input."""
+        return math.prod(self.shape)
+
+    def build(self) -> nn.Module:
+        """Return the network with arbitrary parameters."""
+        if self.settings.name == "mlp":
+            return build_mlp(self.input_size, self.settings.hidden, self.classes)
+        with torch.random.fork_rng(devices=[]):
+            return self._convolutional()
+
+    def _convolutional(self) -> nn.Module:
+        channels, height, width = (1, *self.shape)[-3:]
+        layers: list[nn.Module] = [nn.Unflatten(1, (channels, height, width))]
+        for out in self.settings.channels:
+            if min(height, width) < 2:
+                raise FedNegError(
+                    f"model.channels has {len(self.settings.channels)} convolutions, "
+                    f"each of which halves an image: too many for one of {self.shape}"
+                )
+            norm = (
+                nn.BatchNorm2d(out)
+                if self.settings.name == "cnn_bn"
+                else nn.GroupNorm(out // GROUPS, out)
+            )
+            convolution = nn.Conv2d(channels, out, 3, padding=1)
+            layers += [convolution, norm, nn.ReLU(), nn.MaxPool2d(2)]
+            channels, height, width = out, height // 2, width // 2
+        layers += [nn.Flatten(), nn.Linear(channels * height * width, self.classes)]
+        return nn.Sequential(*layers)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """What of it travels, and how it is put together."""
+        return Layout.of(self.build())
+
+    def initial(self, *, seed: int, draw: int = 0) -> NDArrays:
+        """Return the arrays before round 1, from the stream (seed, "init", draw).
+
+        As torch draws them; `draw` 1, 2, .. gives others, which no round of training
+        ever saw.
+        """
+        if self.settings.name == "mlp":
+            return initial_parameters(
+                self.input_size,
+                self.settings.hidden,
+                self.classes,
+                seed=seed,
+                draw=draw,
+            )
+        with seeded(seed_of(seed, "init", draw)):
+            return self.layout.read(self._convolutional())
 
 
 def build_mlp(
@@ -61,28 +145,27 @@ def initial_parameters(
 
 
 def get_parameters(model: nn.Module) -> NDArrays:
-    """Return copies of the parameters, on the CPU, in state_dict order."""
-    return [v.detach().cpu().numpy().copy() for v in model.state_dict().values()]
+    """Return copies of a model's arrays, on the CPU, in the layout's order."""
+    return _layout_of(model).read(model)
 
 
 def set_parameters(model: nn.Module, arrays: NDArrays) -> None:
-    """Copy arrays into the model; shapes must be the model's own.
+    """Copy arrays into the model, in the layout's order; shapes must be its own.
 
     Raises
     ------
     ValueError
         If the number of arrays or a shape differs.
     """
-    state = model.state_dict()
-    expected: Shapes = tuple(tuple(v.shape) for v in state.values())
-    got: Shapes = tuple(tuple(a.shape) for a in arrays)
-    if got != expected:
-        raise ValueError(f"parameters of shapes {expected} expected, got {got}")
-    with torch.no_grad():
-        for target, array in zip(state.values(), arrays, strict=True):
-            if target.device.type == "cpu":
-                # NumPy copies straight into the parameter; the array may be read-only,
-                # which torch does not take without a copy of its own.
-                np.copyto(target.numpy(), array)
-            else:
-                target.copy_(torch.tensor(array))
+    _layout_of(model).write(model, arrays)
+
+
+_layouts: WeakKeyDictionary[nn.Module, Layout] = WeakKeyDictionary()
+
+
+def _layout_of(model: nn.Module) -> Layout:
+    """Return a model's layout, made once: nothing of ours freezes a parameter later."""
+    found = _layouts.get(model)
+    if found is None:
+        found = _layouts[model] = Layout.of(model)
+    return found

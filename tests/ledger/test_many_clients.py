@@ -27,6 +27,8 @@ from fedneg.strategies.hooks import NO_HOOKS, Hooks
 from fedneg.strategies.replies import Reply, _median_of_others, _update_norms, absurd
 from fedneg.strategies.sampling import sample
 
+EMPTY = np.empty(0, np.float32)
+
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -299,8 +301,7 @@ def test_thousands_of_norms_are_judged_without_a_square_of_work():
     norms = np.ones(3000)
     norms[17] = 1e4
     replies = {
-        k: Reply(np.empty(0, np.float32), 1, {}, (norm,))
-        for k, norm in enumerate(norms.tolist())
+        k: Reply(EMPTY, EMPTY, 1, {}, (norm,)) for k, norm in enumerate(norms.tolist())
     }
     assert list(absurd(replies, 100)) == [17]
 
@@ -319,7 +320,7 @@ def test_an_updates_norm_is_known_of_each_array_and_of_the_whole():
     before = np.array([0, 0, 1, 0], np.float32)
     norms = _update_norms(local, before, ((2, 1), (1,), (1,)))
     assert norms == (5, 0, 12)
-    assert Reply(local, 1, {}, norms).norm == 13
+    assert Reply(local, EMPTY, 1, {}, norms).norm == 13
 
 
 # -- what a person sees of a long round -----------------------------------------------

@@ -122,7 +122,7 @@ def unreadable(data: bytes) -> Behaviour:
     def train(arrays: NDArrays, server_round: int) -> Answer:
         reply = answer(arrays, 1, 1)
         array = Array("float32", (2, 3), "numpy.ndarray", data)
-        reply["arrays"] = ArrayRecord({"0": array})
+        reply["arrays"] = ArrayRecord({"0": array, "1": Array(arrays[1])})
         return reply
 
     return train
@@ -151,11 +151,11 @@ BAD = {
     "raises": (raises, "error: RuntimeError: disk on fire"),
     "nan": (bad_reply(arrays=poke(np.nan)), "parameters are not finite"),
     "inf": (bad_reply(arrays=poke(-np.inf)), "parameters are not finite"),
-    "one array short": (bad_reply(arrays=lambda a: a[:1]), "got ((2, 3),)"),
+    "one array short": (bad_reply(arrays=lambda a: a[:1]), "2 arrays expected, got 1"),
     "other shape": (bad_reply(arrays=lambda a: [a[0].T, a[1]]), "got ((3, 2), (2,))"),
     "integers": (
         bad_reply(arrays=lambda a: [x.astype(np.int64) for x in a]),
-        "arrays must be floating point",
+        "0 must be floating point, got int64",
     ),
     "overflow": (
         bad_reply(arrays=lambda a: [x + np.float64(1e300) for x in a]),
