@@ -9,7 +9,7 @@ import typer
 from fedneg.cli.parsing import Command, application
 from fedneg.core.formats import plain
 from fedneg.core.texts import printable
-from fedneg.records.receipts import read_receipt, words_on_isolation
+from fedneg.records.receipts import isolation_in_words, read_receipt
 from fedneg.records.signing import load_public
 
 # A list in a receipt is shown to so many items.
@@ -46,7 +46,7 @@ def verify(
     width = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
         print(f"{name:<{width}}  {value}".rstrip())
-    if words := words_on_isolation(receipt):
+    if words := isolation_in_words(receipt):
         print(words)
     print(f"the signature is good: made by key {public.digest}")
 

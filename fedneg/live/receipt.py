@@ -107,7 +107,7 @@ def measured_of(
 ) -> dict[str, Any]:
     """Return the numbers of the three models; those of clients were checked."""
 
-    def numbers(found: Mapping[str, Any]) -> dict[str, Any]:
+    def measured(found: Mapping[str, Any]) -> dict[str, Any]:
         return {k: v for k, v in found.items() if k != "model"}
 
     total = sum(int(a["num_val"]) for a in answers.values())
@@ -119,9 +119,9 @@ def measured_of(
         "left_out": {str(k): why for k, why in unanswered.items()},
     }
     return {
-        "before": numbers(work.before),
-        "unlearned": numbers(work.unlearned),
-        "after": {**numbers(after), "validation_of_remaining_clients": validation},
+        "before": measured(work.before),
+        "unlearned": measured(work.unlearned),
+        "after": {**measured(after), "validation_of_remaining_clients": validation},
     }
 
 

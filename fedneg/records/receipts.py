@@ -99,7 +99,7 @@ def _one_line(error: ValueError) -> str:
     return " ".join(str(error).split())
 
 
-def words_on_isolation(receipt: Mapping[str, Any]) -> str:
+def isolation_in_words(receipt: Mapping[str, Any]) -> str:
     """Return what a receipt says of arithmetic on what was left; "" if nothing."""
     purged = receipt.get("purged")
     isolable = purged.get("isolable") if isinstance(purged, Mapping) else None
