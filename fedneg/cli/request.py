@@ -85,7 +85,7 @@ def _saying_whether_accepted(state: State, client_id: int) -> Iterator[None]:
         mistake = mistake_of(error)
         if mistake is None or not is_of_disk(error) or " is accepted" in str(mistake):
             raise
-        there = state.requests.of(client_id) is not None
+        there = client_id in state.excluded()
         accepted = "accepted, but" if there else "not accepted:"
         raise FedNegError(f"forget-{client_id} is {accepted} {mistake}") from error
 

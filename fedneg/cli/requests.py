@@ -22,7 +22,7 @@ def show_requests(
     """Show all requests to be forgotten, and how far they are."""
     state = State(folder, keys)
     state.known_facts()
-    requests = state.requests.all()
+    requests = state.known_requests()
     if as_json:
         print(json.dumps([told_of(request) for request in requests], indent=1))
         return

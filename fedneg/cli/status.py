@@ -28,8 +28,9 @@ def show_status(
     facts = state.known_facts()
     found = {**state.read_status(), "running": state.is_running}
     found["deployed"], found["federation"] = facts.deployed, facts.id
-    found["excluded"] = sorted(state.requests.excluded())
-    found["open_requests"] = [told_of(r) for r in state.requests.open()]
+    requests = state.known_requests()
+    found["excluded"] = sorted(r.client_id for r in requests)
+    found["open_requests"] = [told_of(r) for r in requests if r.is_open]
     found["disk_bytes"] = disk_bytes(state.folder)
     if as_json:
         print(json.dumps(found, indent=1))

@@ -11,6 +11,7 @@ The log holds events and client ids; it is no place for names or data: of a requ
 reason it has the sha256. What it says has come to be is in fedneg/records/account.py.
 """
 
+import errno
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -296,6 +297,33 @@ def follow(
         yield entry, offset
 
 
+def newest_of(
+    events: Collection[str], path: Path, public_key: PublicKey
+) -> dict[str, Any] | None:
+    """Return the newest whole entry of some events, for who only watches.
+
+    It alone is checked, and not its place in the log, so that a long log costs little.
+
+    Raises
+    ------
+    FedNegError
+        If the log cannot be read.
+    """
+    marks = [canonical({"event": event})[1:-1] for event in events]
+    found = None
+    try:
+        for line in _lines(path):
+            if any(mark in line for mark in marks):
+                entry, _ = read_entry(line, public_key)
+                if entry is not None and entry["event"] in events:
+                    found = entry
+    except OSError as error:
+        raise FedNegError(
+            f"the audit log {path} cannot be read: {error.strerror}"
+        ) from None
+    return found
+
+
 def _is_unfinished(line: bytes) -> bool:
     return not line.endswith(b"\n") and len(line) <= MAX_LINE
 
@@ -341,7 +369,7 @@ def _write(handle: int, data: bytes, end: int) -> None:
     try:
         os.ftruncate(handle, end)
         if os.write(handle, data) < len(data):
-            raise OSError(None, "there is no room for another entry")
+            raise OSError(errno.ENOSPC, "there is no room for another entry")
         os.fsync(handle)
     except OSError:
         os.ftruncate(handle, end)

@@ -155,11 +155,25 @@ class Pins:
                 self.put(client_id, None)
 
     def put(self, client_id: int, pin: Pin | None) -> None:
-        """Write a pin, or none; the file is held, and the log has its entry."""
+        """Write a pin, or none; the file is held, and the log has its entry.
+
+        Raises
+        ------
+        FedNegError
+            If it cannot be written: what the log says holds none the less.
+        """
         self._pins.pop(client_id, None)
         if pin is not None:
             self._pins[client_id] = pin
-        self._write()
+        try:
+            self._write()
+        except OSError as error:
+            what = "no key" if pin is None else f"key {pin.key[:16]}"
+            raise FedNegError(
+                f"client {client_id} has {what}, since the audit log has it, but "
+                f"{self.path} cannot be written: {error.strerror}; the next run or "
+                "change of the roster writes it"
+            ) from error
 
     @contextmanager
     def changing(self) -> Iterator[None]:

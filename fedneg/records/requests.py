@@ -8,7 +8,7 @@ a client, ever: asking again finds it.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -233,3 +233,17 @@ def logged(request: Request) -> dict[str, Any]:
         "due": request.due,
         "reason_sha256": request.reason_sha256,
     }
+
+
+def request_of(facts: Mapping[str, Any]) -> Request:
+    """Return the request that `logged` told of, without its reason.
+
+    Raises
+    ------
+    FedNegError
+        If these are no such facts.
+    """
+    try:
+        return Request(facts["client"], facts["received"], facts["due"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FedNegError(f"the audit log has no request: {error!r}") from None

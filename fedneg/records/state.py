@@ -31,7 +31,7 @@ from fedneg.records.agreement.federation import of_facts, of_keys, of_sealing
 from fedneg.records.agreement.receipts import of_receipts
 from fedneg.records.agreement.requests import of_requests, of_scan_windows
 from fedneg.records.agreement.roster import of_roster
-from fedneg.records.audit import AuditLog
+from fedneg.records.audit import AuditLog, newest_of
 from fedneg.records.facts import (
     OLD_SCHEMA,
     SCHEMA,
@@ -47,9 +47,14 @@ from fedneg.records.identity import LOG_NAME, bind, check_apart, claim
 from fedneg.records.keyring import VAULT_NAME
 from fedneg.records.migration import found_in, id_of_old
 from fedneg.records.pins import Pins
-from fedneg.records.requests import Requests
+from fedneg.records.requests import ACCEPTED, DONE, Request, Requests, request_of
 from fedneg.records.sealed import Sealed
-from fedneg.records.signing import OperatorKey, keys_folder
+from fedneg.records.signing import (
+    PUBLIC_NAME,
+    OperatorKey,
+    keys_folder,
+    load_public,
+)
 from fedneg.records.strangers import notices_of
 from fedneg.records.vault import Vault
 
@@ -134,6 +139,24 @@ class State:
     def excluded(self) -> frozenset[int]:
         """Return who has asked to be forgotten, by the files or by the log."""
         return self.requests.excluded() | self.account.requests.keys()
+
+    def known_requests(self) -> list[Request]:
+        """Return all requests, also one that the log alone has; nothing is written.
+
+        A full disk may have come between its entry and its file. Who may only watch,
+        and not read the log or the public key, is shown the files.
+        """
+        found = self.requests.all()
+        try:
+            public = load_public(self.keys / PUBLIC_NAME)
+            newest = newest_of((ACCEPTED, DONE), self.folder / LOG_NAME, public)
+            if newest is None or newest["event"] != ACCEPTED:
+                return found
+            request = request_of(newest["facts"])
+        except FedNegError:
+            return found
+        is_there = any(r.client_id == request.client_id for r in found)
+        return found if is_there else [*found, request]
 
     def _record(self, event: str, /, **facts: Any) -> None:
         self.audit.append(event, **facts)

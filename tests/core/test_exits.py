@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -24,6 +25,7 @@ from fedneg.config import load_config
 from fedneg.core import files
 from fedneg.core.errors import FedNegError
 from fedneg.core.exits import CLOSED_PIPE, LogFile, mistake_of, whole_output
+from fedneg.records import audit
 from fedneg.records.audit import check
 from fedneg.records.state import State
 from fedneg.server_app import run
@@ -179,15 +181,63 @@ def test_a_request_that_finds_no_room_says_whether_it_is_accepted(
     assert [r.id for r in state.requests.open()] == ["forget-1"]
 
 
+@pytest.mark.parametrize("command", ["request", "roster"])
+def test_what_the_log_alone_has_is_said_and_shown_while_the_disk_stays_full(
+    state: State, capsys: pytest.CaptureFixture[str], command: str
+):
+    """The entry found room and its file does not, however often it is asked for."""
+    where = ["--state", str(state.folder)]
+    words, name, told = ["forget", "1", *where], "requests/forget-1.json", "is accepted"
+    if command == "roster":
+        words = ["add", "1", str(public_key(state.folder.parent)), *where]
+        name, told = "roster.json", "since the audit log has it"
+    real = files.replacing
+
+    @contextmanager
+    def full(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
+        if path == state.folder / name:
+            raise OSError(errno.ENOSPC, "No space left on device", os.fspath(path))
+        with real(path, shared=shared) as file:
+            yield file
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "replacing", full)
+        for _ in range(2):
+            line = failure_of(lambda: run_words([command, *words]))
+            assert line is not None
+            assert told in line
+            assert str(state.folder / name) in line
+        # Nor is there room for another entry, which asking again begins with.
+        patch.setattr(audit.os, "write", lambda *_: 0)
+        line = failure_of(lambda: run_words([command, *words]))
+        assert line is not None
+        assert told in line
+    capsys.readouterr()
+    if command == "request":
+        for shown in ("requests", "status"):
+            run_words([shown, *where])
+            assert "forget-1" in capsys.readouterr().out
+    run_words([command, *words])
+    assert is_whole(State(state.folder))
+    there = state.requests.excluded() if command == "request" else state.pins().all()
+    assert list(there) == [1]
+
+
 def test_a_change_of_the_roster_that_finds_no_room_is_named(state: State):
-    key = ec.generate_private_key(ec.SECP384R1()).public_key()
-    public = state.folder.parent / "key.pub"
-    public.write_bytes(key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
+    public = public_key(state.folder.parent)
     words = ["add", "1", str(public), "--state", str(state.folder)]
     said = until_there_is_room(lambda: run_words(["roster", *words]), lambda: None)
     assert any("roster.json" in line for line in said)
     assert any("audit.jsonl" in line for line in said)
     assert list(state.pins().all()) == [1]
+
+
+def public_key(folder: Path) -> Path:
+    """Return the file of a client's public key."""
+    key = ec.generate_private_key(ec.SECP384R1()).public_key()
+    path = folder / "key.pub"
+    path.write_bytes(key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
+    return path
 
 
 # -- what libraries write --------------------------------------------------------------
