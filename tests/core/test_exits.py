@@ -19,6 +19,7 @@ from rich.console import Console
 
 from builders.federations import SMALL, RecordingGrid
 from builders.lives import copied, live_on
+from builders.waiting import PATIENCE_S
 from fedneg.cli.application import run as run_words
 from fedneg.client_app import app as real_clients
 from fedneg.config import load_config
@@ -361,3 +362,28 @@ def test_help_that_goes_nowhere_is_one_line(words: list[str], buffered: str):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "cannot write to the standard output: No space left" in done.stderr
+
+
+PRINTING = """
+from rich.console import Console
+from fedneg.core.exits import whole_output
+with whole_output():
+    Console().print("a table")
+"""
+
+
+def test_nor_is_one_that_rich_finds_gone():
+    """It ends the program by itself, with another code."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as gone:
+        done = subprocess.run(
+            [sys.executable, "-c", PRINTING],
+            stdout=gone,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+    assert done.stderr == ""
+    assert done.returncode == CLOSED_PIPE

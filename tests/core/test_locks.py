@@ -9,7 +9,8 @@ import pytest
 
 from builders.checkout import REPOSITORY
 from builders.waiting import PATIENCE_S
-from fedneg.core.locks import give_back, is_locked, open_locked, take
+from fedneg.core import locks
+from fedneg.core.locks import give_back, is_locked, locked, open_locked, take
 
 
 @pytest.fixture
@@ -60,6 +61,25 @@ def test_who_waits_without_a_limit_has_it_once_it_is_free(tmp_path: Path):
     assert path.read_bytes() == b"first second"
     assert path.stat().st_mode & 0o777 == 0o600
     assert not is_locked(path)
+
+
+def test_who_only_looks_puts_nobody_off(
+    two,  # noqa: ANN001
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Neither who else looks, nor who would have it and not wait."""
+    looking, other = two
+    assert take(looking, shared=True)
+    assert not is_locked(tmp_path / "lock")
+    monkeypatch.setattr(locks, "INSTANT_S", PATIENCE_S)  # on a busy machine
+    end = threading.Timer(0.1, give_back, [looking])
+    end.start()
+    with locked(tmp_path / "lock", "this", timeout_s=0):
+        assert is_locked(tmp_path / "lock")
+    end.join()
+    os.close(looking)
+    os.close(other)
 
 
 def test_one_place_asks_for_locks():
