@@ -11,12 +11,12 @@ from rich.console import Console
 
 from builders.federations import RecordingGrid, small_config
 from fedneg.client_app import app as client_app
-from fedneg.core.parameters import flatten, shapes_of
+from fedneg.core.parameters import flatten
 from fedneg.core.progress import Progress
 from fedneg.data.datasets import load_dataset
 from fedneg.evaluation.evidence import KeptEvidence, ModelEvidence, ServerTest
 from fedneg.federation import Federation
-from fedneg.tasks.model import initial_parameters
+from fedneg.tasks.model import Network
 from fedneg.tasks.training import Metrics
 
 
@@ -63,11 +63,9 @@ def test_a_model_that_diverged_has_no_loss():
 def test_the_server_measures_what_it_is_given(monkeypatch: pytest.MonkeyPatch):
     """The latest model is remembered, not the latest array."""
     config = small_config()
-    arrays = initial_parameters(64, config.model.hidden, 10, seed=0)
-    test = ServerTest(
-        load_dataset("digits"), config.model, config.attack, shapes_of(arrays)
-    )
-    model = flatten(arrays)
+    network = Network(config.model, (8, 8), 10)
+    test = ServerTest(load_dataset("digits"), network, config.attack)
+    model = flatten(network.initial(seed=0))
     first = test.measure(model)
     assert test.measure(model.copy()) is first
     model *= -1

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import norm
 
 from builders.federations import small_config
-from fedneg.core.parameters import Vector, flatten, shapes_of
+from fedneg.core.parameters import Vector, flatten
 from fedneg.core.seeding import rng
 from fedneg.core.settings import Config
 from fedneg.data.datasets import load_dataset
@@ -24,7 +24,7 @@ from fedneg.evaluation.relearn import RelearnTime
 from fedneg.server_app import run
 from fedneg.strategies.base import LedgerFedAvg
 from fedneg.strategies.phases import Phase
-from fedneg.tasks.model import initial_parameters
+from fedneg.tasks.model import Network, initial_parameters
 from fedneg.tasks.training import Metrics
 
 DATA = load_dataset("digits")
@@ -66,8 +66,7 @@ class AnsweringClients:
 def judgement_of(asked_clients: AnsweringClients, *overrides: str) -> Judgement:
     """Return an empty judgement."""
     config = small_config("clients=3", "forget=[1,2]", *overrides)
-    shapes = shapes_of(initial_parameters(64, (16,), 10, seed=0))
-    test = ServerTest(DATA, config.model, config.attack, shapes)
+    test = ServerTest(DATA, Network(config.model, (8, 8), 10), config.attack)
     return Judgement(config, test, asked_clients)
 
 

@@ -18,7 +18,7 @@ from fedneg.evaluation.evidence import ServerTest
 from fedneg.server_app import run
 from fedneg.strategies import compensated
 from fedneg.strategies.compensated import layers_of, shares_left, units_of
-from fedneg.tasks.model import initial_parameters
+from fedneg.tasks.model import Network, initial_parameters
 
 SHAPES = ((2, 2), (2,), (1, 2), (1,))
 ZERO = ([[0, 0], [0, 0]], [0, 0], [[0, 0]], [0])
@@ -242,7 +242,8 @@ def attack_success_after(pull: float, *options: str) -> tuple[float, Bench]:
         made.train(config.rounds)
     assert not made.failures(), "it was caught"
     data = load_dataset("digits")
-    test = ServerTest(data, config.model, config.attack, made.shapes)
+    network = Network(config.model, data.images.shape[1:], data.num_classes)
+    test = ServerTest(data, network, config.attack)
     success = test.attack_success_rate(made.unlearn(4))
     assert success is not None
     return success, made
