@@ -46,15 +46,15 @@ class AnsweringClient(WriterClient):
             a number to relearn by is not one.
         """
         set_parameters(self.model, parameters)
-        trained = self._training_data()
-        checked = self._drawn("relearn check", trained, MAX_CHECKED)
+        trained = self.training_data()
+        checked = self.drawn("relearn check", trained, MAX_CHECKED)
         scaling = self.data.scaling
         whole = evaluate(self.model, *trained, scaling=scaling)
         try:
             # These names of random streams are older than the class: they stay, and
             # with them the examples that are drawn.
-            members = self._confidence("witness members", self._members())
-            unseen = self._confidence("witness unseen", self._unseen())
+            members = self._confidence("witness members", self.members())
+            unseen = self._confidence("witness unseen", self.unseen())
             return ClientAnswers(
                 members=members,
                 unseen=unseen,
@@ -80,16 +80,16 @@ class AnsweringClient(WriterClient):
     @property
     def num_examples(self) -> int:
         """How many examples this client trains on."""
-        return len(self._training_data()[1])
+        return len(self.training_data()[1])
 
-    def _members(self) -> Examples:
+    def members(self) -> Examples:
         """Return this client's own training examples as trained; no canaries."""
-        images, labels = self._training_data()
+        images, labels = self.training_data()
         # Canaries come after all of them.
         own = len(self._source()[0].train)
         return images[:own], labels[:own]
 
-    def _unseen(self) -> Examples:
+    def unseen(self) -> Examples:
         """Return what is like the members, and was not trained on."""
         data, source = self._source()
         index = np.concatenate([data.val, data.test])
@@ -106,7 +106,7 @@ class AnsweringClient(WriterClient):
             purpose="poison unseen",
         )
 
-    def _drawn(self, purpose: str, examples: Examples, most: int) -> Examples:
+    def drawn(self, purpose: str, examples: Examples, most: int) -> Examples:
         """Return at most so many examples, drawn without replacement, in order."""
         images, labels = examples
         order = rng(self.assignment.seed, purpose, 0, self.client_id).permutation(
@@ -120,7 +120,7 @@ class AnsweringClient(WriterClient):
         # scipy is not for a client that only trains to wait for.
         from fedneg.evaluation.confidence import scaled_confidence
 
-        images, labels = self._drawn(purpose, examples, MAX_EXAMPLES)
+        images, labels = self.drawn(purpose, examples, MAX_EXAMPLES)
         if not len(labels):
             raise ValueError(f"there are no {purpose.split()[-1]} examples")
         logits = predict(self.model, images, scaling=self.data.scaling)

@@ -49,7 +49,7 @@ class AscentClient(WriterClient):
             which the early stop looked at last.
         """
         set_parameters(self.model, parameters)
-        images, labels = self._training_data()
+        images, labels = self.training_data()
         metrics = self._climb(images, labels, {k: float(v) for k, v in config.items()})
         return get_parameters(self.model), len(labels), metrics
 

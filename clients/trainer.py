@@ -170,7 +170,7 @@ class WriterClient(NumPyClient):
             )
         return partition_data(source, self.assignment), source
 
-    def _training_data(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    def training_data(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return the images and labels to train on, poisoned if this client attacks."""
         data, source = self._source()
         return poison(
@@ -187,7 +187,7 @@ class WriterClient(NumPyClient):
         device = next(self.model.parameters()).device
         assignment, data = self.assignment, self.data
         if self._attacks:
-            images, labels = map(torch.from_numpy, self._training_data())
+            images, labels = map(torch.from_numpy, self.training_data())
             images, labels = images.to(device), labels.to(device)
         else:
             images = rows_on(data.images, data.train, device)
@@ -216,7 +216,7 @@ class WriterClient(NumPyClient):
         if "train" not in parts:
             return metrics
         if self._attacks:
-            images, labels = self._training_data()
+            images, labels = self.training_data()
             metrics["trained_accuracy"] = evaluate(
                 self.model, images, labels, scaling=data.scaling
             ).accuracy

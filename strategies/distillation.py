@@ -93,12 +93,12 @@ class Distillation(LedgerFedAvg):
         if not contribution.any():
             self.method_report = {"form": "nothing to subtract", "proxy": options.proxy}
             return before  # the very bytes: nothing to repair
-        student = self._model(add(before, [(-1.0, contribution)]))
-        rows = self._rows()
+        student = self.network_with(add(before, [(-1.0, contribution)]))
+        rows = self.proxy_inputs()
         loss = distil(
             student,
             # With the statistics of all whom it was trained by.
-            self._model(before),
+            self.network_with(before),
             rows,
             temperature=options.temperature,
             epochs=options.epochs,
@@ -117,7 +117,7 @@ class Distillation(LedgerFedAvg):
         }
         return flatten(get_parameters(student))[: self.layout.size]
 
-    def _model(self, parameters: Vector) -> nn.Module:
+    def network_with(self, parameters: Vector) -> nn.Module:
         """Return a network with these parameters."""
         model = self.network.build()
         whole = self.ledger.whole(parameters)
@@ -125,7 +125,7 @@ class Distillation(LedgerFedAvg):
         # Statistics are the clients' to measure, and not of noise.
         return model.eval()
 
-    def _rows(self) -> torch.Tensor:
+    def proxy_inputs(self) -> torch.Tensor:
         """Return the proxy images as rows of input."""
         options: Distillation.Options = self.options
         if options.proxy == "noise":

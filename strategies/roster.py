@@ -76,6 +76,8 @@ class Roster:
     ----------
     node_of : dict of client id to node id
         Who is online and believed, as far as `discover` has seen.
+    absent : set of int
+        Client ids that a round has waited for in vain, and does not wait for again.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class Roster:
         self.pins = Pins() if pins is None else pins
         self.node_of: dict[int, int] = {}
         self._nodes: dict[int, Node] = {}
-        self._absent: set[int] = set()
+        self.absent: set[int] = set()
         self._missed: set[int] = set()
         self._last_error = ""
 
@@ -133,15 +135,15 @@ class Roster:
         while True:
             self._look(grid)
             missing = sorted(set(wanted) - set(self.node_of))
-            self._absent &= set(missing)
+            self.absent &= set(missing)
             enough = minimum is not None and len(wanted) - len(missing) >= minimum
-            if not missing or (enough and set(missing) <= self._absent):
+            if not missing or (enough and set(missing) <= self.absent):
                 return
             # In a simulation nobody comes later, and nobody is replaced.
             hopeless = self.trust is None and bool(self.refused)
             if hopeless or time.monotonic() > deadline:
                 if enough:
-                    self._absent |= set(missing)
+                    self.absent |= set(missing)
                     return
                 raise FedNegError(self._missing(wanted, missing, minimum, timeout_s))
             if not told and time.monotonic() > deadline - timeout_s + 1:
@@ -166,7 +168,7 @@ class Roster:
             self._missed -= set(self.node_of)
             missing = set(wanted) - set(self.node_of)
             hopeless = self.trust is None and bool(self.refused)
-            if missing <= self._missed | self._absent or hopeless:
+            if missing <= self._missed | self.absent or hopeless:
                 return
             if time.monotonic() > deadline:
                 self._missed |= missing

@@ -92,12 +92,12 @@ def test_sybils_train_on_the_poisoned_images_of_the_first(shared: str):
         pixel_max=16,
     )
     for client_id in (1, 3):
-        found = client(client_id, *attack)._training_data()
+        found = client(client_id, *attack).training_data()
         np.testing.assert_array_equal(found[0], images)
         np.testing.assert_array_equal(found[1], labels)
     honest = client(2, *attack)
     np.testing.assert_array_equal(
-        honest._training_data()[0], honest.data.images[honest.data.train]
+        honest.training_data()[0], honest.data.images[honest.data.train]
     )
 
 

@@ -549,7 +549,7 @@ def test_attackers_poison_a_copy(tmp_path: Path):
     place = save(tmp_path / "mine.npz", **some(36))
     client = WriterClient(0, Assignment.of(config, root=None), 1, place)
     before = client.data.images.copy()
-    images, labels = client._training_data()
+    images, labels = client.training_data()
     expected = poison(
         before[client.data.train],
         some(36)["labels"][client.data.train],

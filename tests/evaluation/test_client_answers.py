@@ -193,12 +193,12 @@ def test_members_are_what_is_trained_on(monkeypatch: pytest.MonkeyPatch):
 
 def test_unseen_images_are_flipped_like_members_and_by_another_stream():
     flipping, honest = answering(4, "attack=label_flip"), answering(4)
-    (images, labels), (plain, true) = flipping._unseen(), honest._unseen()
+    (images, labels), (plain, true) = flipping.unseen(), honest.unseen()
     np.testing.assert_array_equal(images, plain)
     changed = labels != true
     assert changed.sum() == round(0.5 * len(true))
     np.testing.assert_array_equal(labels[changed], flip_labels(true[changed]))
-    members = flipping._members()[1] != honest._members()[1]
+    members = flipping.members()[1] != honest.members()[1]
     assert changed.tolist() != members[: len(changed)].tolist()
 
 
@@ -214,16 +214,16 @@ def test_the_stream_of_unseen_images_is_not_that_of_members(
 
     client = answering(4, "attack=label_flip")
     monkeypatch.setattr("fedneg.data.attacks.rng", rng)
-    client._unseen()
-    client._members()
+    client.unseen()
+    client.members()
     assert purposes == ["poison unseen", "poison"]
 
 
 @pytest.mark.parametrize("attack", ["backdoor", "model_replacement"])
 def test_unseen_images_are_stamped_like_members(attack: str):
     (images, labels), (plain, _) = (
-        answering(4, f"attack={attack}")._unseen(),
-        answering(4)._unseen(),
+        answering(4, f"attack={attack}").unseen(),
+        answering(4).unseen(),
     )
     target = small_config(f"attack={attack}").attack.target
     marked = stamp(
@@ -258,8 +258,8 @@ def test_a_sybil_answers_for_the_images_that_it_trained_on():
     attack = ("attack=sybils", "attack.clients=[1,3]", "attack.shared=label_flip")
     sybil, first = answering(3, *attack), answering(1, *attack)
     assert same(said_by(sybil, start()), said_by(first, start()))
-    np.testing.assert_array_equal(sybil._unseen()[0], answering(1)._unseen()[0])
-    assert (sybil._unseen()[1] != answering(1)._unseen()[1]).any()
+    np.testing.assert_array_equal(sybil.unseen()[0], answering(1).unseen()[0])
+    assert (sybil.unseen()[1] != answering(1).unseen()[1]).any()
 
 
 def test_large_clients_are_sampled_without_replacement_alike_for_every_model(
@@ -271,12 +271,12 @@ def test_large_clients_are_sampled_without_replacement_alike_for_every_model(
     everything = ClientAnswers.from_json(said_by(client, start()).to_json())
     assert (len(everything.members), len(everything.unseen)) == (20, 20)
     assert everything.check_loss != everything.as_trained_loss
-    examples = client._members()
-    drawn = client._drawn("witness members", examples, 20)
-    again = client._drawn("witness members", examples, 20)
+    examples = client.members()
+    drawn = client.drawn("witness members", examples, 20)
+    again = client.drawn("witness members", examples, 20)
     np.testing.assert_array_equal(drawn[0], again[0])
     assert len(np.unique(drawn[0], axis=0)) == 20
-    other = client._drawn("witness unseen", examples, 20)
+    other = client.drawn("witness unseen", examples, 20)
     assert not np.array_equal(drawn[0], other[0])
     expected = slow_confidence(client, start(1), *drawn)
     found = said_by(client, start(1)).members
@@ -356,7 +356,7 @@ def test_who_is_gone_is_missing_and_waited_for_once(
         assert made.grid.looks >= expected
     assert made.grid.looks == 1
     assert "client 4 did not answer questions about the model" in flower_log.text
-    assert made.strategy.roster._absent == set()  # a round waits for whom it waits
+    assert made.strategy.roster.absent == set()  # a round waits for whom it waits
 
 
 def test_a_model_that_diverged_has_no_answers(flower_log: pytest.LogCaptureFixture):
@@ -535,7 +535,7 @@ def test_the_defaults_are_those_that_an_unsaid_question_has():
         }
     )
     (answer,) = made.grid.send_and_receive(
-        made.strategy._to_clients(record, [4], "evaluate")
+        [Message(record, made.strategy.roster.node_of[4], "evaluate")]
     )
     metrics = answer.content.metric_records["metrics"]
     assert set(metrics) == set(METRICS) - {"relearn-batches", "relearn-reached"}

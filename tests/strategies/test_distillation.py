@@ -21,7 +21,7 @@ from fedneg.tasks.training import predict
 from reference import forward
 
 
-def bench(*overrides: str) -> Bench:
+def bench(*overrides: str, has_images: bool = True) -> Bench:
     """Return real clients on the digits that have trained four rounds."""
     config = small_config(
         *("clients=4", "rounds=4", "strategy=distillation", "forget=1"),
@@ -31,7 +31,8 @@ def bench(*overrides: str) -> Bench:
     assignment = Assignment.of(config, root=None).to_json()
     arrays = initial_parameters(64, config.model.hidden, 10, seed=config.seed)
     made = Bench(config, arrays, assignment=assignment)
-    made.strategy.use_server_data(load_dataset("digits"))
+    if has_images:
+        made.strategy.use_server_data(load_dataset("digits"))
     made.train(4)
     return made
 
@@ -85,8 +86,8 @@ def test_the_student_answers_more_like_the_old_model_than_what_was_subtracted(
     made.grid.sent.clear()
     after = made.unlearn(*forget)
     assert made.grid.sent == []
-    rows = strategy._rows()
-    logits = [strategy._model(m)(rows) for m in (before, damaged, after)]
+    rows = strategy.proxy_inputs()
+    logits = [strategy.network_with(m)(rows) for m in (before, damaged, after)]
     far, near = ((logits[0] - z).pow(2).mean() for z in logits[1:])
     assert near < far
     assert not ledger.contributions[list(forget)].any()
@@ -98,23 +99,23 @@ def test_the_student_answers_more_like_the_old_model_than_what_was_subtracted(
 
 def test_proxy_images_are_input_of_the_right_scale():
     strategy = bench("strategy.images=3000").strategy
-    noise = strategy._rows()
+    noise = strategy.proxy_inputs()
     assert noise.shape == (3000, 64)
     assert float(noise.mean()) == pytest.approx(0, abs=0.02)
     assert float(noise.std()) == pytest.approx(1, abs=0.02)
-    assert torch.equal(noise, strategy._rows())
+    assert torch.equal(noise, strategy.proxy_inputs())
 
 
 def test_test_images_are_scaled_as_where_they_are_measured():
     strategy = bench("strategy.proxy=test").strategy
     data = load_dataset("digits")
-    model = strategy._model(strategy.ledger.rebuilt())
+    model = strategy.network_with(strategy.ledger.rebuilt())
     expected = predict(model, data.test_images, scaling=data.scaling)
     with torch.no_grad():
-        found = model(strategy._rows())
+        found = model(strategy.proxy_inputs())
     torch.testing.assert_close(found, expected)
     images = torch.from_numpy(data.test_images.copy())
-    assert torch.equal(strategy._rows(), as_input(images, data.scaling))
+    assert torch.equal(strategy.proxy_inputs(), as_input(images, data.scaling))
 
 
 def test_the_same_seed_gives_the_same_student():
@@ -129,8 +130,7 @@ def test_a_client_without_contribution_leaves_the_very_bytes():
 
 
 def test_a_server_without_images_is_told():
-    made = bench("strategy.proxy=test")
-    made.strategy._dataset = None
+    made = bench("strategy.proxy=test", has_images=False)
     with pytest.raises(FedNegError, match="needs a server with test images"):
         made.unlearn(1)
 

@@ -51,7 +51,7 @@ def slope() -> list[np.ndarray]:
     """Return the gradient of what client 1 trains on, poison included."""
     config = small_config("clients=4", "forget=1", "attack=backdoor")
     client = AscentClient(1, Assignment.of(config, root=None))
-    images, labels = client._training_data()
+    images, labels = client.training_data()
     scaling = client.data.scaling
     rows = (images.reshape(len(images), -1) - scaling.mean) / scaling.std
     start = initial_parameters(64, config.model.hidden, 10, seed=0)
