@@ -16,10 +16,10 @@ from flwr.common import Scalar
 from numpy.typing import NDArray
 from torch import nn
 
+from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays, flatten, shapes_of, unflatten
 from fedneg.core.seeding import torch_generator
-from fedneg.core.settings import Assignment
 from fedneg.data.attacks import boosted, poison
 from fedneg.data.client_data import ClientData, own_data, partition_data
 from fedneg.tasks.cohort import Examples, train_cohort

@@ -8,19 +8,19 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
-from fedneg.core.parameters import NDArrays, from_npy, to_npy
+from fedneg.core.parameters import NDArrays, Vector, from_npy, to_npy, unflatten
 from fedneg.tasks.layout import Kind, Layout
 
 
-def record_of(layout: Layout, arrays: NDArrays) -> ArrayRecord:
+def record_of(layout: Layout, model: Vector) -> ArrayRecord:
     """Return a model as a record; of float32 the bytes are those of `numpy.save`.
 
     Parameters
     ----------
     layout : Layout
-    arrays : NDArrays
-        In its order.
+    model : Vector, shape (layout.width,)
     """
+    arrays = unflatten(model, layout.shapes)
     return ArrayRecord(
         {
             part.name: Array(array) if part.kind is Kind.COUNTER else _float32(array)

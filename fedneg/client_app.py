@@ -27,9 +27,9 @@ from fedneg.arrays import arrays_of, record_like
 from fedneg.clients.answering import AnsweringClient
 from fedneg.clients.ascent import AscentClient
 from fedneg.clients.trainer import WriterClient, trained_together
+from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays
-from fedneg.core.settings import Assignment
 from fedneg.core.texts import MAX_REASON, one_line
 from fedneg.evaluation.client_answers import CHECK_EVERY, RELEARN_CAP
 from fedneg.flower_internals import CLIENT_APP_RAISED

@@ -35,6 +35,7 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
+from fedneg.arrays import record_of
 from fedneg.core.parameters import (
     Vector,
     flatten,
@@ -158,7 +159,7 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
         if self.phase.name == "unlearn":
             if server_round == 1:
                 self._unlearn()
-                arrays = self._record_of(self._whole)
+                arrays = record_of(self.layout, self._whole)
             out, self._asked = self._out(), {}
             asked = [k for k in self.unlearn_clients(server_round) if k not in out]
             if not asked:
@@ -175,7 +176,7 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
         for client_id in sorted(set(asked) - set(self.roster.node_of)):
             self._fail(client_id, "not online")
         messages = self._to_clients(record, asked, MessageType.TRAIN)
-        self.reports[-1].bytes_down = len(messages) * self._whole.nbytes
+        self.reports[-1].bytes_down = len(messages) * self.layout.nbytes
         return messages
 
     def _taking_part(self, grid: Grid) -> list[int]:
@@ -220,7 +221,7 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
             good = self._usable(replies)
             report.clients = len(good)
             report.metrics = {k: r.metrics for k, r in good.items()}
-            report.bytes_up = len(good) * self._whole.nbytes
+            report.bytes_up = len(good) * self.layout.nbytes
             if not good:
                 log(
                     WARNING,
@@ -234,7 +235,7 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
                 local = {k: reply.local for k, reply in good.items()}
                 self._global = self._record(local, good)
             release(self._waiting)
-        return self._record_of(self._whole), MetricRecord()
+        return record_of(self.layout, self._whole), MetricRecord()
 
     def _usable(self, replies: Iterable[Message]) -> dict[int, Reply]:
         """Return the replies that the round is made of, by client id, in order."""
@@ -329,7 +330,7 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
         self._global = self._rectified = parameters[: self.layout.size]
         self.start(
             grid,
-            self._record_of(parameters),
+            record_of(self.layout, parameters),
             num_rounds=phase.rounds,
             timeout=self.settings.round_timeout_s,
             evaluate_fn=evaluate_fn,

@@ -37,10 +37,11 @@ from typing import Any
 
 import numpy as np
 
+from fedneg.core.assignment import Assignment
 from fedneg.core.checks import choice, number, whole
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Shapes, Vector, unflatten
-from fedneg.core.settings import Assignment, Config
+from fedneg.core.settings import Config
 from fedneg.ledger.ledger import Participation
 from fedneg.strategies.base import LedgerFedAvg
 from fedneg.strategies.method import About, Needs

@@ -1,10 +1,7 @@
 """The ledger of the models that descend from the same initial parameters."""
 
-from flwr.app import ArrayRecord
-
-from fedneg.arrays import record_of
 from fedneg.core.machine import cache_root
-from fedneg.core.parameters import NDArrays, Shapes, Vector, flatten, unflatten
+from fedneg.core.parameters import NDArrays, Shapes, Vector, flatten
 from fedneg.core.settings import Config
 from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.rows import KeptUpdates, Rows, make_rows
@@ -141,11 +138,6 @@ class Lineage(ForgettingMethod):
             keep_local=self._keep_local,
             keep_updates=self.keeps_updates,
         )
-
-    def _record_of(self, model: Vector) -> ArrayRecord:
-        """Return a whole model as it travels: by name, each array in its type."""
-        arrays = unflatten(model, self.layout.shapes)
-        return record_of(self.layout, arrays)
 
     def fresh_parameters(self, draw: int) -> Vector:
         """Return other initial parameters, which no training ever saw; `draw` >= 1."""

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedneg.arrays import record_of
-from fedneg.core.parameters import Vector, unflatten
+from fedneg.core.parameters import Vector
 from fedneg.core.settings import Config, StrategySettings
 from fedneg.evaluation.client_answers import (
     CHECK_EVERY,
@@ -167,7 +167,7 @@ class Questions:
         said: tuple[str, str],
     ) -> dict[int, Answer]:
         """Return the usable answers by client id; `said` names them in the log."""
-        arrays = record_of(self.layout, unflatten(parameters, self.layout.shapes))
+        arrays = record_of(self.layout, parameters)
         config = ConfigRecord({"assignment": self.assignment, **settings})
         record = RecordDict(
             {self.arrayrecord_key: arrays, self.configrecord_key: config}

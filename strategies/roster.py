@@ -4,6 +4,8 @@ Flower's node ids are random and may change when a node restarts; client ids do 
 Nothing beyond this file keys anything by a node id. A real node is believed by its
 public key (`strategy.trust`): who claims another's id could have that client forgotten,
 or poison its row of the ledger. Whoever is refused is asked nothing any more.
+
+A little longer than most: who is waited for, asked again and believed share one state.
 """
 
 import math

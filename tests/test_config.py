@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from fedneg.config import check, check_sweep, load_config, overrides_of_run_config
+from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
-from fedneg.core.settings import Assignment, Config
+from fedneg.core.settings import Config
 from fedneg.data.datasets import load_dataset
 from fedneg.data.partition import partition_by_writer
 

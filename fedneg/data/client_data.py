@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedneg.core.assignment import Assignment
 from fedneg.core.data_settings import DataSettings
-from fedneg.core.settings import Assignment
 from fedneg.data.datasets import Scaling, image_kind, load_dataset
 from fedneg.data.own_data import OwnImages, read_own_images
 from fedneg.data.partition import ClientSplit, Indices, partition, split_images

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from flwr.serverapp import Grid
 
+from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector, flatten
 from fedneg.core.progress import Progress
-from fedneg.core.settings import Assignment, Config
+from fedneg.core.settings import Config
 from fedneg.data.datasets import Dataset, default_root, load_dataset
 from fedneg.data.partition import partition
 from fedneg.evaluation.evidence import ServerTest

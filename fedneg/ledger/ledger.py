@@ -13,6 +13,9 @@ Wu, Zhu and Mitra (arXiv:2201.09441, section 3), summed as they arrive.
 Server momentum stays exact too: with one momentum row per client,
 ``buffer_k <- beta * buffer_k + weight_k * update_k`` and ``contribution_k += rate *
 buffer_k``, for every client in every round in which anybody took part.
+
+One class, and longer than most: every method keeps the identity above, and whoever
+changes one has to have the others before their eyes.
 """
 
 from collections.abc import Iterable, Mapping

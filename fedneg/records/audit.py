@@ -9,6 +9,9 @@ shows both.
 
 The log holds events and client ids; it is no place for names or data: of a request's
 reason it has the sha256. What it says has come to be is in fedneg/records/account.py.
+
+Longer than most: who writes an entry, who checks one and who completes one that a kill
+cut short must agree on every byte of a line.
 """
 
 import errno

@@ -6,6 +6,9 @@ has; ``checkpoints/`` hold where it stands; ``requests/``, ``receipts/``,
 the model in service; ``status.json`` and ``history.csv`` are for watching. Keys lie
 beside it, and know the log's last entry. The log is the truth, and whoever changes
 anything compares the rest with it first (fedneg/records/agreement/).
+
+Longer than most: what is opened, made and compared at a start hangs on its order, which
+is told here from top to bottom.
 """
 
 import hashlib

@@ -16,7 +16,7 @@ float32, each kind in the order of the model. So the ledger's rows are a beginni
 the vector: its first `size` entries.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -123,6 +123,11 @@ class Layout:
         """How many entries the whole vector has."""
         return size_of(self.shapes)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the vector, as a message has them."""
+        return 4 * self.width
+
     @cached_property
     def statistics(self) -> slice:
         """Where in the vector the float buffers are."""
@@ -199,23 +204,6 @@ class Layout:
             else array
             for part, array in zip(self.parts, arrays, strict=True)
         ]
-
-    def ordered(self, arrays: Mapping[str, NDArray[np.generic]]) -> NDArrays:
-        """Return named arrays as float32 in this order; the inverse of `typed`.
-
-        Raises
-        ------
-        FedNegError
-            If a name is missing or unknown.
-        """
-        missing = [name for name in self.names if name not in arrays]
-        unknown = [name for name in arrays if name not in self.names]
-        if missing or unknown:
-            which = (
-                f"{missing[0]} is missing" if missing else f"{unknown[0]} is unknown"
-            )
-            raise FedNegError(f"arrays of another model: {which}")
-        return [np.asarray(arrays[name], dtype=np.float32) for name in self.names]
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from builders.federations import Bench
-from fedneg.core.settings import Assignment, Config
+from fedneg.core.assignment import Assignment
+from fedneg.core.settings import Config
 from fedneg.data.datasets import DIGITS
 from fedneg.engines.inline import FIRST_NODE_ID
 from fedneg.tasks.model import initial_parameters

@@ -8,9 +8,9 @@ import pytest
 
 from builders.federations import Bench, small_config
 from fedneg.clients.trainer import WriterClient
+from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays
-from fedneg.core.settings import Assignment
 from fedneg.data.attacks import boosted, poison
 from fedneg.data.client_data import partition_data
 from fedneg.tasks.model import initial_parameters

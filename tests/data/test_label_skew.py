@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.federations import small_config
+from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.seeding import rng
-from fedneg.core.settings import Assignment
 from fedneg.data.client_data import partition_data
 from fedneg.data.datasets import Dataset, load_dataset
 from fedneg.data.label_skew import (

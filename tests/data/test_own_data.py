@@ -20,8 +20,9 @@ from PIL import Image
 from builders.federations import small_config
 from builders.own_data import Arrays, own_bench, some
 from fedneg.clients.trainer import WriterClient
+from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
-from fedneg.core.settings import Assignment, Config
+from fedneg.core.settings import Config
 from fedneg.data import own_data as own_data_module
 from fedneg.data.attacks import poison
 from fedneg.data.client_data import ClientData, own_data, partition_data

@@ -24,9 +24,9 @@ from flwr.serverapp import Grid
 
 from builders.federations import Bench, small_config
 from fedneg.clients.answering import AnsweringClient
+from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays, flatten
-from fedneg.core.settings import Assignment
 from fedneg.data.attacks import flip_labels, stamp
 from fedneg.engines.inline import FIRST_NODE_ID
 from fedneg.engines.simulate import simulate

@@ -334,7 +334,7 @@ def test_a_terminal_shows_how_many_clients_have_answered():
         progress.clients(4, 12)
         progress.clients(12, 12)
         said = "12 of 12 clients have answered"
-        until(said, lambda: said in console.file.getvalue())
+        assert until(said, lambda: said in console.file.getvalue())
 
 
 def test_plain_lines_do_not_tell_every_client():

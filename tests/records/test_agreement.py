@@ -441,11 +441,15 @@ def test_no_command_goes_on_from_it_and_nothing_is_accepted(
     state: Path, lives: Path, act: Callable[[Path, Path], None], message: str
 ):
     act(state, lives)
-    refused_by_all(state, message, roster=act not in [b[1] for b in SCAN_WINDOWS])
+    roster = act not in [b[1] for b in SCAN_WINDOWS]
+    assert changed_by_refused(state, message, roster=roster) == set()
 
 
-def refused_by_all(state: Path, message: str, *, roster: bool = True) -> None:
-    """Say every command that changes anything: none does, and each says why."""
+def changed_by_refused(state: Path, message: str, *, roster: bool = True) -> set[str]:
+    """Say every command that changes anything: each must say why it does not.
+
+    Return the files that are not as they were.
+    """
     before = contents(state, Path(f"{state}-keys"))
     for words in (
         ["request", "forget", "3"],
@@ -456,7 +460,7 @@ def refused_by_all(state: Path, message: str, *, roster: bool = True) -> None:
             run_words([*words, "--state", str(state)])
         assert "\n" not in str(caught.value)
     after = contents(state, Path(f"{state}-keys"))
-    assert {k for k, v in after.items() if before.get(k, b"") != v} == set()
+    return {k for k, v in after.items() if before.get(k, b"") != v}
 
 
 def flip(*names: str) -> Callable[[Path, Path], None]:
@@ -1317,7 +1321,7 @@ def test_a_sealed_state_from_before_a_purge_is_refused_by_name(
         audit(state)
     with pytest.raises(FedNegError, match=message):
         go_on(state, *more)
-    refused_by_all(state, message)
+    assert changed_by_refused(state, message) == set()
 
 
 @pytest.mark.parametrize("name", ["client-1", "model-000000"])

@@ -10,9 +10,9 @@ from builders.federations import Answer, Bench, RecordingGrid, small_config
 from fedneg.client_app import ROLES
 from fedneg.client_app import app as real_clients
 from fedneg.clients.trainer import WriterClient
+from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays, flatten
-from fedneg.core.settings import Assignment
 from fedneg.data.datasets import load_dataset
 from fedneg.evaluation.evidence import ServerTest
 from fedneg.server_app import run

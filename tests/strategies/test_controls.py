@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from builders.federations import Bench, small_config
+from fedneg.core.assignment import Assignment
 from fedneg.core.parameters import flatten
-from fedneg.core.settings import Assignment
 from fedneg.data.datasets import load_dataset
 from fedneg.tasks.model import initial_parameters
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from builders.federations import Bench, small_config
+from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.seeding import torch_generator
-from fedneg.core.settings import Assignment
 from fedneg.data.datasets import load_dataset
 from fedneg.tasks.device import as_input
 from fedneg.tasks.distillation import distil

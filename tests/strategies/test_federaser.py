@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from builders.federations import Answer, Behaviour, Bench, small_config
+from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays
-from fedneg.core.settings import Assignment
 from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.rows import KeptUpdates
 from fedneg.strategies import make_strategy

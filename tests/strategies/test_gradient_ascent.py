@@ -8,9 +8,9 @@ import pytest
 from builders.federations import Answer, Behaviour, Bench, small_config
 from fedneg.clients.ascent import AscentClient
 from fedneg.clients.trainer import WriterClient
+from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays, flatten
-from fedneg.core.settings import Assignment
 from fedneg.strategies.hooks import NO_HOOKS, Hooks
 from fedneg.tasks.model import initial_parameters
 from reference import gradient

@@ -8,7 +8,7 @@ import pytest
 
 from builders.federations import Bench, small_config
 from builders.methods import METHODS
-from fedneg.core.settings import Assignment
+from fedneg.core.assignment import Assignment
 from fedneg.data.datasets import load_dataset
 from fedneg.strategies import make_strategy
 from fedneg.strategies.method import Needs

@@ -18,9 +18,10 @@ from builders.networks import network, settings
 from builders.trainings import files_of
 from fedneg.client_app import app as client_app
 from fedneg.clients import trainer
+from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.seeding import torch_generator
-from fedneg.core.settings import Assignment, ClientSettings, Config
+from fedneg.core.settings import ClientSettings, Config
 from fedneg.data.datasets import Scaling
 from fedneg.engines.inline import InlineGrid
 from fedneg.engines.simulate import simulate

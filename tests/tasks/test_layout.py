@@ -50,8 +50,6 @@ def test_what_was_read_can_be_written_and_loaded():
     third = network()
     third.load_state_dict(typed)
     assert torch.equal(third[1].running_mean, before[1].running_mean)
-    again = layout.ordered({n: t.numpy() for n, t in reversed(typed.items())})
-    assert flatten(again).tobytes() == vector.tobytes()
 
 
 def test_frozen_tied_and_unsaved_tensors():
@@ -86,12 +84,6 @@ def test_another_models_arrays_are_refused():
     layout = Layout.of(nn.Linear(3, 2))
     with pytest.raises(ValueError, match=r"\(\(2, 3\), \(2,\)\) expected"):
         layout.write(nn.Linear(3, 2), [np.zeros((2, 3), np.float32)])
-    for given, what in (
-        ({"weight": np.zeros((2, 3))}, "bias is missing"),
-        ({"weight": 0, "bias": 0, "other": 0}, "other is unknown"),
-    ):
-        with pytest.raises(FedNegError, match=what):
-            layout.ordered(given)
 
 
 def test_counters_are_whole_again():

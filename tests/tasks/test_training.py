@@ -8,9 +8,10 @@ import torch
 
 from builders.federations import Bench, small_config
 from fedneg.clients.trainer import WriterClient
+from fedneg.core.assignment import Assignment
 from fedneg.core.parameters import flatten, shapes_of, unflatten
 from fedneg.core.seeding import torch_generator
-from fedneg.core.settings import Assignment, Config
+from fedneg.core.settings import Config
 from fedneg.data.datasets import Dataset, load_dataset
 from fedneg.data.partition import ClientSplit, partition_by_writer
 from fedneg.tasks import training

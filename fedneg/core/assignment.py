@@ -1,0 +1,75 @@
+"""What the server tells a client to do: the part of the configuration that travels."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from fedneg.core.checks import build
+from fedneg.core.errors import FedNegError
+from fedneg.core.settings import (
+    AttackSettings,
+    ClientSettings,
+    Config,
+    DataSettings,
+    ModelSettings,
+)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a client must know to train: travels in the server's message as JSON.
+
+    `data.root` is meant for clients that share the server's file system (simulation);
+    it is None for real clients, who know where their own data lies.
+    """
+
+    seed: int
+    clients: int
+    data: DataSettings
+    model: ModelSettings
+    client: ClientSettings
+    attack: AttackSettings
+
+    @classmethod
+    def of(cls, config: Config, *, root: str | None) -> Self:
+        """Return the client's part of a configuration."""
+        data = DataSettings(**{**asdict(config.data), "root": root})
+        return cls(
+            config.seed,
+            config.clients,
+            data,
+            config.model,
+            config.client,
+            config.attack,
+        )
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote; raises FedNegError on anything else."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise FedNegError(
+                f"the assignment in the message is not JSON: {error}"
+            ) from None
+        if not isinstance(values, dict):
+            raise FedNegError(
+                f"the assignment in the message is no mapping: {values!r}"
+            )
+        groups: dict[str, type[Any]] = {
+            "data": DataSettings,
+            "model": ModelSettings,
+            "client": ClientSettings,
+            "attack": AttackSettings,
+        }
+        for name, group in groups.items():
+            values[name] = build(group, f"assignment.{name}", values.get(name))
+        attackers = values["attack"].clients or ()
+        attack = AttackSettings(
+            **{**asdict(values["attack"]), "clients": tuple(attackers)}
+        )
+        return build(cls, "assignment", values | {"attack": attack})
