@@ -3,24 +3,36 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The newest Flower that fedneg knows, with all that its own constraints pin.
+NEWEST := .venv-newest
+# What a release of Flower can break: grids, messages, `flwr run`, real SuperNodes.
+SEAM := tests/test_flower_internals.py tests/test_golden.py tests/engines \
+  tests/strategies/test_base.py tests/strategies/test_roster.py \
+  tests/integration/test_grpc.py tests/integration/test_flwr_run.py \
+  tests/integration/test_ray.py tests/integration/test_up.py
 
-.PHONY: help run paper compare test test-all lint format bench bench-capacity clean
+.PHONY: help run paper compare test test-all test-newest lint format bench bench-capacity clean
 help:
 	@echo 'make run     train a federation, forget client 4, write a report to outputs/'
 	@echo 'make paper   reproduce the paper (outputs/paper)'
 	@echo 'make compare all forgetting methods side by side (under an hour on 2 cores)'
 	@echo 'make test    the tests            make lint   ruff, formatting, mypy'
 	@echo 'make test-all  with a kill at every step of a run: an hour more'
+	@echo 'make test-newest  the tests of the seam to Flower, on its newest release'
 	@echo 'make bench   measurements         make clean  remove what these made'
 
 # Made anew when missing or older than what it is made from.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): constraints.txt
+$(NEWEST)/.installed: constraints-newest.txt
+$(STAMP) $(NEWEST)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11'; exit 2; }
-	rm -rf $(VENV)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check \
+	  -c $(filter constraints%,$^) torch torchvision
+	$(@D)/bin/pip install --quiet --disable-pip-version-check \
+	  -c $(filter constraints%,$^) -e '.[dev]'
 	touch $@
 
 run: $(STAMP)
@@ -39,6 +51,9 @@ test: $(STAMP)
 test-all: $(STAMP)
 	FEDNEG_ALL_TESTS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
 	  --no-loadscope-reorder $(ARGS)
+
+test-newest: $(NEWEST)/.installed
+	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(SEAM) $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -59,5 +74,5 @@ bench-capacity: $(STAMP)
 	$(BIN)/python -m benchmarks.capacity $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-pfl .mypy_stage build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(NEWEST) .venv-pfl .mypy_stage build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -15,6 +15,7 @@ from fedneg.core.errors import FedNegError
 from fedneg.core.exits import MISTAKE, fail, is_of_disk, mistake_of, one_line_errors
 from fedneg.core.machine import cores
 from fedneg.core.settings import conf_dir
+from fedneg.engines.releases import flower_release
 from fedneg.engines.workers import warm_up
 
 
@@ -101,6 +102,7 @@ def uses_workers(arguments: Sequence[str]) -> bool:
 
 def run_hydra(*, comparing: bool = False) -> None:
     """Do what the overrides on the command line ask for."""
+    flower_release()
     if uses_workers(sys.argv[1:]):
         warm_up(cores())
     import hydra

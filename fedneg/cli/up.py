@@ -111,7 +111,10 @@ def _introduce(federation: LocalFederation) -> None:
         f'state="{federation.state}" rounds=2 '
         f'overrides="data=digits clients={clients}{trust}"'
     )
-    _say(f"{clients} clients are online; logs are in {federation.folder / 'logs'}")
+    _say(
+        f"{clients} clients are online and speak {federation.transport}; logs are in "
+        f"{federation.folder / 'logs'}"
+    )
     print(f"\n  {federation.command(example)}\n", flush=True)
     _say("Ctrl-C stops everything")
 

@@ -1,6 +1,7 @@
 """What runs a deployed federation: processes and their ends, proxies, compose.yaml."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from fedneg.engines.deployed.flower import SuperLink, environment
 from fedneg.engines.deployed.hold import Hold
 from fedneg.engines.deployed.processes import Process, end, free_ports, marked
 from fedneg.engines.deployed.proxies import around_proxies, variables_around_proxies
+from fedneg.engines.releases import flower_release, speaks_grpc
 
 
 def test_what_flowers_programs_make_is_for_this_user_only(tmp_path: Path):
@@ -275,6 +277,27 @@ def test_compose_takes_the_images_of_the_flower_that_is_tested():
         kind = "superlink" if name == "superlink" else "supernode"
         base = service["build"]["args"]["BASE"]
         assert base.startswith(f"flwr/{kind}:{version}-py3.11-ubuntu")
+
+
+@pytest.mark.slow
+def test_flowers_programs_know_the_options_that_up_gives(tmp_path: Path):
+    """And call none of them deprecated, in the release that is installed."""
+    fleet_port = 2 if speaks_grpc(flower_release()) else None
+    one = SuperLink(1, fleet_port, Path("db"), Path("certificates"))
+    for words in (one.command(), one.node_command(0, port=3)):
+        program, *given = words
+        said = subprocess.run(
+            [program, "--help"],
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=True,
+        ).stdout
+        # What follows an option's line, up to the next option.
+        texts = dict(re.findall(r"^  (--[\w-]+)(.*?)(?=^  -|\Z)", said, re.M | re.S))
+        for option in flags(given):
+            assert "deprecated" not in texts[option].lower(), option
 
 
 @pytest.mark.parametrize("secure", [True, False])

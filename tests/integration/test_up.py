@@ -14,6 +14,7 @@ from fedneg.cli.application import run as run_words
 from fedneg.core.errors import FedNegError
 from fedneg.engines.deployed.federation import LocalFederation
 from fedneg.engines.deployed.processes import marked
+from fedneg.engines.releases import flower_release, speaks_grpc
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,8 @@ def test_up_reports_what_ends_and_ends_with_the_superlink(tmp_path: Path):
     try:
         text = until_it_says(said, "Ctrl-C stops everything")
         assert "nobody is authenticated and nothing is encrypted" in text
+        spoken = "gRPC" if speaks_grpc(flower_release()) else "HTTP"
+        assert f"1 clients are online and speak {spoken}; logs are in" in text
         flwr = Path(sys.executable).parent / "flwr"
         before = f"  no_proxy={HERE} all_proxy='' FLWR_HOME={folder}/flwr"
         assert f"{before} {flwr} run" in text

@@ -1,7 +1,8 @@
 """A federation of real processes on this machine: one SuperLink, K SuperNodes.
 
-What `fedneg up` starts, and what tests of faults kill and start again. Clients talk
-gRPC to the SuperLink; both run the app in processes of its own.
+What `fedneg up` starts, and what tests of faults kill and start again. Clients talk to
+the SuperLink, over gRPC or HTTP as Flower's release wants it, with TLS unless they are
+told otherwise; both run the app in processes of its own.
 """
 
 import os
@@ -29,6 +30,7 @@ from fedneg.engines.deployed.processes import (
     listens,
 )
 from fedneg.engines.deployed.proxies import variables_around_proxies
+from fedneg.engines.releases import flower_release, speaks_grpc
 from fedneg.records.pins import OPERATOR, key_digest_of
 from fedneg.records.state import State
 
@@ -70,6 +72,11 @@ class LocalFederation:
     say : callable
         Told what is being waited for.
 
+    Raises
+    ------
+    FedNegError
+        If the installed Flower is of a release that fedneg does not know.
+
     Attributes
     ----------
     state : Path
@@ -92,6 +99,7 @@ class LocalFederation:
     ) -> None:
         self.folder, self.clients, self.secure = folder.resolve(), clients, secure
         self.data, self.node_config, self.say = data, node_config, say
+        self._grpc = speaks_grpc(flower_release())
         self.state = self.folder / "state"
         self.superlink: Process | None = None
         self.nodes: dict[int, Process] = {}
@@ -101,6 +109,11 @@ class LocalFederation:
         self._registered: set[int] = set()
         self._refused: set[int] = set()
         self._settings: SuperLink | None = None
+
+    @property
+    def transport(self) -> str:
+        """What clients speak with the SuperLink: gRPC, HTTPS or HTTP."""
+        return "gRPC" if self._grpc else "HTTPS" if self.secure else "HTTP"
 
     def start(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Start everything and return when all clients are online.
@@ -303,7 +316,8 @@ class LocalFederation:
         if self._certificates:
             make_certificates(self._certificates, clients=self.clients)
             self._list_keys(self._certificates)
-        port, fleet_port = free_ports(2)
+        port, other = free_ports(2)
+        fleet_port = other if self._grpc else None
         # Nodes that nobody authenticated do not belong beside those that were.
         name = "superlink.db" if self.secure else "superlink-insecure.db"
         self._settings = SuperLink(

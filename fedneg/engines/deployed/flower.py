@@ -15,12 +15,23 @@ BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class SuperLink:
-    """Where a SuperLink of this machine listens, and what it keeps."""
+    """Where a SuperLink of this machine listens, and what it keeps.
+
+    Attributes
+    ----------
+    port : int
+        Where `flwr` finds it, and the programs that it starts.
+    fleet_port : int or None
+        Where SuperNodes find it, which then speak gRPC. None: on `port` too, over HTTP.
+    database : Path
+    certificates : Path or None
+        The folder of ca.crt, server.pem, server.key and nodes' keys; None: insecure.
+    """
 
     port: int
-    fleet_port: int
+    fleet_port: int | None
     database: Path
-    certificates: Path | None  # None: insecure
+    certificates: Path | None
 
     def command(self) -> list[str]:
         """Return the command line of flower-superlink."""
@@ -36,7 +47,9 @@ class SuperLink:
         # The programs of this environment run the app; nothing is installed for it.
         command += ["--disable-runtime-dependency-installation"]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
-        return [*command, "--fleet-api-address", f"127.0.0.1:{self.fleet_port}"]
+        if self.fleet_port is not None:
+            command += ["--fleet-api-address", f"127.0.0.1:{self.fleet_port}"]
+        return command
 
     def node_command(self, client_id: int, *, port: int, more: str = "") -> list[str]:
         """Return the command line of a client's flower-supernode.
@@ -56,7 +69,7 @@ class SuperLink:
             key = self.certificates / f"node{client_id}"
             command += ["--root-certificates", str(self.certificates / "ca.crt")]
             command += ["--auth-supernode-private-key", str(key)]
-        command += ["--superlink", f"127.0.0.1:{self.fleet_port}"]
+        command += ["--superlink", f"127.0.0.1:{self.fleet_port or self.port}"]
         command += ["--host", "127.0.0.1", "--port", str(port)]
         config = f"client-id={client_id} {more.replace('{id}', str(client_id))}"
         return [*command, "--node-config", config.strip()]
