@@ -22,7 +22,12 @@ settings.register_profile(
 )
 settings.load_profile("fedneg")
 
-LONGEST = ("test_grpc.py", "test_flwr_run.py", "test_story.py", "test_checkpoint.py")
+LONGEST = (
+    "test_real_clients.py",
+    "test_flwr_run.py",
+    "test_story.py",
+    "test_checkpoint.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -40,7 +40,7 @@ fedneg: train a federated model, forget a client, show how well that worked.
   fedneg cache list|prune                               trainings that are kept
   fedneg check-data PATH                                a client's own data
   fedneg certificates DIR --clients 3 --host NAME       keys for real clients
-  fedneg up --clients 3                                 real clients, over gRPC
+  fedneg up --clients 3                                 real clients, here
   fedneg roster list|add|remove --state DIR             which key is which client
   fedneg request forget 3 --state DIR                   a client is to be forgotten
   fedneg requests|status --state DIR                    how far a federation is

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -20,7 +21,13 @@ from fedneg.engines.deployed.flower import SuperLink, environment
 from fedneg.engines.deployed.hold import Hold
 from fedneg.engines.deployed.processes import Process, end, free_ports, marked
 from fedneg.engines.deployed.proxies import around_proxies, variables_around_proxies
-from fedneg.engines.releases import flower_release, speaks_grpc
+from fedneg.engines.releases import (
+    NEWEST,
+    OLDEST,
+    Release,
+    flower_release,
+    speaks_grpc,
+)
 
 
 def test_what_flowers_programs_make_is_for_this_user_only(tmp_path: Path):
@@ -249,34 +256,91 @@ def flags(words: list[str]) -> set[str]:
     return {word.partition("=")[0] for word in words if word.startswith("--")}
 
 
-def test_compose_gives_the_options_that_up_gives():
-    folder = REPOSITORY / "fedneg" / "engines" / "deployed"
-    services = yaml.safe_load((folder / "compose.yaml").read_text())["services"]
-    secure = SuperLink(1, 2, Path("db"), Path("certificates"))
-    assert flags(services["superlink"]["command"]) == flags(secure.command())
+DEPLOYED = REPOSITORY / "fedneg" / "engines" / "deployed"
+
+
+def services(release: Release) -> dict[str, Any]:
+    """Return what Compose starts for a release, of its one file or its two.
+
+    Merged as Compose does: mappings by key, of lists a command is another one's, and
+    volumes and ports are added.
+    """
+    found = yaml.safe_load((DEPLOYED / "compose.yaml").read_text())["services"]
+    if not speaks_grpc(release):
+        more = yaml.safe_load((DEPLOYED / "compose.https.yaml").read_text())
+        for name, service in more["services"].items():
+            mine = found.setdefault(name, {})
+            args = service.get("build", {}).get("args", {})
+            known = mine.get("build", {})
+            mine.update(service)
+            if args:
+                mine["build"] = known | {"args": known["args"] | args}
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("release", [OLDEST, NEWEST])
+def test_compose_gives_the_options_that_up_gives(release: Release):
+    found = services(release)
+    grpc = speaks_grpc(release)
+    secure = SuperLink(1, 2 if grpc else None, Path("db"), Path("certificates"))
+    assert flags(found["superlink"]["command"]) == flags(secure.command())
     for client_id in range(3):
-        node = services[f"node{client_id}"]
+        node = found[f"node{client_id}"]
         mine = secure.node_command(client_id, port=3)
         assert flags(node["command"]) == flags(mine)
         assert f"--node-config={mine[-1]}" in node["command"]
-        keys = [v for v in node["volumes"] if "/node" in v]
-        assert keys == [
-            f"../../federation/certificates/node{client_id}:"
-            f"/app/certificates/node{client_id}:ro"
+        assert "--superlink=superlink:9092" in node["command"]
+        keys = [Path(v.split(":")[0]) for v in node["volumes"] if "/node" in v]
+        assert [(DEPLOYED / key).resolve() for key in keys] == [
+            REPOSITORY / "federation" / "certificates" / f"node{client_id}"
         ]
-    assert "--insecure" not in str(services)
+        assert f"/app/certificates/node{client_id}:ro" in str(node["volumes"])
+    assert "--insecure" not in str(found)
+    assert found["superlink"]["ports"] == ["127.0.0.1:8000:8000", "9092:9092"]
 
 
-def test_compose_takes_the_images_of_the_flower_that_is_tested():
-    services = yaml.safe_load(
-        (REPOSITORY / "fedneg" / "engines" / "deployed" / "compose.yaml").read_text()
-    )["services"]
-    pins = (REPOSITORY / "constraints.txt").read_text().split()
+@pytest.mark.parametrize(
+    ("release", "constraints"),
+    [(OLDEST, "constraints.txt"), (NEWEST, "constraints-newest.txt")],
+)
+def test_compose_takes_the_images_of_the_flower_that_is_tested(
+    release: Release, constraints: str
+):
+    """And its constraints, by a name that the Dockerfile copies."""
+    pins = (REPOSITORY / constraints).read_text().split()
     (version,) = (pin.removeprefix("flwr==") for pin in pins if "flwr==" in pin)
-    for name, service in services.items():
+    found = services(release)
+    assert ("gate" in found) is not speaks_grpc(release)
+    for name, service in found.items():
+        if name == "gate":
+            continue
         kind = "superlink" if name == "superlink" else "supernode"
-        base = service["build"]["args"]["BASE"]
-        assert base.startswith(f"flwr/{kind}:{version}-py3.11-ubuntu")
+        args = service["build"]["args"]
+        assert args["BASE"].startswith(f"flwr/{kind}:{version}-py3.11-ubuntu")
+        assert service["image"] == f"fedneg/{kind}:{version}"
+        assert args.get("PINS", "constraints.txt") == constraints
+    dockerfile = (DEPLOYED / "Dockerfile").read_text()
+    assert "ARG PINS=constraints.txt\n" in dockerfile
+    assert "constraints*.txt" in dockerfile
+
+
+def test_the_gate_in_compose_has_the_files_that_it_reads():
+    """It listens where clients call, in the SuperLink's place."""
+    gate = services(NEWEST)["gate"]
+    assert gate["network_mode"] == "service:superlink"
+    text = (DEPLOYED / "gate.conf").read_text()
+    assert "listen 9092 ssl;" in text
+    read = set(re.findall(r"^ *\w*_certificate\w* ([\w.]+);$", text, re.M))
+    assert read == {"server.pem", "server.key", "ca.crt"}
+    given = {}
+    for volume in gate["volumes"]:
+        here, there, mode = volume.split(":")
+        given[Path(there)] = (DEPLOYED / here).resolve()
+        assert mode == "ro"
+    assert given.pop(Path("/etc/nginx/nginx.conf")) == DEPLOYED / "gate.conf"
+    certificates = REPOSITORY / "federation" / "certificates"
+    assert given == {Path("/etc/nginx") / n: certificates / n for n in read}
 
 
 @pytest.mark.slow

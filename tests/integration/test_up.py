@@ -47,7 +47,7 @@ def start_up(folder: Path, *words: str, **environment: str) -> subprocess.Popen[
         )
 
 
-@pytest.mark.grpc
+@pytest.mark.nodes
 @pytest.mark.slow
 def test_up_reports_what_ends_and_ends_with_the_superlink(tmp_path: Path):
     """With --insecure, which says so; meanwhile the folder is taken.
@@ -80,7 +80,7 @@ def test_up_reports_what_ends_and_ends_with_the_superlink(tmp_path: Path):
         up.wait()
 
 
-@pytest.mark.grpc
+@pytest.mark.nodes
 @pytest.mark.slow
 def test_sigterm_stops_up_while_it_waits(tmp_path: Path):
     folder = tmp_path / "fed"

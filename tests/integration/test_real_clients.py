@@ -1,7 +1,14 @@
-"""Real clients over gRPC, with TLS and authentication, end to end."""
+"""Real clients, with TLS and authentication, end to end.
+
+Over gRPC or HTTPS, as the installed Flower wants it.
+"""
 
 import json
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +27,17 @@ from fedneg.data.datasets import load_dataset
 from fedneg.data.partition import partition_by_writer
 from fedneg.engines.deployed.certificates import make_certificates
 from fedneg.engines.deployed.federation import LocalFederation
+from fedneg.engines.deployed.flower import SuperLink
+from fedneg.engines.deployed.flwr_command import Flwr
+from fedneg.engines.deployed.processes import free_ports, listens
 from fedneg.engines.simulate import simulate
 from fedneg.records.audit import check
 from fedneg.records.receipts import read_receipt
 from fedneg.records.state import State
 from fedneg.server_app import run
 
-pytestmark = [pytest.mark.grpc, pytest.mark.slow]
+pytestmark = [pytest.mark.nodes, pytest.mark.slow]
+DEPLOYED = REPOSITORY / "fedneg" / "engines" / "deployed"
 SETTINGS = "data=digits clients=3 model.hidden=[16] client.local_epochs=1"
 REPAIR = "retrain_rounds=1"
 
@@ -38,7 +49,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
     Each has the images that the built-in partition would give it. All tests of this
     file share them, one after the other: to start them takes longer than most.
     """
-    folder = tmp_path_factory.mktemp("grpc")
+    folder = tmp_path_factory.mktemp("real")
     digits = load_dataset("digits")
     for split in partition_by_writer(digits.writers, clients=3, seed=0):
         own = np.sort(np.concatenate([split.train, split.val, split.test]))
@@ -79,6 +90,71 @@ def test_a_client_comes_back_under_the_id_it_had(federation: LocalFederation):
     assert federation._refused == set(), "the SuperLink was told no goodbye"
 
 
+def nginx() -> str:
+    """Return the program, or skip the test by name."""
+    found = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is None:
+        pytest.skip("no nginx")
+    return found
+
+
+@pytest.fixture
+def gate(federation: LocalFederation, tmp_path: Path) -> Iterator[SuperLink]:
+    """Start the gate before the SuperLink; return how it looks from outside."""
+    settings = federation._settings
+    assert settings is not None
+    if settings.fleet_port is not None:
+        pytest.skip("with gRPC, clients have a port of their own and need no gate")
+    (port,) = free_ports(1)
+    text = (DEPLOYED / "gate.conf").read_text()
+    for told, is_here in (("9092", port), ("8000", settings.port)):
+        assert text.count(told) == 1
+        text = text.replace(told, str(is_here))
+    (tmp_path / "gate.conf").write_text(text)
+    for name in ("ca.crt", "server.pem", "server.key"):
+        shutil.copy(federation.folder / "certificates" / name, tmp_path)
+    words = [nginx(), "-c", f"{tmp_path}/gate.conf", "-p", f"{tmp_path}/"]
+    process = subprocess.Popen([*words, "-g", "daemon off;"])
+    try:
+        until("the gate", lambda: listens(port) or process.poll() is not None)
+        assert process.poll() is None
+        yield replace(settings, port=port)
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_S)
+
+
+def test_clients_come_through_the_gate_and_nobody_else_does(
+    federation: LocalFederation, gate: SuperLink, tmp_path: Path
+):
+    """Whoever reached all of the SuperLink's port could start runs."""
+    outside = Flwr(tmp_path / "outside", REPOSITORY)
+    gate.write_profile(tmp_path / "outside")
+    with pytest.raises(FedNegError, match="403"):
+        outside.submit('out="/nowhere"')
+    with pytest.raises(FedNegError, match="403"):
+        outside.online()
+    assert federation.flwr.online()
+    federation.stop_node(1, PATIENCE_S)
+    (port,) = free_ports(1)
+    more = federation.node_config
+    words = gate.node_command(1, port=port, more=more)
+    federation.nodes[1] = federation._process("node1", words)
+    federation.wait_online(PATIENCE_S, 1)
+    overrides = f"{SETTINGS} rounds=1 reference=false"
+    trust = "strategy.trust=first_sight"
+    found = federation.run(
+        f'forget="null" out="{tmp_path}/out" overrides="{overrides} {trust}"',
+        PATIENCE_S,
+    )
+    assert found.completed, (found.status, found.details, found.log)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["failures"] == []
+    federation.stop_node(1, PATIENCE_S)
+    federation.start_node(1)
+    federation.wait_online(PATIENCE_S, 1)
+
+
 # A client starts a process for each message: a round of FedEraser costs ten of them.
 ROUNDS = 2 if ALL_TESTS else 1
 # Clients take part in the forgetting; in the first, who leaves answers as well.
@@ -89,13 +165,13 @@ METHODS = {
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run_over_grpc_gives_the_bytes_of_inline(
+def test_a_run_with_real_clients_gives_the_bytes_of_inline(
     name: str, federation: LocalFederation, tmp_path: Path
 ):
     """Its models, what the method says of itself, and all that was measured."""
     more = (f"strategy={name}", "clients=3", "client.local_epochs=2", *METHODS[name])
     overrides = " ".join([*SMALL, *more, "strategy.trust=first_sight"])
-    config = f'forget=2 out="{tmp_path}/grpc" overrides="{overrides}"'
+    config = f'forget=2 out="{tmp_path}/real" overrides="{overrides}"'
     found = federation.run(config, PATIENCE_S)
     assert found.completed, (found.status, found.details, found.log)
     assert "accuracy" in found.log
@@ -106,15 +182,15 @@ def test_a_run_over_grpc_gives_the_bytes_of_inline(
         clients=3,
         engine=config.engine,
     )
-    grpc, inline = (
+    real, inline = (
         {path.name: path.read_bytes() for path in (tmp_path / engine).glob("model_*")}
-        for engine in ("grpc", "inline")
+        for engine in ("real", "inline")
     )
-    assert grpc == inline
-    assert len(grpc) == (3 if config.reference else 2)
+    assert real == inline
+    assert len(real) == (3 if config.reference else 2)
     results, expected = (
         json.loads((tmp_path / engine / "results.json").read_text())
-        for engine in ("grpc", "inline")
+        for engine in ("real", "inline")
     )
     for part in ("models", "method", "evidence", "failures"):
         assert results[part] == expected[part], part
