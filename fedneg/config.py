@@ -19,11 +19,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from fedneg.core.arguments import quoted
 from fedneg.core.errors import FedNegError
-from fedneg.core.settings import Config, conf_dir
+from fedneg.core.settings import Config, conf_dir, methods
 from fedneg.data.datasets import resolve_auto
-from fedneg.overrides import hydra_errors, key_of, merged, parsed, root_of
+from fedneg.overrides import (
+    chosen,
+    hydra_errors,
+    key_of,
+    merged,
+    offer,
+    parsed,
+    root_of,
+    search_path,
+)
 from fedneg.records.state import State
-from fedneg.strategies import strategy_class
+from fedneg.strategies import check_options, is_own_method, settings_of
 
 # Keys whose values are folders of the user's.
 PATHS = ("data.root", "state", "keys")
@@ -43,33 +52,54 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items() if key != "hydra"}
 
 
-def _checked(overrides: Sequence[str]) -> Config:
+def offer_methods(overrides: Sequence[str], folder: Path | None = None) -> None:
+    """Let Hydra know the methods of a user's own that overrides choose by name.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where the command was typed, and their modules may lie. By default they are
+        looked for where that was said before, and among what is installed.
+
+    Raises
+    ------
+    FedNegError
+        If there is none of this name, or it is no method.
+    """
+    for name in chosen(overrides, "strategy"):
+        if name not in methods() and is_own_method(name):
+            offer("strategy", name, settings_of(name, folder))
+
+
+def _checked(overrides: Sequence[str], folder: Path | None = None) -> Config:
     """Compose and check everything, the forgetting method's own options included."""
+    offer_methods(overrides, folder)
     with hydra_errors():
-        return _checked_once(tuple(overrides))
+        return _checked_once(tuple(overrides), folder)
 
 
 @lru_cache(maxsize=4096)
-def _checked_once(overrides: tuple[str, ...]) -> Config:
+def _checked_once(overrides: tuple[str, ...], folder: Path | None) -> Config:
     """Do it once: a sweep checks its jobs before the first, and each job itself."""
     config = Config.from_mapping(_plain(_composed(overrides)))
-    strategy_class(config.strategy.name).parse_options(config)
+    check_options(config, folder)
     return config
 
 
-def check(overrides: Sequence[str]) -> None:
+def check(overrides: Sequence[str], folder: Path | None = None) -> None:
     """Raise FedNegError unless these overrides make a valid configuration."""
-    _checked(overrides)
+    _checked(overrides, folder)
 
 
-def check_sweep(overrides: Sequence[str]) -> int:
+def check_sweep(overrides: Sequence[str], folder: Path | None = None) -> int:
     """Return how many jobs a sweep has; FedNegError unless all of them are valid."""
     words = parsed(overrides)
     with hydra_errors():
         batches = BasicSweeper.split_arguments(words, max_batch_size=None)
     jobs = [job for batch in batches for job in batch]
     for job in jobs:
-        check([part for part in job if root_of(part) != "hydra"])
+        own = [part for part in job if root_of(part) != "hydra"]
+        check([*search_path(job), *own], folder)
     return len(jobs)
 
 
@@ -84,7 +114,8 @@ def load_config(
         Hydra overrides such as ``"forget=[1,4]"``.
     folder : Path, optional
         Where relative folders in them begin: where the command was typed, which is not
-        the working directory any more with ``hydra.job.chdir=true``. By default that.
+        the working directory any more with ``hydra.job.chdir=true``. By default that,
+        where methods of a user's own are then not looked for.
 
     Returns
     -------
@@ -98,9 +129,9 @@ def load_config(
     FedNegError
         For any mistake in the overrides; before data is read.
     """
-    folder = folder or Path.cwd()
+    typed_in, folder = folder, folder or Path.cwd()
     overrides = _with_stored(overrides, folder)
-    config = _placed(_checked(overrides), folder)
+    config = _placed(_checked(overrides, typed_in), folder)
     if config.data.name != "auto":
         return config, ()
     root = Path(config.data.root) if config.data.root else None
@@ -108,7 +139,7 @@ def load_config(
     # Composed anew: digits brings its own training defaults, and what the user said
     # on the command line still comes last.
     kept = [o for o in overrides if key_of(o) != "data"]
-    config = _checked([f"data={name}", *kept, "data.requested=auto"])
+    config = _checked([f"data={name}", *kept, "data.requested=auto"], typed_in)
     return _placed(config, folder), (notice,) if notice else ()
 
 

@@ -9,19 +9,22 @@ import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from fedneg.core.arguments import quoted
 from fedneg.core.errors import FedNegError
-from fedneg.core.settings import conf_dir
+from fedneg.core.named import offered
+from fedneg.core.settings import METHODS, conf_dir
 from fedneg.core.texts import did_you_mean
 
 # What a federation that lives on is told anew by every run of it.
@@ -52,6 +55,8 @@ def _said(error: Exception) -> str:
     """
     if isinstance(error, OverrideParseException):
         return _unreadable(error)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is missing"
     text = str(error)
     if key := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text):
         return _unknown_key(key[1])
@@ -61,9 +66,13 @@ def _said(error: Exception) -> str:
         names = re.findall(r"^\t(\S+)$", text, re.M)
         names = [name for name in names if name != "base"]  # what the others share
         if names:
+            own = ""
+            if choice[1] == "strategy":
+                names = sorted({*names, *offered(METHODS)})
+                own = ", or module:Class of your own"
             return (
-                f"{choice[1]} must be one of {', '.join(names)}, got {choice[2]!r}"
-                + did_you_mean(choice[2], names)
+                f"{choice[1]} must be one of {', '.join(names)}{own}, got "
+                f"{choice[2]!r}" + did_you_mean(choice[2], names)
             )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if isinstance(error.__cause__, OmegaConfBaseException):
@@ -99,23 +108,33 @@ def known_keys() -> dict[str, list[str]]:
         ``["strategy=federaser"]``; to none where it does not depend on a choice.
     """
     root = conf_dir()
-    found: dict[str, list[str]] = {k: [] for k in _flat(root / "config.yaml")}
+    found: dict[str, list[str]] = {k: [] for k in _keys_in(root / "config.yaml")}
     shared: set[str] = set()
     for path in sorted(root.glob("*/*.yaml")):
         group = path.parent.name
         found.setdefault(group, [])
         if "@package _global_" in path.read_text():
             continue  # it sets what the others have
-        for name in _flat(path):
+        for name in _keys_in(path):
             key = f"{group}.{name}"
             if path.stem == "base":
                 shared.add(key)
             found.setdefault(key, []).append(f"{group}={path.stem}")
+    # Methods that no file has, but `offer` has made known.
+    for file, entry in ConfigStore.instance().repo.get("strategy", {}).items():
+        for name in _flat(entry.node):
+            owners = found.setdefault(f"strategy.{name}", [])
+            owners.append(f"strategy={file.removesuffix('.yaml')}")
     return found | {key: [] for key in shared}
 
 
-def _flat(path: Path) -> Iterator[str]:
-    """Yield the dotted keys of a file of the configuration; none of Hydra's own."""
+def _keys_in(path: Path) -> Iterator[str]:
+    """Yield the dotted keys of a file of the configuration."""
+    return _flat(OmegaConf.load(path))
+
+
+def _flat(tree: Any) -> Iterator[str]:
+    """Yield the dotted keys of a part of the configuration; none of Hydra's own."""
 
     def inside(values: Mapping[Any, Any], prefix: str) -> Iterator[str]:
         for name, value in values.items():
@@ -123,7 +142,7 @@ def _flat(path: Path) -> Iterator[str]:
             if isinstance(value, Mapping):
                 yield from inside(value, f"{prefix}{name}.")
 
-    values = OmegaConf.to_container(OmegaConf.load(path))
+    values = OmegaConf.to_container(tree)
     assert isinstance(values, dict)
     own = {k: v for k, v in values.items() if k not in ("defaults", "hydra")}
     yield from inside(own, "")
@@ -161,6 +180,45 @@ def key_of(override: str) -> str:
 def root_of(override: str) -> str:
     """Return the first part of an override's key: 'hydra' of ``hydra/launcher=x``."""
     return key_of(override).split("@")[0].replace("/", ".").split(".")[0]
+
+
+def chosen(overrides: Sequence[str], group: str) -> list[str]:
+    """Return what overrides choose in a group, all that a sweep chooses included."""
+    return [name for override in overrides for name in _chosen(override, group)]
+
+
+@lru_cache(maxsize=4096)
+def _chosen(override: str, group: str) -> tuple[str, ...]:
+    """Return it of one override; of others nothing, since they need not be parsed."""
+    if not re.match(rf"{group}\s*=", override):
+        return ()
+    (found,) = parsed([override])
+    if not found.is_sweep_override():
+        values = [found.value()]
+    elif isinstance(found.value(), Glob):  # of what is known to Hydra already
+        values = []
+    else:
+        values = list(found.sweep_iterator())
+    return tuple(str(value) for value in values if isinstance(value, str))
+
+
+def offer(group: str, name: str, values: Mapping[str, Any]) -> None:
+    """Let ``group=name`` choose values that no file of the configuration has.
+
+    Parameters
+    ----------
+    values : mapping
+        As a YAML would say them, its ``defaults`` included.
+    """
+    ConfigStore.instance().store(group=group, name=name, node=dict(values))
+
+
+def search_path(overrides: Sequence[str]) -> list[str]:
+    """Return those of Hydra's own overrides that name folders of configurations.
+
+    Hydra forgets them when it composes again.
+    """
+    return [o for o in overrides if key_of(o) == "hydra.searchpath"]
 
 
 def merged(stored: Sequence[str], given: Sequence[str]) -> list[str]:

@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from hydra.core.config_store import ConfigStore
 from hypothesis import HealthCheck, settings
 
 from builders.checkout import REPOSITORY
 from builders.federations import small_config
 from builders.lives import go_on
-from builders.programs import Said
+from builders.programs import Put, Said
+from fedneg import config
 from fedneg.__main__ import main
+from fedneg.core import named
 from fedneg.core.settings import Config
 
 # A busy machine is no failure.
@@ -77,6 +80,31 @@ def flower_log(
     monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
     caplog.set_level(logging.WARNING, logger="flwr")
     return caplog
+
+
+@pytest.fixture
+def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Put]:
+    """Return what writes a file of a user's below `tmp_path`, to be imported by fedneg.
+
+    Afterwards the import path, modules and what Hydra was told are as before.
+    """
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(named, "_folders", [])
+    monkeypatch.setattr(ConfigStore.instance(), "repo", {**ConfigStore.instance().repo})
+    before = set(sys.modules)
+
+    def write(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    yield write
+    for name in set(sys.modules) - before:
+        path = getattr(sys.modules[name], "__file__", None) or ""
+        if path.startswith(str(tmp_path)):
+            del sys.modules[name]
+    config._checked_once.cache_clear()
 
 
 @pytest.fixture

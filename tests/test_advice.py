@@ -44,8 +44,8 @@ MISTAKES = [
     ("xyz=1", "unknown key xyz; fedneg --cfg job shows all keys"),
     ("strategy.clip=1", "strategy.clip is no key here; it belongs to "
      "strategy=gradient_ascent"),
-    ("strategy=negativ_gradient", f"strategy must be one of {METHODS}, got "
-     "'negativ_gradient'; did you mean negative_gradient?"),
+    ("strategy=negativ_gradient", f"strategy must be one of {METHODS}, or module:Class "
+     "of your own, got 'negativ_gradient'; did you mean negative_gradient?"),
     ("data=mnits", "data must be one of auto, digits, mnist, got 'mnits'; did you mean "
      "mnist?"),
     ("retrain=remainig", "retrain must be one of none, remaining, forgotten, scratch, "

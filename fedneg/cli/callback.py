@@ -12,6 +12,7 @@ from typing import Any
 
 from fedneg.config import check_sweep
 from fedneg.core.errors import FedNegError
+from fedneg.overrides import search_path
 from fedneg.reports.compare.sweep import collect_sweep, write_sweep
 from fedneg.reports.compare.sweep_jobs import Jobs
 
@@ -46,7 +47,9 @@ class SweepCallback:
     def on_multirun_start(self, config: Any, **_: Any) -> None:
         """Refuse a sweep with a job that cannot work, before any work is done."""
         try:
-            planned = check_sweep(list(config.hydra.overrides.task))
+            overrides = config.hydra.overrides
+            given = [*search_path(overrides.hydra), *overrides.task]
+            planned = check_sweep(given, Path.cwd())
         except FedNegError as error:
             # Hydra swallows exceptions of callbacks, but not a SystemExit.
             print(f"fedneg: error: {error}", file=sys.stderr)

@@ -6,7 +6,8 @@ Nothing is imported here that takes time: this is all that most words need.
 from collections.abc import Sequence
 
 from fedneg.core.errors import FedNegError
-from fedneg.core.settings import conf_groups
+from fedneg.core.named import offered
+from fedneg.core.settings import METHODS, conf_groups
 from fedneg.core.texts import did_you_mean
 
 # From the name of a sub-command to the module whose Typer `app` has it.
@@ -58,7 +59,8 @@ What to ask for, as key=value:
            scratch: from the initial parameters, without the forgotten
   retrain_rounds=2   rounds=10   clients=5   seed=0   reference=true|false
 
-Groups, as group=name, and their values as group.key=value (attack.fraction=0.5):
+Groups, as group=name, and their values as group.key=value (attack.fraction=0.5);
+strategy=module:Class is a method of your own, installed or in the folder you are in:
 {groups}
 
 FEDNEG_DATA is the folder with torchvision's MNIST/ and QMNIST/ (else a cache folder,
@@ -71,7 +73,10 @@ WIDTH = 88
 def main_help() -> str:
     """Return what `fedneg --help` says."""
     lines = []
-    for group, options in conf_groups().items():
+    groups = conf_groups()
+    own = set(offered(METHODS)) - set(groups["strategy"])
+    groups["strategy"] += [*sorted(own), "module:Class"]
+    for group, options in groups.items():
         line = f"  {group}:"
         for number, name in enumerate(options):
             word = f" {name}" + "," * (number < len(options) - 1)

@@ -94,6 +94,11 @@ def compare_arguments(words: Sequence[str]) -> list[str]:
             key = key_of(word)
         except FedNegError:
             key = ""
+        if word.startswith("--config-dir"):
+            raise FedNegError(
+                "fedneg compare takes no options, got --config-dir; "
+                "hydra.searchpath=[DIR] is the same"
+            )
         if not key or word.startswith(("-", "~")):
             raise FedNegError(
                 "fedneg compare takes overrides, key=value or key=value,value, or one "

@@ -14,7 +14,7 @@ from typing import Any
 from fedneg.core.errors import FedNegError
 from fedneg.core.exits import MISTAKE, fail, is_of_disk, mistake_of, one_line_errors
 from fedneg.core.machine import cores
-from fedneg.core.settings import conf_dir
+from fedneg.core.settings import conf_dir, methods
 from fedneg.engines.releases import flower_release
 from fedneg.engines.workers import warm_up
 
@@ -67,10 +67,11 @@ def _run() -> None:
     from fedneg.core.outputs import prepare_folder
     from fedneg.core.progress import show_notice
     from fedneg.engines.simulate import simulate
+    from fedneg.overrides import search_path
     from fedneg.server_app import live, run
 
     job = HydraConfig.get()
-    overrides = list(job.overrides.task)
+    overrides = [*search_path(job.overrides.hydra), *job.overrides.task]
     # With hydra.job.chdir=true this is not the working directory any more.
     config, notices = load_config(overrides, folder=Path(job.runtime.cwd))
     out = prepare_folder(Path(job.runtime.output_dir))
@@ -116,12 +117,23 @@ def run_hydra(*, comparing: bool = False) -> None:
     )(_job)
     with one_line_errors(), hydra_errors():
         sys.argv[1:] = command_line(sys.argv[1:])
+        _offer_methods([word for word in sys.argv[1:] if word[:1] != "-"])
         try:
             entry()
         finally:
             code = _finish_sweep(comparing=comparing)
     if code:
         sys.exit(code)
+
+
+def _offer_methods(overrides: Sequence[str]) -> None:
+    """Find methods that conf/ does not have: Hydra must know them to begin."""
+    from fedneg.overrides import chosen
+
+    if set(chosen(overrides, "strategy")) - set(methods()):
+        from fedneg.config import offer_methods  # imports torch
+
+        offer_methods(overrides, Path.cwd())
 
 
 def _finish_sweep(*, comparing: bool) -> int:

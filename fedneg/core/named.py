@@ -77,35 +77,35 @@ def load_named(name: str, *, what: str, folder: str | Path | None = None) -> Any
     return _loaded(module, attribute, f"{what}={name}")
 
 
-def entry_points_of(group: str) -> dict[str, EntryPoint]:
-    """Return what installed packages offer under a group, by name; nothing is imported.
+def offered(group: str) -> tuple[str, ...]:
+    """Return the names that installed packages offer as entry points of a group."""
+    return tuple(sorted(_entry_points(group, tuple(sys.path))))
+
+
+def load_offered(name: str, *, group: str, what: str) -> Any:
+    """Return what an installed package offers under a name, one of `offered`.
 
     Raises
     ------
     FedNegError
-        If two packages offer different things under one name.
+        As `load_named`; and if two packages offer different things under this name.
     """
-    # What is installed changes with the path, and is searched for a good while.
-    return dict(_entry_points(group, tuple(sys.path)))
-
-
-def load_entry(entry: EntryPoint, *, what: str) -> Any:
-    """Return what an entry point is; raises as `load_named` does."""
-    said = f"{what}={entry.name} ({entry.module}:{entry.attr})"
-    return _loaded(entry.module, entry.attr, said)
+    first, *others = _entry_points(group, tuple(sys.path))[name]
+    for other in others:
+        if other.value != first.value:
+            raise FedNegError(
+                f"{what}={name} must be offered by one package, got {first.value} and "
+                f"{other.value}, both entry points of {group}"
+            )
+    return _loaded(first.module, first.attr, f"{what}={name} ({first.value})")
 
 
 @cache
-def _entry_points(group: str, path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """Return the entry points of a group; `path` is what the answer hangs on."""
-    found: dict[str, EntryPoint] = {}
+def _entry_points(group: str, path: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
+    """Return a group's entry points by name; what there are hangs on the path."""
+    found: dict[str, list[EntryPoint]] = {}
     for entry in entry_points(group=group):
-        other = found.setdefault(entry.name, entry)
-        if other.value != entry.value:
-            raise FedNegError(
-                f"{entry.name} of the entry points {group} must be one thing, got "
-                f"{other.value} and {entry.value}"
-            )
+        found.setdefault(entry.name, []).append(entry)
     return found
 
 

@@ -17,8 +17,11 @@ from fedneg.core.data_settings import ATTACKS
 from fedneg.core.data_settings import AttackSettings as AttackSettings
 from fedneg.core.data_settings import DataSettings as DataSettings
 from fedneg.core.errors import FedNegError
+from fedneg.core.named import is_named, offered
 from fedneg.core.verdict_settings import VerdictSettings
 
+# Entry points by which other packages offer methods, each under a name of its own.
+METHODS = "fedneg.methods"
 RETRAIN = ("none", "remaining", "forgotten", "scratch")
 TRUST = ("listed", "first_sight", "unauthenticated")
 
@@ -180,8 +183,12 @@ class StrategySettings:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.isidentifier():
-            raise FedNegError(f"strategy.name must name a method, got {self.name!r}")
+        name = str(self.name)
+        if not (is_named(name) or name.isidentifier() or name in offered(METHODS)):
+            raise FedNegError(
+                "strategy.name must name a method, or one of your own as module:Class, "
+                f"got {self.name!r}"
+            )
         number("strategy.server_learning_rate", self.server_learning_rate, above=0)
         number("strategy.server_momentum", self.server_momentum, minimum=0, below=1)
         number("strategy.round_timeout_s", self.round_timeout_s, above=0)

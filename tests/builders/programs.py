@@ -4,10 +4,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from builders.waiting import PATIENCE_S
+
+# Writes a file of a user's: its name below the test's folder, and its text.
+Put = Callable[[str, str], Path]
 
 
 @dataclass(frozen=True)

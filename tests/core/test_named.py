@@ -3,45 +3,22 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from builders.programs import Put
 from builders.waiting import PATIENCE_S
-from fedneg.core import named
 from fedneg.core.children import python_command
 from fedneg.core.errors import FedNegError
 from fedneg.core.named import (
     add_folder,
-    entry_points_of,
     folders,
     is_named,
-    load_entry,
     load_named,
+    load_offered,
+    offered,
 )
-
-Put = Callable[[str, str], Path]
-
-
-@pytest.fixture
-def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Put]:
-    """Return what writes a file of the user's; path and modules are put back."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(named, "_folders", [])
-    before = set(sys.modules)
-
-    def write(name: str, text: str) -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        return path
-
-    yield write
-    for name in set(sys.modules) - before:
-        path = getattr(sys.modules[name], "__file__", None) or ""
-        if path.startswith(str(tmp_path)) or name.startswith("zz"):
-            del sys.modules[name]
 
 
 def refused(name: str, folder: Path | None = None) -> str:
@@ -182,22 +159,26 @@ def offer(put: Put, package: str, entries: str) -> None:
 
 def test_an_entry_point_is_found_by_its_name(put: Put, tmp_path: Path):
     put("site/zzoffer.py", "X = 1\n")
-    assert entry_points_of("fedneg.zz") == {}
+    assert offered("fedneg.zz") == ()
     offer(put, "zzone", "near = zzoffer:X\nfar = zzno:X\nold = zzoffer:Y")
     sys.path.append(str(tmp_path / "site"))
-    found = entry_points_of("fedneg.zz")
-    assert sorted(found) == ["far", "near", "old"]
+    assert offered("fedneg.zz") == ("far", "near", "old")
     assert "zzoffer" not in sys.modules
-    assert load_entry(found["near"], what="strategy") == 1
+
+    def load(name: str) -> object:
+        return load_offered(name, group="fedneg.zz", what="strategy")
+
+    assert load("near") == 1
     with pytest.raises(FedNegError, match=r"^strategy=far \(zzno:X\): there is no mod"):
-        load_entry(found["far"], what="strategy")
+        load("far")
     with pytest.raises(FedNegError, match=r"^strategy=old \(zzoffer:Y\): .* has no Y$"):
-        load_entry(found["old"], what="strategy")
+        load("old")
 
 
 def test_two_packages_that_offer_one_name_are_refused(put: Put, tmp_path: Path):
-    offer(put, "zzone", "near = zzoffer:X")
-    offer(put, "zztwo", "near = zzother:X")
+    offer(put, "zzone", "near = zzone:X")
+    offer(put, "zztwo", "near = zztwo:X")
     sys.path.append(str(tmp_path / "site"))
-    with pytest.raises(FedNegError, match=r"near of .* got zz(offer|other):X and zz"):
-        entry_points_of("fedneg.zz")
+    assert offered("fedneg.zz") == ("near",)
+    with pytest.raises(FedNegError, match=r"=near must .* got zz(one|two):X and zz"):
+        load_offered("near", group="fedneg.zz", what="strategy")
