@@ -1,4 +1,8 @@
-"""fedneg: a federation that forgets a client and can show that it did."""
+"""fedneg: a federation that forgets a client and can show that it did.
+
+What is public is in `__all__`. It is imported when it is asked for: torch and Flower
+take seconds, which neither ``import fedneg`` nor most words of the command line need.
+"""
 
 import os
 import sys
@@ -11,15 +15,66 @@ if sys.argv[:1] == ["-m"] and sys.path[:1] == [os.getcwd()] != [
     # Here, since the imports below are the first to look there.
     del sys.path[0]
 
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-try:
-    __version__ = version("fedneg")
-except PackageNotFoundError:  # run from an app bundle, which is not installed
-    __version__ = "0.1.0"
+if TYPE_CHECKING:  # for people's editors and mypy; at run time `__getattr__` does it
+    from fedneg.core.version import __version__ as __version__
+    from fedneg.strategies.compensated import Compensated as Compensated
+    from fedneg.strategies.dampening import Dampening as Dampening
+    from fedneg.strategies.distillation import Distillation as Distillation
+    from fedneg.strategies.do_nothing import DoNothing as DoNothing
+    from fedneg.strategies.federaser import FedEraser as FedEraser
+    from fedneg.strategies.fine_tune import FineTune as FineTune
+    from fedneg.strategies.gradient_ascent import GradientAscent as GradientAscent
+    from fedneg.strategies.negative_gradient import NegativeGradient as NegativeGradient
+    from fedneg.strategies.random_init import RandomInit as RandomInit
+    from fedneg.strategies.retrain import Retrain as Retrain
+    from fedneg.strategies.weight_negation import WeightNegation as WeightNegation
+    from fedneg.tasks.task import ClientRef as ClientRef
+    from fedneg.tasks.task import Order as Order
+    from fedneg.tasks.task import Split as Split
+    from fedneg.tasks.task import Task as Task
 
 # In a checkout `strategies` and `clients` stand at the top, beside this folder; in a
 # wheel they lie in it. Their names are fedneg.strategies and fedneg.clients in both.
-if not (Path(__file__).parent / "strategies").is_dir():
-    __path__.append(str(Path(__file__).parent.parent))
+_HERE = os.path.dirname(os.path.abspath(__file__))
+if not os.path.isdir(os.path.join(_HERE, "strategies")):
+    __path__.append(os.path.dirname(_HERE))
+
+# Where each public name is, below this package.
+_HOMES = {
+    "ClientRef": "tasks.task",
+    "Compensated": "strategies.compensated",
+    "Dampening": "strategies.dampening",
+    "Distillation": "strategies.distillation",
+    "DoNothing": "strategies.do_nothing",
+    "FedEraser": "strategies.federaser",
+    "FineTune": "strategies.fine_tune",
+    "GradientAscent": "strategies.gradient_ascent",
+    "NegativeGradient": "strategies.negative_gradient",
+    "Order": "tasks.task",
+    "RandomInit": "strategies.random_init",
+    "Retrain": "strategies.retrain",
+    "Split": "tasks.task",
+    "Task": "tasks.task",
+    "WeightNegation": "strategies.weight_negation",
+}
+__all__ = list(_HOMES)
+
+
+if not TYPE_CHECKING:  # which would take any name for one that is there
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name the first time that it is asked for."""
+        home = "core.version" if name == "__version__" else _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(import_module(f"{__name__}.{home}"), name)
+        globals()[name] = found
+        return found
+
+
+def __dir__() -> list[str]:
+    """Return what is here, and what may be asked for."""
+    return sorted({*globals(), "__version__", *__all__})

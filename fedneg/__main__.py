@@ -7,10 +7,10 @@ stderr), 1 a defect of fedneg (a traceback), 130 an interrupt.
 import os
 import sys
 
-from fedneg import __version__
 from fedneg.cli.commands import COMMANDS, HELP_OPTIONS, check_first_word
 from fedneg.core.exits import one_line_errors, whole_output
 from fedneg.core.texts import check_utf8
+from fedneg.core.version import __version__
 
 # These only read what they are given, and show its name with what is odd in it escaped.
 ANY_NAME = ("scan", "vacuum", "verify")

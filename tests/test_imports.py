@@ -38,7 +38,8 @@ def test_every_module_has_a_room():
 
 
 def test_no_import_runs_upwards():
-    """Nor into the house itself: all that `fedneg` exports lies above."""
+    """Nor into the house itself, whose `__init__` tells type checkers of them all."""
+    assert [module for module, name in ARROWS if name == "fedneg"] == []
     back = [
         (module, name)
         for module, name in ARROWS

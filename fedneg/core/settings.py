@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-import fedneg
 from fedneg.core.checks import build, choice, client_ids, flag, number, whole
 from fedneg.core.data_settings import ATTACKS
 from fedneg.core.data_settings import AttackSettings as AttackSettings
@@ -19,6 +18,7 @@ from fedneg.core.data_settings import DataSettings as DataSettings
 from fedneg.core.errors import FedNegError
 from fedneg.core.named import is_named, offered
 from fedneg.core.verdict_settings import VerdictSettings
+from fedneg.core.version import PACKAGE
 
 # Entry points by which other packages offer methods, each under a name of its own.
 METHODS = "fedneg.methods"
@@ -28,9 +28,8 @@ TRUST = ("listed", "first_sight", "unauthenticated")
 
 def conf_dir() -> Path:
     """Return the folder of the configuration: in the wheel, or on top of a checkout."""
-    here = Path(fedneg.__file__).resolve().parent
-    inside = here / "conf"
-    return inside if inside.is_dir() else here.parent / "conf"
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parent / "conf"
 
 
 def conf_groups() -> dict[str, list[str]]:

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import fedneg
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import make_folder, tighten, write_bytes
 from fedneg.core.machine import cores
+from fedneg.core.version import PACKAGE
 from fedneg.engines.deployed.certificates import make_certificates
 from fedneg.engines.deployed.flower import BIN, SuperLink, environment
 from fedneg.engines.deployed.flwr_command import Flwr, RunResult
@@ -46,7 +46,7 @@ NOT_ACTIVATED = "Failed to activate SuperNode"
 
 def checkout() -> Path:
     """Return the folder with the app: this checkout, else the working folder."""
-    found = Path(fedneg.__file__).resolve().parent.parent
+    found = PACKAGE.parent
     return found if (found / "pyproject.toml").is_file() else Path.cwd()
 
 

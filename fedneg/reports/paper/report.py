@@ -8,13 +8,13 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from fedneg import __version__
 from fedneg.core import outputs
 from fedneg.core.files import write_bytes
 from fedneg.core.formats import as_overrides, human_seconds, rate
 from fedneg.core.progress import say
 from fedneg.core.run_log import LOG
 from fedneg.core.settings import Config
+from fedneg.core.version import __version__
 from fedneg.reports.html.figures import Picture
 from fedneg.reports.html.page import Card, Page
 from fedneg.reports.paper import published

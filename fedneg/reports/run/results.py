@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from fedneg import __version__
 from fedneg.core.settings import AttackSettings, Config
 from fedneg.core.unanswered import Unanswered
+from fedneg.core.version import __version__
 from fedneg.data.datasets import Dataset
 from fedneg.evaluation.cost import cost_of, curve_of, speed_up
 from fedneg.evaluation.evidence import ModelEvidence
