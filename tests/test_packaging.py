@@ -3,6 +3,8 @@
 Built and installed without a network, beside the packages of this environment.
 """
 
+import email
+import json
 import os
 import shutil
 import subprocess
@@ -21,6 +23,8 @@ from builders.waiting import PATIENCE_S
 pytestmark = pytest.mark.slow
 
 FORMS = ("wheel", "sdist", "editable", "bundle")
+# Those that the wheel says it is for.
+PYTHONS = ("3.11", "3.12", "3.13")
 # What stands in the project's folder and goes into what is built.
 PARTS = ("fedneg", "strategies", "clients", "conf", "tests", "benchmarks")
 FILES = ("pyproject.toml", "README.md", "LICENSE")
@@ -179,3 +183,76 @@ def test_the_configuration_comes_along(installed: Installed, tmp_path: Path):
     if not installed.environment["PYTHONPATH"]:
         command = installed.python.parent / "fedneg"
         assert ran(command, "--version", cwd=tmp_path).startswith("fedneg ")
+
+
+# -- the wheel -------------------------------------------------------------------------
+
+
+def interpreter(release: str) -> str:
+    """Return a Python of a release, or skip the test by name.
+
+    This one, one on the path, or one of pyenv's: what is on the path may be a shim that
+    starts nothing.
+    """
+    kept = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+    places = [sys.executable, shutil.which(f"python{release}") or ""]
+    places += map(str, sorted(kept.glob(f"{release}.*/bin/python{release}")))
+    for place in filter(None, places):
+        said = subprocess.run(
+            [place, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        if said.stdout.strip() == release:
+            return place
+    pytest.skip(f"no Python {release}")
+
+
+LOOK = """
+import json, fedneg
+from importlib.metadata import metadata
+found = metadata("fedneg")
+assert found["Version"] == fedneg.__version__
+print(json.dumps({**found.json, "file": fedneg.__file__}))
+"""
+
+
+@pytest.mark.parametrize("release", PYTHONS)
+def test_the_wheel_is_for_every_python_that_it_names(
+    release: str, built: Path, tmp_path: Path
+):
+    """Installed alone: all of it compiles there, without a warning."""
+    python = tmp_path / "bin" / "python"
+    start = interpreter(release)
+    ran(start, "-m", "venv", "--without-pip", tmp_path, cwd=tmp_path)
+    (wheel,) = built.glob("*.whl")
+    # pip looks at the other Python's release before it installs.
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet")
+    ran(*pip, "--no-deps", "--no-index", wheel, cwd=tmp_path)
+    alone = {"PYTHONPATH": ""}
+    found = json.loads(ran(python, "-c", LOOK, cwd=tmp_path, **alone))
+    package = Path(found["file"]).parent
+    assert package.parent.parent.name == f"python{release}"
+    assert len([*package.rglob("*.py")]) > 100
+    again = ("-W", "error", "-m", "compileall", "-q", "-f")
+    ran(python, *again, package, cwd=tmp_path, **alone)
+    assert f"Programming Language :: Python :: {release}" in found["classifier"]
+
+
+def test_the_wheel_says_whose_it_is_and_what_it_is_for(built: Path):
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        found = email.message_from_bytes(archive.read(name))
+    assert found["Requires-Python"] == f">={PYTHONS[0]}"
+    named = {text.rpartition(" :: ")[2] for text in found.get_all("Classifier")}
+    assert {n for n in named if n.startswith("3.")} == set(PYTHONS)
+    assert found["Author"]
+    assert found["License-Expression"] == "Apache-2.0"
+    urls = dict(text.split(", ") for text in found.get_all("Project-URL"))
+    assert urls
+    for url in urls.values():
+        assert url.startswith("https://")
+    assert found.get_payload().startswith("# fedneg")
