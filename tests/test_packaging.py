@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -26,7 +27,7 @@ FORMS = ("wheel", "sdist", "editable", "bundle")
 # Those that the wheel says it is for.
 PYTHONS = ("3.11", "3.12", "3.13")
 # What stands in the project's folder and goes into what is built.
-PARTS = ("fedneg", "strategies", "clients", "conf", "tests", "benchmarks")
+PARTS = ("fedneg", "strategies", "clients", "conf", "tests", "benchmarks", "examples")
 FILES = ("pyproject.toml", "README.md", "LICENSE")
 # The user's own, under the names that our folders have.
 MINE = "MINE = True\n"
@@ -108,6 +109,13 @@ class Installed:
             for path in self.site.iterdir()
             if path.suffix not in (".dist-info", ".pth") and path.name != "__pycache__"
         }
+
+
+def test_the_source_archive_has_the_examples(built: Path):
+    (archive,) = built.glob("*.tar.gz")
+    with tarfile.open(archive) as found:
+        names = {name.partition("/")[2] for name in found.getnames()}
+    assert {"examples/own_method.py", "examples/strategy/largest.yaml"} <= names
 
 
 @pytest.fixture(scope="module", params=FORMS)

@@ -106,6 +106,8 @@ def flwr(one_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fl
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # As if what lies there were installed.
+        "PYTHONPATH": str(REPOSITORY / "examples"),
     }
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -198,6 +200,27 @@ def test_a_relative_folder_is_refused(flwr: Flwr):
     assert found["status"] == "finished:failed"
     message = "data.root must be an absolute folder, got '../data'"
     assert message in json.dumps(found)
+
+
+def test_a_method_of_ones_own_is_found_where_the_server_runs(
+    flwr: Flwr, tmp_path: Path
+):
+    """By the form module:Class; and it is said if there is none of this name."""
+    overrides = "data=digits clients=2 forget=0 model.hidden=[16] reference=false"
+    for name in ("own_method:Largest", "zzno:Mine"):
+        flwr(
+            *("run", ".", "--stream", *federation(2), "--run-config"),
+            f'rounds=1 overrides="{overrides} strategy={name}" out="{tmp_path}/out"',
+        )
+        found = last_status(flwr)
+        if name.startswith("zzno"):
+            line = f"strategy={name}: there is no module zzno among what is installed"
+            assert line in json.dumps(found)
+        else:
+            assert found["status"] == "finished:completed"
+            results = json.loads((tmp_path / "out" / "results.json").read_text())
+            assert results["strategy"] == name
+            assert results["config"]["strategy"]["share"] == 0.5
 
 
 @pytest.mark.parametrize("name", ["gradient_ascent", "federaser"])
