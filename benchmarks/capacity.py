@@ -23,20 +23,19 @@ import numpy as np
 
 from benchmarks.machine_facts import machine, versions
 from benchmarks.markers import fill
-from benchmarks.material import HIDDEN, REPOSITORY
+from benchmarks.material import REPOSITORY, initial_parameters
 from fedneg.core.formats import human_bytes
 from fedneg.core.machine import cache_root
 from fedneg.core.parameters import Shapes, shapes_of, size_of
 from fedneg.core.seeding import rng
 from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.rows import make_rows, release
-from fedneg.tasks.model import initial_parameters
 
 HERE = Path(__file__).parent
 BYTES = 4  # float32
 CLIENTS = (5, 50, 539, 3500, 100_000, 1_000_000)
 # This network; about a ResNet-50; a small language model.
-SHAPES: Shapes = shapes_of(initial_parameters(784, HIDDEN, 10, seed=0))
+SHAPES: Shapes = shapes_of(initial_parameters(784))
 THIS_NETWORK = size_of(SHAPES)
 PARAMETERS = (THIS_NETWORK, 25_000_000, 1_000_000_000)
 # What one machine is taken to have. The first is strategy.ledger_memory_mib.

@@ -16,16 +16,16 @@ from flwr.serverapp import Grid
 from rich.console import Console
 from torch import nn
 
-from benchmarks.material import HIDDEN, Material
+from benchmarks.material import HIDDEN, Material, initial_parameters
 from fedneg.config import load_config
 from fedneg.core.progress import Progress
 from fedneg.core.settings import Config
-from fedneg.data.partition import partition_by_writer
+from fedneg.data.client_data import partition_data
 from fedneg.engines.simulate import simulate
 from fedneg.federation import Federation
 from fedneg.strategies.phases import Phase
 from fedneg.tasks.device import as_input
-from fedneg.tasks.model import build_mlp, initial_parameters, set_parameters
+from fedneg.tasks.model import build_mlp, set_parameters
 
 BATCH_SIZE, LEARNING_RATE, MOMENTUM = 32, 0.01, 0.9
 
@@ -81,24 +81,18 @@ def fedneg_epochs(material: Material) -> float:
 
 def client_tensors(material: Material) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the scaled images and the labels that client 0 trains on."""
-    found: list[tuple[torch.Tensor, torch.Tensor]] = []
     few = material.sizes.few
-
-    def job(federation: Federation) -> None:
-        data = federation.dataset
-        train = partition_by_writer(data.writers, clients=few, seed=0)[0].train
-        x = as_input(torch.from_numpy(data.images[train]), data.scaling)
-        found.append((x, torch.from_numpy(data.labels[train])))
-
-    in_federation(configured(material, "engine=inline", f"clients={few}"), job)
-    return found[0]
+    config = configured(material, "engine=inline", f"clients={few}")
+    data = partition_data(0, config.data, clients=few, seed=config.seed)
+    x = as_input(torch.from_numpy(data.images[data.train]), data.kind.scaling)
+    return x, torch.from_numpy(data.labels[data.train])
 
 
 def plain_epochs(x: torch.Tensor, y: torch.Tensor, epochs: int) -> float:
     """Return the seconds of an epoch of autograd and ``SGD(fused=True)``."""
     torch.set_num_threads(1)
     model = build_mlp(x.shape[1], HIDDEN, 10)
-    start = initial_parameters(x.shape[1], HIDDEN, 10, seed=0)
+    start = initial_parameters(x.shape[1])
 
     def epoch() -> None:
         set_parameters(model, start)

@@ -10,9 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.peers.prepare import synthetic, write_data
-from fedneg.core.seeding import rng
+from fedneg.core.parameters import NDArrays
+from fedneg.core.seeding import rng, seed_of
+from fedneg.core.settings import ModelSettings
 from fedneg.data.datasets import default_root, load_dataset
 from fedneg.data.download import FILES, DataUnavailableError
+from fedneg.tasks.calls import seeded
+from fedneg.tasks.model import Network, get_parameters
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # The network of conf/model and of the peers.
@@ -108,6 +112,13 @@ class Material:
                 write_data(folder, clients, root=self.root)
             self._prepared[clients] = folder
         return self._prepared[clients]
+
+
+def initial_parameters(input_size: int) -> NDArrays:
+    """Return the network's arrays before round 1 of a run with seed 0."""
+    network = Network(ModelSettings("mlp", HIDDEN), (input_size,), 10)
+    with seeded(seed_of(0, "init")):
+        return get_parameters(network.fresh())
 
 
 def write_synthetic_files(root: Path) -> None:

@@ -1,21 +1,29 @@
 """The client that answers what a model knows of data that only this client has."""
 
+import copy
+from collections.abc import Sized
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
-from fedneg.clients.trainer import WriterClient
+from fedneg.clients.trainer import TrainingClient
 from fedneg.core.errors import FedNegError
-from fedneg.core.seeding import rng, torch_generator
-from fedneg.data.attacks import poison
+from fedneg.core.seeding import rng, seed_of, torch_generator
 from fedneg.evaluation.client_answers import MAX_CHECKED, MAX_EXAMPLES, ClientAnswers
-from fedneg.evaluation.relearn import RelearnTime, Target, relearn_module
+from fedneg.evaluation.relearn import (
+    RelearnTime,
+    Target,
+    relearn_by_sgd,
+    relearn_by_training,
+)
+from fedneg.tasks import calls
 from fedneg.tasks.model import set_parameters
-from fedneg.tasks.training import evaluate, predict
-
-Examples = tuple[NDArray[np.uint8], NDArray[np.int64]]
+from fedneg.tasks.training import SGD, settings_of
 
 
-class AnsweringClient(WriterClient):
+class AnsweringClient(TrainingClient):
     """A client that is asked how well a model knows what it trained, and what not.
 
     No stream depends on the round, so that every model is asked about the same examples
@@ -47,10 +55,8 @@ class AnsweringClient(WriterClient):
         """
         set_parameters(self.model, parameters)
         trained = self.training_data()
-        checked = self.drawn("relearn check", trained, MAX_CHECKED)
-        scaling = self.data.scaling
-        whole = evaluate(self.model, *trained, scaling=scaling)
         try:
+            whole = calls.measure(self.task, self.model, trained)
             # These names of random streams are older than the class: they stay, and
             # with them the examples that are drawn.
             members = self._confidence("witness members", self.members())
@@ -60,12 +66,11 @@ class AnsweringClient(WriterClient):
                 unseen=unseen,
                 as_trained_accuracy=whole.accuracy,
                 as_trained_loss=whole.loss,
-                check_loss=evaluate(self.model, *checked, scaling=scaling).loss,
+                check_loss=self._check_loss(self.model, trained),
                 relearn=None
                 if relearn_target is None
                 else self._relearn(
                     trained,
-                    checked,
                     Target("loss", relearn_target),
                     cap=relearn_cap,
                     check_every=check_every,
@@ -80,73 +85,80 @@ class AnsweringClient(WriterClient):
     @property
     def num_examples(self) -> int:
         """How many examples this client trains on."""
-        return len(self.training_data()[1])
+        return len(self.training_data())
 
-    def members(self) -> Examples:
+    def members(self) -> Sized:
         """Return this client's own training examples as trained; no canaries."""
-        images, labels = self.training_data()
-        # Canaries come after all of them.
-        own = len(self._source()[0].train)
-        return images[:own], labels[:own]
+        trained, own = self.training_data(), len(self._source()[0].train)
+        take = self.task.extras.take
+        if len(trained) == own or take is None:
+            return trained
+        return take(trained, np.arange(own))  # canaries come after all of them
 
-    def unseen(self) -> Examples:
+    def unseen(self) -> Sized:
         """Return what is like the members, and was not trained on."""
-        data, source = self._source()
-        index = np.concatenate([data.val, data.test])
-        images, labels = data.images[index], data.labels[index]
+        split, source = self._source()
         if self.assignment.attack.poison == "canaries":
-            return images, labels
-        return poison(
-            images,
-            labels,
-            attack=self.assignment.attack,
-            client_id=source,
-            seed=self.assignment.seed,
-            pixel_max=data.pixel_max,
-            purpose="poison unseen",
-        )
+            return split.unseen
+        return self.poisoned(split.unseen, source, "poison unseen")
 
-    def drawn(self, purpose: str, examples: Examples, most: int) -> Examples:
-        """Return at most so many examples, drawn without replacement, in order."""
-        images, labels = examples
-        order = rng(self.assignment.seed, purpose, 0, self.client_id).permutation(
-            len(labels)
-        )
-        chosen = np.sort(order[:most])
-        return images[chosen], labels[chosen]
+    def drawn(self, purpose: str, count: int, most: int) -> NDArray[np.int64]:
+        """Return the places of at most so many of `count` examples, in order.
 
-    def _confidence(self, purpose: str, examples: Examples) -> NDArray[np.float64]:
-        """Return the scaled confidence in the labels of some examples."""
-        # scipy is not for a client that only trains to wait for.
-        from fedneg.evaluation.confidence import scaled_confidence
+        Drawn without replacement.
+        """
+        order = rng(self.assignment.seed, purpose, 0, self.client_id).permutation(count)
+        places: NDArray[np.int64] = np.sort(order[:most])
+        return places
 
-        images, labels = self.drawn(purpose, examples, MAX_EXAMPLES)
-        if not len(labels):
+    def _confidence(self, purpose: str, data: Sized) -> NDArray[np.float64]:
+        """Return how sure the model is of some examples."""
+        places = self.drawn(purpose, len(data), MAX_EXAMPLES)
+        if not len(places):
             raise ValueError(f"there are no {purpose.split()[-1]} examples")
-        logits = predict(self.model, images, scaling=self.data.scaling)
-        return scaled_confidence(logits.numpy(), labels)
+        take = self.task.extras.take
+        if take is None:
+            return calls.scores(self.task, self.model, data)[places]
+        return calls.scores(self.task, self.model, take(data, places))
+
+    def _check_loss(self, model: nn.Module, trained: Sized) -> float:
+        """Return a model's mean loss on what relearning is checked on."""
+        places = self.drawn("relearn check", len(trained), MAX_CHECKED)
+        take = self.task.extras.take
+        if take is None:
+            return float(calls.losses(self.task, model, trained)[places].mean())
+        return calls.measure(self.task, model, take(trained, places)).loss
 
     def _relearn(
-        self,
-        trained: Examples,
-        checked: Examples,
-        target: Target,
-        *,
-        cap: int,
-        check_every: int,
+        self, trained: Sized, target: Target, *, cap: int, check_every: int
     ) -> RelearnTime:
         """Return how long the model takes to know again what this client trained."""
-        return relearn_module(
-            self.model,
-            *trained,
-            scaling=self.data.scaling,
-            settings=self.assignment.client,
-            generator=torch_generator(
-                self.assignment.seed, "relearn", 0, self.client_id
-            ),
-            target=target,
+        sgd, order, seed = self.task.train, self.order(), self.assignment.seed
+        learner = copy.deepcopy(self.model)
+
+        def as_good() -> bool:
+            return target.met_by(self._check_loss(learner, trained))
+
+        if isinstance(sgd, SGD):
+            return relearn_by_sgd(
+                learner,
+                sgd.rows(trained, self.device),
+                settings=settings_of(order),
+                generator=torch_generator(seed, "relearn", 0, self.client_id),
+                as_good=as_good,
+                cap=cap,
+                check_every=check_every,
+            )
+
+        def train(number: int, steps: int | None) -> float | None:
+            stream = seed_of(seed, "relearn", number, self.client_id)
+            once = replace(order, epochs=1, max_steps=steps, seed=stream)
+            return calls.train(self.task, learner, trained, once).get("steps")
+
+        return relearn_by_training(
+            train,
+            as_good,
             cap=cap,
             check_every=check_every,
-            check_images=checked[0],
-            check_labels=checked[1],
+            epoch=-(-len(trained) // order.batch_size),
         )

@@ -6,26 +6,25 @@ client's data within a Euclidean ball around the parameters that the server sent
 projected gradient ascent, and stop early when the accuracy on its validation part has
 fallen below a threshold.
 
-Differs from the paper: the threshold is looked at after every batch; without validation
-images, on the training ones.
+Differs from the paper: the threshold is looked at after every batch; without a
+validation part, on the training one. The loss is the task's own (`Task.loss`), and a
+task whose examples cannot be taken one by one has one batch, of all of them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 
 import numpy as np
 import torch
 from flwr.common import Scalar
 from numpy.typing import NDArray
-from torch.nn import functional
 
-from fedneg.clients.trainer import WriterClient
+from fedneg.clients.trainer import TrainingClient
 from fedneg.core.seeding import torch_generator
-from fedneg.tasks.device import as_input
+from fedneg.tasks import calls
 from fedneg.tasks.model import get_parameters, set_parameters
-from fedneg.tasks.training import evaluate
 
 
-class AscentClient(WriterClient):
+class AscentClient(TrainingClient):
     """A client that unlearns its own data, as far as the server allows."""
 
     def fit(
@@ -49,16 +48,11 @@ class AscentClient(WriterClient):
             which the early stop looked at last.
         """
         set_parameters(self.model, parameters)
-        images, labels = self.training_data()
-        metrics = self._climb(images, labels, {k: float(v) for k, v in config.items()})
-        return get_parameters(self.model), len(labels), metrics
+        data = self.training_data()
+        metrics = self._climb(data, {k: float(v) for k, v in config.items()})
+        return get_parameters(self.model), len(data), metrics
 
-    def _climb(
-        self,
-        images: NDArray[np.uint8],
-        labels: NDArray[np.int64],
-        settings: Mapping[str, float],
-    ) -> dict[str, Scalar]:
+    def _climb(self, data: Sized, settings: Mapping[str, float]) -> dict[str, Scalar]:
         """Climb in place and return the metrics."""
         torch.set_num_threads(1)  # sums must not depend on how many there are
         weights = [p for p in self.model.parameters() if p.requires_grad]
@@ -66,15 +60,12 @@ class AscentClient(WriterClient):
         optimiser = torch.optim.SGD(
             weights, lr=settings["learning-rate"], momentum=settings["momentum"]
         )
-        device = weights[0].device
-        x, y = torch.tensor(images, device=device), torch.tensor(labels, device=device)
         steps, accuracy = 0, self._accuracy()
-        for batch in self._batches(len(labels), settings):
+        for batch in self._batches(data, settings):
             if accuracy < settings["stop-accuracy"]:
                 break
             optimiser.zero_grad()
-            logits = self.model(as_input(x[batch], self.data.scaling))
-            loss = -functional.cross_entropy(logits, y[batch])
+            loss = -calls.differentiable_losses(self.task, self.model, batch).mean()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(weights, settings["clip"])
             optimiser.step()
@@ -83,23 +74,26 @@ class AscentClient(WriterClient):
         away = distance(weights, start)
         return {"steps": steps, "distance": away, "val_accuracy": accuracy}
 
-    def _batches(
-        self, count: int, settings: Mapping[str, float]
-    ) -> Iterator[torch.Tensor]:
-        """Yield the places of each batch's examples, epoch after epoch."""
+    def _batches(self, data: Sized, settings: Mapping[str, float]) -> Iterator[Sized]:
+        """Yield each batch's examples, epoch after epoch."""
         generator = torch_generator(
             self.assignment.seed, "ascent", self.server_round, self.client_id
         )
+        take = self.task.extras.take
         for _ in range(int(settings["epochs"])):
-            order = torch.randperm(count, generator=generator)
-            yield from torch.split(order, int(settings["batch-size"]))
+            if take is None:
+                yield data
+                continue
+            order = torch.randperm(len(data), generator=generator)
+            for places in torch.split(order, int(settings["batch-size"])):
+                yield take(data, places.numpy())
 
     def _accuracy(self) -> float:
-        """Return the model's accuracy on this client's validation images."""
-        data = self.data
-        part = data.val if len(data.val) else data.train
-        images, labels = data.images[part], data.labels[part]
-        return evaluate(self.model, images, labels, scaling=data.scaling).accuracy
+        """Return the model's quality on this client's validation part."""
+        split = self.split
+        part = split.more.get("val", split.unseen)
+        part = part if len(part) else split.train
+        return calls.quality(self.task, self.model, part)
 
 
 def distance(weights: Sequence[torch.Tensor], start: Sequence[torch.Tensor]) -> float:

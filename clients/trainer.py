@@ -1,13 +1,14 @@
-"""The ordinary client: trains on its writers' images and measures models on them.
+"""The ordinary client: trains the task on its own data, and measures models on them.
 
 Clients that share a process can be trained together before they are asked one by one:
 `trained_together`. Each then answers as it would have, up to rounding.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,30 +20,34 @@ from torch import nn
 from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays, flatten, shapes_of, unflatten
-from fedneg.core.seeding import torch_generator
-from fedneg.data.attacks import boosted, poison
-from fedneg.data.client_data import ClientData, own_data, partition_data
+from fedneg.core.seeding import seed_of
+from fedneg.data.attacks import boosted
+from fedneg.tasks import calls
 from fedneg.tasks.cohort import Examples, train_cohort
-from fedneg.tasks.device import choose_device, rows_on
-from fedneg.tasks.model import Network, get_parameters, set_parameters
-from fedneg.tasks.training import evaluate, train_epochs
+from fedneg.tasks.dense import dense_layers
+from fedneg.tasks.device import choose_device
+from fedneg.tasks.lookup import task_of
+from fedneg.tasks.model import get_parameters, set_parameters
+from fedneg.tasks.prototype import Prototype
+from fedneg.tasks.task import ClientRef, Order, Split, Task
+from fedneg.tasks.training import SGD, settings_of
 
 
 @lru_cache(maxsize=4)
-def _model(network: Network, device: torch.device) -> nn.Module:
-    """Return this process's network: making one takes longer than a small training.
+def _model(task: Task, device: torch.device) -> nn.Module:
+    """Return this process's model: making one takes longer than a small training.
 
     Clients of a process take turns, and whoever uses it sets all its parameters first.
     """
-    return network.build().to(device)
+    return Prototype(task).build().to(device)
 
 
 @dataclass(frozen=True)
 class _Trained:
-    """What a client's training ends with: its running loss is in nats."""
+    """What a client's training ends with."""
 
     parameters: NDArrays
-    loss: float
+    metrics: Mapping[str, float]
     num_examples: int
 
 
@@ -50,8 +55,8 @@ class _Trained:
 _ahead: dict[tuple[str, int, int], _Trained] = {}
 
 
-class WriterClient(NumPyClient):
-    """A client that holds the images of its writers, or images of its own.
+class TrainingClient(NumPyClient):
+    """A client with data of its own, which a task knows how to train on.
 
     Parameters
     ----------
@@ -61,9 +66,8 @@ class WriterClient(NumPyClient):
         The server's settings for the run.
     server_round : int
         Keys the random streams of this round.
-    own : str, optional
-        Where this client's own data lies (`fedneg.data.own_data`); None: it has its
-        part of the built-in data set.
+    node_config : mapping, optional
+        What the client's node was started with; the task finds its data by it.
     """
 
     def __init__(
@@ -71,7 +75,7 @@ class WriterClient(NumPyClient):
         client_id: int,
         assignment: Assignment,
         server_round: int = 0,
-        own: str | None = None,
+        node_config: Mapping[str, Any] | None = None,
     ) -> None:
         if not 0 <= client_id < assignment.clients:
             raise FedNegError(
@@ -82,69 +86,74 @@ class WriterClient(NumPyClient):
             assignment,
             server_round,
         )
-        self.own = own
-        if own is None:
-            self.data = partition_data(client_id, assignment)
-        else:
-            self.data = own_data(
-                own,
-                name=assignment.data.name,
-                client_id=client_id,
-                seed=assignment.seed,
-            )
-        shape = self.data.images.shape[1:]
-        self.model = _model(
-            Network(assignment.model, shape, self.data.num_classes),
-            choose_device(assignment.client.device),
-        )
+        self.node_config = dict(node_config or {})
+        self.task = task_of(assignment)
+        self.split = self._split_of(client_id)
+        self.device = choose_device(assignment.client.device)
+        self.model = _model(self.task, self.device)
 
     def fit(
         self, parameters: list[NDArray[np.float32]], config: dict[str, Scalar]
     ) -> tuple[list[NDArray[np.float32]], int, dict[str, Scalar]]:
         """Return the local parameters after training, the examples used, and metrics.
 
-        Metrics: ``running_loss`` (nats, running mean of the last epoch); with
-        `evaluate_after_fit` also what `evaluate` measures, of the local model. An
-        attacker that means to replace the model returns other parameters than those.
+        Metrics: those of the task; with `evaluate_after_fit` also what `evaluate`
+        measures, of the local model. An attacker that means to replace the model
+        returns other parameters than those.
         """
         trained = _ahead.pop(self._key, None)
         if trained is None:
             trained = self._train(parameters)
         assignment, local = self.assignment, trained.parameters
-        metrics: dict[str, Scalar] = {"running_loss": trained.loss}
+        metrics: dict[str, Scalar] = dict(trained.metrics)
         if assignment.client.evaluate_after_fit:
             set_parameters(self.model, local)
-            metrics |= self._measure(("train", "val", "test"))
+            metrics |= self._measure(tuple(self.split.measured))
         if self._attacks and assignment.attack.name == "model_replacement":
             assert assignment.attack.boost is not None  # `Config` fills it in
             local = boosted(parameters, local, assignment.attack.boost)
         return local, trained.num_examples, metrics
 
+    def order(self, purpose: str = "shuffle", *, epochs: int | None = None) -> Order:
+        """Return what this client is to do in a training of this round."""
+        settings = self.assignment.client
+        return Order(
+            epochs=settings.local_epochs if epochs is None else epochs,
+            learning_rate=settings.learning_rate,
+            batch_size=settings.batch_size,
+            seed=seed_of(
+                self.assignment.seed, purpose, self.server_round, self.client_id
+            ),
+            device=self.device.type,
+            options={"momentum": settings.momentum, **self.assignment.task_options},
+        )
+
     def _train(self, parameters: NDArrays) -> _Trained:
         set_parameters(self.model, parameters)
-        found = self._examples()
-        loss = train_epochs(
-            self.model,
-            found.images,
-            found.labels,
-            scaling=self.data.scaling,
-            settings=self.assignment.client,
-            generator=found.generator,
-        )
-        return _Trained(get_parameters(self.model), loss, len(found.labels))
+        data = self.training_data()
+        metrics = calls.train(self.task, self.model, data, self.order())
+        metrics.pop("steps", None)  # how many there were is of use to relearning only
+        return _Trained(get_parameters(self.model), metrics, len(data))
 
     def evaluate(
         self, parameters: list[NDArray[np.float32]], config: dict[str, Scalar]
     ) -> tuple[float, int, dict[str, Scalar]]:
         """Return test loss, test examples, and every metric of the model here.
 
-        For each part in ``config["parts"]`` (train, val, test, separated by spaces; by
-        default all): accuracy, loss and number of examples, on the original labels.
-        With train, ``trained_accuracy`` is on what this client trained on, poison
-        included.
+        For each part in ``config["parts"]`` (separated by spaces; by default train,
+        test and what else the task has) that this client has: quality, loss and number
+        of examples, on the original labels. With train, ``trained_accuracy`` is on what
+        this client trained on, poison included.
         """
         set_parameters(self.model, parameters)
-        parts = str(config.get("parts", "train val test")).split()
+        known = self.split.measured
+        asked = str(config.get("parts", " ".join(known))).split()
+        parts = [name for name in asked if name in known]
+        if not parts:
+            raise FedNegError(
+                f"task {self.task.name} has no part {' or '.join(asked)} to measure "
+                f"models on, only {', '.join(known)}"
+            )
         metrics = self._measure(parts)
         last = parts[-1]
         return float(metrics[f"{last}_loss"]), int(metrics[f"num_{last}"]), metrics
@@ -156,104 +165,107 @@ class WriterClient(NumPyClient):
 
     @property
     def _attacks(self) -> bool:
-        return self.client_id in (self.assignment.attack.clients or ())
+        attack = self.assignment.attack
+        return attack.name != "none" and self.client_id in (attack.clients or ())
 
-    def _source(self) -> tuple[ClientData, int]:
+    def _split_of(self, client_id: int) -> Split:
+        """Return a client's data, as this node has them."""
+        clients = self.assignment.clients
+        return calls.split_of(
+            self.task, ClientRef(client_id, clients, self.node_config)
+        )
+
+    def _source(self) -> tuple[Split, int]:
         """Return the data to train on and whose they are: for sybils the first's."""
         source = self.assignment.attack.source_of(self.client_id)
         if source == self.client_id:
-            return self.data, source
-        if self.own is not None:
+            return self.split, source
+        if "data" in self.node_config:
             raise FedNegError(
-                f"attack=sybils trains client {self.client_id} on the images of "
+                f"attack=sybils trains client {self.client_id} on the data of "
                 f"client {source}; with data of its own it has none of them"
             )
-        return partition_data(source, self.assignment), source
+        return self._split_of(source), source
 
-    def training_data(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Return the images and labels to train on, poisoned if this client attacks."""
-        data, source = self._source()
-        return poison(
-            data.images[data.train],
-            data.labels[data.train],
-            attack=self.assignment.attack,
-            client_id=source,
+    def training_data(self) -> Sized:
+        """Return what to train on, poisoned if this client attacks."""
+        split, source = self._source()
+        return self.poisoned(split.train, source)
+
+    def poisoned(self, data: Sized, source: int, purpose: str = "poison") -> Sized:
+        """Return data as this client would train on them; client `source` has them."""
+        if not self._attacks:
+            return data
+        return calls.poisoned(
+            self.task,
+            data,
+            self.assignment.attack,
             seed=self.assignment.seed,
-            pixel_max=data.pixel_max,
+            client_id=source,
+            purpose=purpose,
         )
-
-    def _examples(self) -> Examples:
-        """Return what to train on, on the device, and the stream that orders it."""
-        device = next(self.model.parameters()).device
-        assignment, data = self.assignment, self.data
-        if self._attacks:
-            images, labels = map(torch.from_numpy, self.training_data())
-            images, labels = images.to(device), labels.to(device)
-        else:
-            images = rows_on(data.images, data.train, device)
-            labels = rows_on(data.labels, data.train, device)
-        generator = torch_generator(
-            assignment.seed, "shuffle", self.server_round, self.client_id
-        )
-        return Examples(images, labels, generator)
 
     def _measure(self, parts: Sequence[str]) -> dict[str, Scalar]:
         """Measure the model on parts of this client's data."""
-        data = self.data
-        device = next(self.model.parameters()).device
-        metrics: dict[str, Scalar] = {"num_writers": data.num_writers}
+        metrics: dict[str, Scalar] = dict(self.split.counts)
         for name in parts:
-            index = getattr(data, name)
-            found = evaluate(
-                self.model,
-                rows_on(data.images, index, device),
-                rows_on(data.labels, index, device),
-                scaling=data.scaling,
-            )
+            found = calls.measure(self.task, self.model, self.split.measured[name])
             metrics[f"{name}_accuracy"] = found.accuracy
             metrics[f"{name}_loss"] = found.loss
             metrics[f"num_{name}"] = found.num_examples
         if "train" not in parts:
             return metrics
+        metrics["trained_accuracy"] = metrics["train_accuracy"]
         if self._attacks:
-            images, labels = self.training_data()
-            metrics["trained_accuracy"] = evaluate(
-                self.model, images, labels, scaling=data.scaling
-            ).accuracy
-        else:
-            metrics["trained_accuracy"] = metrics["train_accuracy"]
+            metrics["trained_accuracy"] = calls.quality(
+                self.task, self.model, self.training_data()
+            )
         return metrics
 
 
 @contextmanager
 def trained_together(
-    clients: Sequence[WriterClient], parameters: NDArrays
+    clients: Sequence[TrainingClient], parameters: NDArrays
 ) -> Iterator[None]:
     """Train clients together, from the same parameters: here, `fit` has the results.
 
+    Only where a task trains with fedneg's own SGD, and its model is dense; else each
+    client trains when it is asked to.
+
     Parameters
     ----------
-    clients : sequence of WriterClient
+    clients : sequence of TrainingClient
         Of one round of one assignment. Each is asked to `fit` these parameters, here
         and once at most.
     parameters : list of arrays
         The global model.
     """
     first = clients[0]
-    device = next(first.model.parameters()).device
-    examples = [client._examples() for client in clients]
-    found = train_cohort(
-        first.model,
-        torch.from_numpy(flatten(parameters)).to(device),
-        examples,
-        scaling=first.data.scaling,
-        settings=first.assignment.client,
-    )
-    shapes = shapes_of(parameters)
-    for client, row, loss, its in zip(
-        clients, found.parameters.cpu().numpy(), found.losses, examples, strict=True
-    ):
-        _ahead[client._key] = _Trained(unflatten(row, shapes), loss, len(its.labels))
+    sgd, model = first.task.train, first.model
+    if isinstance(sgd, SGD) and dense_layers(model):
+        rows = [sgd.rows(client.training_data(), first.device) for client in clients]
+        orders = [client.order() for client in clients]
+        found = train_cohort(
+            model,
+            torch.from_numpy(flatten(parameters)).to(first.device),
+            [
+                Examples(
+                    its.images,
+                    its.labels,
+                    torch.Generator().manual_seed(order.seed),
+                )
+                for its, order in zip(rows, orders, strict=True)
+            ],
+            scaling=rows[0].scaling,
+            settings=settings_of(orders[0]),
+        )
+        shapes = shapes_of(parameters)
+        for client, row, loss, its in zip(
+            clients, found.parameters.cpu().numpy(), found.losses, rows, strict=True
+        ):
+            _ahead[client._key] = _Trained(
+                unflatten(row, shapes), {"running_loss": loss}, len(its.labels)
+            )
     try:
         yield
     finally:

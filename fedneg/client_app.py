@@ -1,8 +1,8 @@
-"""The seam to Flower, client side: messages in, `WriterClient` calls, messages out.
+"""The seam to Flower, client side: messages in, `TrainingClient` calls, messages out.
 
 The same app runs inline, on Ray and in a SuperNode. A client is known by its client id:
-`client-id` of the node config if given, else `partition-id`. A node whose config has
-`data` trains on that, its own data, else on its part of the built-in data set.
+`client-id` of the node config if given, else `partition-id`. The task finds the node's
+data by its config: the built-in one takes `data`, else its part of the data set.
 """
 
 import traceback
@@ -26,7 +26,7 @@ from flwr.common import log
 from fedneg.arrays import arrays_of, record_like
 from fedneg.clients.answering import AnsweringClient
 from fedneg.clients.ascent import AscentClient
-from fedneg.clients.trainer import WriterClient, trained_together
+from fedneg.clients.trainer import TrainingClient, trained_together
 from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays
@@ -35,8 +35,8 @@ from fedneg.evaluation.client_answers import CHECK_EVERY, RELEARN_CAP
 from fedneg.flower_internals import CLIENT_APP_RAISED
 
 # What a client does when the server asks it; the message names the role.
-ROLES: dict[str, type[WriterClient]] = {
-    "train": WriterClient,
+ROLES: dict[str, type[TrainingClient]] = {
+    "train": TrainingClient,
     "ascent": AscentClient,
     "answering": AnsweringClient,
 }
@@ -70,24 +70,7 @@ def client_id_of(context: Context) -> int:
     return value
 
 
-def own_data_of(context: Context) -> str | None:
-    """Return where this node's own data lies, None if it has none.
-
-    Raises
-    ------
-    FedNegError
-        If the node config's `data` is no text.
-    """
-    value = context.node_config.get("data")
-    if value is not None and not isinstance(value, str):
-        raise FedNegError(
-            "data in the node config must be a path in quotes, e.g. "
-            f'data="/srv/digits.npz", got {value!r}'
-        )
-    return value
-
-
-def _client(message: Message, context: Context) -> WriterClient:
+def _client(message: Message, context: Context) -> TrainingClient:
     config = message.content["config"]
     assert isinstance(config, ConfigRecord)
     if "assignment" not in config:
@@ -103,7 +86,7 @@ def _client(message: Message, context: Context) -> WriterClient:
         client_id_of(context),
         assignment,
         int(str(config.get("server-round", 0))),
-        own_data_of(context),
+        dict(context.node_config),
     )
 
 
@@ -122,7 +105,7 @@ def together(cohort: Sequence[tuple[Message, Context]]) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             clients = [_client(message, context) for message, context in cohort]
-            if all(type(client) is WriterClient for client in clients):
+            if all(type(client) is TrainingClient for client in clients):
                 parameters = _arrays(cohort[0][0])
                 stack.enter_context(trained_together(clients, parameters))
         except Exception:
@@ -195,7 +178,7 @@ def _answers(
         }
     )
     if found.relearn is not None:
-        metrics["relearn-batches"] = found.relearn.batches
+        metrics[f"relearn-{found.relearn.unit}"] = found.relearn.batches
         metrics["relearn-reached"] = int(found.relearn.reached)
     confidence = {"members": Array(found.members), "unseen": Array(found.unseen)}
     return RecordDict({"metrics": metrics, "confidence": ArrayRecord(confidence)})

@@ -20,9 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from fedneg.core.arguments import quoted
 from fedneg.core.errors import FedNegError
 from fedneg.core.settings import Config, conf_dir, methods
-from fedneg.data.datasets import resolve_auto
 from fedneg.overrides import (
     chosen,
+    extended,
     hydra_errors,
     key_of,
     merged,
@@ -33,6 +33,7 @@ from fedneg.overrides import (
 )
 from fedneg.records.state import State
 from fedneg.strategies import check_options, is_own_method, settings_of
+from fedneg.tasks.lookup import own_task
 
 # Keys whose values are folders of the user's.
 PATHS = ("data.root", "state", "keys")
@@ -40,6 +41,7 @@ PATHS = ("data.root", "state", "keys")
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
     """Compose the tree, inside hydra.main or outside of it."""
+    overrides = extended(overrides)
     if GlobalHydra.instance().is_initialized():
         return compose("config", overrides=list(overrides))
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
@@ -83,6 +85,8 @@ def _checked_once(overrides: tuple[str, ...], folder: Path | None) -> Config:
     """Do it once: a sweep checks its jobs before the first, and each job itself."""
     config = Config.from_mapping(_plain(_composed(overrides)))
     check_options(config, folder)
+    if config.task is not None:
+        own_task(config.task, folder)
     return config
 
 
@@ -115,12 +119,12 @@ def load_config(
     folder : Path, optional
         Where relative folders in them begin: where the command was typed, which is not
         the working directory any more with ``hydra.job.chdir=true``. By default that,
-        where methods of a user's own are then not looked for.
+        where methods and tasks of a user's own are then not looked for.
 
     Returns
     -------
     Config
-        `data.name` is ``mnist`` or ``digits``, never ``auto``.
+        `data.name` is ``mnist`` or ``digits``; ``auto`` only of a task of one's own.
     tuple of str
         Notices that the user must not miss, e.g. that digits stand in for MNIST.
 
@@ -132,8 +136,11 @@ def load_config(
     typed_in, folder = folder, folder or Path.cwd()
     overrides = _with_stored(overrides, folder)
     config = _placed(_checked(overrides, typed_in), folder)
-    if config.data.name != "auto":
+    if config.data.name != "auto" or config.task is not None:
         return config, ()
+    # Whoever has a task of their own needs none of these data.
+    from fedneg.data.datasets import resolve_auto
+
     root = Path(config.data.root) if config.data.root else None
     name, notice = resolve_auto(root=root, download=config.data.download)
     # Composed anew: digits brings its own training defaults, and what the user said

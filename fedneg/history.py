@@ -1,7 +1,7 @@
 """The rounds of a run as rows: what history.csv holds; its columns are a contract."""
 
 from fedneg.strategies.phases import RoundReport
-from fedneg.tasks.training import Metrics
+from fedneg.tasks.calls import Metrics
 
 HISTORY_COLUMNS = (
     *("server_round", "phase", "accuracy", "loss", "seconds"),

@@ -43,6 +43,7 @@ def do_job(
     progress = Progress(_title(config), _planned_rounds(config))
     # Before anything is shown: missing data should be the only thing said.
     federation = make_federation(config, progress)
+    progress.quality = federation.task.shown_quality
     outputs.remove_results(out)
     run = Run(federation, out)
     with progress:
@@ -175,7 +176,8 @@ class Run:
         federation = self.federation
         return RunRecord(
             config=self.config,
-            dataset=federation.dataset,
+            task=federation.task,
+            test_examples=federation.test.num_examples,
             models=self.models,
             history=federation.history,
             reports=federation.strategy.reports,
@@ -222,7 +224,7 @@ def _planned_rounds(config: Config) -> int:
 
 def _title(config: Config) -> str:
     forget = ", ".join(map(str, config.forget)) or "nobody"
+    what = config.task or config.data.name
     return (
-        f"fedneg: {config.data.name}, {config.clients} clients, seed {config.seed}, "
-        f"forget {forget}"
+        f"fedneg: {what}, {config.clients} clients, seed {config.seed}, forget {forget}"
     )

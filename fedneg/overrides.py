@@ -29,6 +29,7 @@ from fedneg.core.texts import did_you_mean
 
 # What a federation that lives on is told anew by every run of it.
 PASSING = ("state", "keys", "data", "hydra")
+_OF_TASKS = re.compile(r"task_options\.[^=]+=")
 # Of Hydra's own keys, those that people set.
 OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.chdir")
 
@@ -211,6 +212,15 @@ def offer(group: str, name: str, values: Mapping[str, Any]) -> None:
         As a YAML would say them, its ``defaults`` included.
     """
     ConfigStore.instance().store(group=group, name=name, node=dict(values))
+
+
+def extended(words: Sequence[str]) -> list[str]:
+    """Return overrides that Hydra takes for options which only a task of one's own has.
+
+    ``task_options.width=8`` names a key that no file of the configuration does, and
+    Hydra wants to be told by ``++`` that it is no slip.
+    """
+    return [f"++{word}" if _OF_TASKS.match(word) else word for word in words]
 
 
 def search_path(overrides: Sequence[str]) -> list[str]:

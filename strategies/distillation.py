@@ -29,7 +29,6 @@ and the proxy images.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -38,10 +37,9 @@ from fedneg.core.checks import choice, number, whole
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector, add, flatten, unflatten
 from fedneg.core.seeding import torch_generator
-from fedneg.data.datasets import Dataset
 from fedneg.strategies.base import LedgerFedAvg
 from fedneg.strategies.method import About, Needs
-from fedneg.tasks.device import as_input
+from fedneg.tasks import calls
 from fedneg.tasks.distillation import distil
 from fedneg.tasks.model import get_parameters, set_parameters
 
@@ -72,19 +70,15 @@ class Distillation(LedgerFedAvg):
             number("strategy.momentum", self.momentum, minimum=0, below=1)
             whole("strategy.batch_size", self.batch_size, minimum=1)
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._dataset: Dataset | None = None
-
     def needs(self) -> Needs:
         """Return all contributions, and which images."""
         return Needs(
             proxy=self.options.proxy, server_bytes=self.ledger.contributions.nbytes
         )
 
-    def use_server_data(self, dataset: Dataset) -> None:
-        """Keep what the proxy images may be taken from."""
-        self._dataset = dataset
+    def task_needs(self) -> tuple[str, ...]:
+        """Return what turns data into questions, and says that answers are classes."""
+        return "inputs", "outputs", "test"
 
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return the student's parameters."""
@@ -95,6 +89,7 @@ class Distillation(LedgerFedAvg):
             return before  # the very bytes: nothing to repair
         student = self.network_with(add(before, [(-1.0, contribution)]))
         rows = self.proxy_inputs()
+        self._check_logits(student, rows)
         loss = distil(
             student,
             # With the statistics of all whom it was trained by.
@@ -119,22 +114,36 @@ class Distillation(LedgerFedAvg):
 
     def network_with(self, parameters: Vector) -> nn.Module:
         """Return a network with these parameters."""
-        model = self.network.build()
+        model = self.prototype.build()
         whole = self.ledger.whole(parameters)
         set_parameters(model, unflatten(whole, self.layout.shapes))
         # Statistics are the clients' to measure, and not of noise.
         return model.eval()
 
+    def _check_logits(self, model: nn.Module, rows: torch.Tensor) -> None:
+        """Raise FedNegError if the task's model gives no logits of classes."""
+        with torch.no_grad():
+            found = model(rows[:1])
+        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else None
+        if shape is None or len(shape) != 2 or shape[1] < 2:
+            raise FedNegError(
+                "strategy=distillation needs a model that gives logits of shape "
+                f"(N, C), C at least 2; that of task {self.prototype.task.name} gives "
+                f"{shape or type(found).__name__}"
+            )
+
     def proxy_inputs(self) -> torch.Tensor:
-        """Return the proxy images as rows of input."""
+        """Return the proxy inputs, as the model takes them."""
         options: Distillation.Options = self.options
-        if options.proxy == "noise":
-            # Input is scaled to mean 0 and deviation 1: so is this.
-            generator = torch_generator(self.config.seed, "proxy")
-            shape = (options.images, self.network.input_size)
-            return torch.randn(shape, generator=generator)
-        if self._dataset is None:
-            raise FedNegError("strategy.proxy=test needs a server with test images")
-        # A copy: torch takes no read-only array, and the data set is one.
-        images = torch.from_numpy(self._dataset.test_images.copy())
-        return as_input(images, self._dataset.scaling)
+        task = self.prototype.task
+        held = calls.inputs(task, calls.test_of(task))
+        if options.proxy == "test":
+            return held
+        if not held.is_floating_point():
+            raise FedNegError(
+                "strategy.proxy=noise needs a task with float inputs, got "
+                f"{held.dtype} of task {task.name}; say strategy.proxy=test"
+            )
+        # Input is scaled to mean 0 and deviation 1: so is this.
+        generator = torch_generator(self.config.seed, "proxy")
+        return torch.randn((options.images, *held.shape[1:]), generator=generator)

@@ -85,6 +85,10 @@ class GradientAscent(LedgerFedAvg):
         """Return one round for each client that leaves."""
         return max(1, len(config.forget))
 
+    def task_needs(self) -> tuple[str, ...]:
+        """Return the loss that the ascent climbs."""
+        return ("loss",)
+
     def needs(self) -> Needs:
         """Return the leaving clients, and everybody's last local models."""
         return Needs(leaving_client=True, server_bytes=self.ledger.local.rows.nbytes)

@@ -9,7 +9,7 @@ from fedneg.ledger.statistics import Statistics
 from fedneg.strategies.method import ForgettingMethod
 from fedneg.strategies.sampling import sample_size
 from fedneg.tasks.layout import Layout
-from fedneg.tasks.model import Network
+from fedneg.tasks.prototype import Prototype
 
 
 def empty_ledger(
@@ -70,13 +70,15 @@ class Lineage(ForgettingMethod):
         The whole run.
     initial : Vector, shape (d,)
         Parameters that the current lineage began with.
+    prototype : Prototype
+        Makes models of the task; `use_task` sets it.
     layout : Layout
         Of the model: a whole one's vector has statistics after the d parameters.
     """
 
     config: Config
     initial: Vector
-    network: Network
+    prototype: Prototype
     layout: Layout = Layout(())
     # Of the parameters alone: what the ledger's rows are made of.
     _shapes: Shapes = ()
@@ -106,7 +108,19 @@ class Lineage(ForgettingMethod):
         """Whether the ledger keeps last local models: needed, or asked for."""
         return self.keeps_local_models or self.settings.keep_local_models
 
-    def reset(self, initial: NDArrays, network: Network | None = None) -> None:
+    def use_task(self, prototype: Prototype) -> None:
+        """Take what is trained; a reset comes next.
+
+        Raises
+        ------
+        FedNegError
+            If the method needs what the task does not have, naming both.
+        """
+        for what in self.task_needs():
+            prototype.task.require(what, of=f"strategy={self.settings.name}")
+        self.prototype, self.layout = prototype, prototype.layout
+
+    def reset(self, initial: NDArrays) -> None:
         """Start a new lineage: an empty ledger at this initial model.
 
         A ledger beyond `strategy.ledger_memory_mib` lies on the disk.
@@ -114,17 +128,10 @@ class Lineage(ForgettingMethod):
         Parameters
         ----------
         initial : NDArrays
-            In the order of the layout.
-        network : Network, optional
-            What they are the arrays of; by default what it was before, and at first a
-            dense one whose arrays have no names.
+            In the order of the layout; without a task they have no names.
         """
-        if network is not None:
-            self.network, self.layout = network, network.layout
-        elif not self.layout.parts:
+        if not self.layout.parts:
             self.layout = Layout.of_arrays(initial)
-            inputs, outputs = initial[0].shape[-1], initial[-1].shape[0]
-            self.network = Network(self.config.model, (inputs,), outputs)
         self._shapes = self.layout.parameter_shapes
         # Before the new ones are made: there may be room for one ledger only.
         self._ledger, self._waiting = None, make_rows(0, 0)
@@ -141,5 +148,5 @@ class Lineage(ForgettingMethod):
 
     def fresh_parameters(self, draw: int) -> Vector:
         """Return other initial parameters, which no training ever saw; `draw` >= 1."""
-        arrays = self.network.initial(seed=self.config.seed, draw=draw)
+        arrays = self.prototype.initial(seed=self.config.seed, draw=draw)
         return flatten(arrays)[: self.layout.size]

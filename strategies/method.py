@@ -16,7 +16,6 @@ from fedneg.core.checks import build, choice
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector
 from fedneg.core.settings import Config, StrategySettings
-from fedneg.data.datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,12 @@ class Needs:
     remaining_rounds : int
         In how many rounds of the unlearn phase, at most, clients that stay must be.
     proxy : str or None
-        Which images the server uses, that belong to no client.
+        Which inputs the server uses, that belong to no client.
     server_bytes : int
         Size of what the method reads of that which the server keeps: all rows of it,
         since anybody may ask to be forgotten, not only the rows of those who did.
         Measured, of the ledger as it is. What only keeps the ledger in order (momentum
-        rows), weights and client ids, and the images of `proxy` are not in it.
+        rows), weights and client ids, and the inputs of `proxy` are not in it.
     """
 
     leaving_client: bool = False
@@ -196,8 +195,9 @@ class ForgettingMethod:
         """
         return Needs(leaving_client=self.needs_leaving_client)
 
-    def use_server_data(self, dataset: Dataset) -> None:
-        """Take what the server holds, for methods that need images of their own."""
+    def task_needs(self) -> tuple[str, ...]:
+        """Return the optional fields of a task that the method cannot do without."""
+        return ()
 
     @property
     def keeps_local_models(self) -> bool:

@@ -97,7 +97,11 @@ class Questions:
             clients,
             {"parts": " ".join(parts)},
             read=lambda reply, k: read_evaluation(
-                reply, k, parts, max_num_examples=self.settings.max_num_examples
+                reply,
+                k,
+                parts,
+                max_num_examples=self.settings.max_num_examples,
+                own_task=self.config.task is not None,
             ),
             said=("evaluation", "evaluate the model"),
         )
@@ -271,12 +275,16 @@ def _read_relearn(
     metrics: Mapping[str, object], relearn_cap: int | None
 ) -> RelearnTime | None:
     """Return the relearn time, which is there exactly if it was asked for."""
+    in_epochs = "relearn-epochs" in metrics
     if relearn_cap is None:
-        if "relearn-batches" in metrics:
+        if in_epochs or "relearn-batches" in metrics:
             raise ValueError("relearned without having been asked to")
         return None
-    batches = count("relearn-batches", metrics["relearn-batches"], most=relearn_cap)
+    name = "relearn-epochs" if in_epochs else "relearn-batches"
+    batches = count(name, metrics[name], most=relearn_cap)
     reached = count("relearn-reached", metrics["relearn-reached"], most=1)
+    if in_epochs:  # how many of them the cap stands for only the client knows
+        return RelearnTime(batches, bool(reached), "epochs")
     if not reached and batches != relearn_cap:
         raise ValueError(
             f"relearn-reached must be 1, or 0 after {relearn_cap} batches, "

@@ -200,10 +200,12 @@ def read_evaluation(
     parts: Sequence[str],
     *,
     max_num_examples: int,
+    own_task: bool = False,
 ) -> dict[str, float]:
     """Return what a client measured of a model on `parts` of its data, checked.
 
-    What nobody knows by name is not among it.
+    What nobody knows by name is not among it. Of a task of one's own (`own_task`) only
+    train and test must be there: it may have no other part, and no writers.
 
     Raises
     ------
@@ -213,10 +215,11 @@ def read_evaluation(
     KeyError
         If the record is missing.
     """
+    there = [part for part in parts if part in ("train", "test") or not own_task]
     wanted = [
-        "num_writers",
-        *(f"{part}_{what}" for part in parts for what in ("accuracy", "loss")),
-        *(f"num_{part}" for part in parts),
+        *(() if own_task else ("num_writers",)),
+        *(f"{part}_{what}" for part in there for what in ("accuracy", "loss")),
+        *(f"num_{part}" for part in there),
     ]
     if "train" in parts:
         wanted.append("trained_accuracy")

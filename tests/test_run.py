@@ -12,11 +12,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from builders.federations import small_config
-from fedneg.clients.trainer import WriterClient
+from fedneg.clients.trainer import TrainingClient
 from fedneg.core.errors import FedNegError
 from fedneg.core.settings import Config
 from fedneg.data.attacks import attack_probe
 from fedneg.data.datasets import load_dataset
+from fedneg.data.kinds import DIGITS
 from fedneg.data.partition import partition_by_writer
 from fedneg.engines.simulate import simulate
 from fedneg.evaluation.judgement import Judgement
@@ -167,7 +168,7 @@ def test_numbers_follow_from_the_model_files(backdoored: Done, name: str):
     loss = float((np.log(np.exp(x).sum(1)) - true).mean())
     assert loss == pytest.approx(found["test_loss"], rel=1e-5)
     probe = attack_probe(
-        data.test_images, data.test_labels, attack=config.attack, pixel_max=16
+        data.test_images, data.test_labels, attack=config.attack, kind=DIGITS
     )
     assert probe is not None
     assert accuracy(path, *probe) == pytest.approx(found["attack_success_rate"])
@@ -286,13 +287,13 @@ def test_recovery_draws_streams_of_its_own_and_retraining_those_of_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     seen: list[tuple[int, int]] = []
-    fit = WriterClient.fit
+    fit = TrainingClient.fit
 
-    def watched(self: WriterClient, *arguments: Any) -> Any:
+    def watched(self: TrainingClient, *arguments: Any) -> Any:
         seen.append((self.server_round, self.client_id))
         return fit(self, *arguments)
 
-    monkeypatch.setattr(WriterClient, "fit", watched)
+    monkeypatch.setattr(TrainingClient, "fit", watched)
     do(tmp_path, "forget=1", "retrain=remaining", "retrain_rounds=1")
     assert seen == [
         *((1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)),
@@ -305,14 +306,14 @@ def test_a_client_that_fails_is_in_results_and_history(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Client 1 cannot train at all; the rest go on and it is said."""
-    fit = WriterClient.fit
+    fit = TrainingClient.fit
 
-    def broken(self: WriterClient, *arguments: Any) -> Any:
+    def broken(self: TrainingClient, *arguments: Any) -> Any:
         if self.client_id == 1:
             raise RuntimeError("out of memory")
         return fit(self, *arguments)
 
-    monkeypatch.setattr(WriterClient, "fit", broken)
+    monkeypatch.setattr(TrainingClient, "fit", broken)
     made = do(tmp_path, "forget=1", "reference=false", "rounds=1")
     (failure,) = made.results["failures"]
     assert (failure["client_id"], failure["server_round"]) == (1, 1)
@@ -334,7 +335,7 @@ def test_a_round_without_any_reply_is_a_notice(
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of paper")
 
-    monkeypatch.setattr(WriterClient, "fit", fails)
+    monkeypatch.setattr(TrainingClient, "fit", fails)
     done = do(tmp_path, "forget=null", "rounds=1")
     assert done.results["notices"] == [
         "round 1 (train): no usable reply from any client; the model stayed as it was"

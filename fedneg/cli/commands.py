@@ -60,7 +60,8 @@ What to ask for, as key=value:
   retrain_rounds=2   rounds=10   clients=5   seed=0   reference=true|false
 
 Groups, as group=name, and their values as group.key=value (attack.fraction=0.5);
-strategy=module:Class is a method of your own, installed or in the folder you are in:
+strategy=module:Class is a method of your own, task=module:name a task (a model and its
+data, in place of model= and data=), installed or in the folder you are in:
 {groups}
 
 FEDNEG_DATA is the folder with torchvision's MNIST/ and QMNIST/ (else a cache folder,

@@ -108,7 +108,7 @@ def run_hydra(*, comparing: bool = False) -> None:
         warm_up(cores())
     import hydra
 
-    from fedneg.overrides import command_line, hydra_errors
+    from fedneg.overrides import command_line, extended, hydra_errors
 
     # Hydra prints its errors and exits with 1 unless told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -116,7 +116,7 @@ def run_hydra(*, comparing: bool = False) -> None:
         version_base="1.3", config_path=str(conf_dir()), config_name="config"
     )(_job)
     with one_line_errors(), hydra_errors():
-        sys.argv[1:] = command_line(sys.argv[1:])
+        sys.argv[1:] = extended(command_line(sys.argv[1:]))
         _offer_methods([word for word in sys.argv[1:] if word[:1] != "-"])
         try:
             entry()

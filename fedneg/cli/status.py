@@ -61,7 +61,8 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("trained", f"{found.get('trained', 0)} of {found.get('rounds', '-')} rounds"),
     ]
     if found.get("accuracy") is not None:
-        lines += [("test accuracy", f"{found['accuracy']:.4f}")]
+        quality = found.get("quality_name", "accuracy")
+        lines += [(f"test {quality}", f"{found['accuracy']:.4f}")]
     lines += [
         ("clients", f"{found.get('clients', '-')}, {kind}{_trust(found)}"),
         ("online in the last run", ids(found.get("online", []))),

@@ -1,7 +1,8 @@
 """What the server tells a client to do: the part of the configuration that travels."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from fedneg.core.checks import build
@@ -12,6 +13,7 @@ from fedneg.core.settings import (
     Config,
     DataSettings,
     ModelSettings,
+    check_task,
 )
 
 
@@ -20,7 +22,8 @@ class Assignment:
     """What a client must know to train: travels in the server's message as JSON.
 
     `data.root` is meant for clients that share the server's file system (simulation);
-    it is None for real clients, who know where their own data lies.
+    it is None for real clients, who know where their own data lies. `data` and `model`
+    are those of the built-in task; `task` names one of somebody's own.
     """
 
     seed: int
@@ -29,6 +32,11 @@ class Assignment:
     model: ModelSettings
     client: ClientSettings
     attack: AttackSettings
+    task: str | None = None
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_task(self.task, self.task_options)
 
     @classmethod
     def of(cls, config: Config, *, root: str | None) -> Self:
@@ -41,6 +49,8 @@ class Assignment:
             config.model,
             config.client,
             config.attack,
+            config.task,
+            config.task_options,
         )
 
     def to_json(self) -> str:

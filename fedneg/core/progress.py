@@ -15,6 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from fedneg.core.quality import ACCURACY
 from fedneg.core.run_log import LOG, visible
 
 
@@ -39,6 +40,7 @@ class Progress:
     ) -> None:
         self.console = console or Console(stderr=True)
         self.title, self.planned = title, planned_rounds
+        self.quality = ACCURACY  # what people read for it
         self.done = 0
         self.start = time.monotonic()
         self.rows: list[tuple[str, str, str, str]] = []
@@ -100,7 +102,8 @@ class Progress:
         self._begin()
         self.done += 1
         left = self._left()
-        said = f"{phase} {number}/{of}  accuracy {accuracy:.4f}  loss {loss:.4f}"
+        name = self.quality
+        said = f"{phase} {number}/{of}  {name} {accuracy:.4f}  loss {loss:.4f}"
         LOG.info("%s", said)
         for failure in failures:
             LOG.warning("%s", failure)
@@ -142,7 +145,7 @@ class Progress:
     def _table(self) -> Group:
         """Return title, table and time as they stand now."""
         table = Table(box=None, pad_edge=False)
-        for name in ("phase", "round", "accuracy", "loss"):
+        for name in ("phase", "round", self.quality, "loss"):
             table.add_column(name, justify="left" if name == "phase" else "right")
         for row in self.rows:
             table.add_row(*row)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fedneg.core.checks import build, choice, client_ids, flag, number, whole
-from fedneg.core.data_settings import ATTACKS
+from fedneg.core.data_settings import ATTACKS, NUM_CLASSES
 from fedneg.core.data_settings import AttackSettings as AttackSettings
 from fedneg.core.data_settings import DataSettings as DataSettings
 from fedneg.core.errors import FedNegError
@@ -44,6 +44,26 @@ def conf_groups() -> dict[str, list[str]]:
 def methods() -> list[str]:
     """Return the names of all forgetting methods, in the order of the alphabet."""
     return conf_groups()["strategy"]
+
+
+# The task of `data` and `model`, where none is named.
+BUILT_IN = "images"
+
+
+def check_task(task: object, options: object) -> None:
+    """Raise FedNegError unless these can be `task` and `task_options`."""
+    if task is not None and not is_named(task):
+        raise FedNegError(
+            f"task must be null, {BUILT_IN} or of the form module:name, got {task!r}"
+        )
+    if not isinstance(options, Mapping):
+        raise FedNegError(f"task_options must be values by name, got {options!r}")
+    if options and task is None:
+        name = next(iter(options))
+        raise FedNegError(
+            f"task_options are for a task of your own, got task_options.{name}="
+            f"{options[name]} with task=null"
+        )
 
 
 @dataclass(frozen=True)
@@ -239,8 +259,18 @@ class Config:
     strategy: StrategySettings
     verdict: VerdictSettings
     experiment: str | None = None
+    task: str | None = None
+    task_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.task == BUILT_IN:  # the same, said in words
+            object.__setattr__(self, "task", None)
+        check_task(self.task, self.task_options)
+        if self.experiment and self.task is not None:
+            raise FedNegError(
+                f"experiment={self.experiment} is about the built-in task; task must "
+                f"be null, got {self.task}"
+            )
         whole("seed", self.seed, minimum=0)
         whole("clients", self.clients, minimum=1)
         whole("rounds", self.rounds, minimum=1)
@@ -292,6 +322,11 @@ class Config:
             "attack.clients", self.attack.clients, clients=self.clients
         )
         name, boost = self.attack.name, self.attack.boost
+        if self.task is None and self.attack.target >= NUM_CLASSES:
+            raise FedNegError(
+                f"attack.target must be a class from 0 to {NUM_CLASSES - 1}, "
+                f"got {self.attack.target}"
+            )
         if name == "none":
             if attackers:
                 raise FedNegError(

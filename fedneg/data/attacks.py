@@ -1,6 +1,7 @@
 """Attacks: what a client does to its training data and its update, and how it works.
 
-* label flip: y -> (y + 1) mod 10 (Fung et al., arXiv:1808.04866, flip every digit);
+* label flip: y -> (y + 1) mod C, all C classes (Fung et al., arXiv:1808.04866, flip
+  every digit);
 * backdoor: a bright square in the lower right corner, relabelled as the target class
   (Gu et al., arXiv:1708.06733, 'BadNets'; Bagdasaryan et al., AISTATS 2020, for FL);
 * model replacement: a backdoor whose update is made longer (Bagdasaryan et al., eq. 3);
@@ -16,15 +17,13 @@ from numpy.typing import NDArray
 
 from fedneg.core.data_settings import AttackSettings
 from fedneg.core.parameters import NDArrays
-from fedneg.core.seeding import rng
 from fedneg.data.canaries import make_canaries
+from fedneg.data.kinds import ImageKind
 
-NUM_CLASSES = 10
 
-
-def flip_labels(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the labels that the flipping attack teaches: (y + 1) mod 10."""
-    return (labels + 1) % NUM_CLASSES
+def flip_labels(labels: NDArray[np.int64], *, classes: int) -> NDArray[np.int64]:
+    """Return the labels that the flipping attack teaches: (y + 1) mod classes."""
+    return (labels + 1) % classes
 
 
 def stamp(
@@ -41,47 +40,36 @@ def poison(
     labels: NDArray[np.int64],
     *,
     attack: AttackSettings,
-    client_id: int,
-    seed: int,
-    pixel_max: int,
-    purpose: str = "poison",
+    draws: np.random.Generator,
+    kind: ImageKind,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return what a client trains on: its own data, poisoned if it attacks.
+    """Return what an attacker trains on: its own data, poisoned.
 
     Parameters
     ----------
     images, labels : arrays, shapes (N, height, width) and (N,)
-        Never changed; an honest client gets these very arrays back.
+        Never changed.
     attack : AttackSettings
-        `fraction` of the images, rounded to a whole number, is poisoned; which ones is
-        drawn from the stream (seed, `purpose`, client_id). Canaries are added after all
-        of them instead.
-    client_id : int
-        Whose images these are.
-    purpose : str
-        Of the stream; images that are not trained on have one of their own.
+        `fraction` of the images, rounded to a whole number, is poisoned. Canaries are
+        added after all of them instead.
+    draws : numpy Generator
+        Which ones, or what canaries are made of.
+    kind : ImageKind
+        What images look like, and how many classes there are.
     """
-    if attack.name == "none" or client_id not in (attack.clients or ()):
-        return images, labels
     if attack.poison == "canaries":
-        made = make_canaries(
-            images.shape[1:],
-            count=attack.canaries,
-            client_id=client_id,
-            seed=seed,
-            pixel_max=pixel_max,
-        )
+        made = make_canaries(kind, count=attack.canaries, draws=draws)
         return np.concatenate([images, made.planted]), np.append(labels, made.labels)
     count = round(attack.fraction * len(labels))
-    chosen = rng(seed, purpose, 0, client_id).permutation(len(labels))[:count]
+    chosen = draws.permutation(len(labels))[:count]
     labels = labels.copy()
     if attack.poison == "label_flip":
-        labels[chosen] = flip_labels(labels[chosen])
+        labels[chosen] = flip_labels(labels[chosen], classes=kind.num_classes)
         return images, labels
     labels[chosen] = attack.target
     images = images.copy()
     images[chosen] = stamp(
-        images[chosen], trigger_size=attack.trigger_size, pixel_max=pixel_max
+        images[chosen], trigger_size=attack.trigger_size, pixel_max=kind.pixel_max
     )
     return images, labels
 
@@ -120,7 +108,7 @@ def attack_probe(
     labels: NDArray[np.int64],
     *,
     attack: AttackSettings,
-    pixel_max: int,
+    kind: ImageKind,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
     """Return test inputs and the answers the attacker hopes for, or None.
 
@@ -131,9 +119,9 @@ def attack_probe(
     if attack.poison in ("none", "canaries"):
         return None
     if attack.poison == "label_flip":
-        return images, flip_labels(labels)
+        return images, flip_labels(labels, classes=kind.num_classes)
     other = labels != attack.target
     stamped = stamp(
-        images[other], trigger_size=attack.trigger_size, pixel_max=pixel_max
+        images[other], trigger_size=attack.trigger_size, pixel_max=kind.pixel_max
     )
     return stamped, np.full(int(other.sum()), attack.target, dtype=np.int64)

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedneg.core.seeding import rng
+from fedneg.data.kinds import ImageKind
 
-NUM_CLASSES = 10
 # Share of bright pixels: between those of MNIST, 0.13, and of the 8x8 digits, 0.31.
 INK = 0.2
 
@@ -35,7 +34,7 @@ class Canaries:
 
 
 def make_canaries(
-    shape: tuple[int, ...], *, count: int, client_id: int, seed: int, pixel_max: int
+    kind: ImageKind, *, count: int, draws: np.random.Generator
 ) -> Canaries:
     """Return a client's canaries: random dots, each pair with one random label.
 
@@ -45,21 +44,19 @@ def make_canaries(
 
     Parameters
     ----------
-    shape : (height, width)
+    kind : ImageKind
+        Their shape; a dot's value is ``pixel_max``, all else is 0.
     count : int
         Number of pairs.
-    client_id, seed : int
-        Key the stream that they are drawn from.
-    pixel_max : int
-        A dot's value; all else is 0.
+    draws : numpy Generator
+        Of a stream of the client's own.
 
     References
     ----------
     Carlini et al., USENIX Security 2019, section 4: random canaries. arXiv:1802.08232
     Steinke et al., NeurIPS 2023: half of them held out, one training. arXiv:2305.08846
     """
-    draws = rng(seed, "canaries", 0, client_id)
-    labels = draws.integers(NUM_CLASSES, size=count)
-    ink = draws.random((2, count, *shape)) < INK
-    planted, held_out = ink.astype(np.uint8) * np.uint8(pixel_max)
+    labels = draws.integers(kind.num_classes, size=count)
+    ink = draws.random((2, count, *kind.shape)) < INK
+    planted, held_out = ink.astype(np.uint8) * np.uint8(kind.pixel_max)
     return Canaries(planted, held_out, labels)

@@ -1,6 +1,5 @@
 """What one client works on, wherever it comes from: built-in partition or own data."""
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -8,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedneg.core.assignment import Assignment
 from fedneg.core.data_settings import DataSettings
-from fedneg.data.datasets import Scaling, image_kind, load_dataset
+from fedneg.data.datasets import load_dataset
+from fedneg.data.kinds import ImageKind, image_kind
 from fedneg.data.own_data import OwnImages, read_own_images
 from fedneg.data.partition import ClientSplit, Indices, partition, split_images
 
@@ -19,9 +18,9 @@ from fedneg.data.partition import ClientSplit, Indices, partition, split_images
 class ClientData:
     """One client's images and how they are split.
 
-    ``images`` (N, height, width) with values 0..``pixel_max`` and ``labels`` (N,) are
-    read-only, and may hold other clients' images too; ``train``, ``val`` and ``test``
-    are ascending indices of this client's. ``scaling`` makes pixels the model's input.
+    ``images`` (N, height, width) and ``labels`` (N,) are as ``kind`` says, read-only,
+    and may hold other clients' images too; ``train``, ``val`` and ``test`` are
+    ascending indices of this client's.
     """
 
     images: NDArray[np.uint8]
@@ -30,17 +29,12 @@ class ClientData:
     val: Indices
     test: Indices
     num_writers: int
-    pixel_max: int
-    scaling: Scaling
-    num_classes: int
-
-    @property
-    def input_size(self) -> int:
-        """Pixels of one image."""
-        return math.prod(self.images.shape[1:])
+    kind: ImageKind
 
 
-def partition_data(client_id: int, assignment: Assignment) -> ClientData:
+def partition_data(
+    client_id: int, data: DataSettings, *, clients: int, seed: int
+) -> ClientData:
     """Return a client's part of the built-in data set; nothing is copied.
 
     Raises
@@ -48,10 +42,9 @@ def partition_data(client_id: int, assignment: Assignment) -> ClientData:
     FedNegError
         If the data set is not there or damaged, or cannot be dealt out so.
     """
-    data = assignment.data
     root = Path(data.root) if data.root else None
     found = load_dataset(data.name, root=root, download=False)
-    split = _splits(data, assignment.clients, assignment.seed)[client_id]
+    split = _splits(data, clients, seed)[client_id]
     return ClientData(
         images=found.images,
         labels=found.labels,
@@ -59,9 +52,7 @@ def partition_data(client_id: int, assignment: Assignment) -> ClientData:
         val=split.val,
         test=split.test,
         num_writers=len(split.writers),
-        pixel_max=found.pixel_max,
-        scaling=found.scaling,
-        num_classes=found.num_classes,
+        kind=image_kind(data.name),
     )
 
 
@@ -100,9 +91,7 @@ def own_data(place: str, *, name: str, client_id: int, seed: int) -> ClientData:
         val=split.val,
         test=split.test,
         num_writers=found.num_writers,
-        pixel_max=kind.pixel_max,
-        scaling=kind.scaling,
-        num_classes=kind.num_classes,
+        kind=kind,
     )
 
 

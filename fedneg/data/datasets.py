@@ -24,6 +24,7 @@ from fedneg.core.machine import cache_root
 from fedneg.core.reading import open_regular, read_regular
 from fedneg.core.texts import check_utf8
 from fedneg.data import download as files
+from fedneg.data.kinds import DIGITS, MNIST, Scaling, image_kind
 
 # First sample of each writer, and the end: scikit-learn MOOC, "Sample grouping".
 DIGITS_BOUNDS = (
@@ -34,35 +35,6 @@ DIGITS_TEST_WRITER = 11  # writers 11, 12 and 13 are the test set
 
 _cache: dict[tuple[str, Path | None], "Dataset"] = {}
 _lock = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """How uint8 pixels become the model's input: (pixel - mean) / std, in raw units."""
-
-    mean: float
-    std: float
-
-
-@dataclass(frozen=True)
-class ImageKind:
-    """What images of a name look like: known without any file, so also to real clients.
-
-    ``shape`` is (height, width); pixels are 0..``pixel_max``, labels
-    0..``num_classes`` - 1.
-    """
-
-    name: str
-    shape: tuple[int, int]
-    pixel_max: int
-    scaling: Scaling
-    num_classes: int = 10
-
-
-# torchvision's usual 0.1307 and 0.3081 of the full range, and the same of the digits'
-# training writers. The paper does not say how it scales.
-MNIST = ImageKind("mnist", (28, 28), 255, Scaling(mean=0.1307 * 255, std=0.3081 * 255))
-DIGITS = ImageKind("digits", (8, 8), 16, Scaling(mean=4.89, std=6.01))
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,11 +59,6 @@ class Dataset:
         """Writers of the training images."""
         return len(np.unique(self.writers))
 
-    @property
-    def input_size(self) -> int:
-        """Pixels of one image."""
-        return math.prod(self.images.shape[1:])
-
     @cached_property
     def digest(self) -> str:
         """A sha256 of everything in it, in hex."""
@@ -104,25 +71,6 @@ class Dataset:
             digest.update(np.ascontiguousarray(array).data)
         digest.update(f"{self.name} {self.pixel_max} {self.scaling}".encode())
         return digest.hexdigest()
-
-    @property
-    def num_classes(self) -> int:
-        """Classes, also those that no label shows: 10 digits."""
-        return 10
-
-
-def image_kind(name: str) -> ImageKind:
-    """Return what the images of ``"mnist"`` or ``"digits"`` look like.
-
-    Raises
-    ------
-    FedNegError
-        If the name is another one.
-    """
-    for kind in (MNIST, DIGITS):
-        if kind.name == name:
-            return kind
-    raise FedNegError(f"data must be one of mnist and digits, got {name}")
 
 
 def default_root() -> Path:

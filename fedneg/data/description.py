@@ -27,10 +27,11 @@ def describe_own_data(place: str, name: str) -> list[str]:
     # How many images a part has depends neither on the seed nor on the client.
     data = own_data(place, name=name, client_id=0, seed=0)
     height, width = data.images.shape[1:]
-    counts = np.bincount(data.labels, minlength=data.num_classes)
+    counts = np.bincount(data.labels, minlength=data.kind.num_classes)
     # Dark strokes on light paper are the likeliest mistake, and no error.
     mean, usual = (
-        value / data.pixel_max for value in (data.images.mean(), data.scaling.mean)
+        value / data.kind.pixel_max
+        for value in (data.images.mean(), data.kind.scaling.mean)
     )
     return [
         f"good for data={name}: {len(data.labels)} images of {width}x{height} pixels, "

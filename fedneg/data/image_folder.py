@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.reading import kind_of, open_regular
-from fedneg.data.datasets import ImageKind
+from fedneg.data.kinds import ImageKind
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")

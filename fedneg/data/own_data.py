@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from fedneg.core.errors import FedNegError
 from fedneg.core.reading import kind_of, open_regular
 from fedneg.core.texts import check_utf8
-from fedneg.data.datasets import ImageKind
 from fedneg.data.image_folder import list_images, read_images, suffix_of, visible
+from fedneg.data.kinds import ImageKind
 
 MIN_IMAGES = 3
 # Path, size in bytes and time of change of each file: another one is another key.

@@ -4,6 +4,7 @@ Messages go there and back as parts: Flower's own bytes, and then the data of ea
 as it is.
 """
 
+import json
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -12,6 +13,7 @@ from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedneg.client_app import app as client_app
+from fedneg.core.named import add_folder, folders
 from fedneg.engines.channel import Parts
 from fedneg.engines.inline import InlineGrid, be_a_server, call, of_one_content
 from fedneg.engines.workers import WorkerPool
@@ -65,7 +67,8 @@ class LocalGrid(InlineGrid):
         return sum(self._work.get(m.metadata.dst_node_id, 0.0) for m in cohort)
 
     def _request(self, cohort: list[Message]) -> Parts:
-        parts = []
+        # This process may have come to look in another folder than its workers did.
+        parts: list[bytes] = [json.dumps(folders()).encode()]
         for message in cohort:
             context = self.contexts[message.metadata.dst_node_id]
             parts.append(metadata_to_bytes(message))
@@ -94,12 +97,15 @@ class LocalGrid(InlineGrid):
 def serve(shared: Parts, request: Parts) -> Parts:
     """Answer one request in a worker process: the ClientApp's replies, in bytes.
 
-    A request has a message's metadata and its context for each client of a cohort. The
+    A request has the folders that modules are looked for in too, and a message's
+    metadata and its context for each client of a cohort. The
     answer has the seconds that it took; and for each client how many parts its content
     has, its state, its reply without the content, and that.
     """
     started = time.perf_counter()
     be_a_server()
+    for folder in json.loads(request[0]):
+        add_folder(folder)
     asked = [
         (
             message_of(
@@ -109,7 +115,7 @@ def serve(shared: Parts, request: Parts) -> Parts:
             ),
             context_from_bytes(context),
         )
-        for head, context in zip(request[::2], request[1::2], strict=True)
+        for head, context in zip(request[1::2], request[2::2], strict=True)
     ]
     answer = []
     for (_, context), reply in zip(asked, call(client_app, asked), strict=True):

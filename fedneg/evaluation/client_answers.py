@@ -32,7 +32,7 @@ class ClientAnswers:
     Attributes
     ----------
     members : float64 array, shape (M,), M at least 1
-        Scaled confidence (`fedneg.evaluation.confidence`) in the label of the client's
+        Scaled confidence (`fedneg.tasks.confidence`) in the label of the client's
         training examples as it trained them; canaries are not among them.
     unseen : float64 array, shape (N,), N at least 1
         The same of examples that it did not train on, poisoned in the same manner: but
@@ -89,7 +89,11 @@ class ClientAnswers:
             "check_loss": self.check_loss,
             "relearn": None
             if relearn is None
-            else {"batches": relearn.batches, "reached": relearn.reached},
+            else {
+                "batches": relearn.batches,
+                "reached": relearn.reached,
+                "unit": relearn.unit,
+            },
         }
 
     @classmethod
@@ -105,7 +109,11 @@ class ClientAnswers:
                 check_loss=float(values["check_loss"]),
                 relearn=None
                 if relearn is None
-                else RelearnTime(int(relearn["batches"]), bool(relearn["reached"])),
+                else RelearnTime(
+                    int(relearn["batches"]),
+                    bool(relearn["reached"]),
+                    str(relearn["unit"]),
+                ),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"no answers: {error!r}") from None

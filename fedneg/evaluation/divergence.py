@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import rel_entr, softmax
+from scipy.special import rel_entr
 
 from fedneg.core.parameters import Vector
 
@@ -19,15 +19,6 @@ Probabilities = NDArray[np.floating]
 SUM_TOLERANCE = 1e-4
 # Nats: no class is shared.
 MAX_JS = math.log(2)
-
-
-def probabilities_of(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return class probabilities (N, C) of logits (N, C), in float64.
-
-    In float64 because float32 rounds a confident model's small ones to zero.
-    """
-    found: NDArray[np.float64] = softmax(np.asarray(logits, dtype=np.float64), axis=1)
-    return found
 
 
 def _checked(

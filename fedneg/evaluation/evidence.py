@@ -3,99 +3,145 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from fedneg.core.data_settings import AttackSettings
 from fedneg.core.files import write_bytes
-from fedneg.core.machine import cores
 from fedneg.core.parameters import Vector, digest_of_model, unflatten
 from fedneg.core.reading import read_regular
 from fedneg.core.source import code_digest
-from fedneg.data.attacks import attack_probe
-from fedneg.data.datasets import Dataset
 from fedneg.evaluation.client_answers import ClientAnswers
-from fedneg.tasks.model import Network, set_parameters
-from fedneg.tasks.training import Metrics, evaluate, predict
+from fedneg.tasks import calls
+from fedneg.tasks.calls import Metrics
+from fedneg.tasks.model import set_parameters
+from fedneg.tasks.prototype import Prototype
+
+# Who finds the task, and with it the built-in one.
+LOOKUP = "fedneg.tasks.lookup"
 
 
 class ServerTest:
-    """The server's test set, ready to measure flat parameters.
+    """What the server measures models on, ready for flat parameters.
 
     Parameters
     ----------
-    dataset : Dataset
-    network : Network
+    prototype : Prototype
+        Whose task is asked.
     attack : AttackSettings
         Decides what attack success means here; None of it for attack=none.
+    seed : int
+        Of the run; for an attack that draws what it does to the server's data.
+    parts : sequence of data, optional
+        By default what the task's server holds; of a task whose server holds nothing,
+        what its clients test on, one after the other.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
-        network: Network,
+        prototype: Prototype,
         attack: AttackSettings,
+        *,
+        seed: int = 0,
+        parts: Sequence[Sized] | None = None,
     ) -> None:
-        self.dataset, self.shapes = dataset, network.layout.shapes
+        self.task, self.shapes = prototype.task, prototype.layout.shapes
+        self.parts = [calls.test_of(self.task)] if parts is None else list(parts)
         self._latest: tuple[Vector, Metrics] | None = None
-        self.model = network.build()
-        self.probe = attack_probe(
-            dataset.test_images,
-            dataset.test_labels,
-            attack=attack,
-            pixel_max=dataset.pixel_max,
-        )
+        self.model = prototype.build()
+        self._attack, self._seed = attack, seed
+        self._attacked, self._clean = self._probes()
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples models are measured on."""
+        return sum(len(part) for part in self.parts)
+
+    def _probes(self) -> tuple[list[Sized], list[Sized]]:
+        """Return what the attacker hopes for, and the same without its mark."""
+        attack, probe = self._attack, self.task.extras.probe
+        if attack.poison in ("none", "canaries"):
+            return [], []
+        if probe is None:
+            whole = replace(attack, fraction=1.0)
+            return [
+                calls.poisoned(
+                    self.task,
+                    part,
+                    whole,
+                    seed=self._seed,
+                    client_id=k,
+                    purpose="probe",
+                )
+                for k, part in enumerate(self.parts)
+            ], []
+        found = [calls.probe(self.task, part, attack) for part in self.parts]
+        clean = [one for _, one in found if one is not None]
+        return [one for one, _ in found], clean if len(clean) == len(found) else []
 
     def measure(self, parameters: Vector) -> Metrics:
-        """Return accuracy and loss on the whole test set.
+        """Return quality and loss on all that the server measures on.
 
         The latest model is remembered: after its last round it is asked for again.
         """
         if self._latest is not None and np.array_equal(self._latest[0], parameters):
             return self._latest[1]
-        set_parameters(self.model, unflatten(parameters, self.shapes))
-        found = evaluate(
-            self.model,
-            self.dataset.test_images,
-            self.dataset.test_labels,
-            scaling=self.dataset.scaling,
-            threads=cores(),
-        )
+        found = calls.measure_parts(self.task, self._with(parameters), self.parts)
         self._latest = parameters.copy(), found
         return found
 
-    def logits(
-        self, parameters: Vector, images: NDArray[np.uint8]
-    ) -> NDArray[np.float32]:
-        """Return a model's logits (N, classes) on images of the data set's kind."""
-        set_parameters(self.model, unflatten(parameters, self.shapes))
-        scaling = self.dataset.scaling
-        return predict(self.model, images, scaling=scaling, threads=cores()).numpy()
+    def probabilities(self, parameters: Vector) -> NDArray[np.float64] | None:
+        """Return class probabilities (N, C); None if not finite, or of no classes."""
+        return calls.probabilities(self.task, self._with(parameters), self.parts)
 
     def attack_success_rate(self, parameters: Vector) -> float | None:
         """Return the share of the attacker's inputs answered as it hopes, or None."""
-        if self.probe is None:
+        return self._quality(parameters, self._attacked)
+
+    def attack_base(self, parameters: Vector) -> float | None:
+        """Return how often the attacker's hope comes true without its mark, or None."""
+        return self._quality(parameters, self._clean)
+
+    def canary_losses(
+        self, parameters: Vector, client_id: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Return losses of a client's planted and of its held-out canaries.
+
+        None if one of them is not finite.
+        """
+        model = self._with(parameters)
+        planted, held_out = (
+            calls.losses(self.task, model, data)
+            for data in calls.canaries(
+                self.task, self._attack, seed=self._seed, client_id=client_id
+            )
+        )
+        if np.isfinite(planted).all() and np.isfinite(held_out).all():
+            return planted, held_out
+        return None
+
+    def _quality(self, parameters: Vector, parts: Sequence[Sized]) -> float | None:
+        if not parts:
             return None
+        model = self._with(parameters)
+        return calls.measure_parts(self.task, model, parts).accuracy
+
+    def _with(self, parameters: Vector) -> nn.Module:
+        """Return the model with these parameters."""
         set_parameters(self.model, unflatten(parameters, self.shapes))
-        images, hoped = self.probe
-        return evaluate(
-            self.model,
-            images,
-            hoped,
-            scaling=self.dataset.scaling,
-            threads=cores(),
-        ).accuracy
+        return self.model
 
 
 @dataclass(frozen=True)
 class ModelEvidence:
-    """All that one model was measured on; `per_client` as `WriterClient` answers."""
+    """All that one model was measured on; `per_client` as `TrainingClient` answers."""
 
     name: str
     test: Metrics
@@ -151,13 +197,20 @@ class KeptEvidence:
         The model; with the attack and the measuring code they name the file.
     attack : AttackSettings
         Attack success, and accuracy on what attackers trained, depend on it.
+    code : tuple of str
+        Modules of the task's own.
     """
 
     def __init__(
-        self, folder: Path, parameters: Vector, attack: AttackSettings
+        self,
+        folder: Path,
+        parameters: Vector,
+        attack: AttackSettings,
+        code: tuple[str, ...] = (),
     ) -> None:
         what = hashlib.sha256(digest_of_model(parameters).encode())
-        what.update(repr(attack).encode() + code_digest((__name__,)).encode())
+        measuring = code_digest((__name__, LOOKUP, *code))
+        what.update(repr(attack).encode() + measuring.encode())
         self._path = folder / f"evidence-{what.hexdigest()[:16]}.json"
 
     def read(self, name: str) -> ModelEvidence | None:
@@ -189,17 +242,23 @@ class KeptAnswers:
     asked : mapping
         All else that the answers depend on, as JSON takes it; with the code that
         answers, they name the file.
+    code : tuple of str
+        Modules of the task's own.
     """
 
     # Who answers.
     CODE = ("fedneg.clients.answering",)
 
     def __init__(
-        self, folder: Path, parameters: Vector, asked: Mapping[str, Any]
+        self,
+        folder: Path,
+        parameters: Vector,
+        asked: Mapping[str, Any],
+        code: tuple[str, ...] = (),
     ) -> None:
         what = hashlib.sha256(digest_of_model(parameters).encode())
         what.update(json.dumps(asked, sort_keys=True).encode())
-        what.update(code_digest(self.CODE).encode())
+        what.update(code_digest((*self.CODE, *code)).encode())
         self._path = folder / f"answers-{what.hexdigest()[:16]}.json"
 
     def read(self) -> dict[int, ClientAnswers] | None:

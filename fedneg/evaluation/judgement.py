@@ -19,15 +19,9 @@ from numpy.typing import NDArray
 
 from fedneg.core.parameters import Vector
 from fedneg.core.settings import Config
-from fedneg.data.canaries import make_canaries
 from fedneg.evaluation.canary import chance_exposure, exposures
 from fedneg.evaluation.client_answers import ClientAnswers
-from fedneg.evaluation.confidence import cross_entropies
-from fedneg.evaluation.divergence import (
-    mean_js_divergence,
-    prediction_agreement,
-    probabilities_of,
-)
+from fedneg.evaluation.divergence import mean_js_divergence, prediction_agreement
 from fedneg.evaluation.evidence import ModelEvidence, ServerTest
 from fedneg.evaluation.floor import absolute_gap, floor_of
 from fedneg.evaluation.measurements import Measurements
@@ -95,15 +89,18 @@ class Judgement:
     ) -> Measured:
         """See a model on the server's data and on the leaving clients'."""
         finite = bool(np.isfinite(parameters).all())
-        logits = self.test.logits(parameters, self.test.dataset.test_images)
-        finite = finite and bool(np.isfinite(logits).all())
+        probabilities = self.test.probabilities(parameters) if finite else None
+        if finite and self.test.task.outputs is not None:
+            finite = probabilities is not None
+        elif finite:
+            finite = math.isfinite(self.test.measure(parameters).loss)
         return Measured(
             name,
             parameters,
             accuracy,
             success,
-            self._attack_base(logits),
-            probabilities_of(logits) if finite else None,
+            self.test.attack_base(parameters),
+            probabilities,
             self._canary_losses(parameters) if finite else {},
             self._answers(parameters) if finite else {},
         )
@@ -124,16 +121,6 @@ class Judgement:
         if len(absent) == len(self.config.forget) or self.config.retrain == "forgotten":
             return True
         return client_id not in absent
-
-    def _attack_base(self, logits: NDArray[np.float32]) -> float | None:
-        """Return how often the attacker's class is answered without its trigger."""
-        if self.config.attack.poison != "backdoor":
-            return None
-        target = self.config.attack.target
-        others = self.test.dataset.test_labels != target
-        if not others.any():
-            return None
-        return float((logits[others].argmax(axis=1) == target).mean())
 
     def _answers(self, parameters: Vector) -> Mapping[int, ClientAnswers]:
         """Return what those leaving clients say whose answers count."""
@@ -159,29 +146,17 @@ class Judgement:
         self, parameters: Vector
     ) -> dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Return losses in nats of planted and of held-out canaries, by client id."""
-        attack, dataset = self.config.attack, self.test.dataset
+        attack = self.config.attack
         if attack.name != "canaries":
             return {}
         found = {}
         forget = {k for k in self.config.forget if self._is_asked(k)}
         for client_id in sorted(set(attack.clients or ()) & forget):
-            made = make_canaries(
-                dataset.test_images.shape[1:],
-                count=attack.canaries,
-                client_id=client_id,
-                seed=self.config.seed,
-                pixel_max=dataset.pixel_max,
-            )
-            planted, held_out = (
-                self.test.logits(parameters, images)
-                for images in (made.planted, made.held_out)
-            )
-            # Dots are no digits: finite answers to these promise nothing for those.
-            if np.isfinite(planted).all() and np.isfinite(held_out).all():
-                found[client_id] = (
-                    cross_entropies(planted, made.labels),
-                    cross_entropies(held_out, made.labels),
-                )
+            losses = self.test.canary_losses(parameters, client_id)
+            # Canaries are no examples: finite answers to these promise nothing for
+            # those.
+            if losses is not None:
+                found[client_id] = losses
         return found
 
     # -- the verdict -------------------------------------------------------------------
@@ -286,6 +261,7 @@ class Judgement:
                 chance_exposure(attack.canaries) if exposure else None
             ),
             "relearn_batches": relearn and relearn.batches,
+            "relearn_unit": relearn and relearn.unit,
             "relearn_reached": relearn and relearn.reached,
             **_apart(model, retrained),
             "distance_to_original": _distance(model, self.models["original"]),

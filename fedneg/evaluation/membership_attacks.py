@@ -20,7 +20,7 @@ from fedneg.evaluation.canary import canary_input
 from fedneg.evaluation.client_answers import ClientAnswers
 from fedneg.evaluation.lira import lira_scores
 from fedneg.evaluation.membership import Interval, MembershipInput, bootstrap, roc
-from fedneg.evaluation.relearn import RelearnTime
+from fedneg.evaluation.relearn import RelearnTime, unit_of
 
 FPR = 0.01
 MIN_SHADOWS = 2
@@ -51,9 +51,12 @@ class Measured:
     def relearn(self) -> RelearnTime | None:
         """All leaving clients' relearn times together."""
         times = [t.relearn for t in self.answers.values() if t.relearn is not None]
-        if not times or len(times) < len(self.answers):
+        unit = unit_of(times)
+        if not times or len(times) < len(self.answers) or unit is None:
             return None
-        return RelearnTime(sum(t.batches for t in times), all(t.reached for t in times))
+        return RelearnTime(
+            sum(t.batches for t in times), all(t.reached for t in times), unit
+        )
 
     @property
     def as_trained_accuracy(self) -> float | None:

@@ -6,35 +6,44 @@ al., arXiv:1911.04933, 'relearn time'; Chundawat et al., arXiv:2201.05629, take 
 ratio to the retrained model's as their 'anamnesis index').
 """
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from fedneg.core.checks import choice, number, whole
 from fedneg.core.settings import ClientSettings
-from fedneg.data.datasets import Scaling
 from fedneg.tasks.device import as_input
-from fedneg.tasks.training import Metrics, evaluate, make_step
+from fedneg.tasks.training import Rows, make_step
 
 
 @dataclass(frozen=True)
 class RelearnTime:
-    """Batches until the model was as good as the original; a bound if not `reached`."""
+    """Batches until the model was as good as the original; a bound if not `reached`.
+
+    Of a task whose training does not count them, `unit` is ``"epochs"``: whole ones.
+    """
 
     batches: int
     reached: bool
+    unit: str = "batches"
+
+
+def unit_of(times: Iterable[RelearnTime]) -> str | None:
+    """Return what several times are counted in; None if they differ.
+
+    A time of 0 is one of any.
+    """
+    units = {time.unit for time in times if time.batches}
+    return None if len(units) > 1 else next(iter(units), "batches")
 
 
 @dataclass(frozen=True)
 class Target:
     """How good the original is on the forgotten data, and so how good is good enough.
 
-    `loss` (nats, at most `value`) or `accuracy` (a fraction, at least `value`).
+    `loss` (at most `value`) or `accuracy` (a fraction, at least `value`).
     """
 
     metric: str
@@ -44,11 +53,9 @@ class Target:
         choice("metric", self.metric, ("loss", "accuracy"))
         number("value", self.value, minimum=0)
 
-    def met_by(self, found: Metrics) -> bool:
-        """Return whether a model is as good; one that diverged (NaN) is not."""
-        if self.metric == "loss":
-            return found.loss <= self.value
-        return found.accuracy >= self.value
+    def met_by(self, found: float) -> bool:
+        """Return whether a model's loss or accuracy is as good; NaN is not."""
+        return found <= self.value if self.metric == "loss" else found >= self.value
 
 
 def relearn_time(
@@ -103,69 +110,101 @@ def _batches(
         yield from torch.split(order, size)
 
 
-def relearn_module(
-    model: nn.Module,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
+def relearn_by_sgd(
+    learner: nn.Module,
+    rows: Rows,
     *,
-    scaling: Scaling,
     settings: ClientSettings,
     generator: torch.Generator,
-    target: Target,
+    as_good: Callable[[], bool],
     cap: int,
     check_every: int = 1,
-    check_images: NDArray[np.uint8] | None = None,
-    check_labels: NDArray[np.int64] | None = None,
 ) -> RelearnTime:
-    """Return the relearn time of a torch model; the model itself stays as it is.
+    """Return the relearn time of a model by fedneg's own SGD.
 
     Parameters
     ----------
-    model : nn.Module
-        A copy of it is trained, by plain SGD as a client trains.
-    images, labels : arrays, shapes (N, height, width) and (N,)
-        What was forgotten, as it was trained: with a poisoner's labels. N at least 1.
+    learner : nn.Module
+        Trained in place, as a client trains.
+    rows : Rows
+        What was forgotten, as it was trained: with a poisoner's labels. At least 1.
     generator : torch.Generator
         The order of the batches; from `fedneg.core.seeding.torch_generator`. Every
         model that is compared needs the same stream anew, else their luck differs.
-    target : Target
-        Of the original model on the very examples that are checked.
-    cap, check_every : int
+    as_good, cap, check_every
         As `relearn_time`.
-    check_images, check_labels : arrays, optional
-        What a check passes over, at least 1 example; by default all N.
 
     Raises
     ------
     ValueError
-        If there is no example, or the checked ones are not both images and labels.
+        If there is no example.
     FedNegError
         As `relearn_time`.
     """
-    if not len(labels):
+    count = len(rows.labels)
+    if not count:
         raise ValueError("relearning needs at least 1 example, got 0")
-    if check_images is None and check_labels is None:
-        check_images, check_labels = images, labels
-    if check_images is None or check_labels is None:
-        raise ValueError("check_images and check_labels go together, got one of them")
-    if not len(check_labels):
-        raise ValueError("a check needs at least 1 example, got 0")
-    learner = copy.deepcopy(model)
     # As in train_epochs: sums must not depend on how many threads there are.
     torch.set_num_threads(1)
-    device = next(learner.parameters()).device
-    x = torch.from_numpy(images.copy()).flatten(1)
-    y = torch.from_numpy(labels.copy())
-    one_step = make_step(learner, settings, num_examples=len(labels))
-    batches = _batches(len(labels), settings.batch_size, generator)
+    one_step = make_step(learner, settings, num_examples=count)
+    batches = _batches(count, settings.batch_size, generator)
 
     def step(_: int) -> None:
-        chosen = next(batches)
+        chosen = next(batches).to(rows.labels.device)
         learner.train()
-        one_step(as_input(x[chosen].to(device), scaling), y[chosen].to(device))
-
-    def as_good() -> bool:
-        found = evaluate(learner, check_images, check_labels, scaling=scaling)
-        return target.met_by(found)
+        one_step(as_input(rows.images[chosen], rows.scaling), rows.labels[chosen])
 
     return relearn_time(step, as_good, cap=cap, check_every=check_every)
+
+
+def relearn_by_training(
+    train: Callable[[int, int | None], float | None],
+    as_good: Callable[[], bool],
+    *,
+    cap: int,
+    check_every: int,
+    epoch: int,
+) -> RelearnTime:
+    """Return the relearn time of a model that a task's own function trains.
+
+    Parameters
+    ----------
+    train : callable
+        Gets how often it was asked before, and how many batches it may take (None: an
+        epoch); returns how many it took, None if it does not know. Each time begins
+        without momentum.
+    as_good, cap, check_every
+        As `relearn_time`; a training that takes more batches than it may is counted as
+        it says. Where batches are not known epochs are counted, and checked each.
+    epoch : int
+        Batches of an epoch, to know how many epochs `cap` stands for, at least one.
+    """
+    whole("cap", cap, minimum=1)
+    whole("check_every", check_every, minimum=1)
+    if as_good():
+        return RelearnTime(0, True)
+    done, number = 0, 0
+    while done < cap:
+        steps = train(number, min(check_every, cap - done, epoch))
+        number += 1
+        if steps is None:
+            return _by_epochs(train, as_good, most=max(1, cap // epoch))
+        done += max(1, round(steps))
+        if as_good():
+            return RelearnTime(min(done, cap), True)
+    return RelearnTime(cap, False)
+
+
+def _by_epochs(
+    train: Callable[[int, int | None], float | None],
+    as_good: Callable[[], bool],
+    *,
+    most: int,
+) -> RelearnTime:
+    """Go on after a first epoch that did not count its batches."""
+    for done in range(1, most + 1):
+        if done > 1:
+            train(done - 1, None)
+        if as_good():
+            return RelearnTime(done, True, "epochs")
+    return RelearnTime(most, False, "epochs")

@@ -20,6 +20,7 @@ from fedneg.evaluation.decision import (
 from fedneg.evaluation.floor import absolute_gap, floor_of
 from fedneg.evaluation.measurements import Case, Measurements
 from fedneg.evaluation.membership import Interval
+from fedneg.evaluation.relearn import unit_of
 
 
 def _abstain(
@@ -254,16 +255,19 @@ def relearn_rule(case: Case) -> Evidence:
     times = [m.relearn for m in case.references if m.relearn is not None]
     if judged is None or case.original.relearn is None or not times:
         return _abstain(case, name, "not measured")
+    unit = unit_of([judged, *times])
+    if unit is None:
+        return _abstain(case, name, "some models were relearned in epochs, not batches")
     floor = floor_of([float(t.batches) for t in times], absolute_gap)
     if floor is None or floor.models < case.settings.min_retrainings:
         return _abstain(case, name, case.too_few(len(times)))
     middle = median(t.batches for t in times)
     if middle < case.settings.min_relearn_batches:
-        why = f"no power: retrained models need {middle:g} batches"
+        why = f"no power: retrained models need {middle:g} {unit}"
         return _abstain(case, name, why)
     ratio = judged.batches / middle
     # Who was found able at one look may have been so ever since the one before.
-    unseen = case.settings.relearn_every - 1
+    unseen = 0 if unit == "epochs" else case.settings.relearn_every - 1
     threshold = 1 - (floor.gap + unseen) / middle - case.settings.relearn_margin
     found = _abstain(case, name, "", value=ratio, threshold=threshold)
     if case.original.relearn.batches / middle * case.settings.power >= threshold:

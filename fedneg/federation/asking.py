@@ -11,6 +11,7 @@ from fedneg.evaluation.evidence import KeptAnswers, KeptEvidence, ModelEvidence
 from fedneg.federation.composition import Parts
 from fedneg.federation.kept import KeptTrainings
 from fedneg.federation.rounds import Rounds
+from fedneg.tasks.lookup import code_of
 
 
 class Asking:
@@ -40,7 +41,9 @@ class Asking:
         parts.progress.step(f"evaluating the {name} model")
         self._named[digest_of_model(parameters)] = f"the {name} model"
         entry = self.kept.entry_of(parameters)
-        kept = entry and KeptEvidence(entry.folder, parameters, parts.config.attack)
+        kept = entry and KeptEvidence(
+            entry.folder, parameters, parts.config.attack, code_of(parts.config.task)
+        )
         found = kept.read(name) if kept else None
         if found is None:
             answers = parts.strategy.evaluate_clients(parts.grid, parameters)
@@ -69,7 +72,9 @@ class Asking:
             "targets": None if targets is None else sorted(targets.items()),
         }
         entry = self.kept.entry_of(parameters)
-        kept = entry and KeptAnswers(entry.folder, parameters, asked)
+        kept = entry and KeptAnswers(
+            entry.folder, parameters, asked, code_of(config.task)
+        )
         found = kept.read() if kept else None
         if found is None:
             found = {}

@@ -7,11 +7,10 @@ from flwr.serverapp import Grid
 
 from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
+from fedneg.core.machine import cores
 from fedneg.core.parameters import Vector, flatten
 from fedneg.core.progress import Progress
 from fedneg.core.settings import Config
-from fedneg.data.datasets import Dataset, default_root, load_dataset
-from fedneg.data.partition import partition
 from fedneg.evaluation.evidence import ServerTest
 from fedneg.flower_internals import is_deployed
 from fedneg.records.pins import Pins
@@ -20,8 +19,15 @@ from fedneg.strategies import make_strategy
 from fedneg.strategies.base import LedgerFedAvg
 from fedneg.strategies.hooks import Hooks
 from fedneg.strategies.roster import Roster
-from fedneg.tasks.model import Network
+from fedneg.tasks import calls
+from fedneg.tasks.lookup import task_of
+from fedneg.tasks.prototype import Prototype
+from fedneg.tasks.task import ClientRef, Task
 
+NO_TEST = (
+    "task {}: it has no test, so the server's numbers are of what the clients of this "
+    "simulation test on, together"
+)
 UNAUTHENTICATED = (
     "strategy.trust=unauthenticated: any node may claim to be any client, have it "
     "forgotten, or poison what the server keeps of it"
@@ -40,14 +46,15 @@ class Parts:
         Told of every step and round.
     deployed : bool
         Whether the clients are real ones.
-    dataset : Dataset
+    task : Task
+        What is trained.
     strategy : LedgerFedAvg
         At the initial parameters.
     test : ServerTest
     initial : Vector, shape (d,)
         Parameters before round 1.
-    network : Network
-        What is trained.
+    prototype : Prototype
+        Makes its models.
     notices : list of str
         What a user must not miss; it grows.
     """
@@ -56,11 +63,11 @@ class Parts:
     config: Config
     progress: Progress
     deployed: bool
-    dataset: Dataset
+    task: Task
     strategy: LedgerFedAvg
     test: ServerTest
     initial: Vector
-    network: Network
+    prototype: Prototype
     notices: list[str]
 
     def warn(self, text: str) -> None:
@@ -90,45 +97,82 @@ def compose(grid: Grid, config: Config, progress: Progress, hooks: Hooks) -> Par
             f"{cohort}: there every client trains alone"
         )
     deployed = is_deployed(grid)
-    dataset, shared_root = _load(config, deployed=deployed)
-    network = Network(config.model, dataset.images.shape[1:], dataset.num_classes)
-    arrays = network.initial(seed=config.seed)
-    test = ServerTest(dataset, network, config.attack)
+    settings = _assignment(config)
+    task = task_of(settings, threads=cores(), download=config.data.download)
+    _check(task, config)
+    prototype = Prototype(task)
+    test = _server_test(prototype, config, deployed=deployed)
+    arrays = prototype.initial(seed=config.seed)
     hooks = _with_own(hooks, config, progress, test)
+    # Simulated clients read the files that the server read; real ones know their own.
+    root = None if deployed else settings.data.root
     strategy = make_strategy(
         config,
-        Assignment.of(config, root=shared_root).to_json(),
+        Assignment.of(config, root=root).to_json(),
         hooks,
         _roster_of_real_clients(config, hooks) if deployed else None,
     )
-    strategy.use_server_data(dataset)
-    strategy.reset(arrays, network)
-    open_to_all = deployed and config.strategy.trust == "unauthenticated"
+    strategy.use_task(prototype)
+    strategy.reset(arrays)
+    notices = []
+    if deployed and config.strategy.trust == "unauthenticated":
+        notices.append(UNAUTHENTICATED)
+    if task.test is None:
+        notices.append(NO_TEST.format(task.name))
     return Parts(
         grid,
         config,
         progress,
         deployed,
-        dataset,
+        task,
         strategy,
         test,
         flatten(arrays),
-        network,
-        [UNAUTHENTICATED] if open_to_all else [],
+        prototype,
+        notices,
     )
 
 
-def _load(config: Config, *, deployed: bool) -> tuple[Dataset, str | None]:
-    """Return the data set, and where simulated clients are to read it."""
-    data = config.data
-    root = Path(data.root).resolve() if data.root else None
-    dataset = load_dataset(data.name, root=root, download=data.download)
+def _assignment(config: Config) -> Assignment:
+    """Return the server's own: with the folder that data are in, wherever it began."""
+    root = config.data.root
+    if config.task is not None:
+        return Assignment.of(config, root=root)
+    from fedneg.data.datasets import default_root
+
+    place = Path(root).resolve() if root else default_root().resolve()
+    return Assignment.of(config, root=str(place))
+
+
+def _check(task: Task, config: Config) -> None:
+    """Raise FedNegError if the task lacks what the attack needs."""
+    if config.attack.name == "none":
+        return
+    task.require("poison", of=f"attack={config.attack.name}")
+    if config.attack.name == "canaries":
+        task.require("canaries", of="attack=canaries")
+
+
+def _server_test(prototype: Prototype, config: Config, *, deployed: bool) -> ServerTest:
+    """Return what the server measures models on."""
+    task, clients = prototype.task, config.clients
     if deployed:
-        return dataset, None
-    # Simulated clients read the files that the server read; and what cannot be split
-    # among them should not be found out K times.
-    partition(dataset, data, clients=config.clients, seed=config.seed)
-    return dataset, str(root or default_root().resolve())
+        task.require("test", of="a federation of real clients")
+    parts = None
+    if not deployed:
+        # What no client can train on should not be found out K times.
+        first = calls.split_of(task, ClientRef(0, clients))
+        if task.test is None:
+            others = (
+                calls.split_of(task, ClientRef(k, clients)) for k in range(1, clients)
+            )
+            parts = [part.tested for part in (first, *others) if len(part.tested)]
+            if not parts:
+                raise FedNegError(
+                    f"task {task.name} has no test, and no client of it has an example "
+                    "that it does not train on: models could not be measured"
+                )
+    return ServerTest(prototype, config.attack, seed=config.seed, parts=parts)
 
 
 def _with_own(

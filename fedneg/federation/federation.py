@@ -50,7 +50,8 @@ class Federation:
     ----------
     deployed : bool
         Whether the clients are real ones.
-    dataset : Dataset
+    task : Task
+        What is trained.
     strategy : LedgerFedAvg
     test : ServerTest
     initial : Vector, shape (d,)
@@ -86,10 +87,10 @@ class Federation:
     ) -> None:
         parts = compose(grid, config, progress, hooks)
         self.grid, self.config, self.progress = grid, config, progress
-        self.deployed, self.dataset = parts.deployed, parts.dataset
+        self.deployed, self.task = parts.deployed, parts.task
         self.strategy, self.test = parts.strategy, parts.test
-        self.initial, self.network = parts.initial, parts.network
-        self.shapes = parts.network.layout.shapes
+        self.initial, self.prototype = parts.initial, parts.prototype
+        self.shapes = parts.prototype.layout.shapes
         self.notices = parts.notices
         self._rounds = Rounds(parts)
         self.history, self.seconds = self._rounds.history, self._rounds.seconds
@@ -217,7 +218,7 @@ class Federation:
         draw : int
             1, 2, ..: which other seed.
         """
-        arrays = self.network.initial(
+        arrays = self.prototype.initial(
             seed=self.config.seed, draw=REFERENCE_DRAWS + draw
         )
         self.strategy.reset(arrays)
@@ -263,5 +264,5 @@ class Federation:
         return outputs.model_bytes(*self._named(parameters))
 
     def _named(self, model: Vector) -> tuple[list[str], list[NDArray[Any]]]:
-        layout = self.network.layout
+        layout = self.prototype.layout
         return layout.names, layout.typed(unflatten(model, layout.shapes))

@@ -43,11 +43,16 @@ class KeptTrainings:
         self._entries: dict[bytes, Entry] = {}
 
     def identity(self, clients: tuple[int, ...]) -> dict[str, Any]:
-        """Return everything that determines a training with these clients."""
+        """Return everything that determines a training with these clients.
+
+        Of a task that is not deterministic nothing does: it is of no use.
+        """
+        if not self.parts.task.deterministic:
+            return {}
         return training_identity(
             self.parts.config,
             clients=clients,
-            data_digest=self.parts.dataset.digest,
+            digest_of_data=self.parts.task.extras.digest,
             method=self.parts.strategy.training_identity(),
         )
 
@@ -81,8 +86,10 @@ class KeptTrainings:
             Whether it is of use to other runs; if not, `close` removes it.
         """
         # The server does not know the data of real clients: nothing tells it whether
-        # another training would be the same.
-        if not self.parts.config.cache or self.parts.deployed:
+        # another training would be the same. Nor does anything if the task does not say
+        # that it is.
+        may = self.parts.config.cache and self.parts.task.deterministic
+        if not may or self.parts.deployed:
             return self.rounds.run(phase, parameters)
         strategy, step = self.parts.strategy, self.parts.progress.step
         entry = Store().entry(identity)

@@ -34,7 +34,7 @@ def training_identity(
     config: Config,
     *,
     clients: tuple[int, ...],
-    data_digest: str,
+    digest_of_data: Callable[[], str] | None,
     method: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return everything that determines a training from the initial parameters.
@@ -43,12 +43,14 @@ def training_identity(
     ----------
     clients : tuple of int
         Who takes part.
-    data_digest : str
-        Of the data set's content.
+    digest_of_data : () -> str, optional
+        The task's own (`fedneg.tasks.task.Extras`).
     method : mapping
         What the strategy adds (`LedgerFedAvg.training_identity`).
     """
     import torch  # seconds, which `fedneg cache` need not wait
+
+    from fedneg.tasks.lookup import code_of  # and so does this
 
     client = asdict(config.client)
     del client["evaluate_after_fit"]
@@ -63,18 +65,13 @@ def training_identity(
     strategy = config.strategy
     return {
         "schema": SCHEMA,
-        "code": code_digest(TRAINING),
+        "code": code_digest((*TRAINING, *code_of(config.task))),
         "torch": torch.__version__,
         "seed": config.seed,
         "clients": config.clients,
         "taking_part": list(clients),
         "rounds": config.rounds,
-        "data": {
-            "name": config.data.name,
-            "digest": data_digest,
-            **config.data.partition_settings,
-        },
-        "model": asdict(config.model),
+        **_what(config, digest_of_data),
         "client": client,
         "attack": attack,
         "strategy": {
@@ -85,6 +82,19 @@ def training_identity(
             "max_num_examples": strategy.max_num_examples,
         },
         "method": dict(method),
+    }
+
+
+def _what(config: Config, digest: Callable[[], str] | None) -> dict[str, Any]:
+    """Return what is trained: the built-in task, or one of the user's own."""
+    found = None if digest is None else digest()
+    if config.task is not None:
+        options = dict(config.task_options)
+        return {"task": config.task, "task_options": options, "data": found}
+    data = config.data
+    return {
+        "data": {"name": data.name, "digest": found, **data.partition_settings},
+        "model": asdict(config.model),
     }
 
 

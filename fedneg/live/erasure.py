@@ -14,7 +14,12 @@ from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector, digest_of_model
 from fedneg.federation import Federation
 from fedneg.ledger.checkpoint import Checkpoints
-from fedneg.live.receipt import content_of, done_of, measured_of
+from fedneg.live.receipt import (
+    content_of,
+    done_of,
+    measured_of,
+    validation_part,
+)
 from fedneg.live.remnants import Remnants
 from fedneg.live.work import Work
 from fedneg.records.account import PURGING, RECEIPT
@@ -104,7 +109,9 @@ class Erasure:
         )
         rechecked = [self._recheck(r, found) for r in done_before]
         done = done_of(work, self.federation.history, server_round)
-        measured = measured_of(work, after, answers, unanswered)
+        measured = measured_of(
+            work, after, answers, unanswered, validation_part(self.federation.config)
+        )
         for request in requests:
             scan_windows = self.remnants.scan_windows(request.client_id)
             content = content_of(

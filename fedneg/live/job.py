@@ -19,6 +19,7 @@ from fedneg.core.settings import Config
 from fedneg.core.unanswered import EVALUATE, describe
 from fedneg.federation import Federation
 from fedneg.live.erasure import Erasure
+from fedneg.live.receipt import validation_part
 from fedneg.live.restore import restore
 from fedneg.live.standing import Standing
 from fedneg.live.work import Work
@@ -48,6 +49,7 @@ def do_live_job(
 
         hooks = Hooks(excluded=state.excluded, on_wait=on_wait, on_refused=on_refused)
         federation = make_federation(config, progress, hooks)
+        progress.quality = federation.task.shown_quality
         state.settle(config, overrides, deployed=federation.deployed)
         standing = Standing(state, federation)
         live = Live(standing)
@@ -215,7 +217,7 @@ class Live:
             "asking the remaining clients how good the model is"
         )
         answers = self.strategy.evaluate_clients(
-            self.federation.grid, self.at.parameters, ("val",)
+            self.federation.grid, self.at.parameters, (validation_part(self.config),)
         )
         if missing := dict(self.strategy.unanswered):
             model = f"the model after forgetting {', '.join(map(str, work.clients))}"
@@ -259,9 +261,10 @@ def _show(standing: Standing) -> None:
     """Print where the federation stands, in a few lines."""
     last: Mapping[str, Any] = standing.federation.history[-1]
     out = sorted(standing.state.requests.excluded())
+    quality = standing.federation.task.shown_quality
     say(
         f"{standing.trained} of {standing.config.rounds} rounds trained, round "
-        f"{standing.server_round} in all; test accuracy {last['accuracy']:.4f}; "
+        f"{standing.server_round} in all; test {quality} {last['accuracy']:.4f}; "
         f"forgotten: {', '.join(map(str, out)) or 'nobody'}"
     )
     for path in sorted(standing.state.receipts.glob("[!.]*.json")):
@@ -271,6 +274,6 @@ def _show(standing: Standing) -> None:
 
 def _title(config: Config) -> str:
     return (
-        f"fedneg: {config.data.name}, {config.clients} clients, seed {config.seed}, "
-        f"state {config.state}"
+        f"fedneg: {config.task or config.data.name}, {config.clients} clients, "
+        f"seed {config.seed}, state {config.state}"
     )

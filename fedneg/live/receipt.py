@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from fedneg.core.settings import Config
 from fedneg.live.remnants import SUM
 from fedneg.live.work import Work
 from fedneg.records.requests import Request
@@ -99,19 +100,31 @@ def done_of(
     }
 
 
+def validation_part(config: Config) -> str:
+    """Return the part of their data that clients who stay measure the last model on.
+
+    A task of one's own need not have a validation part, and every one has a test part.
+    """
+    return "val" if config.task is None else "test"
+
+
 def measured_of(
     work: Work,
     after: Mapping[str, Any],
     answers: Mapping[int, Mapping[str, float]],
     unanswered: Mapping[int, str],
+    part: str = "val",
 ) -> dict[str, Any]:
-    """Return the numbers of the three models; those of clients were checked."""
+    """Return the numbers of the three models; those of clients were checked.
+
+    `part` is what the clients that stay measured the last one on.
+    """
 
     def measured(found: Mapping[str, Any]) -> dict[str, Any]:
         return {k: v for k, v in found.items() if k != "model"}
 
-    total = sum(int(a["num_val"]) for a in answers.values())
-    right = sum(a["val_accuracy"] * a["num_val"] for a in answers.values())
+    total = sum(int(a[f"num_{part}"]) for a in answers.values())
+    right = sum(a[f"{part}_accuracy"] * a[f"num_{part}"] for a in answers.values())
     validation = {
         "clients": len(answers),
         "examples": total,

@@ -183,6 +183,7 @@ class Standing:
                     str(k): why for k, why in self.strategy.unanswered.items()
                 },
                 "accuracy": last.get("accuracy"),
+                "quality_name": self.federation.task.shown_quality,
                 "loss": finite(last.get("loss")),
                 "carrying_out": work.clients if work else [],
                 "recovered": work.recovered if work else 0,

@@ -60,6 +60,11 @@ def fixed_settings(config: Config) -> dict[str, Any]:
         "strategy.server_learning_rate": strategy.server_learning_rate,
         "strategy.server_momentum": strategy.server_momentum,
         "encrypt": config.encrypt,
+        **(
+            {"task": config.task, "task_options": dict(config.task_options)}
+            if config.task
+            else {}
+        ),
     }
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedneg.core.progress import say
+from fedneg.core.quality import ACCURACY, told
 from fedneg.core.run_log import LOG, visible
 from fedneg.evaluation.decision import FORGOTTEN, NOT_FORGOTTEN
 from fedneg.reports.verdict_text import control_warnings, describe_reason, verdict_of
@@ -36,8 +37,10 @@ def show_summary(
     }
     if any(m["attack_success_rate"] is not None for m in results["models"].values()):
         columns["attack_success_rate"] = "attack success"
+    quality = str(results.get("quality_name", ACCURACY))
+    columns = {key: told(words, quality) for key, words in columns.items()}
     for heading in columns.values():
-        table.add_column(heading, justify="right")
+        table.add_column(Text(heading), justify="right")
     table.add_column("seconds", justify="right")
     seconds = {
         "original": "train_seconds",
@@ -68,13 +71,15 @@ def _show_verdict(results: Mapping[str, Any], console: Console) -> None:
     if verdict is None:
         return
     outcome = str(verdict["outcome"])
-    reason = describe_reason(results, most=1)
+    quality = str(results.get("quality_name", ACCURACY))
+    reason = told(describe_reason(results, most=1), quality)
     line = Text(f"verdict ({visible(str(verdict.get('model') or '?'))}): ")
     line.append(visible(outcome), style=_STYLES.get(outcome, "bold yellow"))
     line.append(visible(f": {reason}" if reason else ""))
     LOG.info("%s", line.plain)
     console.print(line, soft_wrap=True)
     for warning in control_warnings(verdict):
+        warning = told(warning, quality)
         LOG.warning("%s", warning)
         said = Text(f"warning: {warning}", style="bold yellow")
         console.print(said, soft_wrap=True)

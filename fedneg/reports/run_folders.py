@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
+from fedneg.core.quality import ACCURACY
 from fedneg.core.reading import read_json
 from fedneg.reports.compare.sweep_jobs import MANIFEST, Job, Jobs
 
@@ -61,6 +62,21 @@ def scan_runs(
                 f"its results.json cannot be read ({type(error).__name__}: {error})"
             )
     return found, skipped
+
+
+def quality_name(sweep_dir: Path) -> str:
+    """Return what the runs below a folder call the quality of their models.
+
+    Runs of several tasks, which name it differently, have a 'quality'.
+    """
+    names = set()
+    for path in sweep_dir.rglob("results.json"):
+        try:
+            found = read_json(path)
+            names.add(str(found.get("quality_name", ACCURACY)))
+        except (OSError, ValueError, AttributeError):
+            continue  # it is left out of the page, too
+    return "quality" if len(names) > 1 else next(iter(names), ACCURACY)
 
 
 def with_failures(frame: pd.DataFrame, skipped: Mapping[str, str]) -> str:

@@ -34,7 +34,7 @@ UNITS = {
     "as_trained_accuracy_gap": "gap to retrained models",
     "relearn_ratio": "as a share of retrained models'",
     "js_divergence": "from retrained models, nats",
-    "disagreement": "with retrained models, share of test images",
+    "disagreement": "with retrained models, share of test examples",
 }
 # The metric of results.json of which a line's value is the gap.
 _METRICS = {

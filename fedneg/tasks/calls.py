@@ -8,8 +8,9 @@ from a stream of ours, which are put back afterwards.
 import logging
 import random
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fedneg.core.data_settings import AttackSettings
 from fedneg.core.errors import FedNegError
-from fedneg.core.seeding import seed_of
+from fedneg.core.seeding import rng, seed_of
 from fedneg.core.texts import one_line
 from fedneg.tasks.task import ClientRef, Order, Split, Task
 
@@ -26,6 +28,26 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 # Two answers to the same question may differ by what rounding leaves on a GPU.
 SAME = {"rtol": 1e-3, "atol": 1e-6}
+# Float32 softmax rows miss 1 by a few 1e-7.
+SUM_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What was measured of a model on data.
+
+    Attributes
+    ----------
+    accuracy : float
+        Its quality, in [0, 1]; of a classification as a rule the accuracy.
+    loss : float
+        Per example, of a cross-entropy in nats.
+    num_examples : int
+    """
+
+    accuracy: float
+    loss: float
+    num_examples: int
 
 
 @contextmanager
@@ -96,6 +118,7 @@ def train(task: Task, model: nn.Module, data: Any, order: Order) -> dict[str, fl
     FedNegError
         If the task's ``train`` fails, or a metric is no number.
     """
+    one_thread()
     with seeded(order.seed):
         found = _call(task, "train", task.train, model, data, order)
     if not isinstance(found, Mapping):
@@ -120,17 +143,11 @@ def losses(task: Task, model: nn.Module, data: Sized) -> NDArray[np.float64]:
         examples, or one below 0.
     """
     name = "losses" if task.losses is not None else "loss"
+    one_thread()
     model.eval()
     with torch.no_grad():
         found = _call(task, name, getattr(task, name), model, data)
-    values = _array(task, name, found)
-    if values.shape != (len(data),):
-        raise _error(
-            task,
-            name,
-            f"must return one number per example, shape ({len(data)},), "
-            f"got shape {values.shape}",
-        )
+    values = _one_each(task, name, _array(task, name, found), data)
     if (values < 0).any():
         place = int(np.flatnonzero(values < 0)[0])
         raise _error(
@@ -159,25 +176,263 @@ def steady_losses(task: Task, model: nn.Module, data: Sized) -> NDArray[np.float
 
 
 def quality(task: Task, model: nn.Module, data: Sized) -> float:
-    """Return how good a model is on data, in [0, 1].
+    """Return how good a model is on data, in [0, 1]; 0 without data.
 
     Raises
     ------
     FedNegError
-        If the task has no ``quality``, or it fails or returns anything else.
+        If the task's ``quality`` fails, or returns anything else.
     """
-    task.require("quality", of="measuring a model")
-    assert task.quality is not None
+    return measure(task, model, data).accuracy
+
+
+def measure(task: Task, model: nn.Module, data: Sized) -> Metrics:
+    """Return quality and mean loss on data; zeros without data.
+
+    Raises
+    ------
+    FedNegError
+        If one of the task's functions fails, or returns what it must not.
+    """
+    if not len(data):
+        return Metrics(0.0, 0.0, 0)
+    one_thread()
+    model.eval()
+    both, alone = task.extras.measure, task.quality
+    with torch.no_grad():
+        if both is not None:
+            pair = _call(task, "measure", both, model, data)
+            good, loss = _pair(task, "measure", pair)
+            mean = _number(task, "measure", loss)
+            return Metrics(_fraction(task, "measure", good), mean, len(data))
+        mean = float(losses(task, model, data).mean())
+        if alone is None:
+            return Metrics(_zero_if_nan(np.exp(-mean)), mean, len(data))
+        found = _call(task, "quality", alone, model, data)
+        return Metrics(_fraction(task, "quality", found), mean, len(data))
+
+
+def measure_parts(task: Task, model: nn.Module, parts: Sequence[Sized]) -> Metrics:
+    """Return quality and mean loss over several data, each counting by its size."""
+    found = [measure(task, model, part) for part in parts]
+    total = sum(one.num_examples for one in found)
+    if len(found) == 1 or not total:
+        return found[0]
+    return Metrics(
+        sum(one.accuracy * one.num_examples for one in found) / total,
+        sum(one.loss * one.num_examples for one in found) / total,
+        total,
+    )
+
+
+def scores(task: Task, model: nn.Module, data: Sized) -> NDArray[np.float64]:
+    """Return how sure a model is of each example, shape (N,): log(p / (1 - p)).
+
+    Not finite where a model diverged.
+
+    Raises
+    ------
+    FedNegError
+        As `steady_losses`.
+    """
+    from fedneg.tasks.confidence import confidence_of_losses
+
+    known = task.extras.scores
+    if known is None:
+        return confidence_of_losses(steady_losses(task, model, data))
+    one_thread()
     model.eval()
     with torch.no_grad():
-        found = _call(task, "quality", task.quality, model, data)
-    try:
-        value = float(found)
-    except (TypeError, ValueError):
-        raise _error(task, "quality", f"must be a number, got {_kind(found)}") from None
-    if not 0 <= value <= 1:  # NaN too
-        raise _error(task, "quality", f"must be in [0, 1], got {value:g}")
-    return value
+        found = _array(task, "scores", _call(task, "scores", known, model, data))
+    return _one_each(task, "scores", found, data)
+
+
+def differentiable_losses(task: Task, model: nn.Module, data: Sized) -> torch.Tensor:
+    """Return the loss of each example, shape (N,), with its gradient.
+
+    Raises
+    ------
+    FedNegError
+        If the task has no ``loss``, or it fails or returns anything else.
+    """
+    task.require("loss", of="a gradient of the loss")
+    assert task.loss is not None
+    found = _call(task, "loss", task.loss, model, data)
+    if not isinstance(found, torch.Tensor) or found.shape != (len(data),):
+        got = tuple(found.shape) if isinstance(found, torch.Tensor) else _kind(found)
+        raise _error(
+            task, "loss", f"must return a tensor of shape ({len(data)},), got {got}"
+        )
+    if not found.requires_grad:
+        raise _error(task, "loss", "must be differentiable, and has no gradient")
+    return found
+
+
+def probabilities(
+    task: Task, model: nn.Module, parts: Sequence[Sized]
+) -> NDArray[np.float64] | None:
+    """Return class probabilities on several data, shape (N, C).
+
+    None if the task has no ``outputs``, or where a model diverged.
+
+    Raises
+    ------
+    FedNegError
+        If ``outputs`` fails, or returns no rows of numbers, one per example.
+    """
+    if task.outputs is None:
+        return None
+    one_thread()
+    model.eval()
+    found: list[NDArray[np.float64]] = []
+    for part in parts:
+        with torch.no_grad():
+            rows = _array(
+                task, "outputs", _call(task, "outputs", task.outputs, model, part)
+            )
+        if rows.ndim != 2 or len(rows) != len(part) or not rows.shape[1]:
+            raise _error(
+                task,
+                "outputs",
+                f"must return probabilities (N, C), N {len(part)}, "
+                f"got shape {rows.shape}",
+            )
+        if found and rows.shape[1] != found[0].shape[1]:
+            raise _error(
+                task,
+                "outputs",
+                f"must return as many classes each time, got {found[0].shape[1]} and "
+                f"{rows.shape[1]}",
+            )
+        found.append(rows)
+    rows = np.concatenate(found)
+    if not np.isfinite(rows).all():
+        return None
+    sums = rows.sum(axis=1)
+    if rows.min(initial=0) < 0 or np.abs(sums - 1).max(initial=0) > SUM_TOLERANCE:
+        raise _error(
+            task,
+            "outputs",
+            "must return rows of probabilities, at least 0, whose sum is 1; got "
+            f"{rows.min():g} at least and a sum of {sums[np.abs(sums - 1).argmax()]:g}",
+        )
+    return rows
+
+
+def test_of(task: Task) -> Sized:
+    """Return what the server holds.
+
+    Raises
+    ------
+    FedNegError
+        If the task has no ``test``, or it fails, or what it returns has no length.
+    """
+    task.require("test", of="a server that measures models")
+    assert task.test is not None
+    found = _call(task, "test", task.test)
+    if not isinstance(found, Sized):
+        raise _error(task, "test", f"must have a length, got {_kind(found)}")
+    if not len(found):
+        raise _error(task, "test", "must have an example, got none")
+    return found
+
+
+test_of.__test__ = False  # type: ignore[attr-defined]  # no test of pytest's
+
+
+def inputs(task: Task, data: Sized) -> torch.Tensor:
+    """Return what the model takes of data, shape (N, ...).
+
+    Raises
+    ------
+    FedNegError
+        If the task has no ``inputs``, or it fails or returns anything else.
+    """
+    task.require("inputs", of="asking a model about inputs")
+    assert task.inputs is not None
+    found = _call(task, "inputs", task.inputs, data)
+    if not isinstance(found, torch.Tensor) or found.shape[:1] != (len(data),):
+        got = tuple(found.shape) if isinstance(found, torch.Tensor) else _kind(found)
+        raise _error(
+            task, "inputs", f"must return a tensor of {len(data)} rows, got {got}"
+        )
+    return found
+
+
+def poisoned(
+    task: Task,
+    data: Sized,
+    attack: AttackSettings,
+    *,
+    seed: int,
+    client_id: int,
+    purpose: str = "poison",
+) -> Sized:
+    """Return what an attacker trains on in place of its data.
+
+    Parameters
+    ----------
+    seed, client_id, purpose
+        Of the stream that the attack draws from: the client whose data these are.
+
+    Raises
+    ------
+    FedNegError
+        If the task has no ``poison``, or it fails, or what it returns has no length.
+    """
+    task.require("poison", of=f"attack={attack.name}")
+    assert task.poison is not None
+    if attack.poison == "canaries":
+        purpose = "canaries"
+    draws = rng(seed, purpose, 0, client_id)
+    found = _call(task, "poison", task.poison, data, attack, draws)
+    return _sized(task, "poison", found)
+
+
+def probe(
+    task: Task, data: Sized, attack: AttackSettings
+) -> tuple[Sized, Sized | None]:
+    """Return data as the attacker hopes that they are answered, and without its mark.
+
+    Raises
+    ------
+    FedNegError
+        If the task has no ``probe``, or it fails.
+    """
+    task.require("probe", of=f"attack={attack.name}")
+    assert task.extras.probe is not None
+    hoped, clean = _pair(
+        task, "probe", _call(task, "probe", task.extras.probe, data, attack)
+    )
+    return (
+        # None where all that the server holds is of the attacker's class.
+        _sized(task, "probe", hoped, least=0),
+        None if clean is None else _sized(task, "probe", clean, least=0),
+    )
+
+
+def canaries(
+    task: Task, attack: AttackSettings, *, seed: int, client_id: int
+) -> tuple[Sized, Sized]:
+    """Return a client's canaries: those that it plants, and those held out.
+
+    Raises
+    ------
+    FedNegError
+        If the task has no ``canaries``, or they fail.
+    """
+    task.require("canaries", of="attack=canaries")
+    assert task.extras.canaries is not None
+    draws = rng(seed, "canaries", 0, client_id)
+    planted, held_out = _pair(
+        task, "canaries", _call(task, "canaries", task.extras.canaries, attack, draws)
+    )
+    return _sized(task, "canaries", planted), _sized(task, "canaries", held_out)
+
+
+def one_thread() -> None:
+    """Let torch use one thread: sums must not depend on how many there are to spare."""
+    torch.set_num_threads(1)
 
 
 def _call(task: Task, name: str, function: Callable[..., T], *arguments: Any) -> T:
@@ -205,6 +460,55 @@ def _array(task: Task, name: str, found: Any) -> NDArray[np.float64]:
         return np.asarray(found, dtype=np.float64)
     except (TypeError, ValueError):
         raise _error(task, name, f"must return numbers, got {_kind(found)}") from None
+
+
+def _one_each(
+    task: Task, name: str, values: NDArray[np.float64], data: Sized
+) -> NDArray[np.float64]:
+    """Return values if there is one of each example."""
+    if values.shape != (len(data),):
+        raise _error(
+            task,
+            name,
+            f"must return one number per example, shape ({len(data)},), "
+            f"got shape {values.shape}",
+        )
+    return values
+
+
+def _pair(task: Task, name: str, found: Any) -> tuple[Any, Any]:
+    """Return what a task returned if it is a pair."""
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise _error(task, name, f"must return a pair, got {_kind(found)}")
+    return found[0], found[1]
+
+
+def _sized(task: Task, name: str, found: Any, *, least: int = 1) -> Sized:
+    """Return data if that is what a task returned."""
+    if not isinstance(found, Sized) or len(found) < least:
+        raise _error(task, name, f"must return examples, got {_kind(found)}")
+    return found
+
+
+def _number(task: Task, name: str, found: Any) -> float:
+    """Return what a task returned as a number; a tensor or array of one is one."""
+    try:
+        return float(found)
+    except (TypeError, ValueError, RuntimeError):
+        raise _error(task, name, f"must be a number, got {_kind(found)}") from None
+
+
+def _fraction(task: Task, name: str, found: Any) -> float:
+    """Return a quality as a fraction."""
+    value = _number(task, name, found)
+    if not 0 <= _zero_if_nan(value) <= 1:
+        raise _error(task, name, f"must be in [0, 1], got {value:g}")
+    return _zero_if_nan(value)
+
+
+def _zero_if_nan(value: float) -> float:
+    """Return a number; 0 of a model that diverged."""
+    return 0.0 if np.isnan(value) else float(value)
 
 
 def _kind(value: object) -> str:

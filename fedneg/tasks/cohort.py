@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from fedneg.core.settings import ClientSettings
-from fedneg.data.datasets import Scaling
+from fedneg.data.kinds import Scaling
 from fedneg.tasks.dense import dense_layers, threshold_backward
 from fedneg.tasks.device import as_input
 
@@ -67,7 +67,7 @@ def train_cohort(
     start: torch.Tensor,
     examples: Sequence[Examples],
     *,
-    scaling: Scaling,
+    scaling: Scaling | None,
     settings: ClientSettings,
 ) -> Trained:
     """Train a model once for each client, all from the same parameters.
@@ -80,8 +80,8 @@ def train_cohort(
         The parameters before, in state_dict order, on the device that trains.
     examples : sequence of Examples
         Each client's; at least one client, and each has at least one.
-    scaling : Scaling
-        How pixels become input.
+    scaling : Scaling or None
+        How pixels become input; None: they are input.
     settings : ClientSettings
         SGD with momentum, started with zero momentum.
 
@@ -139,8 +139,8 @@ class Cohort:
         the one that trains.
     examples : sequence of Examples
         Each client's, on that device; nobody is without.
-    scaling : Scaling
-        How pixels become input.
+    scaling : Scaling or None
+        How pixels become input; None: they are input.
     settings : ClientSettings
         SGD with momentum, started with zero momentum.
     """
@@ -151,7 +151,7 @@ class Cohort:
         parameters: torch.Tensor,
         examples: Sequence[Examples],
         *,
-        scaling: Scaling,
+        scaling: Scaling | None,
         settings: ClientSettings,
     ) -> None:
         self._scaling, self._settings = scaling, settings

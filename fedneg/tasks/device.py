@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedneg.data.datasets import Scaling
+from fedneg.data.kinds import Scaling
 
 # Arrays that are on a device, whole: a process has a data set or two.
 KEPT = 4
@@ -27,8 +27,13 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
-def as_input(images: torch.Tensor, scaling: Scaling) -> torch.Tensor:
-    """Return uint8 images (N, ...) as scaled float32 rows (N, pixels)."""
+def as_input(images: torch.Tensor, scaling: Scaling | None) -> torch.Tensor:
+    """Return uint8 images (N, ...) as scaled float32 rows (N, pixels).
+
+    Without a scaling they are input already.
+    """
+    if scaling is None:
+        return images
     pixels = images.flatten(1).to(torch.float32)
     return pixels.sub_(scaling.mean).div_(scaling.std)
 

@@ -11,7 +11,6 @@ trained, and one with BatchNorm, which has running statistics too.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from weakref import WeakKeyDictionary
 
@@ -20,9 +19,7 @@ from torch import nn
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays
-from fedneg.core.seeding import seed_of, torch_generator
 from fedneg.core.settings import ModelSettings
-from fedneg.tasks.calls import seeded
 from fedneg.tasks.layout import Layout
 
 # Channels of each group of GroupNorm; the settings say that they divide.
@@ -52,12 +49,13 @@ class Network:
         """Numbers in one row of input."""
         return math.prod(self.shape)
 
-    def build(self) -> nn.Module:
-        """Return the network with arbitrary parameters."""
+    def fresh(self) -> nn.Module:
+        """Return the network with parameters from torch's global generator."""
         if self.settings.name == "mlp":
-            return build_mlp(self.input_size, self.settings.hidden, self.classes)
-        with torch.random.fork_rng(devices=[]):
-            return self._convolutional()
+            model = build_mlp(self.input_size, self.settings.hidden, self.classes)
+            draw_dense(model)
+            return model
+        return self._convolutional()
 
     def _convolutional(self) -> nn.Module:
         channels, height, width = (1, *self.shape)[-3:]
@@ -79,28 +77,6 @@ class Network:
         layers += [nn.Flatten(), nn.Linear(channels * height * width, self.classes)]
         return nn.Sequential(*layers)
 
-    @cached_property
-    def layout(self) -> Layout:
-        """What of it travels, and how it is put together."""
-        return Layout.of(self.build())
-
-    def initial(self, *, seed: int, draw: int = 0) -> NDArrays:
-        """Return the arrays before round 1, from the stream (seed, "init", draw).
-
-        As torch draws them; `draw` 1, 2, .. gives others, which no round of training
-        ever saw.
-        """
-        if self.settings.name == "mlp":
-            return initial_parameters(
-                self.input_size,
-                self.settings.hidden,
-                self.classes,
-                seed=seed,
-                draw=draw,
-            )
-        with seeded(seed_of(seed, "init", draw)):
-            return self.layout.read(self._convolutional())
-
 
 def build_mlp(
     input_size: int, hidden: Sequence[int], num_classes: int
@@ -120,28 +96,18 @@ def build_mlp(
     return nn.Sequential(*layers)
 
 
-def initial_parameters(
-    input_size: int,
-    hidden: Sequence[int],
-    num_classes: int,
-    *,
-    seed: int,
-    draw: int = 0,
-) -> NDArrays:
-    """Return the parameters before round 1, drawn as torch's nn.Linear draws them.
+def draw_dense(model: nn.Sequential, generator: torch.Generator | None = None) -> None:
+    """Draw a dense network's parameters in place, as torch's nn.Linear draws them.
 
-    Weights and biases are uniform in ±1/sqrt(fan_in), from the stream (seed, "init");
-    `draw` 1, 2, .. gives others, which no round of training ever saw.
+    Weights and biases are uniform in ±1/sqrt(fan_in), from `generator` or the global
+    one. Written out, so that the bytes hang on no version of torch.
     """
-    generator = torch_generator(seed, "init", draw)
-    model = build_mlp(input_size, hidden, num_classes)
     for layer in model:
         if isinstance(layer, nn.Linear):
             bound = 1 / math.sqrt(layer.in_features)
             with torch.no_grad():
                 layer.weight.uniform_(-bound, bound, generator=generator)
                 layer.bias.uniform_(-bound, bound, generator=generator)
-    return get_parameters(model)
 
 
 def get_parameters(model: nn.Module) -> NDArrays:

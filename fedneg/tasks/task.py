@@ -57,16 +57,28 @@ class Split:
         is judged by the difference.
     test : object with len(), optional
         What the client measures models on; by default ``unseen``.
+    more : mapping of str to object with len()
+        Further parts that models are measured on, by their names; tables have room for
+        ``"val"``.
+    counts : mapping of str to int
+        What else is told of the client's data, by the names that tables have for it.
     """
 
     train: Sized
     unseen: Sized
     test: Sized | None = None
+    more: Mapping[str, Sized] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tested(self) -> Sized:
         """What the client measures models on."""
         return self.unseen if self.test is None else self.test
+
+    @property
+    def measured(self) -> dict[str, Sized]:
+        """Every part that models are measured on, by its name."""
+        return {"train": self.train, **self.more, "test": self.tested}
 
 
 @dataclass(frozen=True)
@@ -102,7 +114,44 @@ class Order:
     max_steps: int | None = None
 
 
-Losses = NDArray[np.floating]
+Numbers = NDArray[np.floating] | torch.Tensor
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a task can do beyond what it must; everything works without these.
+
+    Attributes
+    ----------
+    measure : (model, data) -> (quality, mean loss), optional
+        Both in one pass, which takes half the time.
+    scores : (model, data) -> float array, shape (N,), optional
+        log(p / (1 - p)) of each example, for whoever knows it better than from
+        p = exp(-loss).
+    take : (data, int64 array of places) -> data, optional
+        Those examples, in that order. Without it a method that trains batch by batch
+        takes all examples as one batch.
+    probe : (data, AttackSettings) -> (data, data or None), optional
+        What an attacker's success is measured on, labelled as the attacker hopes, and
+        the same without its mark. Without it: ``poison`` of all that the server holds.
+    canaries : (AttackSettings, numpy Generator) -> (data, data), optional
+        Examples that an attacker adds to its own, and as many held out that nothing
+        but training tells from them.
+    digest : () -> str, optional
+        Of all data and of whatever else another training would not be the same for.
+    facts : () -> mapping, optional
+        What results.json says of the data.
+    """
+
+    measure: Callable[[nn.Module, Any], tuple[float, float]] | None = None
+    scores: Callable[[nn.Module, Any], Numbers] | None = None
+    take: Callable[[Any, NDArray[np.int64]], Sized] | None = None
+    probe: Callable[[Any, AttackSettings], tuple[Sized, Sized | None]] | None = None
+    canaries: (
+        Callable[[AttackSettings, np.random.Generator], tuple[Sized, Sized]] | None
+    ) = None
+    digest: Callable[[], str] | None = None
+    facts: Callable[[], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -126,9 +175,11 @@ class Task:
         is always the same. May be left out where ``loss`` is given.
     loss : (model, data) -> float tensor, shape (N,), differentiable, optional
     test : () -> data, optional
-        What the server holds; without it models are measured by clients only.
+        What the server holds. Without it models are measured on what the clients of a
+        simulation test on; a federation of real clients needs it.
     quality : (model, data) -> float in [0, 1], optional
-        Higher is better.
+        Higher is better; NaN of a model that diverged counts as 0. Without it,
+        exp(-mean loss), and that is its name.
     quality_name : str
         What people read for it.
     outputs : (model, data) -> float array of probabilities, shape (N, C), optional
@@ -137,7 +188,10 @@ class Task:
     poison : (data, AttackSettings, numpy Generator) -> data, optional
         What an attacker trains on in place of its data.
     deterministic : bool
-        Whether the same training gives the same bytes. Only then is one kept.
+        Whether the same training gives the same bytes. Only then is one kept, under a
+        digest of the source of the task's module and of what that imports of its own
+        package.
+    extras : Extras
 
     Raises
     ------
@@ -149,15 +203,16 @@ class Task:
     model: Callable[[], nn.Module]
     data: Callable[[ClientRef], Split]
     train: Callable[[nn.Module, Any, Order], Mapping[str, float]]
-    losses: Callable[[nn.Module, Any], Losses] | None = None
+    losses: Callable[[nn.Module, Any], Numbers] | None = None
     loss: Callable[[nn.Module, Any], torch.Tensor] | None = None
     test: Callable[[], Sized] | None = None
-    quality: Callable[[nn.Module, Any], float] | None = None
+    quality: Callable[[nn.Module, Any], float | torch.Tensor] | None = None
     quality_name: str = "accuracy"
-    outputs: Callable[[nn.Module, Any], NDArray[np.floating]] | None = None
+    outputs: Callable[[nn.Module, Any], Numbers] | None = None
     inputs: Callable[[Any], torch.Tensor] | None = None
     poison: Callable[[Any, AttackSettings, np.random.Generator], Any] | None = None
     deterministic: bool = False
+    extras: Extras = Extras()
 
     def __post_init__(self) -> None:
         for name in ("name", "quality_name"):
@@ -188,6 +243,22 @@ class Task:
                 f"task {self.name}: deterministic must be true or false, "
                 f"got {self.deterministic!r}"
             )
+        if not isinstance(self.extras, Extras):
+            raise FedNegError(
+                f"task {self.name}: extras must be an Extras, got {self.extras!r}"
+            )
+        for name in (f.name for f in fields(Extras)):
+            value = getattr(self.extras, name)
+            if value is not None and not callable(value):
+                raise FedNegError(
+                    f"task {self.name}: extras.{name} must be a function or None, "
+                    f"got {value!r}"
+                )
+
+    @property
+    def shown_quality(self) -> str:
+        """What people read for the quality of a model."""
+        return "exp(-loss)" if self.quality is None else self.quality_name
 
     def require(self, what: str, *, of: str) -> None:
         """Raise FedNegError, naming both, if `of` needs a field that is not there.
@@ -195,11 +266,14 @@ class Task:
         Parameters
         ----------
         what : str
-            The field.
+            The field, of the task or of its extras.
         of : str
             Who needs it, e.g. ``"strategy=gradient_ascent"``.
         """
-        if getattr(self, what) is None:
+        if (
+            getattr(self, what, None) is None
+            and getattr(self.extras, what, None) is None
+        ):
             raise FedNegError(
                 f"{of} needs a task with {what}, and task {self.name} has none"
             )

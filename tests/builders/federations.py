@@ -10,10 +10,12 @@ from flwr.app import RecordDict as Records
 from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 
+from builders.networks import prototype_of
 from fedneg.client_app import app as real_clients
 from fedneg.config import load_config
 from fedneg.core.parameters import NDArrays, Vector, shapes_of
 from fedneg.core.settings import Config
+from fedneg.data.client_data import ClientData, partition_data
 from fedneg.engines.inline import FIRST_NODE_ID, RUN_ID, SERVER_NODE_ID, InlineGrid
 from fedneg.strategies import make_strategy
 from fedneg.strategies.base import LedgerFedAvg
@@ -42,6 +44,13 @@ Behaviour = Callable[[NDArrays, int], Answer]
 def small_config(*overrides: str) -> Config:
     """Return a shrunken run on the digits; later overrides win."""
     return load_config([*SMALL, *overrides])[0]
+
+
+def data_of(client_id: int, config: Config) -> ClientData:
+    """Return a client's part of the built-in data."""
+    return partition_data(
+        client_id, config.data, clients=config.clients, seed=config.seed
+    )
 
 
 class RecordingGrid(InlineGrid):
@@ -135,6 +144,8 @@ class Bench:
         clients = real_clients if behaviours is None else acting_clients(behaviours)
         self.grid = RecordingGrid(clients, config.clients)
         self.strategy: LedgerFedAvg = make_strategy(config, assignment, hooks, roster)
+        # Without its layout: made-up clients answer with arrays of any shape.
+        self.strategy.prototype = prototype_of(config)
         self.strategy.reset(initial)
         self.shapes = shapes_of(initial)
         self.model: Vector = self.strategy.ledger.initial

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from builders.federations import Bench
+from builders.networks import initial_parameters
 from fedneg.core.assignment import Assignment
 from fedneg.core.settings import Config
-from fedneg.data.datasets import DIGITS
+from fedneg.data.kinds import DIGITS
 from fedneg.engines.inline import FIRST_NODE_ID
-from fedneg.tasks.model import initial_parameters
 
 Arrays = dict[str, Any]
 

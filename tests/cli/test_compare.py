@@ -1,11 +1,12 @@
 """`fedneg compare`: which sweep it is, and one that is small from end to end."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from builders.checkout import REPOSITORY
+from builders.checkout import REPOSITORY, TESTS
 from builders.federations import SMALL
 from builders.programs import command
 from fedneg.cli.compare import compare_arguments, folder_in
@@ -64,18 +65,28 @@ def test_a_folder_without_runs_is_named(tmp_path: Path):
     assert folder_in([]) is None
 
 
-def test_a_small_comparison_from_end_to_end(tmp_path: Path):
+@pytest.mark.parametrize(
+    "what",
+    [
+        (),
+        ("model=cnn_bn", "model.channels=[4]"),
+        ("task=builders.own_tasks:regression",),
+    ],
+    ids=lambda words: " ".join(words) or "default",
+)
+def test_a_small_comparison_from_end_to_end(what: tuple[str, ...], tmp_path: Path):
     """Two methods on one training, judged; then its page again from the folder."""
     small = [o for o in SMALL if not o.startswith(("cache", "verdict", "rounds"))]
     words = (
         *("clients=3", "forget=1", "rounds=3", "seed=0", "attack=backdoor"),
         *("data.partition=writer", "strategy=do_nothing,retrain"),
         *("verdict.retrainings=1", "verdict.relearn_cap=0"),
+        *what,
     )
     run = tmp_path / "runs"
     done = command(
         "compare", *small, *words, f"hydra.sweep.dir={run}",
-        cwd=tmp_path, FEDNEG_CACHE=str(tmp_path / "cache"),
+        cwd=tmp_path, FEDNEG_CACHE=str(tmp_path / "cache"), PYTHONPATH=str(TESTS),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert f"comparison: {run / 'comparison.html'}" in done.stdout
@@ -86,6 +97,9 @@ def test_a_small_comparison_from_end_to_end(tmp_path: Path):
     assert judged["outcome"].notna().all()
     page = run / "comparison.html"
     before = page.read_bytes()
+    shown = re.sub(b"<[^>]*>", b" ", before)
+    assert (b"accuracy" in shown.lower()) is ("task" not in "".join(what))
+    assert (b"R^2 gap" in shown) is ("task" in "".join(what))
     page.unlink()
     again = command("compare", str(run), cwd=tmp_path)
     assert again.returncode == 0, again.stderr

@@ -10,7 +10,7 @@ import pytest
 from builders.federations import RecordingGrid, small_config
 from fedneg.client_app import app as real_clients
 from fedneg.clients.answering import AnsweringClient
-from fedneg.clients.trainer import WriterClient
+from fedneg.clients.trainer import TrainingClient
 from fedneg.core.errors import FedNegError
 from fedneg.core.unanswered import Unanswered, notices_of
 from fedneg.server_app import run
@@ -35,7 +35,7 @@ def test_who_does_not_evaluate_is_named_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """Client 2 measures no model: three of them are asked about."""
-    broken(2, "evaluate", monkeypatch, WriterClient)
+    broken(2, "evaluate", monkeypatch, TrainingClient)
     run(RecordingGrid(real_clients, 3), small_config(*OPTIONS), tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     models = ("original", "unlearned", "retrained")

@@ -22,7 +22,7 @@ from builders.waiting import promptly
 from fedneg.__main__ import main
 from fedneg.core.errors import FedNegError
 from fedneg.core.reading import open_regular, read_regular
-from fedneg.data.datasets import DIGITS, MNIST
+from fedneg.data.kinds import DIGITS, MNIST
 from fedneg.data.own_data import constant_images, read_own_images
 
 

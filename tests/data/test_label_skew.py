@@ -7,11 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders.federations import small_config
-from fedneg.core.assignment import Assignment
+from builders.federations import data_of, small_config
 from fedneg.core.errors import FedNegError
 from fedneg.core.seeding import rng
-from fedneg.data.client_data import partition_data
 from fedneg.data.datasets import Dataset, load_dataset
 from fedneg.data.label_skew import (
     Indices,
@@ -114,7 +112,7 @@ def test_writer_is_the_partition_that_it_always_was():
 @pytest.mark.parametrize("name", SKEWED)
 def test_a_client_gets_the_images_that_the_server_deals(name: str):
     config = small_config(f"data.partition={name}", "clients=7", "seed=2")
-    found = partition_data(3, Assignment.of(config, root=None))
+    found = data_of(3, config)
     split = partition(load_dataset("digits"), config.data, clients=7, seed=2)[3]
     for part in ("train", "val", "test"):
         np.testing.assert_array_equal(getattr(found, part), getattr(split, part))

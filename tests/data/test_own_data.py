@@ -17,20 +17,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from builders.federations import small_config
+from builders.federations import data_of, small_config
+from builders.networks import initial_parameters
 from builders.own_data import Arrays, own_bench, some
-from fedneg.clients.trainer import WriterClient
+from fedneg.clients.trainer import TrainingClient
 from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
+from fedneg.core.seeding import rng
 from fedneg.core.settings import Config
 from fedneg.data import own_data as own_data_module
 from fedneg.data.attacks import poison
-from fedneg.data.client_data import ClientData, own_data, partition_data
-from fedneg.data.datasets import DIGITS, MNIST, load_dataset
+from fedneg.data.client_data import ClientData, own_data
+from fedneg.data.datasets import load_dataset
 from fedneg.data.image_folder import SUFFIXES
+from fedneg.data.kinds import DIGITS, MNIST
 from fedneg.data.own_data import read_own_images
 from fedneg.data.partition import partition_by_writer
-from fedneg.tasks.model import initial_parameters
 
 
 def save(path: Path, **arrays: Any) -> str:
@@ -91,8 +93,10 @@ def test_npz_gives_its_arrays_read_only(tmp_path: Path):
     assert not data.images.flags.writeable
     assert not data.labels.flags.writeable
     assert data.num_writers == 3
-    assert (data.input_size, data.num_classes, data.pixel_max) == (64, 10, 16)
-    assert data.scaling == DIGITS.scaling
+    assert data.kind == DIGITS
+    assert (data.kind.shape, data.kind.num_classes, data.kind.pixel_max) == (
+        *((8, 8), 10, 16),
+    )
 
 
 def test_without_writers_all_is_one_writers(tmp_path: Path):
@@ -536,9 +540,9 @@ def test_mnist_files_are_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     config = small_config("data=mnist", "data.download=false", "forget=null")
     assignment = Assignment.of(config, root=None)
     with pytest.raises(FedNegError, match="MNIST"):
-        WriterClient(0, assignment)
+        TrainingClient(0, assignment)
     place = save(tmp_path / "mine.npz", **some(40, MNIST))
-    client = WriterClient(0, assignment, 1, place)
+    client = TrainingClient(0, assignment, 1, {"data": place})
     start = initial_parameters(784, config.model.hidden, 10, seed=0)
     local, count, _ = client.fit(start, {})
     assert count == 34
@@ -548,29 +552,27 @@ def test_mnist_files_are_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_attackers_poison_a_copy(tmp_path: Path):
     config = small_config("attack=backdoor", "attack.clients=[0]")
     place = save(tmp_path / "mine.npz", **some(36))
-    client = WriterClient(0, Assignment.of(config, root=None), 1, place)
-    before = client.data.images.copy()
-    images, labels = client.training_data()
+    client = TrainingClient(0, Assignment.of(config, root=None), 1, {"data": place})
+    own = client.split.train
+    before = own.images.copy()
+    images, labels = client.training_data().arrays()
     expected = poison(
-        before[client.data.train],
-        some(36)["labels"][client.data.train],
+        before[own.index],
+        some(36)["labels"][own.index],
         attack=config.attack,
-        client_id=0,
-        seed=config.seed,
-        pixel_max=16,
+        draws=rng(config.seed, "poison", 0, 0),
+        kind=DIGITS,
     )
     np.testing.assert_array_equal(images, expected[0])
     np.testing.assert_array_equal(labels, expected[1])
     assert (images[:, -3:, -3:] == 16).all((1, 2)).sum() == 15
-    np.testing.assert_array_equal(client.data.images, before)
+    np.testing.assert_array_equal(own.images, before)
 
 
 def test_built_in_data_is_not_copied():
-    data = partition_data(1, Assignment.of(small_config(), root=None))
+    data = data_of(1, small_config())
     assert data.images is load_dataset("digits").images
-    assert (
-        data.train is partition_data(1, Assignment.of(small_config(), root=None)).train
-    )
+    assert data.train is data_of(1, small_config()).train
 
 
 @pytest.mark.parametrize(
@@ -597,7 +599,7 @@ def test_other_failures_stay_errors_of_their_own(monkeypatch: pytest.MonkeyPatch
     def broken(*_: Any) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(WriterClient, "fit", broken)
+    monkeypatch.setattr(TrainingClient, "fit", broken)
     bench = own_bench(small_config("clients=2", "forget=null"), {})
     bench.train(1)
     assert {f[2] for f in bench.failures()} == {"error: RuntimeError: a defect"}

@@ -22,12 +22,14 @@ from flwr.app import (
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from builders.federations import Bench, small_config
+from builders.federations import Bench, data_of, small_config
+from builders.networks import initial_parameters
 from fedneg.clients.answering import AnsweringClient
 from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays, flatten
 from fedneg.data.attacks import flip_labels, stamp
+from fedneg.data.kinds import DIGITS
 from fedneg.engines.inline import FIRST_NODE_ID
 from fedneg.engines.simulate import simulate
 from fedneg.evaluation import client_answers as module
@@ -37,7 +39,7 @@ from fedneg.strategies import make_strategy
 from fedneg.strategies.base import LedgerFedAvg
 from fedneg.strategies.hooks import NO_HOOKS, Hooks
 from fedneg.strategies.negative_gradient import NegativeGradient
-from fedneg.tasks.model import build_mlp, initial_parameters, set_parameters
+from fedneg.tasks.model import build_mlp, set_parameters
 
 SAID = ClientAnswers(
     members=np.array([0.1, -2.0, 1 / 3]),
@@ -127,8 +129,7 @@ def test_a_model_of_biases_alone_by_hand():
     """
     model = [np.zeros_like(a) for a in start()]
     model[-1][7] = 3
-    client = answering(4)
-    said, data = said_by(client, model), client.data
+    said, data = said_by(answering(4), model), data_of(4, small_config())
     seven, other = 3 - math.log(9), -math.log(math.exp(3) + 8)
     labels = data.labels[data.train]
     expected = np.where(labels == 7, seven, other)
@@ -143,7 +144,7 @@ def test_a_model_of_biases_alone_by_hand():
 
 
 def slow_confidence(
-    client: AnsweringClient, model: NDArrays, images: np.ndarray, labels: np.ndarray
+    model: NDArrays, images: np.ndarray, labels: np.ndarray
 ) -> list[float]:
     """Return log p / (1 - p) in float64, with plain torch, one image after another."""
     network = build_mlp(64, [16], 10)
@@ -152,22 +153,19 @@ def slow_confidence(
     found = []
     for image, label in zip(images, labels, strict=True):
         pixels = torch.tensor(image.ravel(), dtype=torch.float64)
-        scaled = (pixels - client.data.scaling.mean) / client.data.scaling.std
+        scaled = (pixels - DIGITS.scaling.mean) / DIGITS.scaling.std
         p = torch.softmax(network(scaled), 0)[int(label)].item()
         found.append(math.log(p) - math.log1p(-p))
     return found
 
 
 def test_confidence_is_that_of_plain_torch():
-    client = answering(4)
-    said, data = said_by(client, start()), client.data
+    said, data = said_by(answering(4), start()), data_of(4, small_config())
     for found, part in (
         (said.members, data.train),
         (said.unseen, np.concatenate([data.val, data.test])),
     ):
-        expected = slow_confidence(
-            client, start(), data.images[part], data.labels[part]
-        )
+        expected = slow_confidence(start(), data.images[part], data.labels[part])
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -181,11 +179,11 @@ def test_members_are_what_is_trained_on(monkeypatch: pytest.MonkeyPatch):
         seen.append((images.numpy(), labels.numpy()))
         return 0.0
 
-    monkeypatch.setattr("fedneg.clients.trainer.train_epochs", train)
+    monkeypatch.setattr("fedneg.tasks.training.train_epochs", train)
     for attack in ("label_flip", "backdoor", "model_replacement", "none"):
         client = answering(4, f"attack={attack}")
         client.fit(start(), {})
-        expected = slow_confidence(client, start(), *seen[-1])
+        expected = slow_confidence(start(), *seen[-1])
         np.testing.assert_allclose(
             said_by(client, start()).members, expected, atol=1e-5
         )
@@ -193,12 +191,15 @@ def test_members_are_what_is_trained_on(monkeypatch: pytest.MonkeyPatch):
 
 def test_unseen_images_are_flipped_like_members_and_by_another_stream():
     flipping, honest = answering(4, "attack=label_flip"), answering(4)
-    (images, labels), (plain, true) = flipping.unseen(), honest.unseen()
+    images, labels = flipping.unseen().arrays()
+    plain, true = honest.unseen().arrays()
     np.testing.assert_array_equal(images, plain)
     changed = labels != true
     assert changed.sum() == round(0.5 * len(true))
-    np.testing.assert_array_equal(labels[changed], flip_labels(true[changed]))
-    members = flipping.members()[1] != honest.members()[1]
+    np.testing.assert_array_equal(
+        labels[changed], flip_labels(true[changed], classes=10)
+    )
+    members = flipping.members().arrays()[1] != honest.members().arrays()[1]
     assert changed.tolist() != members[: len(changed)].tolist()
 
 
@@ -213,7 +214,7 @@ def test_the_stream_of_unseen_images_is_not_that_of_members(
         return real
 
     client = answering(4, "attack=label_flip")
-    monkeypatch.setattr("fedneg.data.attacks.rng", rng)
+    monkeypatch.setattr("fedneg.tasks.calls.rng", rng)
     client.unseen()
     client.members()
     assert purposes == ["poison unseen", "poison"]
@@ -221,10 +222,8 @@ def test_the_stream_of_unseen_images_is_not_that_of_members(
 
 @pytest.mark.parametrize("attack", ["backdoor", "model_replacement"])
 def test_unseen_images_are_stamped_like_members(attack: str):
-    (images, labels), (plain, _) = (
-        answering(4, f"attack={attack}").unseen(),
-        answering(4).unseen(),
-    )
+    images, labels = answering(4, f"attack={attack}").unseen().arrays()
+    plain, _ = answering(4).unseen().arrays()
     target = small_config(f"attack={attack}").attack.target
     marked = stamp(
         plain,
@@ -258,8 +257,10 @@ def test_a_sybil_answers_for_the_images_that_it_trained_on():
     attack = ("attack=sybils", "attack.clients=[1,3]", "attack.shared=label_flip")
     sybil, first = answering(3, *attack), answering(1, *attack)
     assert same(said_by(sybil, start()), said_by(first, start()))
-    np.testing.assert_array_equal(sybil.unseen()[0], answering(1).unseen()[0])
-    assert (sybil.unseen()[1] != answering(1).unseen()[1]).any()
+    images, labels = sybil.unseen().arrays()
+    plain, true = answering(1).unseen().arrays()
+    np.testing.assert_array_equal(images, plain)
+    assert (labels != true).any()
 
 
 def test_large_clients_are_sampled_without_replacement_alike_for_every_model(
@@ -271,14 +272,15 @@ def test_large_clients_are_sampled_without_replacement_alike_for_every_model(
     everything = ClientAnswers.from_json(said_by(client, start()).to_json())
     assert (len(everything.members), len(everything.unseen)) == (20, 20)
     assert everything.check_loss != everything.as_trained_loss
-    examples = client.members()
-    drawn = client.drawn("witness members", examples, 20)
-    again = client.drawn("witness members", examples, 20)
-    np.testing.assert_array_equal(drawn[0], again[0])
-    assert len(np.unique(drawn[0], axis=0)) == 20
-    other = client.drawn("witness unseen", examples, 20)
-    assert not np.array_equal(drawn[0], other[0])
-    expected = slow_confidence(client, start(1), *drawn)
+    count = len(client.members())
+    drawn = client.drawn("witness members", count, 20)
+    again = client.drawn("witness members", count, 20)
+    np.testing.assert_array_equal(drawn, again)
+    assert len(set(drawn.tolist())) == 20
+    other = client.drawn("witness unseen", count, 20)
+    assert not np.array_equal(drawn, other)
+    images, labels = client.members().arrays()
+    expected = slow_confidence(start(1), images[drawn], labels[drawn])
     found = said_by(client, start(1)).members
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -313,8 +315,8 @@ def test_a_model_that_diverged_is_refused_in_one_line(value: float):
 
 def test_a_client_without_unseen_images_says_so():
     client = answering(4)
-    nothing = np.empty(0, np.int64)
-    client.data = replace(client.data, val=nothing, test=nothing)
+    nothing = client.split.unseen.take(np.empty(0, np.int64))
+    client.split = replace(client.split, unseen=nothing)
     with pytest.raises(FedNegError, match=r"answer .* there are no unseen examples"):
         said_by(client, start())
 

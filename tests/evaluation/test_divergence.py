@@ -13,8 +13,8 @@ from fedneg.evaluation.divergence import (
     mean_js_divergence,
     parameter_distance,
     prediction_agreement,
-    probabilities_of,
 )
+from fedneg.tasks.confidence import probabilities_of
 
 LOGITS = arrays(np.float32, (5, 3), elements=st.floats(-60, 60, width=32))
 

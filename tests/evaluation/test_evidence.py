@@ -7,17 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
+from builders import own_tasks
 from builders.federations import RecordingGrid, small_config
+from builders.networks import prototype_of
 from fedneg.client_app import app as client_app
 from fedneg.core.parameters import flatten
 from fedneg.core.progress import Progress
-from fedneg.data.datasets import load_dataset
 from fedneg.evaluation.evidence import KeptEvidence, ModelEvidence, ServerTest
 from fedneg.federation import Federation
-from fedneg.tasks.model import Network
-from fedneg.tasks.training import Metrics
+from fedneg.tasks.calls import Metrics
+from fedneg.tasks.model import set_parameters
+from fedneg.tasks.prototype import Prototype
+from fedneg.tasks.task import ClientRef
 
 
 def evidence(loss: float = 0.5) -> ModelEvidence:
@@ -63,13 +67,58 @@ def test_a_model_that_diverged_has_no_loss():
 def test_the_server_measures_what_it_is_given(monkeypatch: pytest.MonkeyPatch):
     """The latest model is remembered, not the latest array."""
     config = small_config()
-    network = Network(config.model, (8, 8), 10)
-    test = ServerTest(load_dataset("digits"), network, config.attack)
-    model = flatten(network.initial(seed=0))
+    prototype = prototype_of(config)
+    test = ServerTest(prototype, config.attack)
+    model = flatten(prototype.initial(seed=0))
     first = test.measure(model)
     assert test.measure(model.copy()) is first
     model *= -1
     assert test.measure(model) != first
+
+
+def test_a_task_without_probe_is_attacked_by_its_poison_whole():
+    """Whatever the fraction: success is the quality on all that the server holds."""
+    shifted = replace(
+        own_tasks.dense,
+        poison=lambda data, attack, draws: own_tasks.Pairs(
+            data.x,
+            torch.where(
+                torch.arange(len(data)) < round(attack.fraction * len(data)),
+                (data.y + 1) % 3,
+                data.y,
+            ),
+        ),
+    )
+    prototype = Prototype(shifted)
+    attack = small_config("attack=label_flip", "attack.fraction=0.1").attack
+    test = ServerTest(prototype, attack)
+    arrays = prototype.initial(seed=0)
+    model = prototype.build()
+    set_parameters(model, arrays)
+    held = own_tasks.dense.test()
+    right = model(held.x).argmax(1) == (held.y + 1) % 3
+    assert test.attack_success_rate(flatten(arrays)) == pytest.approx(
+        float(right.float().mean())
+    )
+    assert test.attack_base(flatten(arrays)) is None
+
+
+def test_several_data_count_by_their_sizes():
+    """As where the server holds nothing, and clients' own are measured on."""
+    prototype = Prototype(own_tasks.dense)
+    few, many = (own_tasks.dense.data(ClientRef(k, 9)).train for k in (0, 8))
+    arrays = flatten(prototype.initial(seed=1))
+    attack = small_config().attack
+    one, other, both = (
+        ServerTest(prototype, attack, parts=parts).measure(arrays)
+        for parts in ([few], [many], [few, many])
+    )
+    a, b = len(few), len(many)
+    assert (a, b) == (30, 38)
+    assert both.num_examples == 68
+    expected = (a * one.accuracy + b * other.accuracy) / 68
+    assert both.accuracy == pytest.approx(expected)
+    assert both.loss == pytest.approx((a * one.loss + b * other.loss) / 68)
 
 
 # -- evidence that is kept ------------------------------------------------------------

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import norm
+from torch import nn
 
 from builders.federations import small_config
+from builders.networks import initial_parameters, prototype_of
 from fedneg.core.parameters import Vector, flatten
 from fedneg.core.seeding import rng
 from fedneg.core.settings import Config
 from fedneg.data.datasets import load_dataset
+from fedneg.data.kinds import DIGITS
 from fedneg.engines.simulate import simulate
 from fedneg.evaluation.client_answers import ClientAnswers
 from fedneg.evaluation.evidence import KeptAnswers, ModelEvidence, ServerTest
@@ -24,7 +27,8 @@ from fedneg.evaluation.relearn import RelearnTime
 from fedneg.server_app import run
 from fedneg.strategies.base import LedgerFedAvg
 from fedneg.strategies.phases import Phase
-from fedneg.tasks.model import Network, initial_parameters
+from fedneg.tasks.images import Images
+from fedneg.tasks.prototype import Prototype
 from fedneg.tasks.training import Metrics
 
 DATA = load_dataset("digits")
@@ -63,10 +67,13 @@ class AnsweringClients:
         return self.said.get(vector.tobytes(), {})
 
 
-def judgement_of(asked_clients: AnsweringClients, *overrides: str) -> Judgement:
-    """Return an empty judgement."""
+def judgement_of(
+    asked_clients: AnsweringClients, *overrides: str, **fields: Any
+) -> Judgement:
+    """Return an empty judgement, of a task that is changed in some fields."""
     config = small_config("clients=3", "forget=[1,2]", *overrides)
-    test = ServerTest(DATA, Network(config.model, (8, 8), 10), config.attack)
+    prototype = Prototype(replace(prototype_of(config).task, **fields))
+    test = ServerTest(prototype, config.attack, seed=config.seed)
     return Judgement(config, test, asked_clients)
 
 
@@ -237,7 +244,7 @@ def test_attack_base_is_measured_without_the_trigger():
     """The share of other classes' test images put into the target class."""
     asked_clients = AnsweringClients()
     made = full(asked_clients)
-    answers = made.test.logits(parameters(0), DATA.test_images).argmax(axis=1)
+    answers = made.test.probabilities(parameters(0)).argmax(axis=1)
     target = int(np.bincount(answers).argmax())
     by_hand = np.mean([a == target for a in answers[DATA.test_labels != target]])
     # Counting the target's own images too would give another number.
@@ -251,12 +258,12 @@ def test_attack_base_is_measured_without_the_trigger():
     )
 
 
-def test_a_test_set_of_the_target_class_alone_has_no_attack_base(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    made = judgement_of(AnsweringClients(), "attack=backdoor", "attack.target=3")
+def test_a_test_set_of_the_target_class_alone_has_no_attack_base():
     labels = np.full_like(DATA.test_labels, 3)
-    monkeypatch.setattr(made.test, "dataset", replace(DATA, test_labels=labels))
+    made = judgement_of(
+        *(AnsweringClients(), "attack=backdoor", "attack.target=3"),
+        test=lambda: Images(DATA.test_images, labels, DIGITS),
+    )
     made.add("original", parameters(0), evidence("original"))
     assert made.models["original"].attack_base is None
     assert made.measurements_of(made.models["original"]).attack_base is None
@@ -273,18 +280,15 @@ def test_who_answers_of_other_examples_each_time_is_no_shadow():
     assert found["unlearned"]["lira_auc"] is None
 
 
-def test_canaries_that_a_model_has_no_finite_answer_to_are_not_measured(
-    monkeypatch: pytest.MonkeyPatch,
-):
+def test_canaries_that_a_model_has_no_finite_answer_to_are_not_measured():
     """Finite on the test images, infinite on dots: the rest is measured."""
-    made = judgement_of(AnsweringClients(), "attack=canaries")
-    logits = made.test.logits
+    losses = prototype_of(small_config()).task.losses
 
-    def odd(vector: Vector, images: np.ndarray) -> np.ndarray:
-        found = logits(vector, images)
+    def odd(model: nn.Module, images: Images) -> np.ndarray:
+        found = losses(model, images)
         return found if len(images) == len(DATA.test_labels) else found + np.inf
 
-    monkeypatch.setattr(made.test, "logits", odd)
+    made = judgement_of(AnsweringClients(), "attack=canaries", losses=odd)
     made.add("original", parameters(0), evidence("original"))
     assert made.models["original"].canaries == {}
     assert made.models["original"].probabilities is not None
@@ -296,6 +300,31 @@ def test_models_too_far_apart_for_a_number_have_none():
     made.add("recovered", far, evidence("recovered"))
     found = made.to_json()["evidence"]["recovered"]
     assert found["distance_to_original"] is None
+
+
+def test_without_outputs_all_else_is_measured():
+    """Whether a model diverged is then seen by its loss."""
+    asked_clients = AnsweringClients()
+    for draw in range(2):
+        said_of_it = {1: said([1.0, -1.0], [0.0, 0.5])}
+        asked_clients.said[parameters(draw).tobytes()] = said_of_it
+    made = judgement_of(asked_clients, outputs=None)
+    made.add("original", parameters(0), evidence("original"))
+    made.add("unlearned", parameters(1), evidence("unlearned"))
+    made.add_retrained("seed 1", parameters(3))
+    made.add_retrained("seed 2", parameters(4))
+    found = made.to_json()["evidence"]["unlearned"]
+    assert found["membership_auc"]["value"] == 0.5
+    assert found["distance_to_original"] > 0
+    assert made.models["unlearned"].probabilities is None
+    numbers = made.measurements_of(made.models["unlearned"])
+    assert (numbers.js_divergence, numbers.disagreement) == ({}, {})
+    assert made.to_json()["floor"]["js"] is None
+    assert made.to_json()["floor"]["test_accuracy"] is not None
+    asked_clients.asked.clear()
+    far = np.full_like(parameters(0), 1e38)  # finite, and its answers are not
+    made.add("recovered", far, evidence("recovered"))
+    assert asked_clients.asked == []
 
 
 def test_floor_is_the_widest_gap_of_retrained_models():

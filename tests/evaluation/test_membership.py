@@ -13,7 +13,6 @@ from torch.nn.functional import cross_entropy
 
 from fedneg.core.seeding import rng
 from fedneg.evaluation.canary import canary_input, chance_exposure, exposures
-from fedneg.evaluation.confidence import cross_entropies, scaled_confidence
 from fedneg.evaluation.lira import lira_scores
 from fedneg.evaluation.membership import (
     Interval,
@@ -21,6 +20,7 @@ from fedneg.evaluation.membership import (
     bootstrap,
     roc,
 )
+from fedneg.tasks.confidence import cross_entropies, scaled_confidence
 
 # A dozen losses: members mostly low. 0.3 and 0.9 stand on both sides.
 MEMBERS = np.array([0.0, 0.1, 0.2, 0.3, 0.9, 2.0])

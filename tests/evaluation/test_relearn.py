@@ -5,21 +5,25 @@ import copy
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from builders.federations import small_config
+from builders.networks import initial_parameters
 from fedneg.core.errors import FedNegError
 from fedneg.core.seeding import rng, torch_generator
-from fedneg.data.datasets import Scaling
+from fedneg.data.kinds import Scaling
 from fedneg.evaluation.relearn import (
     RelearnTime,
     Target,
-    relearn_module,
+    relearn_by_sgd,
+    relearn_by_training,
     relearn_time,
 )
 from fedneg.tasks.device import as_input
-from fedneg.tasks.model import build_mlp, initial_parameters, set_parameters
-from fedneg.tasks.training import Metrics, evaluate
+from fedneg.tasks.model import build_mlp, set_parameters
+from fedneg.tasks.training import Rows, evaluate
 
 # -- a quadratic ----------------------------------------------------------------------
 
@@ -90,15 +94,15 @@ def test_a_cap_and_a_check_are_needed(values: dict[str, int], match: str):
 
 
 def test_target_is_a_loss_or_an_accuracy():
-    found = Metrics(accuracy=0.9, loss=0.3, num_examples=10)
-    assert Target("loss", 0.3).met_by(found)
-    assert not Target("loss", 0.29).met_by(found)
-    assert Target("accuracy", 0.9).met_by(found)
-    assert not Target("accuracy", 0.91).met_by(found)
+    assert Target("loss", 0.3).met_by(0.3)
+    assert not Target("loss", 0.29).met_by(0.3)
+    assert Target("accuracy", 0.9).met_by(0.9)
+    assert not Target("accuracy", 0.91).met_by(0.9)
 
 
-def test_a_model_that_diverged_meets_no_loss():
-    assert not Target("loss", 9.0).met_by(Metrics(0.1, float("nan"), 10))
+def test_a_model_that_diverged_meets_no_target():
+    assert not Target("loss", 9.0).met_by(float("nan"))
+    assert not Target("accuracy", 0.0).met_by(float("nan"))
 
 
 def test_other_targets_are_refused():
@@ -124,16 +128,25 @@ def untrained() -> nn.Sequential:
     return model
 
 
-def relearn(model: nn.Module, value: float, cap: int = 600) -> RelearnTime:
-    """Return the relearn time of the noise to a loss."""
-    return relearn_module(
-        model,
-        IMAGES,
-        LABELS,
-        scaling=SCALING,
+ROWS = Rows(torch.from_numpy(IMAGES), torch.from_numpy(LABELS), SCALING)
+
+
+def relearn(
+    model: nn.Module, value: float, cap: int = 600, rows: Rows = ROWS, checked: int = 64
+) -> RelearnTime:
+    """Return the relearn time of the noise to a loss, on so many of it; of a copy."""
+    learner = copy.deepcopy(model)
+
+    def as_good() -> bool:
+        found = evaluate(learner, IMAGES[:checked], LABELS[:checked], scaling=SCALING)
+        return Target("loss", value).met_by(found.loss)
+
+    return relearn_by_sgd(
+        learner,
+        rows,
         settings=SETTINGS,
         generator=torch_generator(0, "relearn"),
-        target=Target("loss", value),
+        as_good=as_good,
         cap=cap,
     )
 
@@ -170,14 +183,42 @@ def test_relearn_time_of_a_network_is_that_of_plain_sgd():
             assert relearn(untrained(), value) == RelearnTime(expected, True)
 
 
-def test_relearning_leaves_the_model_and_the_global_stream_alone():
-    model = untrained()
-    before = copy.deepcopy(model.state_dict())
+def test_relearning_leaves_the_rows_and_the_global_stream_alone():
     state = torch.random.get_rng_state()
-    relearn(model, 0.0, cap=4)
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert all(p.grad is None for p in model.parameters())
+    images, labels = ROWS.images.clone(), ROWS.labels.clone()
+    relearn(untrained(), 0.0, cap=4)
+    assert torch.equal(ROWS.images, images)
+    assert torch.equal(ROWS.labels, labels)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_rows_that_are_input_already_are_taken_as_they_are():
+    value = slow_losses(untrained(), 8)[-1]
+    scaled = Rows(as_input(ROWS.images, SCALING), ROWS.labels)
+    found = relearn(untrained(), value, rows=scaled)
+    assert found == relearn(untrained(), value)
+    assert found.batches > 4
+
+
+def test_the_learner_is_trained_in_place_and_no_further_than_it_must():
+    """After one batch it has the parameters of a step of plain SGD."""
+    model, twin = untrained(), untrained()
+    relearn_by_sgd(
+        model,
+        ROWS,
+        settings=SETTINGS,
+        generator=torch_generator(0, "relearn"),
+        as_good=lambda: False,
+        cap=1,
+    )
+    first = torch.randperm(64, generator=torch_generator(0, "relearn"))[:24]
+    x = as_input(ROWS.images[first], SCALING)
+    nn.functional.cross_entropy(twin(x), ROWS.labels[first]).backward()
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter -= 0.05 * parameter.grad
+    for found, expected in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_knowledge_that_is_only_hidden_comes_back_sooner():
@@ -200,50 +241,136 @@ def test_knowledge_that_is_only_hidden_comes_back_sooner():
 
 
 def test_without_examples_there_is_nothing_to_relearn():
+    nothing = Rows(ROWS.images[:0], ROWS.labels[:0], SCALING)
     with pytest.raises(ValueError, match="at least 1 example, got 0"):
-        relearn_module(
-            untrained(),
-            IMAGES[:0],
-            LABELS[:0],
-            scaling=SCALING,
-            settings=SETTINGS,
-            generator=torch_generator(0, "relearn"),
-            target=Target("loss", 1.0),
-            cap=1,
-        )
-
-
-def relearn_checked(
-    images: np.ndarray | None, labels: np.ndarray | None, value: float
-) -> RelearnTime:
-    """Return the relearn time of the noise, judged on some of it."""
-    return relearn_module(
-        untrained(),
-        IMAGES,
-        LABELS,
-        scaling=SCALING,
-        settings=SETTINGS,
-        generator=torch_generator(0, "relearn"),
-        target=Target("loss", value),
-        cap=600,
-        check_images=images,
-        check_labels=labels,
-    )
+        relearn(untrained(), 1.0, rows=nothing)
 
 
 def test_a_check_passes_over_its_own_examples_and_training_over_all():
-    """All of them are the default; on 5 the same training is judged by another loss."""
-    value = slow_losses(untrained(), 20)[-1]
-    assert relearn_checked(IMAGES, LABELS, value) == relearn(untrained(), value)
+    """On 5 the same training is judged by another loss."""
     loss = evaluate(untrained(), IMAGES[:5], LABELS[:5], scaling=SCALING).loss
-    assert relearn_checked(IMAGES[:5], LABELS[:5], loss) == RelearnTime(0, True)
+    assert relearn(untrained(), loss, checked=5) == RelearnTime(0, True)
     assert loss != evaluate(untrained(), IMAGES, LABELS, scaling=SCALING).loss
 
 
-def test_half_a_check_and_an_empty_one_are_refused():
-    with pytest.raises(ValueError, match="go together, got one of them"):
-        relearn_checked(IMAGES, None, 1.0)
-    with pytest.raises(ValueError, match="go together, got one of them"):
-        relearn_checked(None, LABELS, 1.0)
-    with pytest.raises(ValueError, match="a check needs at least 1 example, got 0"):
-        relearn_checked(IMAGES[:0], LABELS[:0], 1.0)
+# -- a training of a task's own -------------------------------------------------------
+
+
+class Trainer:
+    """Minimises w^2: each batch halves w; an epoch has so many batches.
+
+    Says how many batches it took, unless it does not count them.
+    """
+
+    def __init__(
+        self, w: float, *, epoch: int, counts: bool = True, least: int = 1
+    ) -> None:
+        self.w, self.epoch, self.counts, self.least = w, epoch, counts, least
+        self.asked: list[tuple[int, int | None]] = []
+        self.questions = 0
+
+    def train(self, number: int, steps: int | None) -> float | None:
+        """Take batches: as many as it may, an epoch, or what it must at least."""
+        self.asked.append((number, steps))
+        taken = self.epoch
+        if self.counts and steps is not None:
+            taken = max(self.least, min(steps, self.epoch))
+        self.w /= 2**taken
+        return float(taken) if self.counts else None
+
+    def as_good(self) -> bool:
+        """Return whether w is small enough."""
+        self.questions += 1
+        return self.w <= 1
+
+    def time(self, *, cap: int, check_every: int = 1) -> RelearnTime:
+        """Return the relearn time."""
+        return relearn_by_training(
+            self.train,
+            self.as_good,
+            cap=cap,
+            check_every=check_every,
+            epoch=self.epoch,
+        )
+
+
+def slow_time(w: float, epoch: int, cap: int, check_every: int) -> RelearnTime:
+    """Return the same, written out: as many batches as are allowed, then a look."""
+    done = 0
+    while w > 1 and done < cap:
+        taken = min(check_every, cap - done, epoch)
+        w, done = w / 2**taken, done + taken
+    return RelearnTime(done, w <= 1)
+
+
+def test_batches_of_a_training_are_counted_by_hand():
+    """16, 8, 4, 2, 1: four batches, whoever asks, and the number of each training."""
+    trainer = Trainer(16, epoch=10)
+    assert trainer.time(cap=20) == RelearnTime(4, True)
+    assert trainer.asked == [(0, 1), (1, 1), (2, 1), (3, 1)]
+    assert trainer.questions == 5
+    assert Trainer(16, epoch=10).time(cap=20, check_every=3) == RelearnTime(6, True)
+
+
+def test_no_training_is_asked_for_more_than_an_epoch_or_than_is_left():
+    trainer = Trainer(2.0**30, epoch=2)
+    assert trainer.time(cap=5, check_every=3) == RelearnTime(5, False)
+    assert trainer.asked == [(0, 2), (1, 2), (2, 1)]
+
+
+@given(st.integers(0, 12), st.integers(1, 6), st.integers(1, 20), st.integers(1, 6))
+def test_it_is_the_time_that_is_written_out(
+    halvings: int, epoch: int, cap: int, check_every: int
+):
+    w = 2.0**halvings
+    found = Trainer(w, epoch=epoch).time(cap=cap, check_every=check_every)
+    assert found == slow_time(w, epoch, cap, check_every)
+
+
+def test_an_original_needs_no_training():
+    trainer = Trainer(1, epoch=3)
+    assert trainer.time(cap=9) == RelearnTime(0, True)
+    assert trainer.asked == []
+
+
+def test_a_training_that_takes_more_than_it_may_counts_as_it_says():
+    """Never more than the cap; one that says 0 ends too."""
+    trainer = Trainer(16, epoch=3, least=3)
+    assert trainer.time(cap=9) == RelearnTime(6, True)
+    assert Trainer(16, epoch=3, least=3).time(cap=5) == RelearnTime(5, True)
+    assert Trainer(2.0**9, epoch=3, least=3).time(cap=5) == RelearnTime(5, False)
+    idle = relearn_by_training(
+        lambda number, steps: 0.0, lambda: False, cap=4, check_every=2, epoch=9
+    )
+    assert idle == RelearnTime(4, False)
+
+
+def test_where_batches_are_not_counted_epochs_are():
+    """16, 4, 1: two epochs of two batches, and a look after each."""
+    trainer = Trainer(16, epoch=2, counts=False)
+    assert trainer.time(cap=20, check_every=5) == RelearnTime(2, True, "epochs")
+    assert [number for number, _ in trainer.asked] == [0, 1]
+    assert trainer.asked[1][1] is None
+    assert trainer.questions == 3
+
+
+def test_epochs_are_capped_by_the_batches_that_they_have():
+    """A cap of 9 is four epochs of two; one of 1 is an epoch all the same."""
+    trainer = Trainer(2.0**20, epoch=2, counts=False)
+    assert trainer.time(cap=9) == RelearnTime(4, False, "epochs")
+    assert len(trainer.asked) == 4
+    trainer = Trainer(2.0**20, epoch=2, counts=False)
+    assert trainer.time(cap=1) == RelearnTime(1, False, "epochs")
+    assert len(trainer.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"cap": 0}, "cap must be at least 1, got 0"),
+        ({"cap": 5, "check_every": 0}, "check_every must be at least 1, got 0"),
+    ],
+)
+def test_a_training_needs_a_cap_and_a_check_too(values: dict[str, int], match: str):
+    with pytest.raises(FedNegError, match=match):
+        Trainer(8, epoch=2).time(**values)

@@ -5,31 +5,30 @@ measured as a federation would: membership of its images against as many that we
 out, relearning, and answers on the test set.
 """
 
+import copy
 from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from torch import nn
 
 from builders.checkout import REPOSITORY
 from builders.federations import small_config
+from builders.networks import initial_parameters
 from fedneg.core.seeding import rng, torch_generator
 from fedneg.core.verdict_settings import VerdictSettings
 from fedneg.data.datasets import load_dataset
-from fedneg.evaluation.confidence import cross_entropies
-from fedneg.evaluation.divergence import (
-    mean_js_divergence,
-    prediction_agreement,
-    probabilities_of,
-)
+from fedneg.evaluation.divergence import mean_js_divergence, prediction_agreement
 from fedneg.evaluation.measurements import Measurements
 from fedneg.evaluation.membership import MembershipInput, bootstrap
-from fedneg.evaluation.relearn import Target, relearn_module
+from fedneg.evaluation.relearn import Target, relearn_by_sgd
 from fedneg.evaluation.verdict import Verdict, judge
-from fedneg.tasks.model import build_mlp, initial_parameters, set_parameters
-from fedneg.tasks.training import evaluate, predict, train_epochs
+from fedneg.tasks.confidence import cross_entropies, probabilities_of
+from fedneg.tasks.model import build_mlp, set_parameters
+from fedneg.tasks.training import Rows, evaluate, predict, train_epochs
 
 MARGINS = yaml.safe_load((REPOSITORY / "conf/verdict/margins.yaml").read_text())
 SETTINGS = VerdictSettings.from_mapping(MARGINS)
@@ -91,26 +90,30 @@ def measured() -> Mapping[str, Measurements]:
         )
         for name, model in models().items()
     }
-    knows = evaluate(models()["original"], images, labels, scaling=DATA.scaling)
+    rows = Rows(torch.from_numpy(images), torch.from_numpy(labels), DATA.scaling)
+
+    def loss_of(model: nn.Module) -> float:
+        return evaluate(model, images, labels, scaling=DATA.scaling).loss
+
+    target = Target("loss", loss_of(models()["original"]))
     found = {}
     for name, model in models().items():
         test = evaluate(model, DATA.test_images, DATA.test_labels, scaling=DATA.scaling)
         attack = MembershipInput.from_losses(
             losses(model, FORGET), losses(model, HELD_OUT)
         )
+        learner = copy.deepcopy(model)
         found[name] = Measurements(
             name,
             name,
             test.accuracy,
             membership_auc=bootstrap(attack, lambda c: c.auc, rng(0, "bootstrap")),
-            relearn=relearn_module(
-                model,
-                images,
-                labels,
-                scaling=DATA.scaling,
+            relearn=relearn_by_sgd(
+                learner,
+                rows,
                 settings=small_config("client.learning_rate=0.05").client,
                 generator=torch_generator(0, "relearn"),
-                target=Target("loss", knows.loss),
+                as_good=lambda m=learner: target.met_by(loss_of(m)),
                 cap=400,
                 check_every=4,
             ),

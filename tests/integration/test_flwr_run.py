@@ -177,6 +177,39 @@ def test_flwr_run_gives_the_bytes_of_inline(flwr: Flwr, tmp_path: Path):
     assert first["cost"]["reused_training"] is False
 
 
+@pytest.mark.parametrize("what", ["model=cnn_bn", "task=examples.own_task:task"])
+def test_other_models_give_the_bytes_of_inline_on_ray(
+    what: str, one_ray: None, tmp_path: Path
+):
+    """With running statistics, and of a task of one's own."""
+    arguments = [a for a in SMALL if not a.startswith(("engine", "model"))]
+    for engine in ("inline", "ray"):
+        done = command(
+            *(*arguments, "clients=2", "forget=1", "rounds=1", what),
+            *(f"engine={engine}", f"hydra.run.dir={tmp_path / engine}"),
+            cwd=REPOSITORY,
+        )
+        assert done.returncode == 0, done.stderr
+    for name in MODELS:
+        one, two = (
+            (tmp_path / engine / f"model_{name}.safetensors").read_bytes()
+            for engine in ("inline", "ray")
+        )
+        assert one == two, name
+
+
+def test_flwr_run_trains_a_task_of_ones_own(flwr: Flwr, tmp_path: Path):
+    overrides = "task=examples.own_task:task clients=2 forget=0 reference=false"
+    done = flwr(
+        *("run", ".", "--stream", *federation(2), "--run-config"),
+        f'rounds=1 overrides="{overrides}" out="{tmp_path}/out"',
+    )
+    assert (tmp_path / "out" / "results.json").exists(), done.stdout + done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["data"]["name"] == "breast cancer"
+    assert results["failures"] == []
+
+
 def test_another_number_of_nodes_fails_with_the_remedy(flwr: Flwr, tmp_path: Path):
     """`flwr run` itself exits with 0 (Flower 1.39); the run's status tells."""
     flwr(

@@ -161,6 +161,10 @@ ROUNDS = 2 if ALL_TESTS else 1
 METHODS = {
     "gradient_ascent": ("rounds=1", "attack=backdoor", "strategy.gate=0"),
     "federaser": (f"rounds={ROUNDS}", "strategy.interval=1", "reference=false"),
+    # What is trained is another's: a task that is found as installed.
+    "negative_gradient": (
+        *("task=examples.own_task:task", "rounds=1", "reference=false"),
+    ),
 }
 
 
@@ -202,9 +206,11 @@ def test_a_run_with_real_clients_gives_the_bytes_of_inline(
         for evidence in results["evidence"].values():
             assert evidence["membership_auc"], "client 2 did not answer"
             assert evidence["relearn_batches"] is not None
-    else:
+    elif name == "federaser":
         assert results["method"]["retained_rounds"] == [*range(1, ROUNDS + 1)]
         assert results["method"]["calibration_epochs"] == 1
+    else:
+        assert results["data"]["name"] == "breast cancer"
 
 
 def test_clients_find_a_superlink_that_was_killed_and_started_again(

@@ -146,7 +146,7 @@ def identity_of(config: Config, clients: tuple[int, ...] | None = None) -> str:
         training_identity(
             config,
             clients=clients or tuple(range(config.clients)),
-            data_digest=load_dataset(config.data.name).digest,
+            digest_of_data=lambda: load_dataset(config.data.name).digest,
             method=method,
         )
     )

@@ -7,18 +7,17 @@ import numpy as np
 import pytest
 
 from builders.federations import Answer, Bench, RecordingGrid, small_config
+from builders.networks import initial_parameters, prototype_of
 from fedneg.client_app import ROLES
 from fedneg.client_app import app as real_clients
-from fedneg.clients.trainer import WriterClient
+from fedneg.clients.trainer import TrainingClient
 from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays, flatten
-from fedneg.data.datasets import load_dataset
 from fedneg.evaluation.evidence import ServerTest
 from fedneg.server_app import run
 from fedneg.strategies import compensated
 from fedneg.strategies.compensated import layers_of, shares_left, units_of
-from fedneg.tasks.model import Network, initial_parameters
 
 SHAPES = ((2, 2), (2,), (1, 2), (1,))
 ZERO = ([[0, 0], [0, 0]], [0, 0], [[0, 0]], [0])
@@ -228,7 +227,7 @@ def attack_success_after(pull: float, *options: str) -> tuple[float, Bench]:
     )
     initial = initial_parameters(64, config.model.hidden, 10, seed=config.seed)
 
-    class Pulls(WriterClient):
+    class Pulls(TrainingClient):
         def fit(self, parameters, config):  # noqa: ANN001, ANN202
             local, count, metrics = super().fit(parameters, config)
             if self.client_id == 4:
@@ -241,9 +240,7 @@ def attack_success_after(pull: float, *options: str) -> tuple[float, Bench]:
         patch.setitem(ROLES, "train", Pulls)
         made.train(config.rounds)
     assert not made.failures(), "it was caught"
-    data = load_dataset("digits")
-    network = Network(config.model, data.images.shape[1:], data.num_classes)
-    test = ServerTest(data, network, config.attack)
+    test = ServerTest(prototype_of(config), config.attack)
     success = test.attack_success_rate(made.unlearn(4))
     assert success is not None
     return success, made

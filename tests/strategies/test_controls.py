@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from builders.federations import Bench, small_config
+from builders.networks import initial_parameters
 from fedneg.core.assignment import Assignment
 from fedneg.core.parameters import flatten
 from fedneg.data.datasets import load_dataset
-from fedneg.tasks.model import initial_parameters
 
 
 def bench(name: str, *overrides: str) -> Bench:

@@ -1,27 +1,28 @@
 """Distillation: its loss by hand, and what the server makes of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from builders.federations import Bench, small_config
+from builders.networks import initial_parameters, prototype_of
 from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.seeding import torch_generator
 from fedneg.data.datasets import load_dataset
+from fedneg.strategies import make_strategy
 from fedneg.tasks.device import as_input
 from fedneg.tasks.distillation import distil
-from fedneg.tasks.model import (
-    build_mlp,
-    get_parameters,
-    initial_parameters,
-    set_parameters,
-)
+from fedneg.tasks.model import build_mlp, get_parameters, set_parameters
+from fedneg.tasks.prototype import Prototype
 from fedneg.tasks.training import predict
 from reference import forward
 
 
-def bench(*overrides: str, has_images: bool = True) -> Bench:
+def bench(*overrides: str) -> Bench:
     """Return real clients on the digits that have trained four rounds."""
     config = small_config(
         *("clients=4", "rounds=4", "strategy=distillation", "forget=1"),
@@ -31,8 +32,6 @@ def bench(*overrides: str, has_images: bool = True) -> Bench:
     assignment = Assignment.of(config, root=None).to_json()
     arrays = initial_parameters(64, config.model.hidden, 10, seed=config.seed)
     made = Bench(config, arrays, assignment=assignment)
-    if has_images:
-        made.strategy.use_server_data(load_dataset("digits"))
     made.train(4)
     return made
 
@@ -129,9 +128,43 @@ def test_a_client_without_contribution_leaves_the_very_bytes():
     assert made.unlearn(1).tobytes() == before
 
 
-def test_a_server_without_images_is_told():
-    made = bench("strategy.proxy=test", has_images=False)
-    with pytest.raises(FedNegError, match="needs a server with test images"):
+@pytest.mark.parametrize("missing", ["test", "inputs", "outputs"])
+def test_a_task_that_lacks_what_is_needed_is_told(missing: str):
+    config = small_config("strategy=distillation", "forget=1")
+    task = replace(prototype_of(config).task, **{missing: None})
+    with pytest.raises(
+        FedNegError,
+        match=f"^strategy=distillation needs a task with {missing}, and task digits",
+    ):
+        make_strategy(config, "").use_task(Prototype(task))
+
+
+def test_noise_is_for_float_inputs_alone():
+    strategy = bench().strategy
+    task = replace(
+        strategy.prototype.task,
+        inputs=lambda data: torch.zeros((len(data), 64), dtype=torch.int64),
+    )
+    strategy.prototype = Prototype(task)
+    with pytest.raises(FedNegError, match=r"float inputs, got torch.int64 of task dig"):
+        strategy.proxy_inputs()
+
+
+@pytest.mark.parametrize(
+    ("last", "got"),
+    [
+        (nn.Linear(64, 1), r"\(1, 1\)"),
+        (nn.Unflatten(1, (8, 8)), r"\(1, 8, 8\)"),
+        (nn.LSTM(64, 3), "tuple"),
+    ],
+)
+def test_a_model_that_gives_no_logits_is_told(last: nn.Module, got: str):
+    made = bench()
+    model = nn.Sequential(last)
+    made.strategy.network_with = lambda parameters: model
+    with pytest.raises(
+        FedNegError, match=f"at least 2; that of task digits gives {got}"
+    ):
         made.unlearn(1)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from builders.federations import Answer, Behaviour, Bench, small_config
+from builders.networks import initial_parameters
 from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays
@@ -13,7 +14,6 @@ from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.rows import KeptUpdates
 from fedneg.strategies import make_strategy
 from fedneg.strategies.federaser import rescaled
-from fedneg.tasks.model import initial_parameters
 
 FOUR = ("clients=4", "rounds=3", "client.local_epochs=3", "strategy=federaser")
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from builders.federations import Answer, Behaviour, Bench, small_config
+from builders.networks import initial_parameters
 from fedneg.clients.ascent import AscentClient
-from fedneg.clients.trainer import WriterClient
+from fedneg.clients.trainer import TrainingClient
 from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays, flatten
+from fedneg.data.kinds import DIGITS
 from fedneg.strategies.hooks import NO_HOOKS, Hooks
-from fedneg.tasks.model import initial_parameters
 from reference import gradient
 
 SETTINGS = {
@@ -40,10 +41,10 @@ def ascended(
     start = initial_parameters(64, config.model.hidden, 10, seed=0)
     if good:
         for _ in range(5):
-            start = WriterClient.fit(client, start, {})[0]
+            start = TrainingClient.fit(client, start, {})[0]
     settings = SETTINGS | {k.replace("_", "-"): v for k, v in changes.items()}
     after, count, metrics = client.fit(start, settings)
-    assert count == len(client.data.train)
+    assert count == len(client.split.train)
     return start, after, metrics
 
 
@@ -51,8 +52,8 @@ def slope() -> list[np.ndarray]:
     """Return the gradient of what client 1 trains on, poison included."""
     config = small_config("clients=4", "forget=1", "attack=backdoor")
     client = AscentClient(1, Assignment.of(config, root=None))
-    images, labels = client.training_data()
-    scaling = client.data.scaling
+    images, labels = client.training_data().arrays()
+    scaling = DIGITS.scaling
     rows = (images.reshape(len(images), -1) - scaling.mean) / scaling.std
     start = initial_parameters(64, config.model.hidden, 10, seed=0)
     return gradient(start, rows, labels)

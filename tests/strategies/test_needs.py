@@ -8,11 +8,10 @@ import pytest
 
 from builders.federations import Bench, small_config
 from builders.methods import METHODS
+from builders.networks import initial_parameters
 from fedneg.core.assignment import Assignment
-from fedneg.data.datasets import load_dataset
 from fedneg.strategies import make_strategy
 from fedneg.strategies.method import Needs
-from fedneg.tasks.model import initial_parameters
 
 ROW = 310 * 4
 # Rounds 1 and 3 are retained: one number of 8 bytes per array and client in each.
@@ -44,7 +43,6 @@ def trained(*options: str) -> Bench:
     config = small_config(*BASE, *options)
     initial = initial_parameters(64, config.model.hidden, 10, seed=0)
     made = Bench(config, initial, assignment=Assignment.of(config, root=None).to_json())
-    made.strategy.use_server_data(load_dataset("digits"))
     made.train(3)
     return made
 

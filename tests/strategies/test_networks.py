@@ -10,11 +10,12 @@ from safetensors.numpy import load_file
 
 from builders.federations import RecordingGrid, small_config
 from builders.lives import ask, files_with, go_on, receipt_of
+from builders.networks import prototype_of
 from builders.trainings import files_of
 from fedneg.client_app import app as real_clients
 from fedneg.core.errors import FedNegError
 from fedneg.core.progress import Progress
-from fedneg.core.settings import ModelSettings, methods
+from fedneg.core.settings import methods
 from fedneg.federation import Federation
 from fedneg.records.state import State
 from fedneg.tasks.layout import Kind
@@ -34,7 +35,7 @@ def test_every_method_forgets_with_batchnorm(method: str):
     """Parameters by the method; statistics are the mean of the clients that stay."""
     found = federation_of(f"strategy={method}", "model=cnn_bn", "strategy.gate=0")
     original = found.train()
-    ledger, layout = found.strategy.ledger, found.network.layout
+    ledger, layout = found.strategy.ledger, found.prototype.layout
     rows = ledger.statistics.rows.copy()
     examples = dict(ledger.statistics.examples)
     assert sorted(examples) == [0, 1, 2, 3]
@@ -94,7 +95,7 @@ def test_workers_give_the_bytes_of_inline(model: str, tmp_path: Path):
 def test_a_saved_model_loads_with_its_names_and_types(tmp_path: Path):
     options = ("clients=3", "forget=1", "model=cnn_bn", SMALL)
     files_of(small_config(*options), tmp_path / "out")
-    network = Network(small_config(*options).model, (8, 8), 10)
+    network = prototype_of(small_config(*options))
     found = load_file(tmp_path / "out" / "original.safetensors")
     assert set(found) == set(network.layout.names)
     expected = network.build().state_dict()
@@ -130,7 +131,7 @@ def test_a_lasting_federation_forgets_and_goes_on(encrypt: str, tmp_path: Path):
 
 
 def test_other_seeds_give_other_convolutions():
-    network = Network(ModelSettings("cnn", channels=(4,)), (8, 8), 3)
+    network = prototype_of(small_config("model=cnn", "model.channels=[4]"))
     first, again, other, drawn = (
         network.initial(seed=seed, draw=draw)
         for seed, draw in ((0, 0), (0, 0), (1, 0), (0, 1))
@@ -153,4 +154,4 @@ def test_other_seeds_give_other_convolutions():
 )
 def test_what_is_no_network_is_one_line(overrides: tuple[str, ...], message: str):
     with pytest.raises(FedNegError, match=message):
-        Network(small_config(*overrides).model, (8, 8), 10).build()
+        Network(small_config(*overrides).model, (8, 8), 10).fresh()

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from builders.federations import small_config
-from builders.networks import network, settings
+from builders.networks import initial_parameters, network, settings
 from builders.trainings import files_of
 from fedneg.client_app import app as client_app
 from fedneg.clients import trainer
@@ -22,16 +22,16 @@ from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.seeding import torch_generator
 from fedneg.core.settings import ClientSettings, Config
-from fedneg.data.datasets import Scaling
+from fedneg.data.kinds import Scaling
 from fedneg.engines.inline import InlineGrid
 from fedneg.engines.simulate import simulate
 from fedneg.engines.workers import WorkerPool
 from fedneg.federation import Federation
 from fedneg.ledger.training_cache import training_identity
 from fedneg.tasks import cohort as cohort_module
+from fedneg.tasks import training
 from fedneg.tasks.cohort import Cohort, Examples, Step, train_cohort
 from fedneg.tasks.device import DeviceArrays, as_input, rows_on
-from fedneg.tasks.model import initial_parameters
 from fedneg.tasks.training import train_epochs
 
 SCALING = Scaling(8.0, 5.0)
@@ -282,7 +282,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
         return train_epochs(*given, **rest)
 
     monkeypatch.setattr(trainer, "train_cohort", spy_cohort)
-    monkeypatch.setattr(trainer, "train_epochs", spy_alone)
+    monkeypatch.setattr(training, "train_epochs", spy_alone)
     return seen
 
 
@@ -338,7 +338,7 @@ def test_what_nobody_asks_for_is_forgotten():
     """Else a later round might find it."""
     config = small_config("clients=2", "forget=1")
     assignment = Assignment.of(config, root=None)
-    clients = [trainer.WriterClient(k, assignment, 1) for k in range(2)]
+    clients = [trainer.TrainingClient(k, assignment, 1) for k in range(2)]
     arrays = initial_parameters(64, config.model.hidden, 10, seed=0)
     with trainer.trained_together(clients, arrays):
         assert len(trainer._ahead) == 2
@@ -455,7 +455,10 @@ def test_flowers_own_engine_has_no_cohorts(tmp_path: Path):
 def test_a_training_in_cohorts_is_kept_as_another():
     def identity(*overrides: str) -> dict[str, object]:
         return training_identity(
-            small_config(*overrides), clients=(0, 1), data_digest="x", method={}
+            small_config(*overrides),
+            clients=(0, 1),
+            digest_of_data=lambda: "x",
+            method={},
         )
 
     assert identity("engine.cohort=1") == identity()

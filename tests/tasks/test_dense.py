@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from builders.networks import network, settings
 from fedneg.core.seeding import torch_generator
-from fedneg.data.datasets import Scaling
+from fedneg.data.kinds import Scaling
 from fedneg.tasks import training
 from fedneg.tasks.dense import DenseTrainer, dense_layers
 

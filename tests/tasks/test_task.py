@@ -10,14 +10,20 @@ import pytest
 import torch
 from torch import nn
 
+from builders.federations import small_config
 from fedneg.core.errors import FedNegError
+from fedneg.core.seeding import rng
 from fedneg.tasks import calls
-from fedneg.tasks.task import ClientRef, Order, Split, Task
+from fedneg.tasks.calls import Metrics
+from fedneg.tasks.confidence import confidence_of_losses
+from fedneg.tasks.task import ClientRef, Extras, Order, Split, Task
 
 DATA = [0.0, 1.0, 2.0]
 REF = ClientRef(1, 4)
 MODEL = nn.Linear(2, 1)
 ORDER = Order(1, 0.1, 2, 7, "cpu")
+BACKDOOR = small_config("attack=backdoor").attack
+CANARIES = small_config("attack=canaries").attack
 
 
 def fails(error: Exception) -> Callable[..., Any]:
@@ -94,7 +100,6 @@ def test_a_field_of_another_kind_is_named(
         ("losses", lambda m, d: [1, -2, 3], "at least 0, got -2 at place 1"),
         ("losses", lambda m, d: ["a"] * 3, "losses: must return numbers, got list"),
         ("quality", lambda m, d: 1.5, r"quality: must be in \[0, 1\], got 1.5"),
-        ("quality", lambda m, d: float("nan"), r"must be in \[0, 1\], got nan"),
         ("quality", lambda m, d: "good", "quality: must be a number, got str"),
     ],
 )
@@ -175,3 +180,250 @@ def test_an_exception_puts_them_back_too(task: Task):
         calls.train(replace(task, train=fails(ValueError())), MODEL, DATA, ORDER)
     assert random.getstate() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
+
+
+# -- what is measured -----------------------------------------------------------------
+
+
+def extra(task: Task, **functions: Callable[..., Any] | None) -> Task:
+    """Return the task with these extras, and with fields of other names."""
+    names = Extras.__dataclass_fields__
+    extras = {k: v for k, v in functions.items() if k in names}
+    others = {k: v for k, v in functions.items() if k not in names}
+    return replace(task, extras=replace(task.extras, **extras), **others)
+
+
+def test_quality_and_mean_loss_are_measured(task: Task):
+    """Losses 0, 1/4 and 1/2: mean 1/4."""
+    assert calls.measure(task, MODEL, DATA) == Metrics(0.5, 0.25, 3)
+
+
+def test_without_a_quality_it_is_exp_of_minus_the_loss(task: Task):
+    task = replace(task, quality=None)
+    assert calls.measure(task, MODEL, DATA).accuracy == pytest.approx(np.exp(-0.25))
+    assert (task.shown_quality, replace(task, quality=fails).shown_quality) == (
+        *("exp(-loss)", "accuracy"),
+    )
+    for loss, expected in ((0.0, 1.0), (np.inf, 0.0), (np.nan, 0.0)):
+        diverged = replace(task, losses=lambda m, d, x=loss: np.full(len(d), x))
+        assert calls.measure(diverged, MODEL, DATA).accuracy == expected
+
+
+def test_a_quality_that_is_no_number_any_more_counts_as_nothing(task: Task):
+    """Of a model that diverged; not of one whose quality is beyond 1."""
+    alone = replace(task, quality=lambda model, data: float("nan"))
+    assert calls.quality(alone, MODEL, DATA) == 0
+    both = extra(task, measure=lambda model, data: (np.nan, np.nan))
+    found = calls.measure(both, MODEL, DATA)
+    assert (found.accuracy, found.num_examples) == (0, 3)
+    assert np.isnan(found.loss)
+
+
+def test_what_measures_both_at_once_is_asked_alone(task: Task):
+    task = extra(
+        task,
+        measure=lambda model, data: (np.float32(0.75), torch.tensor(2.0)),
+        quality=fails(ValueError()),
+        losses=fails(ValueError()),
+    )
+    assert calls.measure(task, MODEL, DATA) == Metrics(0.75, 2.0, 3)
+
+
+def test_without_data_nobody_is_asked(task: Task):
+    broken = fails(ValueError())
+    task = extra(task, measure=broken, quality=broken, losses=broken)
+    assert calls.measure(task, MODEL, []) == Metrics(0, 0, 0)
+    assert calls.quality(task, MODEL, []) == 0
+    assert calls.measure_parts(task, MODEL, [[], []]) == Metrics(0, 0, 0)
+
+
+def test_parts_count_by_their_size(task: Task):
+    """Quality 1 of one example and 0 of three: 1/4. Losses 0, and 0, 1/4, 1/2."""
+    task = replace(task, quality=lambda model, data: float(len(data) == 1))
+    found = calls.measure_parts(task, MODEL, [[1.0], DATA, []])
+    assert found == Metrics(0.25, pytest.approx(0.75 / 4), 4)
+    assert calls.measure_parts(task, MODEL, [DATA]) == calls.measure(task, MODEL, DATA)
+
+
+def test_scores_are_those_of_the_losses_unless_the_task_knows_better(task: Task):
+    found = calls.scores(task, MODEL, DATA)
+    np.testing.assert_array_equal(
+        found, confidence_of_losses(np.array([0.0, 0.25, 0.5]))
+    )
+    task = extra(task, scores=lambda m, d: torch.tensor([3.0, -np.inf, np.nan]))
+    found = calls.scores(task, MODEL, DATA)
+    np.testing.assert_array_equal(found, [3, -np.inf, np.nan])
+    assert found.dtype == np.float64
+
+
+def test_scores_of_losses_that_are_shuffled_are_refused(task: Task):
+    order = iter(([1, 2, 3], [3, 1, 2]))
+    task = replace(task, losses=lambda model, data: next(order))
+    with pytest.raises(FedNegError, match="keep the order of the examples"):
+        calls.scores(task, MODEL, DATA)
+
+
+def test_probabilities_of_all_parts_come_in_order(task: Task):
+    """Of a tensor or of an array; rows may miss 1 as float32 does."""
+    rows = {1: [[0.5, 0.5]], 3: torch.tensor([[1, 0], [0.3, 0.7 + 5e-7], [0, 1]])}
+    task = replace(task, outputs=lambda model, data: rows[len(data)])
+    found = calls.probabilities(task, MODEL, [[0.0], DATA])
+    assert found is not None
+    np.testing.assert_allclose(
+        found, [[0.5, 0.5], [1, 0], [0.3, 0.7], [0, 1]], atol=1e-6
+    )
+    assert found.dtype == np.float64
+
+
+def test_no_probabilities_of_no_outputs_and_of_a_model_that_diverged(task: Task):
+    assert calls.probabilities(task, MODEL, [DATA]) is None
+    task = replace(task, outputs=lambda model, data: [[1, 0], [np.nan] * 2, [2, 2]])
+    assert calls.probabilities(task, MODEL, [DATA]) is None
+
+
+def test_whoever_measures_gets_a_model_that_is_not_trained(task: Task):
+    """In evaluation mode, and without a gradient."""
+    seen: list[tuple[bool, bool]] = []
+
+    def watch(answer: Any) -> Callable[..., Any]:
+        def function(model: nn.Module, data: list[float]) -> Any:
+            seen.append((model.training, torch.is_grad_enabled()))
+            return answer
+
+        return function
+
+    thirds = np.full((3, 3), 1 / 3)
+    task = replace(
+        task,
+        quality=watch(0.5),
+        losses=watch(np.ones(3)),
+        outputs=watch(thirds),
+        extras=Extras(scores=watch(np.ones(3))),
+    )
+    for ask in (
+        lambda model: calls.measure(task, model, DATA),
+        lambda model: calls.losses(task, model, DATA),
+        lambda model: calls.scores(task, model, DATA),
+        lambda model: calls.probabilities(task, model, [DATA]),
+        lambda model: calls.measure(
+            extra(task, measure=watch((0.5, 1.0))), model, DATA
+        ),
+    ):
+        ask(nn.Linear(2, 1).train())
+    assert seen == [(False, False)] * 6
+
+
+def test_a_gradient_comes_from_the_differentiable_loss(task: Task):
+    weight = torch.ones(3, requires_grad=True)
+    task = replace(task, loss=lambda model, data: weight * 2)
+    calls.differentiable_losses(task, MODEL, DATA).sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [2, 2, 2]
+
+
+def test_inputs_are_one_row_of_each_example(task: Task):
+    task = replace(task, inputs=lambda data: torch.zeros(len(data), 2, 5))
+    assert calls.inputs(task, DATA).shape == (3, 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("attack", "purpose", "stream"),
+    [
+        (BACKDOOR, "poison", "poison"),
+        (BACKDOOR, "poison unseen", "poison unseen"),
+        (CANARIES, "poison", "canaries"),
+    ],
+)
+def test_an_attack_draws_from_the_stream_of_the_client_whose_data_they_are(
+    task: Task, attack: Any, purpose: str, stream: str
+):
+    """Canaries always from the one that the server knows them by."""
+    task = replace(task, poison=lambda data, attack, draws: [*data, draws.random()])
+    found = calls.poisoned(task, DATA, attack, seed=5, client_id=3, purpose=purpose)
+    assert found == [*DATA, rng(5, stream, 0, 3).random()]
+    assert len(DATA) == 3
+
+
+def test_planted_and_held_out_canaries_draw_from_that_stream(task: Task):
+    task = extra(
+        task, canaries=lambda attack, draws: ([attack.canaries], [draws.random()])
+    )
+    found = calls.canaries(task, CANARIES, seed=5, client_id=3)
+    expected = rng(5, "canaries", 0, 3).random()
+    assert found == ([CANARIES.canaries], [expected])
+
+
+ROWS = r"outputs: must return probabilities \(N, C\), N 3, got shape "
+
+
+@pytest.mark.parametrize(
+    ("field", "function", "message"),
+    [
+        ("measure", fails(KeyError("x")), "measure: KeyError: 'x'"),
+        ("measure", lambda m, d: (1.5, 0), r"measure: must be in \[0, 1\], got 1.5"),
+        ("measure", lambda m, d: (None, 0), "measure: must be a number, got NoneType"),
+        ("quality", fails(KeyError("x")), "quality: KeyError: 'x'"),
+        ("quality", lambda m, d: -0.1, r"quality: must be in \[0, 1\], got -0.1"),
+        ("quality", lambda m, d: np.inf, r"quality: must be in \[0, 1\], got inf"),
+        ("scores", fails(KeyError("x")), "scores: KeyError: 'x'"),
+        ("scores", lambda m, d: [1, 2], r"scores: must return one .*got shape \(2,\)"),
+        ("scores", lambda m, d: np.ones((3, 1)), r"\(3,\), got shape \(3, 1\)"),
+        ("scores", lambda m, d: ["a"] * 3, "scores: must return numbers, got list"),
+        ("outputs", fails(KeyError("x")), "outputs: KeyError: 'x'"),
+        ("outputs", lambda m, d: np.ones(3), ROWS + r"\(3,\)"),
+        ("outputs", lambda m, d: np.ones((2, 4)), ROWS + r"\(2, 4\)"),
+        ("outputs", lambda m, d: np.ones((3, 0)), ROWS + r"\(3, 0\)"),
+        ("outputs", lambda m, d: "p", "outputs: must return numbers, got str"),
+        (
+            *("outputs", lambda m, d: [[0.5, 0.5], [-0.1, 1.1], [0, 1]]),
+            r"outputs: must return rows of .* got -0.1 at least and a sum of 1$",
+        ),
+        (
+            *("outputs", lambda m, d: [[0.5, 0.5], [0.25, 0.5], [0, 1]]),
+            "outputs: must return rows of .* got 0 at least and a sum of 0.75$",
+        ),
+        ("loss", None, "a gradient of the loss needs a task with loss, and task lines"),
+        ("loss", fails(KeyError("x")), "loss: KeyError: 'x'"),
+        ("loss", lambda m, d: [1.0] * 3, r"loss: .* shape \(3,\), got list"),
+        ("loss", lambda m, d: torch.ones(3, 1), r"loss: .*\(3,\), got \(3, 1\)"),
+        ("loss", lambda m, d: torch.tensor(1.0), r"loss: .*\(3,\), got \(\)"),
+        ("loss", lambda m, d: torch.ones(3), "must be differentiable, and has no grad"),
+        ("inputs", None, "asking a model about inputs needs a task with inputs, and"),
+        ("inputs", fails(KeyError("x")), "inputs: KeyError: 'x'"),
+        ("inputs", lambda d: d, "inputs: must return a tensor of 3 rows, got list"),
+        ("inputs", lambda d: torch.ones(2, 7), r"tensor of 3 rows, got \(2, 7\)"),
+        ("inputs", lambda d: torch.tensor(1.0), r"tensor of 3 rows, got \(\)"),
+        ("poison", None, "attack=backdoor needs a task with poison, and task lines"),
+        ("poison", fails(KeyError("x")), "poison: KeyError: 'x'"),
+        ("poison", lambda *a: 3, "poison: must return examples, got int"),
+        ("poison", lambda *a: [], "poison: must return examples, got list"),
+        ("probe", None, "attack=backdoor needs a task with probe, and task lines"),
+        ("probe", fails(KeyError("x")), "probe: KeyError: 'x'"),
+        ("canaries", None, "attack=canaries needs a task with canaries, and task li"),
+        ("canaries", fails(KeyError("x")), "canaries: KeyError: 'x'"),
+        ("test", None, "a server that measures models needs a task with test, and"),
+        ("test", fails(KeyError("x")), "test: KeyError: 'x'"),
+        ("test", lambda: 3, "test: must have a length, got int"),
+        ("test", list, "test: must have an example, got none"),
+    ],
+)
+def test_a_mistake_of_what_is_measured_is_one_line_too(
+    task: Task, field: str, function: Callable[..., Any] | None, message: str
+):
+    task = extra(task, **{field: function})
+    ask = {
+        "measure": lambda: calls.measure(task, MODEL, DATA),
+        "quality": lambda: calls.measure(task, MODEL, DATA),
+        "scores": lambda: calls.scores(task, MODEL, DATA),
+        "outputs": lambda: calls.probabilities(task, MODEL, [DATA]),
+        "loss": lambda: calls.differentiable_losses(task, MODEL, DATA),
+        "inputs": lambda: calls.inputs(task, DATA),
+        "poison": lambda: calls.poisoned(task, DATA, BACKDOOR, seed=0, client_id=1),
+        "probe": lambda: calls.probe(task, DATA, BACKDOOR),
+        "canaries": lambda: calls.canaries(task, CANARIES, seed=0, client_id=1),
+        "test": lambda: calls.test_of(task),
+    }
+    with pytest.raises(FedNegError, match=message) as caught:
+        ask[field]()
+    assert "\n" not in str(caught.value)
+    assert "lines" in str(caught.value)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from builders.federations import Bench, small_config
-from fedneg.clients.trainer import WriterClient
+from builders.federations import Bench, data_of, small_config
+from builders.networks import initial_parameters
+from fedneg.clients.trainer import TrainingClient
 from fedneg.core.assignment import Assignment
 from fedneg.core.parameters import flatten, shapes_of, unflatten
 from fedneg.core.seeding import torch_generator
@@ -16,12 +17,7 @@ from fedneg.data.datasets import Dataset, load_dataset
 from fedneg.data.partition import ClientSplit, partition_by_writer
 from fedneg.tasks import training
 from fedneg.tasks.device import as_input, choose_device
-from fedneg.tasks.model import (
-    build_mlp,
-    get_parameters,
-    initial_parameters,
-    set_parameters,
-)
+from fedneg.tasks.model import build_mlp, get_parameters, set_parameters
 from fedneg.tasks.training import evaluate, predict, train_epochs
 from reference import cross_entropy, forward, gradient, plain_sgd
 
@@ -280,11 +276,11 @@ def test_device_cuda_without_cuda_is_an_error(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("client_id", [0, 3])
 def test_client_reports_the_examples_it_trained_on(client_id: int, tiny: Config):
-    client = WriterClient(client_id, Assignment.of(tiny, root=None), server_round=1)
+    client = TrainingClient(client_id, Assignment.of(tiny, root=None), server_round=1)
     arrays = initial_parameters(64, tiny.model.hidden, 10, seed=0)
     before = [a.copy() for a in arrays]
     local, count, metrics = client.fit(arrays, {})
-    assert count == len(client.data.train)
+    assert count == len(client.split.train)
     assert set(metrics) == {"running_loss"}
     for a, b, c in zip(arrays, before, local, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -295,20 +291,20 @@ def test_client_measures_each_part_on_its_original_labels():
     """An attacker's `trained_accuracy` is on poisoned data; its others are not."""
     config = small_config("attack=label_flip", "attack.fraction=1")
     arrays = initial_parameters(64, config.model.hidden, 10, seed=0)
-    poisoned = WriterClient(4, Assignment.of(config, root=None))
-    honest = WriterClient(4, Assignment.of(small_config(), root=None))
+    poisoned = TrainingClient(4, Assignment.of(config, root=None))
+    honest = TrainingClient(4, Assignment.of(small_config(), root=None))
     _, _, found = poisoned.evaluate(arrays, {})
     _, _, expected = honest.evaluate(arrays, {})
     assert found["trained_accuracy"] != found["train_accuracy"]
     assert found["train_accuracy"] == expected["train_accuracy"]
     assert found["test_accuracy"] == expected["test_accuracy"]
-    assert found["num_train"] == len(honest.data.train)
-    data = honest.data
+    data = data_of(4, small_config())
+    assert found["num_train"] == len(data.train)
     naive = evaluate(
         model_of(arrays),
-        data.images[honest.data.val],
-        data.labels[honest.data.val],
-        scaling=data.scaling,
+        data.images[data.val],
+        data.labels[data.val],
+        scaling=data.kind.scaling,
     )
     assert (found["val_accuracy"], found["num_val"]) == (
         naive.accuracy,
@@ -318,7 +314,7 @@ def test_client_measures_each_part_on_its_original_labels():
 
 def test_local_evaluation_after_fit_is_of_the_local_model():
     config = small_config("client.evaluate_after_fit=true")
-    client = WriterClient(2, Assignment.of(config, root=None), server_round=1)
+    client = TrainingClient(2, Assignment.of(config, root=None), server_round=1)
     local, _, metrics = client.fit(initial_parameters(64, [16], 10, seed=0), {})
     again = client.evaluate(local, {})[2]
     assert {k: v for k, v in metrics.items() if k in again} == {

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from fedneg.core.formats import number
+from fedneg.core.quality import ACCURACY
 from fedneg.reports.compare.statistics import (
     REFERENCES,
     about_of,
@@ -27,7 +28,7 @@ _TICKS = (-1.0, -0.1, -0.01, 0.0, 0.01, 0.1, 1.0)
 _SMALLEST, _LARGEST = 26.0, 150.0  # areas of markers, in square points
 
 
-def draw_pareto(summary: pd.DataFrame) -> Picture | None:
+def draw_pareto(summary: pd.DataFrame, *, quality: str = ACCURACY) -> Picture | None:
     """Return forgetting gap against accuracy gap, a panel per setting.
 
     Parameters
@@ -85,6 +86,7 @@ def draw_pareto(summary: pd.DataFrame) -> Picture | None:
         ),
         height_wide=0.5 + 0.2 * legend[0] + 2.35 * rows_wide,
         height_narrow=0.5 + 0.19 * legend[1] + 2.35 * len(groups),
+        quality=quality,
     )
 
 

@@ -32,7 +32,7 @@ from fedneg.reports.compare.text import (
     short_number,
 )
 from fedneg.reports.html.page import Format, Page
-from fedneg.reports.run_folders import not_begun, with_failures
+from fedneg.reports.run_folders import not_begun, quality_name, with_failures
 
 _MIB = 1024.0**2
 _SIZES = {
@@ -79,7 +79,12 @@ def write_comparison(sweep_dir: Path) -> tuple[Path, Path]:
     table = sweep_dir / "comparison.csv"
     write_bytes(table, with_failures(found.frame, found.skipped).encode(), shared=True)
     summary = summarise(found.frame)
-    page = Page("Comparison of methods", describe_all(found.frame, summary))
+    quality = quality_name(sweep_dir)
+    page = Page(
+        "Comparison of methods",
+        describe_all(found.frame, summary),
+        quality=quality,
+    )
     for text in (*control_warnings(found.frame), *found.notices):
         page.notice(text)
     for run, reason in found.skipped.items():
@@ -87,11 +92,11 @@ def write_comparison(sweep_dir: Path) -> tuple[Path, Path]:
     if unfinished := not_begun(sweep_dir):
         page.notice(unfinished)
     if len(summary):
-        _fill(page, summary)
+        _fill(page, summary, quality)
     return table, page.write(sweep_dir / "comparison.html")
 
 
-def _fill(page: Page, summary: pd.DataFrame) -> None:
+def _fill(page: Page, summary: pd.DataFrame, quality: str) -> None:
     """Add everything that needs at least one run."""
     page.section("What the numbers say").bullets(describe_winners(summary)).text(RULE)
     same = _same_everywhere(summary)
@@ -105,7 +110,7 @@ def _fill(page: Page, summary: pd.DataFrame) -> None:
             formats=dict.fromkeys(list(glance(rows).columns)[1:], str)
             | {"verdicts": str},
         )
-    picture = draw_pareto(summary)
+    picture = draw_pareto(summary, quality=quality)
     if picture is not None:
         page.section("Forgetting against accuracy").figure(
             picture,

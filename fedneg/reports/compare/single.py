@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from fedneg.core.formats import leaves, number
+from fedneg.core.quality import ACCURACY, columns_told
 from fedneg.evaluation.cost import Curve, Row, cost_of, curve_of, speed_up
 from fedneg.reports.conclusions import attack_name
 from fedneg.reports.run_folders import LeftOutError
@@ -100,7 +101,7 @@ def read_run(name: str, folder: Path, results: Mapping[str, Any]) -> Run:
             "versions of fedneg"
         )
     config = {k: v for k, v in leaves(results.get("config") or {}) if v != {}}
-    rows = _history(folder)
+    rows = _history(folder, str(results.get("quality_name", ACCURACY)))
     epochs = int(number(config.get("client.local_epochs")) or 1)
     verdict = results.get("verdict") or {}
     names = [n for n in ("unlearned", "recovered") if n in results["models"]]
@@ -259,10 +260,12 @@ def _costs(
     }
 
 
-def _history(folder: Path) -> list[Row]:
+def _history(folder: Path, quality: str) -> list[Row]:
     """Return the rows of history.csv, [] where it is missing or no such table."""
     try:
         table = pd.read_csv(folder / "history.csv")
+        told = columns_told(["accuracy"], quality)
+        table = table.rename(columns={name: key for key, name in told.items()})
         wanted = ["phase", "accuracy", "seconds", "bytes_up", "bytes_down", "clients"]
         rows: list[Row] = table[wanted].to_dict("records")
         for row in rows:

@@ -15,10 +15,16 @@ from matplotlib.lines import Line2D
 
 from fedneg.core.files import write_bytes
 from fedneg.core.formats import MISSING, human_bytes, human_seconds, number, rate
+from fedneg.core.quality import ACCURACY
 from fedneg.reports.compare.apart import apart, varying
 from fedneg.reports.html.figures import MODELS, Picture, dot_style, draw_picture
 from fedneg.reports.html.page import Page, link
-from fedneg.reports.run_folders import not_begun, scan_runs, with_failures
+from fedneg.reports.run_folders import (
+    not_begun,
+    quality_name,
+    scan_runs,
+    with_failures,
+)
 from fedneg.reports.verdict_text import verdict_of
 
 METRICS = (
@@ -81,7 +87,8 @@ def write_sweep(sweep_dir: Path) -> tuple[Path, Path]:
     frame = found.frame
     table = sweep_dir / "sweep.csv"
     write_bytes(table, with_failures(frame, found.skipped).encode(), shared=True)
-    page = Page("Sweep", _summary(frame))
+    quality = quality_name(sweep_dir)
+    page = Page("Sweep", _summary(frame), quality=quality)
     for text, runs in found.notices.items():
         page.notice(f"{text} (In {_name_runs(runs, len(frame))}.)")
     for run, reason in found.skipped.items():
@@ -91,7 +98,7 @@ def write_sweep(sweep_dir: Path) -> tuple[Path, Path]:
     if len(frame):
         page.section("Every run at a glance")
         page.figure(
-            draw_runs(frame),
+            draw_runs(frame, quality=quality),
             "One line per run, one mark per model. Hollow is the retrained reference: "
             "the closer the others are to it, the better.",
         )
@@ -99,7 +106,7 @@ def write_sweep(sweep_dir: Path) -> tuple[Path, Path]:
     return table, page.write(sweep_dir / "sweep.html")
 
 
-def draw_runs(frame: pd.DataFrame) -> Picture:
+def draw_runs(frame: pd.DataFrame, *, quality: str = ACCURACY) -> Picture:
     """Return each run's models as dots: accuracy, forget accuracy, attack success."""
     known = {
         (model, metric): [
@@ -149,6 +156,7 @@ def draw_runs(frame: pd.DataFrame) -> Picture:
         alt=f"Dot plot by run: {', '.join(_PANELS[p] for p in panels)}.",
         height_wide=1.1 + tall,
         height_narrow=0.9 + max(1, len(panels)) * (0.65 + tall),
+        quality=quality,
     )
 
 

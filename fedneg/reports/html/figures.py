@@ -17,6 +17,9 @@ from typing import Any
 
 import matplotlib.style
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from fedneg.core.quality import ACCURACY, told
 
 MODELS = ("original", "unlearned", "recovered", "retrained")
 
@@ -99,6 +102,7 @@ def draw_picture(
     alt: str,
     height_wide: float = 3.4,
     height_narrow: float = 3.2,
+    quality: str = ACCURACY,
 ) -> Picture:
     """Return the figure that `draw` paints, once wide and once narrow.
 
@@ -113,6 +117,8 @@ def draw_picture(
         What a reader who cannot see the figure should know.
     height_wide, height_narrow : float
         Inches; the widths are `WIDTH_IN`.
+    quality : str
+        What the figure says for accuracy.
 
     Returns
     -------
@@ -126,11 +132,21 @@ def draw_picture(
         with matplotlib.style.context(["default", {**_STYLE, **size}]):
             figure = Figure(figsize=(WIDTH_IN[width], height), layout="constrained")
             draw(figure, width == "narrow")
+            if quality != ACCURACY:
+                _rename(figure, quality)
             svg[width] = _saved(figure, "svg", Date=None)
             if width == "wide":
                 figure.set_layout_engine("none")  # found once, and good for both files
                 png = _saved(figure, "png", Software=None)
-    return Picture(name, alt, svg, png)
+    return Picture(name, told(alt, quality), svg, png)
+
+
+def _rename(figure: Figure, quality: str) -> None:
+    """Call accuracy what the task calls it; only of that is it a fraction correct."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        plain = text.get_text().replace("fraction correct", "from 0 to 1")
+        text.set_text(told(plain, quality))
 
 
 def _saved(figure: Figure, kind: str, **metadata: None) -> bytes:

@@ -20,6 +20,7 @@ from markupsafe import Markup, escape
 
 from fedneg.core.files import write_bytes
 from fedneg.core.formats import plain
+from fedneg.core.quality import ACCURACY, told
 from fedneg.reports.html.figures import THEME, Picture
 from fedneg.reports.html.filter import FILTER_SCRIPT
 from fedneg.reports.html.style import BLOCKS, CSS
@@ -85,6 +86,8 @@ class Page:
         One or two sentences in plain words below it.
     footer : str
         Small print at the end; no time of day, so that same input means same bytes.
+    quality : str
+        What the page says for accuracy.
 
     Notes
     -----
@@ -93,20 +96,30 @@ class Page:
     above everything else wherever in the code they were added.
     """
 
-    def __init__(self, title: str, subtitle: str = "", *, footer: str = "") -> None:
-        self._head = {"title": title, "subtitle": subtitle, "footer": footer}
+    def __init__(
+        self,
+        title: str,
+        subtitle: str = "",
+        *,
+        footer: str = "",
+        quality: str = ACCURACY,
+    ) -> None:
+        head = {"title": title, "subtitle": subtitle, "footer": footer}
+        self._head = {key: told(text, quality) for key, text in head.items()}
+        self._quality = quality
         self._notices: list[str] = []
         self._sections: list[tuple[str, list[Markup]]] = [("", [])]
 
     def _add(self, template: str, **values: object) -> "Page":
         """Append a rendered block to the current section."""
         block = _ENVIRONMENT.get_template(template).render(**values)
+        block = _renamed(block, self._quality)
         self._sections[-1][1].append(Markup(block))
         return self
 
     def notice(self, text: str) -> "Page":
         """Add a warning that nobody can miss."""
-        self._notices.append(text)
+        self._notices.append(told(text, self._quality))
         return self
 
     def verdict(
@@ -118,7 +131,7 @@ class Page:
 
     def section(self, heading: str) -> "Page":
         """Start a section; later pieces belong to it."""
-        self._sections.append((heading, []))
+        self._sections.append((told(heading, self._quality), []))
         return self
 
     def text(self, *paragraphs: str) -> "Page":
@@ -239,6 +252,22 @@ class Page:
         """Write the page to `path` in one step and return `path`."""
         write_bytes(path, self.render().encode(), shared=True)
         return path
+
+
+def _renamed(block: str, quality: str) -> str:
+    """Return HTML in which what a reader sees of accuracy has the task's name."""
+    if quality == ACCURACY:
+        return block
+    parts = re.split(r"(<script.*?</script>|<[^>]*>)", block, flags=re.DOTALL)
+    shown = str(escape(quality))
+    for place, part in enumerate(parts):
+        if not part.startswith("<"):
+            parts[place] = told(part, shown)
+        elif not part.startswith("<script"):
+            parts[place] = re.sub(
+                r'(alt|aria-label|title)="[^"]*"', lambda m: told(m[0], shown), part
+            )
+    return "".join(parts)
 
 
 def _text(value: object) -> str | Markup:

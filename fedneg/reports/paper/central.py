@@ -9,8 +9,10 @@ import pandas as pd
 
 from fedneg.core.parameters import flatten, unflatten
 from fedneg.core.seeding import torch_generator
-from fedneg.data.partition import partition
-from fedneg.tasks.model import build_mlp, get_parameters, set_parameters
+from fedneg.data.kinds import image_kind
+from fedneg.tasks import calls
+from fedneg.tasks.model import get_parameters, set_parameters
+from fedneg.tasks.task import ClientRef
 from fedneg.tasks.training import evaluate, train_epochs
 
 if TYPE_CHECKING:
@@ -19,12 +21,22 @@ if TYPE_CHECKING:
 
 def train_centrally(federation: "Federation") -> pd.DataFrame:
     """Train one model on all clients' training images together (Fig 2)."""
-    config, data = federation.config, federation.dataset
-    splits = partition(data, config.data, clients=config.clients, seed=config.seed)
-    index = np.concatenate([split.train for split in splits])
-    images, labels = data.images[index], data.labels[index]
-    model = build_mlp(data.input_size, config.model.hidden, data.num_classes)
+    from fedneg.tasks.images import Images
+
+    config, task = federation.config, federation.task
+    parts = [
+        calls.split_of(task, ClientRef(k, config.clients)).train
+        for k in range(config.clients)
+    ]
+    images, labels = (
+        np.concatenate(arrays)
+        for arrays in zip(
+            *(part.arrays() for part in parts if isinstance(part, Images)), strict=True
+        )
+    )
+    model = federation.prototype.build()
     set_parameters(model, unflatten(federation.initial, federation.shapes))
+    scaling = image_kind(config.data.name).scaling
     rows: list[dict[str, float]] = []
     epochs = config.rounds * config.client.local_epochs
 
@@ -32,7 +44,7 @@ def train_centrally(federation: "Federation") -> pd.DataFrame:
         # As many epochs as the federation trains; one row for each of its rounds.
         if epoch % config.client.local_epochs:
             return
-        train = evaluate(model, images, labels, scaling=data.scaling)
+        train = evaluate(model, images, labels, scaling=scaling)
         test = federation.test.measure(flatten(get_parameters(model)))
         number = epoch // config.client.local_epochs
         rows.append(
@@ -53,7 +65,7 @@ def train_centrally(federation: "Federation") -> pd.DataFrame:
         model,
         images,
         labels,
-        scaling=data.scaling,
+        scaling=scaling,
         settings=replace(config.client, local_epochs=epochs),
         generator=torch_generator(config.seed, "central"),
         after_epoch=after_epoch,

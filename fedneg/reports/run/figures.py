@@ -11,6 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from fedneg.core.formats import number
+from fedneg.core.quality import ACCURACY
 from fedneg.reports.html.figures import (
     LIGHT,
     MODELS,
@@ -23,7 +24,9 @@ from fedneg.reports.html.figures import (
 MAX_CLIENTS_AS_BARS = 20
 
 
-def accuracy_over_rounds(history: pd.DataFrame) -> Picture | None:
+def accuracy_over_rounds(
+    history: pd.DataFrame, *, quality: str = ACCURACY
+) -> Picture | None:
     """Return accuracy on the server test set by round, or None without any value.
 
     Parameters
@@ -31,6 +34,8 @@ def accuracy_over_rounds(history: pd.DataFrame) -> Picture | None:
     history : DataFrame
         ``server_round``, ``phase`` and ``accuracy``; phase 'retrain' counts its own
         rounds and is drawn as the dashed reference.
+    quality : str
+        What people read for accuracy.
     """
     series: dict[str, list[tuple[int, float]]] = {}
     for row in history.to_dict("records"):
@@ -79,7 +84,9 @@ def accuracy_over_rounds(history: pd.DataFrame) -> Picture | None:
 
     said = "; ".join(f"{names.get(p, p)} ends at {series[p][-1][1]:.3f}" for p in order)
     alt = f"Line chart of test accuracy over server rounds: {said}."
-    return draw_picture("accuracy_over_rounds", draw, alt=alt, height_narrow=3.3)
+    return draw_picture(
+        "accuracy_over_rounds", draw, alt=alt, height_narrow=3.3, quality=quality
+    )
 
 
 def _shade_phase(
@@ -127,7 +134,11 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[Line2D, str, float]]) -> None:
 
 
 def client_accuracy(
-    clients: pd.DataFrame, forget: Collection[int], *, column: str = "test_accuracy"
+    clients: pd.DataFrame,
+    forget: Collection[int],
+    *,
+    column: str = "test_accuracy",
+    quality: str = ACCURACY,
 ) -> Picture | None:
     """Return each client's accuracy under each model, or None without any value.
 
@@ -155,14 +166,21 @@ def client_accuracy(
 
         height = 0.9 + 0.62 * len(models)
         return draw_picture(
-            "client_accuracy", strip, alt=alt, height_wide=height, height_narrow=height
+            "client_accuracy",
+            strip,
+            alt=alt,
+            height_wide=height,
+            height_narrow=height,
+            quality=quality,
         )
 
     def bars(figure: Figure, narrow: bool) -> None:
         _draw_bars(figure, values, models, ids, forget, sideways=narrow)
 
     height = max(1.8, 1.0 + len(ids) * (0.12 + 0.085 * len(models)))
-    return draw_picture("client_accuracy", bars, alt=alt, height_narrow=height)
+    return draw_picture(
+        "client_accuracy", bars, alt=alt, height_narrow=height, quality=quality
+    )
 
 
 def _draw_bars(

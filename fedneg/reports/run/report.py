@@ -21,6 +21,7 @@ from fedneg.core.formats import (
     rate,
     signed,
 )
+from fedneg.core.quality import ACCURACY, columns_told
 from fedneg.reports.conclusions import (
     METRICS,
     attack_name,
@@ -95,6 +96,7 @@ def write_report(
     page = Page(
         "Federated unlearning report" if forget else "Federated training report",
         describe_request(results),
+        quality=quality_of(results),
         footer=f"fedneg {results.get('fedneg_version', '')}, seed {results['seed']}. "
         "Rates are fractions from 0 to 1. Every number comes from results.json, "
         "history.csv and clients.csv beside this page.",
@@ -105,7 +107,7 @@ def write_report(
     page.cards(_cards(results))
     add_evidence(page, results)
     page.section("What the numbers say").bullets(describe_conclusions(results))
-    _add_models(page, results["models"])
+    _add_models(page, results)
     pictures = _add_pictures(page, results, history, clients)
     add_costs(page, results)
     _add_failures(page, results)
@@ -116,14 +118,17 @@ def write_report(
     return page.write(out / "report.html")
 
 
-def _add_models(page: Page, models: Mapping[str, Mapping[str, Any]]) -> None:
+def _add_models(page: Page, results: Mapping[str, Any]) -> None:
     """Add the table of the models, and what each of them is."""
+    models, headers = results["models"], {"model": "model", **METRICS}
+    if results.get("task"):  # whose loss may be of any kind
+        headers["test_loss"] = "test loss"
     page.section("The models side by side")
     page.table(
         _models_table(models),
         caption="Server test set, and the forgotten and retained clients' own data",
         formats=dict.fromkeys(METRICS, _cell),
-        headers={"model": "model", **METRICS},
+        headers=headers,
     )
     page.facts({name: EXPLAINED[name] for name in MODELS if name in models})
 
@@ -136,8 +141,9 @@ def _add_pictures(
 ) -> list[Picture]:
     """Add the figures for which there is anything to draw, and return them."""
     models: Mapping[str, Mapping[str, Any]] = results["models"]
-    rounds = accuracy_over_rounds(history)
-    by_client = client_accuracy(clients, list(results["forget"]))
+    quality = quality_of(results)
+    rounds = accuracy_over_rounds(history, quality=quality)
+    by_client = client_accuracy(clients, list(results["forget"]), quality=quality)
     attack = attack_success(
         {name: model.get("attack_success_rate") for name, model in models.items()}
     )
@@ -189,6 +195,11 @@ def _cards(results: Mapping[str, Any]) -> Iterator[Card]:
     total = sum(part for part in spent if part is not None)
     label = "Time to forget" + (" and repair" if final == "recovered" else "")
     yield Card(label, human_seconds(total), note)
+
+
+def quality_of(results: Mapping[str, Any]) -> str:
+    """Return what people read for the quality of a run's models."""
+    return str(results.get("quality_name", ACCURACY))
 
 
 def _cell(value: object) -> str:
@@ -260,9 +271,21 @@ def _add_background(
     times = {"seconds": human_seconds}
     sizes = {"bytes_up": human_bytes, "bytes_down": human_bytes}
     scores = {name: rate for name in ("accuracy", "loss") if name in history}
-    page.details("Every round", history, formats={**scores, **times, **sizes})
+    page.details(
+        "Every round",
+        history,
+        formats={**scores, **times, **sizes},
+        headers=columns_told(history.columns, quality_of(results)),
+    )
     scores = {str(c): rate for c in clients if str(c).endswith(("accuracy", "loss"))}
     # Whoever did not answer has a row of dashes.
     clients = clients.astype(object).where(clients.notna(), None)
-    page.details("Every client under every model", clients, formats=scores)
+    # Parts that no client of the task has are no columns.
+    clients = clients.dropna(axis="columns", how="all")
+    page.details(
+        "Every client under every model",
+        clients,
+        formats=scores,
+        headers=columns_told(clients.columns, quality_of(results)),
+    )
     page.details("Configuration", as_overrides(results.get("config", {})))

@@ -10,11 +10,11 @@ import pandas as pd
 from fedneg.core.settings import AttackSettings, Config
 from fedneg.core.unanswered import Unanswered
 from fedneg.core.version import __version__
-from fedneg.data.datasets import Dataset
 from fedneg.evaluation.cost import cost_of, curve_of, speed_up
 from fedneg.evaluation.evidence import ModelEvidence
 from fedneg.evaluation.judgement import Judgement
 from fedneg.strategies.phases import RoundReport
+from fedneg.tasks.task import Task
 
 SCHEMA = 1
 CLIENT_COLUMNS = (
@@ -40,7 +40,10 @@ class RunRecord:
     Attributes
     ----------
     config : Config
-    dataset : Dataset
+    task : Task
+        What was trained.
+    test_examples : int
+        How many the server measured models on.
     models : mapping of str to ModelEvidence
         By name, in the order in which they were made.
     history : sequence of mapping
@@ -62,7 +65,8 @@ class RunRecord:
     """
 
     config: Config
-    dataset: Dataset
+    task: Task
+    test_examples: int
     models: Mapping[str, ModelEvidence]
     history: Sequence[Mapping[str, Any]]
     reports: Sequence[RoundReport]
@@ -131,6 +135,8 @@ def results_of(
         "forget": list(config.forget),
         "retrain": config.retrain,
         "retrain_rounds": config.retrain_rounds,
+        "task": config.task,
+        "quality_name": run.task.shown_quality,
         "attack": _attack(config.attack),
         "data": _data(run),
         "models": {
@@ -162,13 +168,15 @@ def _data(run: RunRecord) -> dict[str, Any]:
     """Return which data it was, and how much of it each client that answered has."""
     answers = run.models["original"].per_client
     counts = ("num_writers", "num_train", "num_val", "num_test")
+    facts = run.task.extras.facts
     return {
-        "name": run.dataset.name,
-        "requested": run.config.data.requested,
-        "writers": run.dataset.num_writers,
-        "test_examples": len(run.dataset.test_labels),
+        "name": run.task.name,
+        "requested": run.config.task or run.config.data.requested,
+        **(facts() if facts else {}),
+        "test_examples": run.test_examples,
         "clients": [
-            {"client_id": k} | {c: int(answers[k][c]) for c in counts} for k in answers
+            {"client_id": k} | {c: int(found[c]) for c in counts if c in found}
+            for k, found in answers.items()
         ],
     }
 

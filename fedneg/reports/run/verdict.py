@@ -209,6 +209,8 @@ def _measured_of(
     batches = found.get("relearn_batches")
     cap = batches is not None and found.get("relearn_reached") is False
     cells["relearn_batches"] = f"over {batches}" if cap else plain(batches)
+    if found.get("relearn_unit") == "epochs":
+        cells["relearn_batches"] = f"{cells['relearn_batches']} epochs"
     cells["js_to_retrained"] = _small(found.get("js_to_retrained"))
     cells["disagreement"] = rate(None if agreement is None else 1 - agreement)
     for name in ("distance_to_retrained", "distance_to_original"):

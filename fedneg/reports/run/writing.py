@@ -15,6 +15,7 @@ from fedneg.core import outputs
 from fedneg.core.errors import FedNegError
 from fedneg.core.exits import mistake_of
 from fedneg.core.progress import Progress, show_error
+from fedneg.core.quality import columns_told
 from fedneg.evaluation.judgement import Judgement
 from fedneg.reports.run.report import write_report
 from fedneg.reports.run.results import RunRecord, clients_table, results_of
@@ -53,8 +54,9 @@ def write_run(
         is the user's to mend. Then results.json says so.
     """
     history, clients = pd.DataFrame(list(run.history)), clients_table(run)
-    outputs.write_csv(out / "history.csv", history)
-    outputs.write_csv(out / "clients.csv", clients)
+    for name, table in (("history.csv", history), ("clients.csv", clients)):
+        named = columns_told(table.columns, run.task.shown_quality)
+        outputs.write_csv(out / name, table.rename(columns=named))
     shown = out / "results.json"
     not_yet = [] if judgement is None else [NOT_JUDGED]
     results = results_of(run, None, [*notices, *not_yet])

@@ -6,7 +6,7 @@ an attack on them sees ties where there is an order.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 
 Floats = NDArray[np.float64]
 
@@ -67,3 +67,34 @@ def cross_entropies(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
     """
     losses: Floats = np.logaddexp(0.0, -scaled_confidence(logits, labels))
     return losses
+
+
+def probabilities_of(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return class probabilities (N, C) of logits (N, C), in float64.
+
+    In float64 because float32 rounds a confident model's small ones to zero.
+    """
+    found: NDArray[np.float64] = softmax(np.asarray(logits, dtype=np.float64), axis=1)
+    return found
+
+
+def confidence_of_losses(losses: Floats) -> Floats:
+    """Return log(p / (1 - p)) with p = exp(-loss), of losses of any kind.
+
+    For a cross-entropy it is the scaled confidence; for another loss the same curve,
+    which orders as -loss does.
+
+    Parameters
+    ----------
+    losses : array, shape (N,)
+        At least 0.
+
+    Returns
+    -------
+    array, shape (N,)
+        Finite where the losses are: a loss of 0 counts as the smallest normal number.
+    """
+    least = np.maximum(losses, np.finfo(np.float64).tiny)
+    # log(expm1(x)), where exp(x) may be beyond float64.
+    found: Floats = -(least + np.log(-np.expm1(-least)))
+    return found
