@@ -37,7 +37,8 @@ from fedneg.tasks.training import SGD, settings_of
 def _model(task: Task, device: torch.device) -> nn.Module:
     """Return this process's model: making one takes longer than a small training.
 
-    Clients of a process take turns, and whoever uses it sets all its parameters first.
+    Clients of a process take turns to measure by it, and whoever does sets all its
+    parameters first.
     """
     return Prototype(task).build().to(device)
 
@@ -129,11 +130,22 @@ class TrainingClient(NumPyClient):
         )
 
     def _train(self, parameters: NDArrays) -> _Trained:
-        set_parameters(self.model, parameters)
-        data = self.training_data()
-        metrics = calls.train(self.task, self.model, data, self.order())
+        learner, data = self._learner(), self.training_data()
+        set_parameters(learner, parameters)
+        metrics = calls.train(self.task, learner, data, self.order())
         metrics.pop("steps", None)  # how many there were is of use to relearning only
-        return _Trained(get_parameters(self.model), metrics, len(data))
+        return _Trained(get_parameters(learner), metrics, len(data))
+
+    def _learner(self) -> nn.Module:
+        """Return a model that nobody has trained before.
+
+        What a task leaves on one beside the arrays that travel (an optimiser and its
+        moments, buffers that are not persistent, hooks) is of that client's data, and
+        must not go on into another's training. fedneg's own SGD leaves nothing.
+        """
+        if isinstance(self.task.train, SGD) and dense_layers(self.model):
+            return self.model
+        return Prototype(self.task).build().to(self.device)
 
     def evaluate(
         self, parameters: list[NDArray[np.float32]], config: dict[str, Scalar]

@@ -205,7 +205,7 @@ def test_distillation_asks_bytes_of_the_servers_own(tmp_path: Path):
     assert found["method"]["proxy_images"] == 100
 
 
-@pytest.mark.parametrize("task", ["regression", "colours", "dense", "bare"])
+@pytest.mark.parametrize("task", ["regression", "colours", "dense", "bare", "lasting"])
 def test_workers_give_the_bytes_of_inline(task: str, tmp_path: Path):
     inline = files_of(config_of(task), tmp_path / "inline")
     local = files_of(
@@ -326,7 +326,8 @@ def test_a_federation_of_ones_own_lives_on(task: str, encrypt: str, tmp_path: Pa
     ("task", "said"),
     [
         ("grows", "task grows, model: must make the same layers each time"),
-        ("frozen", "the model has no parameter that is trained"),
+        ("frozen", "task frozen, model: the model has no parameter that is trained"),
+        ("always", "task always, model: must make new parameters each time, and"),
         ("too_short", "task short, losses: must return one number per example"),
         ("negative", "task negative, losses: must be at least 0, got -1 at place 0"),
     ],
@@ -337,11 +338,20 @@ def test_a_mistake_that_the_server_meets_ends_the_run(
     assert fails(tmp_path, task).startswith(said)
 
 
+def test_a_mistake_in_outputs_is_found_before_anybody_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    said = fails(tmp_path, "logits")
+    assert said.startswith("task logits, outputs: must return rows of probabilities")
+    assert "train 1/2" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("task", "said"),
     [
         ("stumbles", "task stumbles, train: RuntimeError: no such column: age"),
         ("shuffles", "task shuffles, losses: must keep the order of the examples"),
+        ("ends", "task ends, train: SystemExit: 0 (line "),
     ],
 )
 def test_a_mistake_that_clients_meet_is_told_of_each(

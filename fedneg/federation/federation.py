@@ -110,6 +110,8 @@ class Federation:
 
     def measure_initial(self) -> None:
         """Enter the initial parameters into the history, as round 0."""
+        # A mistake in the task's `outputs` is found now, not after a whole training.
+        self.test.probabilities(self.initial)
         self._rounds.enter(RoundReport(0, "train"), self.initial)
 
     def train(self, after_round: AfterRound | None = None) -> Vector:

@@ -11,12 +11,14 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from types import FrameType
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from fedneg.core.data_settings import AttackSettings
 from fedneg.core.errors import FedNegError
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 SAME = {"rtol": 1e-3, "atol": 1e-6}
 # Float32 softmax rows miss 1 by a few 1e-7.
 SUM_TOLERANCE = 1e-4
+# Who ends a process by SystemExit, wherever in a task it is.
+ENGINES = ("flwr", "ray")
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,20 @@ def make_model(task: Task, *, seed: int, draw: int = 0) -> nn.Module:
     Raises
     ------
     FedNegError
-        If the task's ``model`` fails or returns no module.
+        If the task's ``model`` fails or returns no module, or one that has not all of
+        its values yet.
     """
     with seeded(seed_of(seed, "init", draw)):
         found = _call(task, "model", task.model)
     if not isinstance(found, nn.Module):
         raise _error(task, "model", f"must return an nn.Module, got {_kind(found)}")
+    for name, tensor in (*found.named_parameters(), *found.named_buffers()):
+        if is_lazy(tensor):
+            raise _error(
+                task, "model", f"must know the shape of {name}: call the model once"
+            )
+        if tensor.is_meta:
+            raise _error(task, "model", f"must have values, and {name} is on meta")
     return found
 
 
@@ -103,7 +115,7 @@ def split_of(task: Task, client: ClientRef) -> Split:
         part = getattr(found, name)
         if part is None and name == "test":
             continue
-        if not isinstance(part, Sized):
+        if _length(part) is None:
             raise _error(task, "data", f"{name} must have a length, got {_kind(part)}")
     if not len(found.train):
         raise _error(task, "data", f"client {client.client_id} has nothing to train on")
@@ -127,9 +139,11 @@ def train(task: Task, model: nn.Module, data: Any, order: Order) -> dict[str, fl
     for name, value in found.items():
         if isinstance(value, bool) or not isinstance(value, int | float | np.number):
             raise _error(
-                task, "train", f"metric {name!r} must be a number, got {value!r}"
+                task,
+                "train",
+                f"metric {name!r} must be a number, got {one_line(repr(value))}",
             )
-        metrics[str(name)] = float(value)
+        metrics[str(name)] = _number(task, "train", value)
     return metrics
 
 
@@ -330,7 +344,7 @@ def test_of(task: Task) -> Sized:
     task.require("test", of="a server that measures models")
     assert task.test is not None
     found = _call(task, "test", task.test)
-    if not isinstance(found, Sized):
+    if _length(found) is None:
         raise _error(task, "test", f"must have a length, got {_kind(found)}")
     if not len(found):
         raise _error(task, "test", "must have an example, got none")
@@ -436,30 +450,66 @@ def one_thread() -> None:
 
 
 def _call(task: Task, name: str, function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function of the task; its exception becomes one line."""
+    """Call a function of the task; its exception becomes one line.
+
+    What it sets for all of torch is put back: other clients are trained after it.
+    """
+    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
     try:
         return function(*arguments)
     except FedNegError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        frames = list(traceback.walk_tb(error.__traceback__))[1:]
+        if isinstance(error, SystemExit) and _top(frames, -1) in ENGINES:
+            raise  # a signal ends the process
         log.debug("%s", traceback.format_exc())
-        text = one_line(str(error)) or "no message"
-        frame = traceback.extract_tb(error.__traceback__)[-1]
+        # The last line of the task's own: in torch nobody looks for a mistake.
+        module = str(getattr(function, "__module__", "")).partition(".")[0]
+        own = [k for k in range(len(frames)) if _top(frames, k) == module]
+        where = ""
+        if frames:
+            frame, line = frames[own[-1] if own else -1]
+            where = f" (line {line} of {frame.f_code.co_name})"
         raise _error(
-            task,
-            name,
-            f"{type(error).__name__}: {text} (line {frame.lineno} of {frame.name})",
+            task, name, f"{type(error).__name__}: {_text_of(error)}{where}"
         ) from error
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(grad)
+
+
+def _top(frames: list[tuple[FrameType, int]], place: int) -> str:
+    """Return the package that a step to an error is in; nothing where there is none."""
+    if not frames:
+        return ""
+    return str(frames[place][0].f_globals.get("__name__")).partition(".")[0]
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return one_line(str(error)) or "no message"
+    except Exception:  # somebody else's __str__
+        return "no message"
+
+
+def _length(found: object) -> int | None:
+    """Return how many examples data have; None of what has no length."""
+    try:
+        return len(found)  # type: ignore[arg-type]
+    except Exception:  # somebody else's __len__: a stream has one that raises
+        return None
 
 
 def _array(task: Task, name: str, found: Any) -> NDArray[np.float64]:
     """Return numbers that a task returned as an array."""
-    if isinstance(found, torch.Tensor):
-        found = found.detach().cpu().double().numpy()
+    kind = _kind(found)
     try:
+        if isinstance(found, torch.Tensor):
+            found = found.detach().cpu().double().numpy()
         return np.asarray(found, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise _error(task, name, f"must return numbers, got {_kind(found)}") from None
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise _error(task, name, f"must return numbers, got {kind}") from None
 
 
 def _one_each(
@@ -485,16 +535,17 @@ def _pair(task: Task, name: str, found: Any) -> tuple[Any, Any]:
 
 def _sized(task: Task, name: str, found: Any, *, least: int = 1) -> Sized:
     """Return data if that is what a task returned."""
-    if not isinstance(found, Sized) or len(found) < least:
+    count = _length(found)
+    if count is None or count < least:
         raise _error(task, name, f"must return examples, got {_kind(found)}")
-    return found
+    return cast(Sized, found)
 
 
 def _number(task: Task, name: str, found: Any) -> float:
     """Return what a task returned as a number; a tensor or array of one is one."""
     try:
         return float(found)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise _error(task, name, f"must be a number, got {_kind(found)}") from None
 
 
@@ -502,7 +553,7 @@ def _fraction(task: Task, name: str, found: Any) -> float:
     """Return a quality as a fraction."""
     value = _number(task, name, found)
     if not 0 <= _zero_if_nan(value) <= 1:
-        raise _error(task, name, f"must be in [0, 1], got {value:g}")
+        raise _error(task, name, f"must be in [0, 1], got {value}")
     return _zero_if_nan(value)
 
 

@@ -30,7 +30,7 @@ class Prototype:
     @cached_property
     def layout(self) -> Layout:
         """What of a model travels, and how it is put together."""
-        return Layout.of(self.build())
+        return self._layout_of(self.build())
 
     def initial(self, *, seed: int, draw: int = 0) -> NDArrays:
         """Return the arrays before round 1, from the stream (seed, "init", draw).
@@ -40,12 +40,27 @@ class Prototype:
         Raises
         ------
         FedNegError
-            If the task makes another model each time.
+            If the task makes another model each time, or always the same one.
         """
         model = make_model(self.task, seed=seed, draw=draw)
-        if Layout.of(model) != self.layout:
+        if self._layout_of(model) != self.layout:
             raise FedNegError(
                 f"task {self.task.name}, model: must make the same layers each time, "
                 "and does not"
             )
+        # A parameter that two models share is trained for both: a model that never saw
+        # a client would begin with what the client taught. Frozen ones may be shared.
+        ours = {id(p) for p in model.parameters() if p.requires_grad}
+        for name, parameter in self.build().named_parameters():
+            if id(parameter) in ours:
+                raise FedNegError(
+                    f"task {self.task.name}, model: must make new parameters each "
+                    f"time, and {name} is always the same one"
+                )
         return self.layout.read(model)
+
+    def _layout_of(self, model: nn.Module) -> Layout:
+        try:
+            return Layout.of(model)
+        except FedNegError as error:
+            raise FedNegError(f"task {self.task.name}, model: {error}") from None

@@ -1,5 +1,6 @@
 """Tasks of one's own, unlike the built-in one in every way that a task can be."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -181,11 +182,34 @@ plain = replace(
     dense, train=lambda model, data, order: descend(model, data, order, _entropies)
 )
 
+# -- tasks that leave something behind ------------------------------------------------
+
+
+def _with_moments(model: nn.Module, data: Pairs, order: Order) -> Mapping[str, float]:
+    """Train by an optimiser that stays with the model, moments and all."""
+    if not hasattr(model, "optimiser"):
+        optimiser = torch.optim.Adam(model.parameters(), lr=order.learning_rate)
+        model.optimiser = optimiser  # type: ignore[assignment]
+    torch.set_default_dtype(torch.float64)
+    for _ in range(order.epochs):
+        model.optimiser.zero_grad()  # type: ignore[operator]
+        _squares(model, data).mean().backward()
+        model.optimiser.step()  # type: ignore[operator]
+    torch.set_grad_enabled(False)
+    return {}
+
+
+lasting = replace(regression, name="lasting", train=_with_moments)
+
 # -- tasks with a mistake --------------------------------------------------------------
 
 
 def _stumble(model: nn.Module, data: Pairs, order: Order) -> Mapping[str, float]:
     raise RuntimeError("no such column: age")
+
+
+def _end(model: nn.Module, data: Pairs, order: Order) -> Mapping[str, float]:
+    sys.exit(0)
 
 
 def _shuffled(model: nn.Module, data: Pairs) -> torch.Tensor:
@@ -204,6 +228,12 @@ def _growing() -> nn.Module:
 grows = replace(regression, name="grows", model=_growing)
 frozen = replace(
     regression, name="frozen", model=lambda: nn.Linear(4, 1).requires_grad_(False)
+)
+ends = replace(regression, name="ends", train=_end)
+one_model = nn.Linear(4, 1)
+always = replace(regression, name="always", model=lambda: one_model)
+logits = replace(
+    regression, name="logits", outputs=lambda model, data: model(data.x).expand(-1, 2)
 )
 stumbles = replace(regression, name="stumbles", train=_stumble)
 shuffles = replace(regression, name="shuffles", losses=_shuffled)

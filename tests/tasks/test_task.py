@@ -1,6 +1,7 @@
 """A task is somebody else's code: each of its mistakes is one line that names it."""
 
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,20 @@ def fails(error: Exception) -> Callable[..., Any]:
         raise error
 
     return function
+
+
+class SpeechlessError(Exception):
+    """An error that cannot be told."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+class Stream:
+    """Data without an end."""
+
+    def __len__(self) -> int:
+        raise TypeError("a stream has no length")
 
 
 @pytest.fixture
@@ -99,6 +114,25 @@ def test_a_field_of_another_kind_is_named(
         ("losses", lambda m, d: 1.5, r"shape \(3,\), got shape \(\)"),
         ("losses", lambda m, d: [1, -2, 3], "at least 0, got -2 at place 1"),
         ("losses", lambda m, d: ["a"] * 3, "losses: must return numbers, got list"),
+        (
+            *("losses", lambda m, d: torch.ones(3, device="meta")),
+            "losses: must return numbers, got Tensor",
+        ),
+        ("losses", lambda m, d: [10**400] * 3, "losses: must return numbers, got list"),
+        ("train", lambda m, d, o: {"f": 10**400}, "train: must be a number, got int"),
+        (
+            *("train", lambda m, d, o: {"f": np.eye(2)}),
+            r"metric 'f' must be a number, got array\(\[\[1",
+        ),
+        ("train", lambda m, d, o: sys.exit(3), "train: SystemExit: 3"),
+        ("train", fails(SpeechlessError()), "train: SpeechlessError: no message"),
+        ("data", lambda ref: Split(Stream(), DATA), "train must have a length, got S"),
+        ("model", lambda: nn.LazyLinear(3), "must know the shape of weight: call the"),
+        (
+            *("model", lambda: nn.Linear(2, 1, device="meta")),
+            "must have values, and weight is on meta",
+        ),
+        ("quality", lambda m, d: 1 + 1e-9, "in .0, 1., got 1.000000001"),
         ("quality", lambda m, d: 1.5, r"quality: must be in \[0, 1\], got 1.5"),
         ("quality", lambda m, d: "good", "quality: must be a number, got str"),
     ],
@@ -117,6 +151,39 @@ def test_a_mistake_is_one_line_that_names_the_function(
     with pytest.raises(FedNegError, match=message) as caught:
         ask[field]()
     assert "\n" not in str(caught.value)
+
+
+def test_the_line_of_a_mistake_is_of_the_tasks_own(task: Task):
+    """Not of torch's, in which it shows."""
+
+    def train(model: nn.Module, data: list[float], order: Order) -> dict[str, float]:
+        model(torch.ones(7, 9))
+        return {}
+
+    first = train.__code__.co_firstlineno
+    with pytest.raises(FedNegError, match=rf"\(line {first + 1} of train\)$"):
+        calls.train(replace(task, train=train), nn.Linear(2, 1), DATA, ORDER)
+    with pytest.raises(FedNegError, match=r"missing 2 required .* 'out_features'$"):
+        calls.make_model(replace(task, model=nn.Linear), seed=0)
+
+
+def test_an_engine_that_ends_its_process_is_no_mistake_of_the_task(task: Task):
+    """Flower's own handler of a signal raises SystemExit wherever a task is."""
+    handler: dict[str, Any] = {"__name__": "flwr.supercore.exit", "sys": sys}
+    exec("def handle(*signal): sys.exit(0)", handler)
+    with pytest.raises(SystemExit):
+        calls.train(replace(task, train=handler["handle"]), MODEL, DATA, ORDER)
+
+
+def test_what_is_set_for_all_of_torch_is_put_back(task: Task):
+    def train(*arguments: object) -> dict[str, float]:
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        return {}
+
+    calls.train(replace(task, train=train), MODEL, DATA, ORDER)
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
 
 
 def test_losses_in_another_order_are_found_by_asking_twice(task: Task):
