@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
+from builders import own_tasks
 from builders.checkout import REPOSITORY, TESTS
 from builders.lives import ask, live_on, receipt_of
 from builders.trainings import files_of
@@ -23,6 +24,7 @@ from fedneg.core.settings import Config, methods
 from fedneg.engines.simulate import simulate
 from fedneg.records.state import State
 from fedneg.server_app import run
+from fedneg.tasks.task import COLUMNS
 
 SHORT = (
     *("rounds=2", "clients=3", "engine=inline", "client.local_epochs=2"),
@@ -258,6 +260,12 @@ def test_people_read_the_name_of_the_quality(
     assert found["evidence"]["original"]["attack_base"] is None
 
 
+def test_no_other_column_of_the_tables_may_be_called_as_the_quality(tmp_path: Path):
+    results_of(tmp_path, "regression", "reference=false", "report=false")
+    columns = set(pd.read_csv(tmp_path / "history.csv"))
+    assert columns - {"R^2"} == set(COLUMNS)
+
+
 def test_a_quality_of_two_words_is_told_whole(tmp_path: Path):
     results_of(tmp_path, "colours")
     assert "test_top-5 accuracy" in pd.read_csv(tmp_path / "clients.csv")
@@ -288,6 +296,16 @@ def test_only_a_deterministic_task_is_kept(tmp_path: Path):
         for again in (False, True):
             found = results_of(tmp_path / task, task, "cache=true")
             assert found["cost"]["reused_training"] is (kept and again), task
+
+
+def test_data_are_part_of_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The task's source is the same; what it reads is not."""
+    reused = []
+    for value in (0.0, 0.0, 1.0):
+        monkeypatch.setitem(own_tasks.__dict__, "file_of_data", [value])
+        found = results_of(tmp_path, "reading", "cache=true", "reference=false")
+        reused.append(found["cost"]["reused_training"])
+    assert reused == [False, True, False]
 
 
 def test_options_are_part_of_what_is_kept(tmp_path: Path):

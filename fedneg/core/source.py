@@ -6,11 +6,14 @@ counts too. What stands under ``if TYPE_CHECKING`` runs nowhere and does not cou
 
 import ast
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
+
+from fedneg.core.named import folders
 
 # Where statements have statements in them: functions, branches, except and case.
 BLOCKS: tuple[str, ...] = ("body", "orelse", "finalbody", "handlers", "cases")
@@ -27,7 +30,8 @@ def code_digest(modules: Sequence[str]) -> str:
     Parameters
     ----------
     modules : tuple of str
-        Full names. Of a package of somebody else, what it imports of itself counts too.
+        Full names. Of somebody else's what it imports of its own package counts too,
+        and of what lies in the folder where the command was typed.
 
     Raises
     ------
@@ -58,12 +62,28 @@ def sources(modules: Sequence[str]) -> list[str]:
     while todo:
         name = todo.pop()
         # Of `from a import b` nobody knows yet whether b is a module.
-        if name in found or name.partition(".")[0] not in tops or _spec(name) is None:
+        if name in found or not _counts(name.partition(".")[0], tops):
+            continue
+        if _spec(name) is None:
             continue
         found.add(name)
         # A module's packages run before it.
         todo += [*_imports(name), *filter(None, [name.rpartition(".")[0]])]
     return sorted(found)
+
+
+def _counts(top: str, tops: set[str]) -> bool:
+    """Return whether a package is one of these, or lies where the command was typed."""
+    if top in tops or not folders():
+        return top in tops
+    try:
+        spec = _spec(top)
+    except ValueError:  # __main__ has none
+        return False
+    if spec is None:
+        return False
+    places = spec.submodule_search_locations or [spec.origin or ""]
+    return any(os.path.dirname(place) in folders() for place in places)
 
 
 @cache
@@ -88,20 +108,25 @@ def _content(name: str) -> bytes:
 @cache
 def _imports(name: str) -> tuple[str, ...]:
     """Return what a module imports, or may: each name, and each with what it is of."""
-    return tuple(_imported(ast.parse(_content(name)).body))
+    spec = _spec(name)
+    assert spec is not None, name
+    return tuple(_imported(ast.parse(_content(name)).body, spec.parent or ""))
 
 
-def _imported(block: Sequence[ast.AST]) -> Iterator[str]:
-    """Yield the names that statements import when they run."""
+def _imported(block: Sequence[ast.AST], package: str) -> Iterator[str]:
+    """Yield the names that statements of a module in `package` import when they run."""
     todo = list(block)
     while todo:
         node = todo.pop()
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            # No relative ones: the linter forbids them.
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-            yield str(node.module)
+            of = node.module or ""
+            if node.level:  # none of ours: the linter forbids them
+                above = package.split(".")[: 1 - node.level or None]
+                of = ".".join([*above, *filter(None, [node.module])])
+            yield from (f"{of}.{alias.name}" for alias in node.names)
+            yield of
         # Only into statements: expressions, most of a file, import nothing.
         inner = BLOCKS
         if isinstance(node, ast.If) and _names_type_checking(node.test):

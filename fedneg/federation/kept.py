@@ -4,11 +4,13 @@ A training that was killed goes on after its last checkpoint; one that ended is 
 whole, with its history and times, and with what was measured of its model.
 """
 
+import hashlib
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from fedneg.core.errors import FedNegError
 from fedneg.core.formats import human_bytes
 from fedneg.core.parameters import Vector
 from fedneg.federation.composition import Parts
@@ -16,6 +18,9 @@ from fedneg.federation.rounds import Rounds
 from fedneg.ledger.checkpoint import LARGE_BYTES, Checkpoints, Restored
 from fedneg.ledger.training_cache import Entry, Store, training_identity
 from fedneg.strategies.phases import Phase, RoundReport
+from fedneg.tasks import calls
+from fedneg.tasks.device import choose_device
+from fedneg.tasks.task import ClientRef
 
 
 class KeptTrainings:
@@ -40,6 +45,7 @@ class KeptTrainings:
         self.reused: set[str] = set()
         self.resumed: dict[str, int] = {}
         self._temporary: list[Entry] = []
+        self._digest: str | None = None
         self._entries: dict[bytes, Entry] = {}
 
     def identity(self, clients: tuple[int, ...]) -> dict[str, Any]:
@@ -52,9 +58,43 @@ class KeptTrainings:
         return training_identity(
             self.parts.config,
             clients=clients,
-            digest_of_data=self.parts.task.extras.digest,
+            digest_of_data=self.parts.task.extras.digest or self._digest_of_data,
             method=self.parts.strategy.training_identity(),
         )
+
+    @property
+    def _may(self) -> bool:
+        """Whether trainings may be kept."""
+        # The server does not know the data of real clients: nothing tells it whether
+        # another training would be the same. Nor does anything if the task does not say
+        # that it is.
+        parts = self.parts
+        return parts.config.cache and parts.task.deterministic and not parts.deployed
+
+    def _digest_of_data(self) -> str:
+        """Return a digest of all that an untrained model answers on a task's data.
+
+        For a task that knows none: a file that it reads may have been edited since.
+        """
+        if not self._may:
+            return ""  # whatever they are
+        if self._digest is None:
+            task, clients = self.parts.task, self.parts.config.clients
+            device = choose_device(self.parts.config.client.device)
+            model = self.parts.prototype.build().to(device)
+            told = hashlib.sha256()
+            for k in range(clients):
+                try:
+                    split = calls.split_of(task, ClientRef(k, clients))
+                    for part in (split.unseen, *split.measured.values()):
+                        if len(part):
+                            told.update(calls.losses(task, model, part).tobytes())
+                except FedNegError as error:  # of a client that will say so itself
+                    told.update(str(error).encode())
+            for part in self.parts.test.parts:
+                told.update(calls.losses(task, model, part).tobytes())
+            self._digest = told.hexdigest()
+        return self._digest
 
     def entry_of(self, parameters: Vector) -> Entry | None:
         """Return where the training of a model is kept, if it is."""
@@ -85,11 +125,7 @@ class KeptTrainings:
         lasting : bool
             Whether it is of use to other runs; if not, `close` removes it.
         """
-        # The server does not know the data of real clients: nothing tells it whether
-        # another training would be the same. Nor does anything if the task does not say
-        # that it is.
-        may = self.parts.config.cache and self.parts.task.deterministic
-        if not may or self.parts.deployed:
+        if not self._may:
             return self.rounds.run(phase, parameters)
         strategy, step = self.parts.strategy, self.parts.progress.step
         entry = Store().entry(identity)

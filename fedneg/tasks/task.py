@@ -114,6 +114,13 @@ class Order:
     max_steps: int | None = None
 
 
+# Of a name: it stands in headings, legends and columns.
+MAX_NAME = 40
+# What else tables have of a round, or after the name of a part.
+COLUMNS = (
+    *("server_round", "phase", "loss", "seconds", "bytes_up", "bytes_down"),
+    *("clients", "failures", "failed"),
+)
 Numbers = NDArray[np.floating] | torch.Tensor
 
 
@@ -139,6 +146,7 @@ class Extras:
         but training tells from them.
     digest : () -> str, optional
         Of all data and of whatever else another training would not be the same for.
+        Without it that is what an untrained model's losses are.
     facts : () -> mapping, optional
         What results.json says of the data.
     """
@@ -181,7 +189,7 @@ class Task:
         Higher is better; NaN of a model that diverged counts as 0. Without it,
         exp(-mean loss), and that is its name.
     quality_name : str
-        What people read for it.
+        What people read for it; at most 40 characters, as `name`.
     outputs : (model, data) -> float array of probabilities, shape (N, C), optional
     inputs : (data) -> tensor, shape (N, ...), optional
         What the model takes when it is called.
@@ -190,7 +198,7 @@ class Task:
     deterministic : bool
         Whether the same training gives the same bytes. Only then is one kept, under a
         digest of the source of the task's module and of what that imports of its own
-        package.
+        package and of the folder where the command is typed, and of the data.
     extras : Extras
 
     Raises
@@ -219,7 +227,12 @@ class Task:
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 raise FedNegError(f"a task's {name} must be a text, got {value!r}")
-            check_text(f"a task's {name}", value)
+            check_text(f"a task's {name}", value, most=MAX_NAME)
+        if self.quality_name in COLUMNS:
+            raise FedNegError(
+                f"a task's quality_name must be no other column's of the tables, got "
+                f"{self.quality_name}"
+            )
         for name in ("model", "data", "train"):
             if not callable(getattr(self, name)):
                 raise FedNegError(

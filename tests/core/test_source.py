@@ -10,7 +10,7 @@ import pytest
 
 from builders.checkout import REPOSITORY
 from builders.waiting import PATIENCE_S
-from fedneg.core import source
+from fedneg.core import named, source
 from fedneg.core.source import code_digest, sources
 from fedneg.ledger.training_cache import TRAINING
 
@@ -37,6 +37,24 @@ def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Put:
     forget()
 
 
+def test_what_lies_where_the_command_was_typed_counts_too(
+    put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A task's helpers, wherever they are imported; else only its own package."""
+    put("a", "import helper, numpy, __main__")
+    helper = tmp_path / "helper.py"
+    helper.write_text("from theirs import b")
+    put("b", "")
+    assert sources(("theirs.a",)) == ["theirs", "theirs.a"]
+    monkeypatch.setattr(named, "_folders", [str(tmp_path)])
+    put("b", "")
+    assert sources(("theirs.a",)) == ["helper", "theirs", "theirs.a", "theirs.b"]
+    before = code_digest(("theirs.a",))
+    helper.write_text("from theirs import b  # edited")
+    put("b", "")
+    assert code_digest(("theirs.a",)) != before
+
+
 def test_the_training_brings_both_sides_and_no_page():
     """By name only what the import graph must reach, however it is cut."""
     lasts = {name.rpartition(".")[2] for name in sources(TRAINING)}
@@ -50,6 +68,9 @@ def test_the_training_brings_both_sides_and_no_page():
     [
         "import theirs.b",
         "from theirs import b",
+        "from . import b",
+        "from .b import anything",
+        "from ..theirs import b",
         "from theirs.b import anything",
         "def f():\n    from theirs import b",
         "class A:\n    def f(self):\n        if 1:\n            import theirs.b as c",

@@ -85,6 +85,9 @@ def test_losses_may_come_from_the_differentiable_loss(task: Task):
     [
         ({"name": " "}, "a task's name must be a text, got ' '"),
         ({"name": "a\nb"}, "a task's name must be text in one line"),
+        ({"name": "a" * 41}, "a task's name must have at most 40 characters, got 41"),
+        ({"quality_name": "a" * 41}, "quality_name must have at most 40 characters"),
+        ({"quality_name": "loss"}, "quality_name must be no other column's .*got loss"),
         ({"train": 3}, "task lines: train must be a function, got 3"),
         ({"quality": "f1"}, "task lines: quality must be a function or None, got 'f1'"),
         ({"losses": None}, r"task lines needs losses \(or loss\)"),
