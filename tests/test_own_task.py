@@ -382,6 +382,12 @@ def test_a_mistake_that_clients_meet_is_told_of_each(
     assert all(said in reason and "\n" not in reason for reason in reasons), reasons
 
 
+@pytest.mark.parametrize("value", ["nan", "-inf", "[1,{b:inf}]"])
+def test_an_option_that_no_file_could_hold_is_a_line(value: str):
+    with pytest.raises(FedNegError, match=r"task_options.width must be finite numbers"):
+        config_of("dense", f"task_options.width={value}")
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -64,6 +64,14 @@ def check_task(task: object, options: object) -> None:
             f"task_options are for a task of your own, got task_options.{name}="
             f"{options[name]} with task=null"
         )
+    for name, value in options.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise FedNegError(
+                f"task_options.{name} must be finite numbers, texts, or lists or "
+                f"mappings of these, got {value!r}"
+            ) from None
 
 
 @dataclass(frozen=True)
