@@ -10,7 +10,14 @@ from builders.checkout import REPOSITORY, TESTS
 
 FRONT_PAGE = 12  # modules at the top of fedneg/, at most
 SEAM = {"server_app", "federation", "client_app", "config", "overrides"}
-SEAM |= {"arrays", "flower_internals", "engines", "strategies", "clients"}
+SEAM |= {
+    "arrays",
+    "forgettable",
+    "flower_internals",
+    "engines",
+    "strategies",
+    "clients",
+}
 OUTSIDE = {"flwr", "ray", "hydra", "omegaconf"}
 
 _spec = importlib.util.spec_from_file_location(

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from fedneg.core.machine import cores
 from fedneg.core.parameters import Vector, digest_of_model, weights_of
-from fedneg.ledger.rows import KeptUpdates, Vectors, make_rows, release
+from fedneg.ledger.rows import KeptUpdates, Vectors, grown, make_rows, release
 from fedneg.ledger.statistics import Statistics
 
 # Numbers summed at a time: a block of every sum stays in the processor's cache.
@@ -131,6 +131,16 @@ class Ledger:
     def clients(self) -> int:
         """K, the number of rows."""
         return len(self.contributions)
+
+    def grow(self, clients: int) -> None:
+        """Have rows for so many clients, at least; those that are there stay."""
+        more = clients - self.clients
+        if more <= 0:
+            return
+        self.contributions = grown(self.contributions, more, self.folder)
+        if self.buffers is not None:
+            self.buffers = grown(self.buffers, more, self.folder)
+        self.statistics.grow(clients)
 
     @property
     def num_bytes(self) -> int:

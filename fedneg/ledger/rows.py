@@ -58,6 +58,13 @@ def make_rows(count: int, size: int, folder: Path | None = None) -> Rows:
         ) from None
 
 
+def grown(rows: Rows, more: int, folder: Path | None = None) -> Rows:
+    """Return rows with so many of zeros after them; for a while both are there."""
+    found = make_rows(len(rows) + more, rows.shape[1], folder)
+    found[: len(rows)] = rows
+    return found
+
+
 def release(rows: Rows) -> None:
     """Let the system have the pages of a memory map; the numbers stay as they are."""
     mapped = getattr(rows, "_mmap", None)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fedneg.core.parameters import Vector, weights_of
-from fedneg.ledger.rows import make_rows, release
+from fedneg.ledger.rows import grown, make_rows, release
 
 
 class Statistics:
@@ -43,6 +43,7 @@ class Statistics:
         self, initial: Vector, *, clients: int, means: int, folder: Path | None = None
     ) -> None:
         self.initial, self.means = initial.astype(np.float32), means
+        self.folder = folder
         self.rows = make_rows(clients if initial.size else 0, initial.size, folder)
         self.examples: dict[int, float] = {}
 
@@ -61,6 +62,11 @@ class Statistics:
         found[self.means :] = self.rows[order, self.means :].max(axis=0)
         release(self.rows)
         return found
+
+    def grow(self, clients: int) -> None:
+        """Have rows for so many clients, at least."""
+        if self.initial.size and clients > len(self.rows):
+            self.rows = grown(self.rows, clients - len(self.rows), self.folder)
 
     def record(
         self, local: Mapping[int, Vector], num_examples: Mapping[int, float]

@@ -1,0 +1,101 @@
+"""A ledger of a strategy in somebody's own app, as files in a folder.
+
+``ledger-<digest>.safetensors`` has the arrays; ``ledger.json``, which is written last,
+names that file with its sha256, and says whose rows they are.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedneg.core.errors import FedNegError
+from fedneg.core.files import make_folder, remove, write_bytes
+from fedneg.core.reading import read_json
+from fedneg.forgettable.names import Names
+from fedneg.ledger.ledger import Ledger
+from fedneg.ledger.statistics import Statistics
+from fedneg.ledger.tensors import read_tensors, sha256_of, write_tensors
+
+SCHEMA = 1
+
+
+def write_ledger(
+    folder: Path, ledger: Ledger, names: Names, facts: Mapping[str, Any]
+) -> Path:
+    """Write a ledger and what belongs to it; return the path of ``ledger.json``.
+
+    Raises
+    ------
+    FedNegError
+        If the folder cannot be written; an older ledger in it stays whole.
+    """
+    arrays = ledger.arrays() | {"statistics initial": ledger.statistics.initial}
+    try:
+        make_folder(folder)
+        new = folder / "ledger.new"
+        digest = write_tensors(new, arrays)
+        # Under its digest: the file that the JSON there still names stays.
+        path = new.replace(folder / f"ledger-{digest[:16]}.safetensors")
+        content = {
+            "schema": SCHEMA,
+            "sha256": digest,
+            "file": path.name,
+            "names": names.to_json(),
+            "shape": list(ledger.contributions.shape),
+            "learning_rate": ledger.learning_rate,
+            "momentum": ledger.momentum,
+            "means": ledger.statistics.means,
+            "ledger": ledger.facts(),
+            **facts,
+        }
+        text = json.dumps(content, indent=1) + "\n"
+        found = write_bytes(folder / "ledger.json", text.encode())
+        for old in folder.glob("ledger-*.safetensors"):
+            if old != path:
+                remove(old)
+    except OSError as error:
+        raise FedNegError(f"{folder} cannot be written: {error}") from None
+    return found
+
+
+def read_ledger(folder: Path) -> tuple[Ledger, Names, dict[str, Any]]:
+    """Return what `write_ledger` wrote, and the facts that it was given.
+
+    Raises
+    ------
+    FedNegError
+        If a file is missing or damaged, or of another schema.
+    """
+    try:
+        facts = read_json(folder / "ledger.json")
+        if facts["schema"] != SCHEMA:
+            raise ValueError(
+                f"it is of schema {facts['schema']!r}, and this fedneg knows {SCHEMA}"
+            )
+        path = folder / facts["file"]
+        if path.parent != folder:
+            raise ValueError(f"it names {facts['file']!r}, which is no file beside it")
+        if sha256_of(path) != facts["sha256"]:
+            raise ValueError(f"{path.name} is damaged: its sha256 is another one")
+        names = Names.from_json(facts["names"])
+        clients, size = facts["shape"]
+        rest = names.size_of(names.statistics + names.counters)
+        statistics = Statistics(
+            np.zeros(rest, np.float32), clients=clients, means=facts["means"]
+        )
+        ledger = Ledger(
+            np.zeros(size, np.float32),
+            clients=clients,
+            learning_rate=facts["learning_rate"],
+            momentum=facts["momentum"],
+            keep_local=False,
+            statistics=statistics,
+        )
+        read_tensors(path, ledger.arrays() | {"statistics initial": statistics.initial})
+        ledger.restore_facts(facts["ledger"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FedNegError(f"the ledger in {folder} cannot be read: {error}") from None
+    return ledger, names, facts

@@ -1,0 +1,533 @@
+"""Any Flower strategy made forgettable: a wrapper that keeps the ledger beside it.
+
+    strategy = Forgettable(FedAvg(fraction_train=0.5))
+    result = strategy.start(grid=grid, initial_arrays=arrays, num_rounds=10)
+    arrays = strategy.forget([client], result.arrays)
+
+`Forgettable` is a strategy itself, as Flower's differential privacy wrappers are:
+`start()` is Flower's, and every hook is the inner strategy's. What the wrapper adds is
+one row per client, the sum of its weighted updates, so that
+
+    global = initial + sum of all contributions + correction
+
+at every round, and forgetting is one subtraction. That holds where the server's step is
+linear in the updates. There is no list of such strategies here: each step is compared
+with the ledger's, and one that differs is refused before its model is handed out.
+
+Nothing of fedneg's own configuration, tasks or messages is needed, nor torch.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+from numpy.typing import NDArray
+
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import Vector
+from fedneg.forgettable.files import read_ledger, write_ledger
+from fedneg.forgettable.grid import GridWithout
+from fedneg.forgettable.names import Names, joined
+from fedneg.ledger.ledger import Ledger
+from fedneg.ledger.statistics import Statistics
+
+# How far the inner strategy's step may be from the ledger's: a share of the step, and
+# what rounding leaves of the parameters themselves, in units of their type's epsilon.
+OF_STEP, OF_EPSILON = 1e-3, 8.0
+MINIMA = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes")
+# What else a strategy may weigh replies by.
+EXAMPLES = "num-examples"
+# A client's parameters, what else its arrays hold, and what it weighs.
+Reply = tuple[Vector, Vector, float]
+
+
+class NotLinearError(FedNegError):
+    """The step of a strategy is no weighted sum of its clients' updates."""
+
+
+class Forgettable(Strategy):
+    """A Flower strategy that can forget clients.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        The inner one, whose arguments keep their meaning.
+    clients : mapping of int to int, or str, optional
+        Which client a node is, by Flower's node id. Or the name of a metric, a whole
+        number, by which a node says in its first reply who it is: for whoever believes
+        its clients. By default each node is a client of its own, under its node id.
+        Node ids stay where SuperNodes authenticate; a client that comes back under
+        another one is another client, unless told here. A client may have several
+        nodes.
+
+    Attributes
+    ----------
+    ledger : Ledger or None
+        Rows in the order of `clients`; None before `start`.
+
+    Raises
+    ------
+    FedNegError
+        If `strategy` is none, or has a `start()` of its own, which could not be
+        watched.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        *,
+        clients: Mapping[int, int] | str | None = None,
+    ) -> None:
+        if not isinstance(strategy, Strategy):
+            raise FedNegError(
+                "Forgettable wraps a flwr.serverapp.strategy.Strategy, got "
+                f"{type(strategy).__name__}"
+            )
+        if type(strategy).start is not Strategy.start:
+            raise FedNegError(
+                f"{type(strategy).__name__} has a start() of its own, and Forgettable "
+                "must see every step: let its hooks do what start() does"
+            )
+        self.strategy = strategy
+        self._said_by = clients if isinstance(clients, str) else None
+        self._client_of = {} if isinstance(clients, str) else dict(clients or {})
+        self._minima = {
+            name: getattr(strategy, name) for name in MINIMA if hasattr(strategy, name)
+        }
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew: an empty ledger, at whatever arrays `start` is given next.
+
+        Whom was forgotten stays so.
+        """
+        self.ledger: Ledger | None = None
+        self._places: dict[int, int] = {}
+        self._forgotten: set[int] = getattr(self, "_forgotten", set())
+        self._global = np.empty(0, np.float32)
+        self._rounds = 0
+        self._names: Names | None = None
+
+    @property
+    def clients(self) -> tuple[int, ...]:
+        """The clients whose updates are, or were, in the model, as they came."""
+        return tuple(self._places)
+
+    @property
+    def forgotten(self) -> tuple[int, ...]:
+        """The clients that were forgotten, in order."""
+        return tuple(sorted(self._forgotten))
+
+    # -- what Flower calls -------------------------------------------------------------
+
+    def summary(self) -> None:
+        """Log the inner strategy's summary."""
+        self.strategy.summary()
+
+    def start(
+        self, grid: Grid, initial_arrays: ArrayRecord, *arguments: Any, **more: Any
+    ) -> Result:
+        """Run rounds, as Flower's own `start()` does, with a ledger.
+
+        Raises
+        ------
+        FedNegError
+            If a ledger is there already, and stands for other arrays; `reset()` begins
+            anew.
+        NotLinearError
+            If the strategy's step is no weighted sum of updates.
+        """
+        if self._names is None:
+            self._begin(initial_arrays)
+        else:
+            self._check_ours(initial_arrays)
+        return super().start(grid, initial_arrays, *arguments, **more)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Let the inner strategy choose among those that are not forgotten."""
+        # Read before it is handed on: a strategy may empty the record.
+        self._global, _ = self._known.read(arrays)
+        return self.strategy.configure_train(
+            server_round, arrays, config, self._without_forgotten(grid)
+        )
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return what the inner strategy makes of the replies, entered in the ledger.
+
+        Raises
+        ------
+        NotLinearError
+            If that is not what the ledger makes of them.
+        """
+        replies = list(replies)
+        self._get_to_know(replies)
+        believed = self._not_forgotten(replies)
+        updates = self._updates(believed)
+        arrays, metrics = self.strategy.aggregate_train(server_round, believed)
+        if arrays is not None:
+            self._enter(updates, arrays)
+            arrays = self._counted(arrays)
+        return arrays, metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Let the inner strategy choose among those that are not forgotten."""
+        return self.strategy.configure_evaluate(
+            server_round, arrays, config, self._without_forgotten(grid)
+        )
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Return what the inner strategy makes of what the others measured."""
+        return self.strategy.aggregate_evaluate(
+            server_round, self._not_forgotten(replies)
+        )
+
+    # -- forgetting --------------------------------------------------------------------
+
+    def forget(
+        self,
+        client_ids: Sequence[int],
+        arrays: ArrayRecord | None = None,
+        *,
+        scale: float = 1.0,
+    ) -> ArrayRecord:
+        """Return the model without these clients' contributions.
+
+        From now on the inner strategy sees a grid without their nodes, its minima are
+        lowered by their number, and what they send never enters an aggregate again.
+        Running statistics are the mean of those of the clients that stay, weighted by
+        their examples. Go on with `start(grid, arrays)` from what is returned.
+
+        Parameters
+        ----------
+        client_ids : sequence of int
+        arrays : ArrayRecord, optional
+            The model as it is, for its precision; by default the ledger's.
+        scale : float
+            The share of the contributions to subtract, in (0, 1].
+
+        Returns
+        -------
+        ArrayRecord
+            Of the names and types that the arrays have that `start` was given.
+
+        Raises
+        ------
+        FedNegError
+            If a client took part in no round or was forgotten before, or `arrays` are
+            not what the ledger stands for.
+        """
+        ledger = self._held
+        ids = self._check_ids(client_ids)
+        if not 0 < scale <= 1:
+            raise FedNegError(f"scale must be in (0, 1], got {scale!r}")
+        names = self._known
+        if arrays is not None:
+            self._check_ours(arrays)
+            exact = joined(
+                [arrays[name].numpy() for name in names.parameters], np.float64
+            )
+        else:
+            exact = self._global.astype(np.float64)
+        rows = [self._places[k] for k in ids]
+        after = exact - scale * ledger.contribution(rows)
+        momentum = None if ledger.buffers is None else ledger.buffers[rows].sum(axis=0)
+        ledger.statistics.forget(rows)
+        found = names.record(after, ledger.statistics.current)
+        # What a coarse type rounds away is the correction's.
+        self._global, _ = names.read(found)
+        ledger.forget(rows, before=exact.astype(np.float32), after=self._global)
+        self._forgotten |= set(ids)
+        self._put_right(found, momentum)
+        return found
+
+    def _check_ids(self, client_ids: Sequence[int]) -> list[int]:
+        ids = sorted(set(client_ids))
+        if not ids:
+            raise FedNegError("forget needs at least one client id, got none")
+        for client_id in ids:
+            if client_id in self._forgotten:
+                raise FedNegError(f"client {client_id} was forgotten before")
+            if client_id not in self._places:
+                known = ", ".join(map(str, self._places)) or "nobody"
+                raise FedNegError(
+                    f"client {client_id} took part in no round; {known} did"
+                )
+        return ids
+
+    def _put_right(self, arrays: ArrayRecord, momentum: Vector | None) -> None:
+        """Take the forgotten out of what the inner strategy remembers itself."""
+        inner = self.strategy
+        self._lower_minima()
+        if getattr(inner, "current_arrays", None) is not None:
+            inner.current_arrays = arrays  # type: ignore[attr-defined]
+        vector = getattr(inner, "momentum_vector", None)
+        if vector is not None and momentum is not None:
+            # Flower's is of gradients, which are updates turned around. It has one of
+            # running statistics too, of which nobody knows whose it is.
+            names, theirs = self._known, self._momentum(momentum)
+            inner.momentum_vector = [  # type: ignore[attr-defined]
+                array + change if name in names.parameters else np.zeros_like(array)
+                for name, array, change in zip(
+                    names.shapes, vector, theirs, strict=True
+                )
+            ]
+
+    def _momentum(self, vector: Vector) -> list[NDArray[np.floating]]:
+        """Return a momentum of the parameters as arrays, in the record's order.
+
+        Of what is not trained there is none.
+        """
+        names = self._known
+        nothing = np.zeros(names.size_of(names.statistics + names.counters), np.float32)
+        return list(names.arrays(vector, nothing).values())
+
+    def _lower_minima(self) -> None:
+        """Let a strategy that waits for all nodes not wait for who is out."""
+        for name, value in self._minima.items():
+            least = max(min(value, 1), value - len(self._forgotten))
+            setattr(self.strategy, name, least)
+
+    # -- files -------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the ledger into a folder; return the file that names the others.
+
+        A kill at any moment leaves the one that was there before. Whoever reads the
+        folder can compute each client's summed updates: keep it as the model itself.
+
+        Raises
+        ------
+        FedNegError
+            If nobody has trained yet, or the folder cannot be written.
+        """
+        facts = {
+            "clients": {str(k): place for k, place in self._places.items()},
+            "forgotten": self.forgotten,
+            "rounds": self._rounds,
+            "strategy": type(self.strategy).__name__,
+        }
+        return write_ledger(Path(folder), self._held, self._known, facts)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        strategy: Strategy,
+        *,
+        clients: Mapping[int, int] | str | None = None,
+    ) -> "Forgettable":
+        """Return a strategy with the ledger that `save` wrote, as it was then.
+
+        Parameters
+        ----------
+        strategy : Strategy
+            Another inner one, of the same arguments; its momentum is put right too.
+        clients
+            As of `Forgettable`.
+
+        Raises
+        ------
+        FedNegError
+            If a file is missing or damaged, or the strategy is not of the kind, or has
+            not the server optimiser, that the ledger was written with.
+        """
+        found = cls(strategy, clients=clients)
+        ledger, found._names, facts = read_ledger(Path(folder))
+        name = type(strategy).__name__
+        server = (*_server_optimiser(strategy), name)
+        kept = (ledger.learning_rate, ledger.momentum, facts["strategy"])
+        if server != kept:
+            raise FedNegError(
+                f"the ledger in {folder} is of {kept[2]} with server learning rate "
+                f"{kept[0]:g} and momentum {kept[1]:g}, got {name} with {server[0]:g} "
+                f"and {server[1]:g}"
+            )
+        found.ledger, found._rounds = ledger, facts["rounds"]
+        found._places = {int(k): place for k, place in facts["clients"].items()}
+        found._forgotten = set(facts["forgotten"])
+        found._global = ledger.rebuilt()
+        arrays = found.arrays
+        found._global, _ = found._known.read(arrays)
+        # What a coarse type rounds away is the correction's.
+        ledger.correction += found._global - ledger.rebuilt()
+        if ledger.buffers is not None:
+            inner: Any = strategy
+            inner.current_arrays = arrays
+            inner.momentum_vector = found._momentum(-ledger.buffers.sum(axis=0))
+        found._lower_minima()
+        return found
+
+    @property
+    def arrays(self) -> ArrayRecord:
+        """The model that the ledger stands for; FedNegError before there is one."""
+        return self._known.record(self._global, self._held.statistics.current)
+
+    # -- the ledger --------------------------------------------------------------------
+
+    @property
+    def _known(self) -> Names:
+        assert self._names is not None, "start() comes first"
+        return self._names
+
+    @property
+    def _held(self) -> Ledger:
+        if self.ledger is None:
+            raise FedNegError("nobody has trained yet: there is nothing to forget")
+        return self.ledger
+
+    def _begin(self, arrays: ArrayRecord) -> None:
+        """Make an empty ledger at these arrays; rows come as clients do."""
+        names = Names.of(arrays)
+        parameters, rest = names.read(arrays)
+        means = names.size_of(names.statistics)
+        rate, momentum = _server_optimiser(self.strategy)
+        self.ledger = Ledger(
+            parameters,
+            clients=0,
+            learning_rate=rate,
+            momentum=momentum,
+            keep_local=False,
+            statistics=Statistics(rest, clients=0, means=means),
+        )
+        self._names, self._global = names, parameters
+
+    def _check_ours(self, arrays: ArrayRecord) -> None:
+        """Raise FedNegError unless these are the arrays that the ledger stands for."""
+        parameters, _ = self._known.read(arrays)
+        if not np.array_equal(parameters, self._global):
+            raise FedNegError(
+                "these arrays are not those that the ledger stands for; go on with the "
+                "last ones, or reset() begins anew"
+            )
+
+    def _get_to_know(self, replies: Iterable[Message]) -> None:
+        """Let nodes say who they are, each once."""
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            if self._said_by is None or node in self._client_of or reply.has_error():
+                continue
+            for metrics in reply.content.metric_records.values():
+                said = metrics.get(self._said_by)
+                if isinstance(said, int) or (
+                    isinstance(said, float) and said.is_integer()
+                ):
+                    self._client_of[node] = int(said)
+
+    def _client(self, node_id: int) -> int:
+        return self._client_of.get(node_id, node_id)
+
+    def _without_forgotten(self, grid: Grid) -> Grid:
+        return GridWithout(grid, lambda node: self._client(node) in self._forgotten)
+
+    def _not_forgotten(self, replies: Iterable[Message]) -> list[Message]:
+        return [
+            reply
+            for reply in replies
+            if self._client(reply.metadata.src_node_id) not in self._forgotten
+        ]
+
+    def _updates(self, replies: Iterable[Message]) -> dict[int, Reply]:
+        """Return each client's parameters, the rest of its arrays, and its weight."""
+        key = getattr(self.strategy, "weighted_by_key", EXAMPLES)
+        found: dict[int, Reply] = {}
+        for reply in replies:
+            if reply.has_error():
+                continue
+            client_id = self._client(reply.metadata.src_node_id)
+            arrays = next(iter(reply.content.array_records.values()), None)
+            metrics = next(iter(reply.content.metric_records.values()), None)
+            if arrays is None or metrics is None or key not in metrics:
+                continue  # the inner strategy says what it thinks of that
+            one = (*self._known.read(arrays), float(str(metrics[key])))
+            known = found.get(client_id)
+            found[client_id] = one if known is None else self._both(known, one)
+        return found
+
+    def _both(self, one: Reply, other: Reply) -> Reply:
+        """Return the replies of two nodes of a client as one that weighs as both."""
+        weight = one[2] + other[2]
+        share = other[2] / weight if weight else 0.5
+        means = self._known.size_of(self._known.statistics)
+        local, rest = (
+            (a + share * (b.astype(np.float64) - a)).astype(np.float32)
+            for a, b in zip(one[:2], other[:2], strict=True)
+        )
+        rest[means:] = np.maximum(one[1][means:], other[1][means:])
+        return local, rest, weight
+
+    def _enter(self, updates: Mapping[int, Reply], arrays: ArrayRecord) -> None:
+        """Enter a round; refuse a step that is not the ledger's."""
+        ledger, before = self._held, self._global
+        after, _ = self._known.read(arrays)
+        for client_id in sorted(updates):
+            self._places.setdefault(client_id, len(self._places))
+        ledger.grow(len(self._places))
+        rows = {self._places[k]: found for k, found in updates.items()}
+        weights = {k: weight for k, (_, _, weight) in rows.items()}
+        expected = ledger.record(
+            self._rounds + 1,
+            before,
+            {k: local for k, (local, _, _) in rows.items()},
+            weights,
+        )
+        self._compare(before, expected, after)
+        ledger.statistics.record({k: rest for k, (_, rest, _) in rows.items()}, weights)
+        # What rounding made different in the inner strategy's sum is nobody's.
+        ledger.correction += after - expected
+        self._global = after
+        self._rounds += 1
+
+    def _counted(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return the arrays with whole numbers as such, and not as means of some."""
+        names = self._known
+        if not names.counters:
+            return arrays
+        nothing = np.zeros(names.size_of(names.parameters))
+        current = names.arrays(nothing, self._held.statistics.current)
+        return ArrayRecord(
+            {
+                name: Array(np.asarray(np.rint(current[name]), names.dtypes[name]))
+                if name in names.counters
+                else array
+                for name, array in arrays.items()
+            }
+        )
+
+    def _compare(self, before: Vector, expected: Vector, after: Vector) -> None:
+        """Raise NotLinearError if a step is another than the ledger's."""
+        if not (np.isfinite(expected).all() and np.isfinite(after).all()):
+            raise FedNegError(
+                f"round {self._rounds + 1} ended in numbers that are not finite: the "
+                "model diverged, or a client sent such"
+            )
+        exact = expected.astype(np.float64)
+        off = float(np.linalg.norm(after - exact))
+        step = float(np.linalg.norm(exact - before))
+        rounding = OF_EPSILON * self._known.epsilon * float(np.linalg.norm(exact))
+        if off > OF_STEP * step + rounding:
+            name, number = type(self.strategy).__name__, self._rounds + 1
+            share = off / step if step else float("inf")
+            self.reset()  # whose ledger has that round already
+            raise NotLinearError(
+                f"{name} cannot be made forgettable: its step in round {number} is off "
+                f"by {share:.2g} of the weighted sum of its clients' updates. Take "
+                "FedAvg, FedProx or FedAvgM, or retrain without the client"
+            )
+
+
+def _server_optimiser(strategy: Strategy) -> tuple[float, float]:
+    """Return the learning rate and the momentum of the server's step."""
+    rate = getattr(strategy, "server_learning_rate", 1.0)
+    return float(rate), float(getattr(strategy, "server_momentum", 0.0))
