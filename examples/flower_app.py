@@ -31,8 +31,9 @@ images = images / 16
 
 def chances(weights: np.ndarray, inputs: np.ndarray) -> np.ndarray:
     scores = inputs @ weights[:-1] + weights[-1]
-    powers: np.ndarray = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    found: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return found
 
 
 @client_app.train()
