@@ -31,6 +31,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders.federations import RecordingGrid
+from builders.waiting import PATIENCE_S
 from fedneg import Forgettable, NotLinearError
 from fedneg.core.errors import FedNegError
 from fedneg.forgettable import files
@@ -173,7 +174,10 @@ def trained(
     """Return a strategy that has trained, and its model."""
     held = Forgettable(strategy, **more)
     result = held.start(
-        grid=grid, initial_arrays=written(initial), num_rounds=rounds, timeout=60
+        grid=grid,
+        initial_arrays=written(initial),
+        num_rounds=rounds,
+        timeout=PATIENCE_S,
     )
     return held, result.arrays
 
