@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for people's editors and mypy; at run time `__getattr__` does it
     from fedneg.core.version import __version__ as __version__
+    from fedneg.forgettable.step import NotLinearError as NotLinearError
     from fedneg.forgettable.strategy import Forgettable as Forgettable
-    from fedneg.forgettable.strategy import NotLinearError as NotLinearError
     from fedneg.strategies.compensated import Compensated as Compensated
     from fedneg.strategies.dampening import Dampening as Dampening
     from fedneg.strategies.distillation import Distillation as Distillation
@@ -56,7 +56,7 @@ _HOMES = {
     "Forgettable": "forgettable.strategy",
     "GradientAscent": "strategies.gradient_ascent",
     "NegativeGradient": "strategies.negative_gradient",
-    "NotLinearError": "forgettable.strategy",
+    "NotLinearError": "forgettable.step",
     "Order": "tasks.task",
     "RandomInit": "strategies.random_init",
     "Retrain": "strategies.retrain",

@@ -569,6 +569,51 @@ def test_weights_by_the_clients_losses_are_refused():
         held.start(Watched(), written(floats), num_rounds=3)
 
 
+class Sometimes(FedAvg):
+    """A strategy that is linear for two rounds, and then is not, or diverges."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__(fraction_evaluate=0.0)
+        self.factor = factor
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
+        """Do as FedAvg does, and from the third round on with a factor."""
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        if server_round > 2:
+            arrays = written({n: a * self.factor for n, a in read(arrays).items()})
+        return arrays, metrics
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"), [(1.5, "its step in round 3 is off"), (np.nan, "not finite")]
+)
+def test_what_is_refused_late_loses_nothing_of_the_ledger(factor: float, said: str):
+    """The model of the round before is there, and can still forget."""
+    grid = Watched()
+    held = Forgettable(Sometimes(factor))
+    with pytest.raises(FedNegError, match=said):
+        held.start(grid, written(INITIAL), num_rounds=4)
+    assert len(grid.rounds) == 3
+    handed_out = grid.rounds.pop()[0]
+    gone = held.clients[1]
+    after = read(held.forget([gone]))
+    for name in TRAINED:
+        expected = handed_out[name] - contributions(grid)[gone][name]
+        np.testing.assert_allclose(after[name], expected, atol=1e-6)
+
+
+def test_a_reply_of_another_shape_names_the_client():
+    held, arrays = trained(FedAvg(fraction_evaluate=0.0), grid := Watched())
+    messages = list(held.configure_train(1, arrays, ConfigRecord(), grid))
+    replies = list(grid.send_and_receive(messages))
+    replies[2].content.array_records["arrays"]["conv.weight"] = Array(np.zeros(5))
+    node = replies[2].metadata.src_node_id
+    with pytest.raises(
+        FedNegError, match=f"client {node}: array conv.weight must have"
+    ):
+        held.aggregate_train(1, replies)
+
+
 def test_mistakes_are_lines():
     grid = Watched()
     held, arrays = trained(FedAvg(fraction_evaluate=0.0), grid)

@@ -32,21 +32,13 @@ from fedneg.core.parameters import Vector
 from fedneg.forgettable.files import read_ledger, write_ledger
 from fedneg.forgettable.grid import GridWithout
 from fedneg.forgettable.names import Names, joined
+from fedneg.forgettable.step import Reply, check_step
 from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.statistics import Statistics
 
-# How far the inner strategy's step may be from the ledger's: a share of the step, and
-# what rounding leaves of the parameters themselves, in units of their type's epsilon.
-OF_STEP, OF_EPSILON = 1e-3, 8.0
 MINIMA = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes")
 # What else a strategy may weigh replies by.
 EXAMPLES = "num-examples"
-# A client's parameters, what else its arrays hold, and what it weighs.
-Reply = tuple[Vector, Vector, float]
-
-
-class NotLinearError(FedNegError):
-    """The step of a strategy is no weighted sum of its clients' updates."""
 
 
 class Forgettable(Strategy):
@@ -439,9 +431,10 @@ class Forgettable(Strategy):
         ]
 
     def _updates(self, replies: Iterable[Message]) -> dict[int, Reply]:
-        """Return each client's parameters, the rest of its arrays, and its weight."""
+        """Return what each client sent, as one reply of however many nodes it has."""
         key = getattr(self.strategy, "weighted_by_key", EXAMPLES)
-        found: dict[int, Reply] = {}
+        names, found = self._known, dict[int, Reply]()
+        means = names.size_of(names.statistics)
         for reply in replies:
             if reply.has_error():
                 continue
@@ -450,44 +443,43 @@ class Forgettable(Strategy):
             metrics = next(iter(reply.content.metric_records.values()), None)
             if arrays is None or metrics is None or key not in metrics:
                 continue  # the inner strategy says what it thinks of that
-            one = (*self._known.read(arrays), float(str(metrics[key])))
+            try:
+                parameters, rest = names.read(arrays)
+            except FedNegError as error:
+                raise FedNegError(f"client {client_id}: {error}") from None
+            one = Reply(parameters, rest, float(str(metrics[key])))
             known = found.get(client_id)
-            found[client_id] = one if known is None else self._both(known, one)
+            found[client_id] = (
+                one if known is None else known.with_another(one, means=means)
+            )
         return found
 
-    def _both(self, one: Reply, other: Reply) -> Reply:
-        """Return the replies of two nodes of a client as one that weighs as both."""
-        weight = one[2] + other[2]
-        share = other[2] / weight if weight else 0.5
-        means = self._known.size_of(self._known.statistics)
-        local, rest = (
-            (a + share * (b.astype(np.float64) - a)).astype(np.float32)
-            for a, b in zip(one[:2], other[:2], strict=True)
-        )
-        rest[means:] = np.maximum(one[1][means:], other[1][means:])
-        return local, rest, weight
-
     def _enter(self, updates: Mapping[int, Reply], arrays: ArrayRecord) -> None:
-        """Enter a round; refuse a step that is not the ledger's."""
-        ledger, before = self._held, self._global
+        """Enter a round; refuse a step that is not the ledger's, and change nothing."""
+        ledger, before, number = self._held, self._global, self._rounds + 1
         after, _ = self._known.read(arrays)
+        places = dict(self._places)
         for client_id in sorted(updates):
-            self._places.setdefault(client_id, len(self._places))
-        ledger.grow(len(self._places))
-        rows = {self._places[k]: found for k, found in updates.items()}
-        weights = {k: weight for k, (_, _, weight) in rows.items()}
-        expected = ledger.record(
-            self._rounds + 1,
-            before,
-            {k: local for k, (local, _, _) in rows.items()},
-            weights,
+            places.setdefault(client_id, len(places))
+        replies = {places[k]: found for k, found in updates.items()}
+        check_step(
+            type(self.strategy).__name__,
+            ledger,
+            replies,
+            before=before,
+            after=after,
+            epsilon=self._known.epsilon,
+            number=number,
         )
-        self._compare(before, expected, after)
-        ledger.statistics.record({k: rest for k, (_, rest, _) in rows.items()}, weights)
+        ledger.grow(len(places))
+        weights = {row: reply.weight for row, reply in replies.items()}
+        local = {row: reply.parameters for row, reply in replies.items()}
+        expected = ledger.record(number, before, local, weights)
+        rest = {row: reply.rest for row, reply in replies.items()}
+        ledger.statistics.record(rest, weights)
         # What rounding made different in the inner strategy's sum is nobody's.
         ledger.correction += after - expected
-        self._global = after
-        self._rounds += 1
+        self._places, self._global, self._rounds = places, after, number
 
     def _counted(self, arrays: ArrayRecord) -> ArrayRecord:
         """Return the arrays with whole numbers as such, and not as means of some."""
@@ -504,27 +496,6 @@ class Forgettable(Strategy):
                 for name, array in arrays.items()
             }
         )
-
-    def _compare(self, before: Vector, expected: Vector, after: Vector) -> None:
-        """Raise NotLinearError if a step is another than the ledger's."""
-        if not (np.isfinite(expected).all() and np.isfinite(after).all()):
-            raise FedNegError(
-                f"round {self._rounds + 1} ended in numbers that are not finite: the "
-                "model diverged, or a client sent such"
-            )
-        exact = expected.astype(np.float64)
-        off = float(np.linalg.norm(after - exact))
-        step = float(np.linalg.norm(exact - before))
-        rounding = OF_EPSILON * self._known.epsilon * float(np.linalg.norm(exact))
-        if off > OF_STEP * step + rounding:
-            name, number = type(self.strategy).__name__, self._rounds + 1
-            share = off / step if step else float("inf")
-            self.reset()  # whose ledger has that round already
-            raise NotLinearError(
-                f"{name} cannot be made forgettable: its step in round {number} is off "
-                f"by {share:.2g} of the weighted sum of its clients' updates. Take "
-                "FedAvg, FedProx or FedAvgM, or retrain without the client"
-            )
 
 
 def _server_optimiser(strategy: Strategy) -> tuple[float, float]:
