@@ -15,6 +15,9 @@ linear in the updates. There is no list of such strategies here: each step is co
 with the ledger's, and one that differs is refused before its model is handed out.
 
 Nothing of fedneg's own configuration, tasks or messages is needed, nor torch.
+
+A little longer than most: half of it says, for whoever has an app of their own, what
+each public method takes, gives and refuses.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,18 +28,22 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
-from numpy.typing import NDArray
 
 from fedneg.core.errors import FedNegError
-from fedneg.core.parameters import Vector
 from fedneg.forgettable.files import read_ledger, write_ledger
-from fedneg.forgettable.grid import GridWithout
+from fedneg.forgettable.inner import (
+    give_momentum,
+    lower_minima,
+    minima_of,
+    server_optimiser,
+    take_momentum,
+)
 from fedneg.forgettable.names import Names, joined
+from fedneg.forgettable.nodes import Nodes
 from fedneg.forgettable.step import Reply, check_step
 from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.statistics import Statistics
 
-MINIMA = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes")
 # What else a strategy may weigh replies by.
 EXAMPLES = "num-examples"
 
@@ -85,11 +92,7 @@ class Forgettable(Strategy):
                 "must see every step: let its hooks do what start() does"
             )
         self.strategy = strategy
-        self._said_by = clients if isinstance(clients, str) else None
-        self._client_of = {} if isinstance(clients, str) else dict(clients or {})
-        self._minima = {
-            name: getattr(strategy, name) for name in MINIMA if hasattr(strategy, name)
-        }
+        self._nodes, self._minima = Nodes(clients), minima_of(strategy)
         self.reset()
 
     def reset(self) -> None:
@@ -146,7 +149,10 @@ class Forgettable(Strategy):
         # Read before it is handed on: a strategy may empty the record.
         self._global, _ = self._known.read(arrays)
         return self.strategy.configure_train(
-            server_round, arrays, config, self._without_forgotten(grid)
+            server_round,
+            arrays,
+            config,
+            self._nodes.grid_without(grid, self._forgotten),
         )
 
     def aggregate_train(
@@ -160,8 +166,8 @@ class Forgettable(Strategy):
             If that is not what the ledger makes of them.
         """
         replies = list(replies)
-        self._get_to_know(replies)
-        believed = self._not_forgotten(replies)
+        self._nodes.get_to_know(replies)
+        believed = self._nodes.replies_without(replies, self._forgotten)
         updates = self._updates(believed)
         arrays, metrics = self.strategy.aggregate_train(server_round, believed)
         if arrays is not None:
@@ -174,7 +180,10 @@ class Forgettable(Strategy):
     ) -> Iterable[Message]:
         """Let the inner strategy choose among those that are not forgotten."""
         return self.strategy.configure_evaluate(
-            server_round, arrays, config, self._without_forgotten(grid)
+            server_round,
+            arrays,
+            config,
+            self._nodes.grid_without(grid, self._forgotten),
         )
 
     def aggregate_evaluate(
@@ -182,7 +191,7 @@ class Forgettable(Strategy):
     ) -> MetricRecord | None:
         """Return what the inner strategy makes of what the others measured."""
         return self.strategy.aggregate_evaluate(
-            server_round, self._not_forgotten(replies)
+            server_round, self._nodes.replies_without(replies, self._forgotten)
         )
 
     # -- forgetting --------------------------------------------------------------------
@@ -235,13 +244,14 @@ class Forgettable(Strategy):
         rows = [self._places[k] for k in ids]
         after = exact - scale * ledger.contribution(rows)
         momentum = None if ledger.buffers is None else ledger.buffers[rows].sum(axis=0)
-        ledger.statistics.forget(rows)
+        ledger.statistics.forget(rows)  # before the model that has what is left of them
         found = names.record(after, ledger.statistics.current)
         # What a coarse type rounds away is the correction's.
         self._global, _ = names.read(found)
         ledger.forget(rows, before=exact.astype(np.float32), after=self._global)
         self._forgotten |= set(ids)
-        self._put_right(found, momentum)
+        lower_minima(self.strategy, self._minima, by=len(self._forgotten))
+        take_momentum(self.strategy, names, found, momentum)
         return found
 
     def _check_ids(self, client_ids: Sequence[int]) -> list[int]:
@@ -257,39 +267,6 @@ class Forgettable(Strategy):
                     f"client {client_id} took part in no round; {known} did"
                 )
         return ids
-
-    def _put_right(self, arrays: ArrayRecord, momentum: Vector | None) -> None:
-        """Take the forgotten out of what the inner strategy remembers itself."""
-        inner = self.strategy
-        self._lower_minima()
-        if getattr(inner, "current_arrays", None) is not None:
-            inner.current_arrays = arrays  # type: ignore[attr-defined]
-        vector = getattr(inner, "momentum_vector", None)
-        if vector is not None and momentum is not None:
-            # Flower's is of gradients, which are updates turned around. It has one of
-            # running statistics too, of which nobody knows whose it is.
-            names, theirs = self._known, self._momentum(momentum)
-            inner.momentum_vector = [  # type: ignore[attr-defined]
-                array + change if name in names.parameters else np.zeros_like(array)
-                for name, array, change in zip(
-                    names.shapes, vector, theirs, strict=True
-                )
-            ]
-
-    def _momentum(self, vector: Vector) -> list[NDArray[np.floating]]:
-        """Return a momentum of the parameters as arrays, in the record's order.
-
-        Of what is not trained there is none.
-        """
-        names = self._known
-        nothing = np.zeros(names.size_of(names.statistics + names.counters), np.float32)
-        return list(names.arrays(vector, nothing).values())
-
-    def _lower_minima(self) -> None:
-        """Let a strategy that waits for all nodes not wait for who is out."""
-        for name, value in self._minima.items():
-            least = max(min(value, 1), value - len(self._forgotten))
-            setattr(self.strategy, name, least)
 
     # -- files -------------------------------------------------------------------------
 
@@ -338,7 +315,7 @@ class Forgettable(Strategy):
         found = cls(strategy, clients=clients)
         ledger, found._names, facts = read_ledger(Path(folder))
         name = type(strategy).__name__
-        server = (*_server_optimiser(strategy), name)
+        server = (*server_optimiser(strategy), name)
         kept = (ledger.learning_rate, ledger.momentum, facts["strategy"])
         if server != kept:
             raise FedNegError(
@@ -355,10 +332,8 @@ class Forgettable(Strategy):
         # What a coarse type rounds away is the correction's.
         ledger.correction += found._global - ledger.rebuilt()
         if ledger.buffers is not None:
-            inner: Any = strategy
-            inner.current_arrays = arrays
-            inner.momentum_vector = found._momentum(-ledger.buffers.sum(axis=0))
-        found._lower_minima()
+            give_momentum(strategy, found._known, arrays, ledger.buffers)
+        lower_minima(strategy, found._minima, by=len(found._forgotten))
         return found
 
     @property
@@ -384,7 +359,7 @@ class Forgettable(Strategy):
         names = Names.of(arrays)
         parameters, rest = names.read(arrays)
         means = names.size_of(names.statistics)
-        rate, momentum = _server_optimiser(self.strategy)
+        rate, momentum = server_optimiser(self.strategy)
         self.ledger = Ledger(
             parameters,
             clients=0,
@@ -404,32 +379,6 @@ class Forgettable(Strategy):
                 "last ones, or reset() begins anew"
             )
 
-    def _get_to_know(self, replies: Iterable[Message]) -> None:
-        """Let nodes say who they are, each once."""
-        for reply in replies:
-            node = reply.metadata.src_node_id
-            if self._said_by is None or node in self._client_of or reply.has_error():
-                continue
-            for metrics in reply.content.metric_records.values():
-                said = metrics.get(self._said_by)
-                if isinstance(said, int) or (
-                    isinstance(said, float) and said.is_integer()
-                ):
-                    self._client_of[node] = int(said)
-
-    def _client(self, node_id: int) -> int:
-        return self._client_of.get(node_id, node_id)
-
-    def _without_forgotten(self, grid: Grid) -> Grid:
-        return GridWithout(grid, lambda node: self._client(node) in self._forgotten)
-
-    def _not_forgotten(self, replies: Iterable[Message]) -> list[Message]:
-        return [
-            reply
-            for reply in replies
-            if self._client(reply.metadata.src_node_id) not in self._forgotten
-        ]
-
     def _updates(self, replies: Iterable[Message]) -> dict[int, Reply]:
         """Return what each client sent, as one reply of however many nodes it has."""
         key = getattr(self.strategy, "weighted_by_key", EXAMPLES)
@@ -438,7 +387,7 @@ class Forgettable(Strategy):
         for reply in replies:
             if reply.has_error():
                 continue
-            client_id = self._client(reply.metadata.src_node_id)
+            client_id = self._nodes.client(reply.metadata.src_node_id)
             arrays = next(iter(reply.content.array_records.values()), None)
             metrics = next(iter(reply.content.metric_records.values()), None)
             if arrays is None or metrics is None or key not in metrics:
@@ -496,9 +445,3 @@ class Forgettable(Strategy):
                 for name, array in arrays.items()
             }
         )
-
-
-def _server_optimiser(strategy: Strategy) -> tuple[float, float]:
-    """Return the learning rate and the momentum of the server's step."""
-    rate = getattr(strategy, "server_learning_rate", 1.0)
-    return float(rate), float(getattr(strategy, "server_momentum", 0.0))
