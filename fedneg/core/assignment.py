@@ -13,8 +13,8 @@ from fedneg.core.settings import (
     Config,
     DataSettings,
     ModelSettings,
-    check_task,
 )
+from fedneg.core.task_settings import check_task
 
 
 @dataclass(frozen=True)
