@@ -8,8 +8,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
+from fedneg.core.layout import Kind, Layout
 from fedneg.core.parameters import NDArrays, Vector, from_npy, to_npy, unflatten
-from fedneg.tasks.layout import Kind, Layout
 
 
 def record_of(layout: Layout, model: Vector) -> ArrayRecord:

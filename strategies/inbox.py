@@ -6,6 +6,7 @@ from logging import WARNING
 from flwr.app import Message
 from flwr.common import log
 
+from fedneg.core.layout import Layout
 from fedneg.core.parameters import Vector, add, weights_of
 from fedneg.core.settings import StrategySettings
 from fedneg.ledger.rows import Rows, release
@@ -13,7 +14,6 @@ from fedneg.strategies.claims import reason_of
 from fedneg.strategies.hooks import Hooks
 from fedneg.strategies.phases import Failure, RoundReport
 from fedneg.strategies.replies import Reply, absurd, read_reply
-from fedneg.tasks.layout import Layout
 
 
 def leave_out(report: RoundReport, client_id: int, reason: str) -> None:

@@ -1,5 +1,6 @@
 """The ledger of the models that descend from the same initial parameters."""
 
+from fedneg.core.layout import Layout
 from fedneg.core.machine import cache_root
 from fedneg.core.parameters import NDArrays, Shapes, Vector, flatten
 from fedneg.core.settings import Config
@@ -8,7 +9,6 @@ from fedneg.ledger.rows import KeptUpdates, Rows, make_rows
 from fedneg.ledger.statistics import Statistics
 from fedneg.strategies.method import ForgettingMethod
 from fedneg.strategies.sampling import sample_size
-from fedneg.tasks.layout import Layout
 from fedneg.tasks.prototype import Prototype
 
 
@@ -54,7 +54,7 @@ def empty_ledger(
         statistics=Statistics(
             statistics,
             clients=clients,
-            means=layout.statistics.stop - layout.statistics.start,
+            means=layout.means,
             folder=folder,
         ),
     )

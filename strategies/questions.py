@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedneg.arrays import record_of
+from fedneg.core.layout import Layout
 from fedneg.core.parameters import Vector
 from fedneg.core.settings import Config, StrategySettings
 from fedneg.evaluation.client_answers import (
@@ -32,7 +33,6 @@ from fedneg.strategies.replies import (
     read_evaluation,
 )
 from fedneg.strategies.roster import Roster
-from fedneg.tasks.layout import Layout
 
 # Who is to leave may be gone already; it is not waited for as a round waits.
 WAIT_FOR_ANSWERS_S = 10.0

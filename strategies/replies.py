@@ -9,10 +9,10 @@ import numpy as np
 from flwr.app import ArrayRecord, Message
 from numpy.typing import NDArray
 
+from fedneg.core.layout import MAX_COUNTER, Kind, Layout
 from fedneg.core.parameters import Shapes, Vector, flatten, from_npy, shapes_of
 from fedneg.core.settings import StrategySettings
 from fedneg.strategies.claims import believed, count, shown
-from fedneg.tasks.layout import MAX_COUNTER, Kind, Layout
 
 # Beside its numbers, of at most eight bytes each, an array says what it is.
 HEADER_BYTES = 4096
@@ -26,7 +26,7 @@ class Reply:
     ----------
     local : Vector, shape (d,)
     statistics : Vector, shape (w,)
-        What of the client's model is not trained (`fedneg.tasks.layout`).
+        What of the client's model is not trained (`fedneg.core.layout`).
     num_examples : int
     metrics : dict of str to float
         The client's own, of those that are known by name.

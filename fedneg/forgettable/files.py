@@ -82,9 +82,11 @@ def read_ledger(folder: Path) -> tuple[Ledger, Names, dict[str, Any]]:
             raise ValueError(f"{path.name} is damaged: its sha256 is another one")
         names = Names.from_json(facts["names"])
         clients, size = facts["shape"]
-        rest = names.size_of(names.statistics + names.counters)
+        layout = names.layout
         statistics = Statistics(
-            np.zeros(rest, np.float32), clients=clients, means=facts["means"]
+            np.zeros(layout.width - layout.size, np.float32),
+            clients=clients,
+            means=facts["means"],
         )
         ledger = Ledger(
             np.zeros(size, np.float32),

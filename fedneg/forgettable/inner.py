@@ -68,5 +68,6 @@ def give_momentum(
 
 def _as_arrays(names: Names, vector: Vector) -> list[NDArray[np.floating]]:
     """Return what is of the parameters in the record's order; of the rest nothing."""
-    nothing = np.zeros(names.size_of(names.statistics + names.counters), np.float32)
+    layout = names.layout
+    nothing = np.zeros(layout.width - layout.size, np.float32)
     return list(names.arrays(vector, nothing).values())

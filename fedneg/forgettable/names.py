@@ -1,7 +1,8 @@
 """What of an ArrayRecord is a sum over clients, where there is no model to ask."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -10,32 +11,24 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
 from fedneg.core.errors import FedNegError
+from fedneg.core.layout import Kind, Layout, Part
 from fedneg.core.parameters import Vector
-
-# The names that torch gives to what a client measures and nobody trains.
-STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
 class Names:
-    """What of an ArrayRecord is a sum over clients, from names and types alone.
-
-    Float arrays are parameters, but for those that are called as torch's running
-    statistics are; whole numbers are counters.
+    """The layout of an ArrayRecord, from names and types alone, and the record's order.
 
     Attributes
     ----------
-    parameters, statistics, counters : tuple of str
-    shapes : mapping of str to tuple of int
-    dtypes : mapping of str to NumPy's type
+    layout : Layout
         Of the record that it was made of.
+    order : tuple of str
+        The names in that record's order.
     """
 
-    parameters: tuple[str, ...]
-    statistics: tuple[str, ...]
-    counters: tuple[str, ...]
-    shapes: Mapping[str, tuple[int, ...]]
-    dtypes: Mapping[str, np.dtype[Any]]
+    layout: Layout
+    order: tuple[str, ...]
 
     @classmethod
     def of(cls, record: ArrayRecord) -> "Names":
@@ -44,60 +37,69 @@ class Names:
         Raises
         ------
         FedNegError
-            If it has an array of another type, or no parameter.
+            If it has an array of another type than floats and whole numbers, or no
+            parameter.
         """
-        kinds: dict[str, list[str]] = {"f": [], "running": [], "iu": []}
         arrays = {name: array.numpy() for name, array in record.items()}
-        for name, array in arrays.items():
-            if array.dtype.kind == "f":
-                is_running = name.rpartition(".")[2] in STATISTICS
-                kinds["running" if is_running else "f"].append(name)
-            elif array.dtype.kind in "iu":
-                kinds["iu"].append(name)
-            else:
-                raise FedNegError(
-                    f"array {name} must be of floats or whole numbers, got "
-                    f"{array.dtype}"
-                )
-        if not kinds["f"]:
-            raise FedNegError("initial_arrays must have an array of floats to train")
-        return cls(
-            tuple(kinds["f"]),
-            tuple(kinds["running"]),
-            tuple(kinds["iu"]),
-            {name: array.shape for name, array in arrays.items()},
-            {name: array.dtype for name, array in arrays.items()},
-        )
+        found = {name: (a.shape, a.dtype.name) for name, a in arrays.items()}
+        return cls(Layout.by_name(found), tuple(record))
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return each array's name, kind, shape and type, in their order."""
-        kinds = dict.fromkeys(self.parameters, "parameter")
-        kinds |= dict.fromkeys(self.statistics, "statistic")
-        kinds |= dict.fromkeys(self.counters, "counter")
+        """Return each array's name, kind, shape and type, in the record's order."""
+        parts = {part.name: part for part in self.layout.parts}
         return [
             {
                 "name": name,
-                "kind": kinds[name],
-                "shape": list(shape),
-                "dtype": self.dtypes[name].str,
+                "kind": str(parts[name].kind),
+                "shape": list(parts[name].shape),
+                "dtype": parts[name].dtype,
             }
-            for name, shape in self.shapes.items()
+            for name in self.order
         ]
 
     @classmethod
     def from_json(cls, values: Sequence[Mapping[str, Any]]) -> "Names":
         """Return what `to_json` gave."""
+        parts = [
+            Part(
+                str(one["name"]),
+                tuple(one["shape"]),
+                Kind(one["kind"]),
+                np.dtype(one["dtype"]).name,
+            )
+            for one in values
+        ]
+        by_kind = tuple(part for kind in Kind for part in parts if part.kind is kind)
+        return cls(Layout(by_kind), tuple(part.name for part in parts))
 
-        def named(kind: str) -> tuple[str, ...]:
-            return tuple(str(one["name"]) for one in values if one["kind"] == kind)
+    @cached_property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of what is trained, in the vector's order."""
+        return self._of(Kind.PARAMETER)
 
-        return cls(
-            named("parameter"),
-            named("statistic"),
-            named("counter"),
-            {str(one["name"]): tuple(one["shape"]) for one in values},
-            {str(one["name"]): np.dtype(one["dtype"]) for one in values},
-        )
+    @cached_property
+    def statistics(self) -> tuple[str, ...]:
+        """The names of what is measured."""
+        return self._of(Kind.STATISTIC)
+
+    @cached_property
+    def counters(self) -> tuple[str, ...]:
+        """The names of whole numbers."""
+        return self._of(Kind.COUNTER)
+
+    def _of(self, kind: Kind) -> tuple[str, ...]:
+        return tuple(part.name for part in self.layout.of_kind(kind))
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each array, in the record's order."""
+        found = {part.name: part.shape for part in self.layout.parts}
+        return {name: found[name] for name in self.order}
+
+    @cached_property
+    def dtypes(self) -> dict[str, np.dtype[Any]]:
+        """The type of each array."""
+        return {part.name: np.dtype(part.dtype) for part in self.layout.parts}
 
     @property
     def epsilon(self) -> float:
@@ -132,10 +134,6 @@ class Names:
             joined([arrays[name] for name in (*self.statistics, *self.counters)]),
         )
 
-    def size_of(self, names: Iterable[str]) -> int:
-        """Return how many numbers some of the arrays have."""
-        return sum(prod(self.shapes[name]) for name in names)
-
     def record(
         self, parameters: NDArray[np.floating], rest: NDArray[np.floating]
     ) -> ArrayRecord:
@@ -155,16 +153,16 @@ class Names:
         `rest` are statistics, and counters after them.
         """
         found: dict[str, NDArray[np.floating]] = {}
-        for names, values in (
-            (self.parameters, parameters),
-            ((*self.statistics, *self.counters), rest),
-        ):
-            start = 0
-            for name in names:
-                stop = start + prod(self.shapes[name])
-                found[name] = values[start:stop].reshape(self.shapes[name])
-                start = stop
-        return {name: found[name] for name in self.shapes}
+        start = 0
+        for part in self.layout.parts:
+            if part.kind is Kind.PARAMETER:
+                values, first = parameters, 0
+            else:
+                values, first = rest, self.layout.size
+            stop = start + prod(part.shape)
+            found[part.name] = values[start - first : stop - first].reshape(part.shape)
+            start = stop
+        return {name: found[name] for name in self.order}
 
 
 def joined(arrays: Sequence[NDArray[Any]], dtype: Any = np.float32) -> NDArray[Any]:

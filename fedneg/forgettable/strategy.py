@@ -358,7 +358,7 @@ class Forgettable(Strategy):
         """Make an empty ledger at these arrays; rows come as clients do."""
         names = Names.of(arrays)
         parameters, rest = names.read(arrays)
-        means = names.size_of(names.statistics)
+        means = names.layout.means
         rate, momentum = server_optimiser(self.strategy)
         self.ledger = Ledger(
             parameters,
@@ -383,7 +383,7 @@ class Forgettable(Strategy):
         """Return what each client sent, as one reply of however many nodes it has."""
         key = getattr(self.strategy, "weighted_by_key", EXAMPLES)
         names, found = self._known, dict[int, Reply]()
-        means = names.size_of(names.statistics)
+        means = names.layout.means
         for reply in replies:
             if reply.has_error():
                 continue
@@ -435,7 +435,7 @@ class Forgettable(Strategy):
         names = self._known
         if not names.counters:
             return arrays
-        nothing = np.zeros(names.size_of(names.parameters))
+        nothing = np.zeros(names.layout.size, np.float32)
         current = names.arrays(nothing, self._held.statistics.current)
         return ArrayRecord(
             {

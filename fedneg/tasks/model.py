@@ -18,9 +18,10 @@ import torch
 from torch import nn
 
 from fedneg.core.errors import FedNegError
+from fedneg.core.layout import Layout
 from fedneg.core.parameters import NDArrays
 from fedneg.core.settings import ModelSettings
-from fedneg.tasks.layout import Layout
+from fedneg.tasks.layout import layout_of, read_model, write_model
 
 # Channels of each group of GroupNorm; the settings say that they divide.
 GROUPS = 4
@@ -112,7 +113,7 @@ def draw_dense(model: nn.Sequential, generator: torch.Generator | None = None) -
 
 def get_parameters(model: nn.Module) -> NDArrays:
     """Return copies of a model's arrays, on the CPU, in the layout's order."""
-    return _layout_of(model).read(model)
+    return read_model(_layout_of(model), model)
 
 
 def set_parameters(model: nn.Module, arrays: NDArrays) -> None:
@@ -123,7 +124,7 @@ def set_parameters(model: nn.Module, arrays: NDArrays) -> None:
     ValueError
         If the number of arrays or a shape differs.
     """
-    _layout_of(model).write(model, arrays)
+    write_model(_layout_of(model), model, arrays)
 
 
 _layouts: WeakKeyDictionary[nn.Module, Layout] = WeakKeyDictionary()
@@ -133,5 +134,5 @@ def _layout_of(model: nn.Module) -> Layout:
     """Return a model's layout, made once: nothing of ours freezes a parameter later."""
     found = _layouts.get(model)
     if found is None:
-        found = _layouts[model] = Layout.of(model)
+        found = _layouts[model] = layout_of(model)
     return found

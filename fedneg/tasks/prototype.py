@@ -6,9 +6,10 @@ from functools import cached_property
 from torch import nn
 
 from fedneg.core.errors import FedNegError
+from fedneg.core.layout import Layout
 from fedneg.core.parameters import NDArrays
 from fedneg.tasks.calls import make_model
-from fedneg.tasks.layout import Layout
+from fedneg.tasks.layout import layout_of, read_model
 from fedneg.tasks.task import Task
 
 
@@ -57,10 +58,10 @@ class Prototype:
                     f"task {self.task.name}, model: must make new parameters each "
                     f"time, and {name} is always the same one"
                 )
-        return self.layout.read(model)
+        return read_model(self.layout, model)
 
     def _layout_of(self, model: nn.Module) -> Layout:
         try:
-            return Layout.of(model)
+            return layout_of(model)
         except FedNegError as error:
             raise FedNegError(f"task {self.task.name}, model: {error}") from None

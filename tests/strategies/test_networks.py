@@ -14,11 +14,11 @@ from builders.networks import prototype_of
 from builders.trainings import files_of
 from fedneg.client_app import app as real_clients
 from fedneg.core.errors import FedNegError
+from fedneg.core.layout import Kind
 from fedneg.core.progress import Progress
 from fedneg.core.settings import methods
 from fedneg.federation import Federation
 from fedneg.records.state import State
-from fedneg.tasks.layout import Kind
 from fedneg.tasks.model import Network, get_parameters, set_parameters
 
 SMALL = "model.channels=[4,8]"

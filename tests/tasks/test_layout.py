@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from fedneg.core.errors import FedNegError
+from fedneg.core.layout import Kind
 from fedneg.core.parameters import flatten, unflatten
-from fedneg.tasks.layout import Kind, Layout
+from fedneg.tasks.layout import layout_of, read_model, write_model
 
 
 def network() -> nn.Sequential:
@@ -17,7 +18,7 @@ def network() -> nn.Sequential:
 
 
 def test_parameters_come_first_then_statistics_then_counters():
-    found = Layout.of(network())
+    found = layout_of(network())
     assert found.names == [
         *("0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"),
         *("1.running_mean", "1.running_var"),
@@ -32,9 +33,9 @@ def test_what_was_read_can_be_written_and_loaded():
     """Into another model, through a vector, every value and type as before."""
     before, after = network(), network()
     before[1](torch.randn(8, 4, 5, 5))
-    layout = Layout.of(before)
-    vector = flatten(layout.read(before))
-    layout.write(after, unflatten(vector, layout.shapes))
+    layout = layout_of(before)
+    vector = flatten(read_model(layout, before))
+    write_model(layout, after, unflatten(vector, layout.shapes))
     expected = before.state_dict()
     for name, value in after.state_dict().items():
         assert torch.equal(value, expected[name])
@@ -42,7 +43,7 @@ def test_what_was_read_can_be_written_and_loaded():
     typed = {
         name: torch.tensor(array)
         for name, array in zip(
-            layout.names, layout.typed(layout.read(before)), strict=True
+            layout.names, layout.typed(read_model(layout, before)), strict=True
         )
     }
     assert set(typed) == set(expected)
@@ -58,22 +59,22 @@ def test_frozen_tied_and_unsaved_tensors():
     model.register_buffer("scratch", torch.zeros(5), persistent=False)
     model.append(nn.Linear(4, 2, bias=False))
     model[4].weight = model[3].weight
-    names = Layout.of(model).names
+    names = layout_of(model).names
     assert "0.weight" not in names
     assert "scratch" not in names
     assert [n for n in names if n in ("3.weight", "4.weight")] == ["3.weight"]
     with pytest.raises(FedNegError, match="no parameter that is trained"):
-        Layout.of(model.requires_grad_(False))
+        layout_of(model.requires_grad_(False))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_types_are_float32_in_between(dtype: torch.dtype):
     model = nn.Linear(3, 2).to(dtype)
-    layout = Layout.of(model)
-    arrays = layout.read(model)
+    layout = layout_of(model)
+    arrays = read_model(layout, model)
     assert {a.dtype for a in arrays} == {np.dtype(np.float32)}
     other = nn.Linear(3, 2).to(dtype)
-    layout.write(other, arrays)
+    write_model(layout, other, arrays)
     assert other.weight.dtype == dtype
     # What float32 holds of it; of half precision that is all.
     expected = model.weight.detach().float().to(dtype)
@@ -81,16 +82,16 @@ def test_other_types_are_float32_in_between(dtype: torch.dtype):
 
 
 def test_another_models_arrays_are_refused():
-    layout = Layout.of(nn.Linear(3, 2))
+    layout = layout_of(nn.Linear(3, 2))
     with pytest.raises(ValueError, match=r"\(\(2, 3\), \(2,\)\) expected"):
-        layout.write(nn.Linear(3, 2), [np.zeros((2, 3), np.float32)])
+        write_model(layout, nn.Linear(3, 2), [np.zeros((2, 3), np.float32)])
 
 
 def test_counters_are_whole_again():
     model = network()
-    layout = Layout.of(model)
-    arrays = layout.read(model)
+    layout = layout_of(model)
+    arrays = read_model(layout, model)
     arrays[-1][...] = 6.9999995  # what a sum of floats may leave
-    layout.write(model, arrays)
+    write_model(layout, model, arrays)
     assert int(model[1].num_batches_tracked) == 7
     assert [p.name for p in layout.of_kind(Kind.COUNTER)] == ["1.num_batches_tracked"]
