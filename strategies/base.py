@@ -141,6 +141,10 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
         """Say which phase the next `start()` runs; `forget` is for an unlearn phase."""
         self.phase, self.forgetting = phase, tuple(sorted(forget))
 
+    def go_on_from(self, parameters: Vector) -> None:
+        """Say what a round's clients start from, where another strategy asks them."""
+        self._global = parameters
+
     def _number(self, current_round: int) -> int:
         """Return the history's number for round 1.. of the current phase."""
         return self.phase.first_round + current_round - 1
@@ -276,16 +280,8 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
 
     def _unlearn(self) -> None:
         """Run the method, and take the forgotten clients out of ledger and sampling."""
-        before, ids = self._global, self.forgetting
-        # While all rows are there.
-        self._server_bytes = self.needs().server_bytes
-        self._global = self._rectified = self.rectify(before, ids)
-        if self.starts_over:
-            self.ledger.start_over(self._global)
-        else:
-            self.ledger.forget(
-                ids, before=before, after=self._global, spread=self.spread
-            )
+        ids = self.forgetting
+        self._global = self._rectified = self.take_out(self._global, ids)
         self.forgotten |= set(ids)
 
     def _out(self) -> set[int]:

@@ -72,7 +72,7 @@ class FedEraser(LedgerFedAvg):
 
     about = About(place=2)
 
-    starts_over = True
+    starts_over = rebuilds = True
 
     @dataclass(frozen=True)
     class Options:
@@ -187,6 +187,13 @@ class FedEraser(LedgerFedAvg):
         client = replace(assignment.client, local_epochs=self._epochs(number))
         return {"assignment": replace(assignment, client=client).to_json()}
 
+    def adjust(self, number: int, client_id: int, local: Vector) -> Vector:
+        """Return the local parameters with an update of the retained length."""
+        if number == 1:
+            return local
+        wanted = self._retained[number - 1].norms[client_id]
+        return self._global + rescaled(local - self._global, wanted, self._shapes)
+
     def combine(self, number: int, good: Mapping[int, Reply]) -> Vector:
         """Return the parameters after a rebuilt round, entered into the ledger."""
         if number == 1 and not self._first:
@@ -196,10 +203,7 @@ class FedEraser(LedgerFedAvg):
         if number == 1:
             counts = dict(self._retained[0].weights)
             local = {k: self._global + update for k, update in self._first.items()}
-        for k, reply in good.items():
-            wanted = self._retained[number - 1].norms[k]
-            update = rescaled(reply.local - self._global, wanted, self._shapes)
-            local[k] = self._global + update
+        local |= {k: self.adjust(number, k, r.local) for k, r in good.items()}
         # What is forgotten later is rebuilt from these in turn.
         norms = {k: self._retained[number - 1].norms[k] for k in local}
         self._record_statistics(good)

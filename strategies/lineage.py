@@ -1,5 +1,6 @@
 """The ledger of the models that descend from the same initial parameters."""
 
+from fedneg.core.errors import FedNegError
 from fedneg.core.layout import Layout
 from fedneg.core.machine import cache_root
 from fedneg.core.parameters import NDArrays, Shapes, Vector, flatten
@@ -146,7 +147,45 @@ class Lineage(ForgettingMethod):
             keep_updates=self.keeps_updates,
         )
 
+    def take_on(self, ledger: Ledger, layout: Layout) -> None:
+        """Take a ledger that another strategy keeps, of whose model this is the layout.
+
+        For methods that need no task; `reset` makes one of its own.
+        """
+        self._ledger, self.layout = ledger, layout
+        self._shapes, self.initial = layout.parameter_shapes, ledger.initial
+
+    def take_out(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
+        """Return the parameters after forgetting; the ledger stands for them then.
+
+        Parameters
+        ----------
+        before : Vector, shape (d,)
+            The global parameters.
+        client_ids : tuple of int
+            Those of `begin`.
+        """
+        self._server_bytes = self.needs().server_bytes  # while all rows are there
+        after = self.rectify(before, client_ids)
+        if self.starts_over:
+            self.ledger.start_over(after)
+        else:
+            self.ledger.forget(
+                client_ids, before=before, after=after, spread=self.spread
+            )
+        return after
+
     def fresh_parameters(self, draw: int) -> Vector:
-        """Return other initial parameters, which no training ever saw; `draw` >= 1."""
+        """Return other initial parameters, which no training ever saw; `draw` >= 1.
+
+        Raises
+        ------
+        FedNegError
+            If there is no task, whose model says how they are drawn.
+        """
+        if not hasattr(self, "prototype"):
+            raise FedNegError(
+                f"strategy={self.settings.name} needs a task, whose model it draws anew"
+            )
         arrays = self.prototype.initial(seed=self.config.seed, draw=draw)
         return flatten(arrays)[: self.layout.size]

@@ -117,6 +117,8 @@ class ForgettingMethod:
     starts_over = False
     # How many times their old weights `rectify` gave to the clients that stay.
     spread = 1.0
+    # Whether its rounds are rounds of the training again, each with whom it had.
+    rebuilds = False
     # Whether clients that are to be forgotten take part in their own forgetting.
     needs_leaving_client = False
 

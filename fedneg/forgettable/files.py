@@ -48,6 +48,7 @@ def write_ledger(
             "learning_rate": ledger.learning_rate,
             "momentum": ledger.momentum,
             "means": ledger.statistics.means,
+            "keep_local": ledger.keep_local,
             "ledger": ledger.facts(),
             **facts,
         }
@@ -93,7 +94,7 @@ def read_ledger(folder: Path) -> tuple[Ledger, Names, dict[str, Any]]:
             clients=clients,
             learning_rate=facts["learning_rate"],
             momentum=facts["momentum"],
-            keep_local=False,
+            keep_local=facts.get("keep_local", False),
             statistics=statistics,
         )
         read_tensors(path, ledger.arrays() | {"statistics initial": statistics.initial})

@@ -1,6 +1,6 @@
 """Who is who, and whose data an aggregate may have: Flower's nodes and the clients."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -38,16 +38,16 @@ class Nodes:
                 ):
                     self._client_of[node] = int(said)
 
-    def grid_without(self, grid: Grid, clients: Collection[int]) -> Grid:
-        """Return a grid without the nodes of some clients."""
-        return GridWithout(grid, lambda node: self.client(node) in clients)
+    def grid_of(self, grid: Grid, takes_part: Callable[[int], bool]) -> Grid:
+        """Return a grid with the nodes of some clients alone."""
+        return GridWithout(grid, lambda node: not takes_part(self.client(node)))
 
-    def replies_without(
-        self, replies: Iterable[Message], clients: Collection[int]
+    def replies_of(
+        self, replies: Iterable[Message], takes_part: Callable[[int], bool]
     ) -> list[Message]:
-        """Return the replies that are of none of these clients."""
+        """Return the replies that are of some clients."""
         return [
             reply
             for reply in replies
-            if self.client(reply.metadata.src_node_id) not in clients
+            if takes_part(self.client(reply.metadata.src_node_id))
         ]

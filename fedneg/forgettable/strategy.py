@@ -21,6 +21,7 @@ each public method takes, gives and refuses.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import Vector, unflatten
 from fedneg.forgettable.files import read_ledger, write_ledger
 from fedneg.forgettable.inner import (
     give_momentum,
@@ -38,6 +40,7 @@ from fedneg.forgettable.inner import (
     server_optimiser,
     take_momentum,
 )
+from fedneg.forgettable.method import SUBTRACT, Method, chosen
 from fedneg.forgettable.names import Names, joined
 from fedneg.forgettable.nodes import Nodes
 from fedneg.forgettable.step import Reply, check_step
@@ -62,6 +65,12 @@ class Forgettable(Strategy):
         Node ids stay where SuperNodes authenticate; a client that comes back under
         another one is another client, unless told here. A client may have several
         nodes.
+    method : str
+        How to forget: ``negative_gradient`` subtracts what was stored of a client.
+        Others of the app's methods go by their names there, as ``compensated`` or
+        ``retrain``, and so does ``module:Class``.
+    options : mapping, optional
+        The method's own.
 
     Attributes
     ----------
@@ -72,7 +81,8 @@ class Forgettable(Strategy):
     ------
     FedNegError
         If `strategy` is none, or has a `start()` of its own, which could not be
-        watched.
+        watched; or if there is no such method or option, or it needs what only
+        fedneg's own app has.
     """
 
     def __init__(
@@ -80,6 +90,8 @@ class Forgettable(Strategy):
         strategy: Strategy,
         *,
         clients: Mapping[int, int] | str | None = None,
+        method: str = SUBTRACT,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         if not isinstance(strategy, Strategy):
             raise FedNegError(
@@ -93,6 +105,7 @@ class Forgettable(Strategy):
             )
         self.strategy = strategy
         self._nodes, self._minima = Nodes(clients), minima_of(strategy)
+        self._method = chosen(method, options)
         self.reset()
 
     def reset(self) -> None:
@@ -116,6 +129,14 @@ class Forgettable(Strategy):
     def forgotten(self) -> tuple[int, ...]:
         """The clients that were forgotten, in order."""
         return tuple(sorted(self._forgotten))
+
+    @property
+    def unlearn_rounds(self) -> int:
+        """How many of the next rounds are still a part of the last forgetting.
+
+        0 where nobody takes part, as in a subtraction; rounds of repair come after.
+        """
+        return 0 if self._method is None else self._method.rounds
 
     # -- what Flower calls -------------------------------------------------------------
 
@@ -148,12 +169,21 @@ class Forgettable(Strategy):
         """Let the inner strategy choose among those that are not forgotten."""
         # Read before it is handed on: a strategy may empty the record.
         self._global, _ = self._known.read(arrays)
+        if self._method is not None:
+            self._method.next_round(self._global)
         return self.strategy.configure_train(
             server_round,
             arrays,
             config,
-            self._nodes.grid_without(grid, self._forgotten),
+            self._nodes.grid_of(grid, self._takes_part),
         )
+
+    def _takes_part(self, client_id: int) -> bool:
+        """Return whether a client may be asked to train in this round."""
+        asked = None if self._method is None else self._method.asked
+        if asked is not None and self._places.get(client_id) not in asked:
+            return False
+        return client_id not in self._forgotten
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -167,8 +197,8 @@ class Forgettable(Strategy):
         """
         replies = list(replies)
         self._nodes.get_to_know(replies)
-        believed = self._nodes.replies_without(replies, self._forgotten)
-        updates = self._updates(believed)
+        believed = self._nodes.replies_of(replies, self._takes_part)
+        updates = self._adjusted(believed, self._updates(believed))
         arrays, metrics = self.strategy.aggregate_train(server_round, believed)
         if arrays is not None:
             self._enter(updates, arrays)
@@ -183,7 +213,7 @@ class Forgettable(Strategy):
             server_round,
             arrays,
             config,
-            self._nodes.grid_without(grid, self._forgotten),
+            self._nodes.grid_of(grid, lambda k: k not in self._forgotten),
         )
 
     def aggregate_evaluate(
@@ -191,7 +221,8 @@ class Forgettable(Strategy):
     ) -> MetricRecord | None:
         """Return what the inner strategy makes of what the others measured."""
         return self.strategy.aggregate_evaluate(
-            server_round, self._nodes.replies_without(replies, self._forgotten)
+            server_round,
+            self._nodes.replies_of(replies, lambda k: k not in self._forgotten),
         )
 
     # -- forgetting --------------------------------------------------------------------
@@ -216,7 +247,8 @@ class Forgettable(Strategy):
         arrays : ArrayRecord, optional
             The model as it is, for its precision; by default the ledger's.
         scale : float
-            The share of the contributions to subtract, in (0, 1].
+            The share of the contributions to subtract, in (0, 1]; of another method
+            than subtracting, 1.
 
         Returns
         -------
@@ -229,19 +261,36 @@ class Forgettable(Strategy):
             If a client took part in no round or was forgotten before, or `arrays` are
             not what the ledger stands for.
         """
-        ledger = self._held
+        _ = self._held
         ids = self._check_ids(client_ids)
         if not 0 < scale <= 1:
             raise FedNegError(f"scale must be in (0, 1], got {scale!r}")
-        names = self._known
+        if scale != 1 and self._method is not None:
+            raise FedNegError(
+                f"scale is of a plain subtraction, and this is {self._method.name}: "
+                f"say it in its options, got {scale!r}"
+            )
         if arrays is not None:
             self._check_ours(arrays)
+        rows = [self._places[k] for k in ids]
+        if self._method is not None:
+            found = self._forget_by(self._method, tuple(rows))
+        else:
+            found = self._subtract(rows, scale, arrays)
+        self._forgotten |= set(ids)
+        lower_minima(self.strategy, self._minima, by=len(self._forgotten))
+        return found
+
+    def _subtract(
+        self, rows: Sequence[int], scale: float, arrays: ArrayRecord | None
+    ) -> ArrayRecord:
+        """Return the model without some rows, in the precision of its arrays."""
+        ledger, names = self._held, self._known
+        exact = self._global.astype(np.float64)
+        if arrays is not None:
             exact = joined(
                 [arrays[name].numpy() for name in names.parameters], np.float64
             )
-        else:
-            exact = self._global.astype(np.float64)
-        rows = [self._places[k] for k in ids]
         after = exact - scale * ledger.contribution(rows)
         momentum = None if ledger.buffers is None else ledger.buffers[rows].sum(axis=0)
         ledger.statistics.forget(rows)  # before the model that has what is left of them
@@ -249,9 +298,23 @@ class Forgettable(Strategy):
         # What a coarse type rounds away is the correction's.
         self._global, _ = names.read(found)
         ledger.forget(rows, before=exact.astype(np.float32), after=self._global)
-        self._forgotten |= set(ids)
-        lower_minima(self.strategy, self._minima, by=len(self._forgotten))
         take_momentum(self.strategy, names, found, momentum)
+        return found
+
+    def _forget_by(self, method: Method, rows: tuple[int, ...]) -> ArrayRecord:
+        """Return the model as one of the app's methods leaves it."""
+        ledger, names = self._held, self._known
+        gone = {self._places[k] for k in self._forgotten if k in self._places}
+        after = method.take_out(
+            ledger, names.layout, self._global, rows, forgotten=gone
+        )
+        found = names.record(after, ledger.statistics.current)
+        self._global, _ = names.read(found)
+        ledger.correction += self._global - after
+        if ledger.buffers is not None:
+            give_momentum(self.strategy, names, found, ledger.buffers)
+        else:
+            take_momentum(self.strategy, names, found, None)
         return found
 
     def _check_ids(self, client_ids: Sequence[int]) -> list[int]:
@@ -286,7 +349,15 @@ class Forgettable(Strategy):
             "forgotten": self.forgotten,
             "rounds": self._rounds,
             "strategy": type(self.strategy).__name__,
+            "method": None
+            if self._method is None
+            else [self._method.name, self._method.options],
         }
+        if self.unlearn_rounds:
+            raise FedNegError(
+                f"{self.unlearn_rounds} rounds of the last forgetting are still to "
+                "come, and cannot be saved in between: run them first"
+            )
         return write_ledger(Path(folder), self._held, self._known, facts)
 
     @classmethod
@@ -312,8 +383,10 @@ class Forgettable(Strategy):
             If a file is missing or damaged, or the strategy is not of the kind, or has
             not the server optimiser, that the ledger was written with.
         """
-        found = cls(strategy, clients=clients)
-        ledger, found._names, facts = read_ledger(Path(folder))
+        ledger, names, facts = read_ledger(Path(folder))
+        method, options = facts.get("method") or (SUBTRACT, None)
+        found = cls(strategy, clients=clients, method=method, options=options)
+        found._names = names
         name = type(strategy).__name__
         server = (*server_optimiser(strategy), name)
         kept = (ledger.learning_rate, ledger.momentum, facts["strategy"])
@@ -365,7 +438,7 @@ class Forgettable(Strategy):
             clients=0,
             learning_rate=rate,
             momentum=momentum,
-            keep_local=False,
+            keep_local=self._method is not None and self._method.keeps_local_models,
             statistics=Statistics(rest, clients=0, means=means),
         )
         self._names, self._global = names, parameters
@@ -403,6 +476,26 @@ class Forgettable(Strategy):
             )
         return found
 
+    def _adjusted(
+        self, replies: Sequence[Message], updates: dict[int, Reply]
+    ) -> dict[int, Reply]:
+        """Return the updates as the method has them; the messages say the same then."""
+        method, names = self._method, self._known
+        for client_id, reply in updates.items() if method is not None else ():
+            assert method is not None
+            row = self._places.get(client_id)
+            local = None if row is None else method.adjusted(row, reply.parameters)
+            if local is None:
+                continue
+            updates[client_id] = replace(reply, parameters=local)
+            record = names.record(local, reply.rest)
+            for message in replies:
+                node = message.metadata.src_node_id
+                if self._nodes.client(node) == client_id and not message.has_error():
+                    key = next(iter(message.content.array_records))
+                    message.content[key] = record.copy()
+        return updates
+
     def _enter(self, updates: Mapping[int, Reply], arrays: ArrayRecord) -> None:
         """Enter a round; refuse a step that is not the ledger's, and change nothing."""
         ledger, before, number = self._held, self._global, self._rounds + 1
@@ -423,12 +516,18 @@ class Forgettable(Strategy):
         ledger.grow(len(places))
         weights = {row: reply.weight for row, reply in replies.items()}
         local = {row: reply.parameters for row, reply in replies.items()}
-        expected = ledger.record(number, before, local, weights)
+        norms = {row: self._norms(found - before) for row, found in local.items()}
+        expected = ledger.record(number, before, local, weights, norms)
         rest = {row: reply.rest for row, reply in replies.items()}
         ledger.statistics.record(rest, weights)
         # What rounding made different in the inner strategy's sum is nobody's.
         ledger.correction += after - expected
         self._places, self._global, self._rounds = places, after, number
+
+    def _norms(self, update: Vector) -> tuple[float, ...]:
+        """Return how long an update is in each of the parameters' arrays."""
+        arrays = unflatten(update, self._known.layout.parameter_shapes)
+        return tuple(float(np.linalg.norm(array)) for array in arrays)
 
     def _counted(self, arrays: ArrayRecord) -> ArrayRecord:
         """Return the arrays with whole numbers as such, and not as means of some."""

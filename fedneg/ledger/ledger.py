@@ -140,6 +140,8 @@ class Ledger:
         self.contributions = grown(self.contributions, more, self.folder)
         if self.buffers is not None:
             self.buffers = grown(self.buffers, more, self.folder)
+        if self.keep_local:
+            self.local.grow(more, self.folder)
         self.statistics.grow(clients)
 
     @property

@@ -99,6 +99,12 @@ class Vectors(MutableMapping[int, Vector]):
         self._rows[place] = 0
         self._free.append(place)
 
+    def grow(self, more: int, folder: Path | None = None) -> None:
+        """Have room for so many more; in a file in `folder`, if there is one."""
+        first = len(self._rows)
+        self._rows = grown(self._rows, more, folder)
+        self._free = [*range(first, first + more)][::-1] + self._free
+
     def __iter__(self) -> Iterator[int]:
         return iter(sorted(self._place))
 
