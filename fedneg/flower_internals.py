@@ -13,6 +13,9 @@ from flwr.app import Context, Message, RecordDict
 # content, for a reply's arrays travel beside it.
 from flwr.app.message.message import make_message
 
+# How `flower-supernode` reads its --node-config.
+from flwr.common.config import parse_config_args
+
 # The code of an error that the ClientApp itself raised; `flwr.app.Error` takes any
 # integer, and the server should find the one that Flower's own clients send.
 from flwr.common.constant import ErrorCode
@@ -49,6 +52,7 @@ __all__ = [
     "message_to_bytes",
     "message_with",
     "metadata_to_bytes",
+    "node_config_of",
     "nodes_with_keys",
     "record_from_bytes",
     "record_to_bytes",
@@ -91,6 +95,17 @@ def nodes_with_keys(grid: Grid) -> dict[int, bytes]:
     `get_nodes` is documented, what it returns (a protobuf message) is not.
     """
     return {int(node.node_id): bytes(node.public_key) for node in grid.get_nodes()}
+
+
+def node_config_of(text: str) -> dict[str, bool | int | float | str]:
+    """Return what a node is started with by ``--node-config``, from its text.
+
+    Raises
+    ------
+    click.ClickException
+        If a value is of no type that a node config has.
+    """
+    return dict(parse_config_args([text] if text else None))
 
 
 def message_with(message: Message, content: RecordDict) -> Message:

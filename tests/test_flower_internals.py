@@ -5,6 +5,7 @@ import importlib
 import inspect
 import logging
 
+import click
 import numpy as np
 import pytest
 from flwr.app import (
@@ -201,3 +202,19 @@ def test_flowers_lines_come_from_one_logger():
 
     assert inspect.ismethod(log)
     assert log.__self__ is logging.getLogger("flwr")
+
+
+def test_a_node_config_is_read_as_the_supernode_reads_it():
+    """Numbers, texts in quotes, true and false; what is no key=value is passed over."""
+    text = """client-id=3 data="/srv/a b.npz" rate=0.5 own=true and"""
+    assert internals.node_config_of(text) == {
+        "client-id": 3,
+        "data": "/srv/a b.npz",
+        "rate": 0.5,
+        "own": True,
+    }
+    assert internals.node_config_of("") == {}
+    with pytest.raises(click.ClickException, match="invalid format"):
+        internals.node_config_of("data=/srv/mine")
+    supernode = importlib.import_module("flwr.supernode.cli.flower_supernode")
+    assert supernode.parse_config_args is internals.parse_config_args

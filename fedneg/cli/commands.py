@@ -39,7 +39,7 @@ fedneg: train a federated model, forget a client, show how well that worked.
   fedneg --cfg job [key=value ..]                       show the configuration
   fedneg compare [key=value,value ..]                   all methods side by side
   fedneg cache list|prune                               trainings that are kept
-  fedneg check-data PATH                                a client's own data
+  fedneg check-data PATH | --task module:name           a client's own data
   fedneg certificates DIR --clients 3 --host NAME       keys for real clients
   fedneg up --clients 3                                 real clients, here
   fedneg roster list|add|remove --state DIR             which key is which client

@@ -23,7 +23,7 @@ OPTIONS = {
     "compare": set(),
     "cache list": set(),
     "cache prune": {"--older-than"},
-    "check-data": {"--data"},
+    "check-data": {"--data", "--task", "--client-id", "--clients", "--node-config"},
     "certificates": {"--clients", "--host", "--days", "--ca-days"},
     "up": {"--clients", "--dir", "--data", "--node-config", "--insecure", "--timeout"},
     "roster list": STATE,
