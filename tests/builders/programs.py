@@ -12,6 +12,8 @@ from builders.waiting import PATIENCE_S
 
 # Writes a file of a user's: its name below the test's folder, and its text.
 Put = Callable[[str, str], Path]
+# The `flwr` command, with a SuperLink of its own.
+Flwr = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @dataclass(frozen=True)
