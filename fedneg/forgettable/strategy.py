@@ -138,6 +138,11 @@ class Forgettable(Strategy):
         """
         return 0 if self._method is None else self._method.rounds
 
+    @property
+    def report(self) -> Mapping[str, Any]:
+        """What the method says of the last forgetting; a subtraction says nothing."""
+        return {} if self._method is None else self._method.report
+
     # -- what Flower calls -------------------------------------------------------------
 
     def summary(self) -> None:
