@@ -26,6 +26,7 @@ ROOMS = {
     "arrays": "a model's arrays as Flower carries them",
     "clients": "the roles of a client, one file each",
     "strategies": "FedAvg with a ledger, and the methods, one file each",
+    "serving": "somebody else's ClientApp: who its nodes are, what they answer",
     "overrides": "Hydra overrides, by Hydra's own parser",
     "config": "the only door to the configuration",
     "forgettable": "any Flower strategy, made to forget",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for people's editors and mypy; at run time `__getattr__` do
     from fedneg.core.version import __version__ as __version__
     from fedneg.forgettable.step import NotLinearError as NotLinearError
     from fedneg.forgettable.strategy import Forgettable as Forgettable
+    from fedneg.serving.app import serve as serve
     from fedneg.strategies.compensated import Compensated as Compensated
     from fedneg.strategies.dampening import Dampening as Dampening
     from fedneg.strategies.distillation import Distillation as Distillation
@@ -63,6 +64,7 @@ _HOMES = {
     "Split": "tasks.task",
     "Task": "tasks.task",
     "WeightNegation": "strategies.weight_negation",
+    "serve": "serving.app",
 }
 __all__ = list(_HOMES)
 

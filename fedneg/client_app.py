@@ -8,14 +8,13 @@ data by its config: the built-in one takes `data`, else its part of the data set
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from logging import DEBUG, WARNING
+from logging import DEBUG
 
 from flwr.app import (
     Array,
     ArrayRecord,
     ConfigRecord,
     Context,
-    Error,
     Message,
     MetricRecord,
     RecordDict,
@@ -30,9 +29,9 @@ from fedneg.clients.trainer import TrainingClient, trained_together
 from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays
-from fedneg.core.texts import MAX_REASON, one_line
 from fedneg.evaluation.client_answers import CHECK_EVERY, RELEARN_CAP
-from fedneg.flower_internals import CLIENT_APP_RAISED
+from fedneg.forgettable.identity import client_id_in
+from fedneg.serving.mistakes import reply_with
 
 # What a client does when the server asks it; the message names the role.
 ROLES: dict[str, type[TrainingClient]] = {
@@ -45,14 +44,11 @@ ROLES: dict[str, type[TrainingClient]] = {
 def name_mistakes(
     message: Message, context: Context, call_next: Callable[[Message, Context], Message]
 ) -> Message:
-    """Answer a user's mistake with its one line; Flower would send a repr of it."""
+    """Answer a user's mistake with its one line."""
     try:
         return call_next(message, context)
     except FedNegError as error:
-        # A file's name may have anything in it; a message only what is UTF-8.
-        reason = one_line(str(error), MAX_REASON)
-        log(WARNING, "%s", reason)  # for whoever looks after this node
-        return Message(Error(CLIENT_APP_RAISED, reason), reply_to=message)
+        return reply_with(error, message)
 
 
 app = ClientApp(mods=[name_mistakes])
@@ -60,14 +56,13 @@ app = ClientApp(mods=[name_mistakes])
 
 def client_id_of(context: Context) -> int:
     """Return this node's client id; raises FedNegError if the node has none."""
-    config = context.node_config
-    value = config.get("client-id", config.get("partition-id"))
-    if isinstance(value, bool) or not isinstance(value, int):
+    found = client_id_in(context.node_config)
+    if found is None:
         raise FedNegError(
             "the node config needs client-id=N (or partition-id=N), a whole number, "
-            f"got {value!r}"
+            "got None"
         )
-    return value
+    return found
 
 
 def _client(message: Message, context: Context) -> TrainingClient:

@@ -17,6 +17,7 @@ SEAM |= {
     "engines",
     "strategies",
     "clients",
+    "serving",
 }
 OUTSIDE = {"flwr", "ray", "hydra", "omegaconf"}
 

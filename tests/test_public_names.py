@@ -16,7 +16,7 @@ from fedneg.strategies import strategy_class
 
 INIT = REPOSITORY / "fedneg" / "__init__.py"
 TASK = {"ClientRef", "Order", "Split", "Task"}
-WRAPPER = {"Forgettable", "NotLinearError"}
+WRAPPER = {"Forgettable", "NotLinearError", "serve"}
 SLOW = ("torch", "flwr", "ray", "hydra", "numpy", "pandas", "matplotlib")
 
 

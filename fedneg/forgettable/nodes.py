@@ -6,6 +6,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedneg.forgettable.grid import GridWithout
+from fedneg.forgettable.identity import is_client_id, take
 
 
 class Nodes:
@@ -25,18 +26,44 @@ class Nodes:
         """Return the client of a node: by default the node itself."""
         return self._client_of.get(node_id, node_id)
 
-    def get_to_know(self, replies: Iterable[Message]) -> None:
-        """Let nodes say who they are, each once, where they are to be believed."""
+    def stay(self, clients: Iterable[int]) -> None:
+        """Let nodes that were clients of their own be so, whatever they say later."""
+        for client_id in clients:
+            self._client_of.setdefault(client_id, client_id)
+
+    def get_to_know(self, replies: Iterable[Message], *, trained: bool = True) -> None:
+        """Let nodes say who they are, each once; take out of replies what says so.
+
+        Whoever trained and did not say it is a client of its own from then on: its rows
+        are under that name, and being forgotten must stick to it.
+
+        Parameters
+        ----------
+        trained : bool
+            Whether the replies are of a training, or else of measuring.
+        """
         for reply in replies:
-            node = reply.metadata.src_node_id
-            if self._said_by is None or node in self._client_of or reply.has_error():
+            if reply.has_error():
                 continue
-            for metrics in reply.content.metric_records.values():
-                said = metrics.get(self._said_by)
-                if isinstance(said, int) or (
-                    isinstance(said, float) and said.is_integer()
-                ):
-                    self._client_of[node] = int(said)
+            node, said = reply.metadata.src_node_id, take(reply.content)
+            if node in self._client_of:
+                continue
+            found = self._metric(reply)
+            found = said if found is None else found
+            if found is not None:
+                self._client_of[node] = found
+            elif trained:
+                self._client_of[node] = node
+
+    def _metric(self, reply: Message) -> int | None:
+        """Return what the metric says that was named to say it."""
+        for metrics in reply.content.metric_records.values():
+            said = None if self._said_by is None else metrics.get(self._said_by)
+            if isinstance(said, float) and said.is_integer():
+                said = int(said)
+            if isinstance(said, int) and is_client_id(said):
+                return said
+        return None
 
     def grid_of(self, grid: Grid, takes_part: Callable[[int], bool]) -> Grid:
         """Return a grid with the nodes of some clients alone."""

@@ -60,8 +60,10 @@ class Forgettable(Strategy):
         The inner one, whose arguments keep their meaning.
     clients : mapping of int to int, or str, optional
         Which client a node is, by Flower's node id. Or the name of a metric, a whole
-        number, by which a node says in its first reply who it is: for whoever believes
-        its clients. By default each node is a client of its own, under its node id.
+        number, by which a node says in its first reply who it is. Where neither tells,
+        the nodes of an app that is served (`fedneg.serve`) say it. All of this is for
+        whoever believes its clients. Else each node is a client of its own, under its
+        node id.
         Node ids stay where SuperNodes authenticate; a client that comes back under
         another one is another client, unless told here. A client may have several
         nodes.
@@ -225,6 +227,8 @@ class Forgettable(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Return what the inner strategy makes of what the others measured."""
+        replies = list(replies)
+        self._nodes.get_to_know(replies, trained=False)
         return self.strategy.aggregate_evaluate(
             server_round,
             self._nodes.replies_of(replies, lambda k: k not in self._forgotten),
@@ -404,6 +408,7 @@ class Forgettable(Strategy):
         found.ledger, found._rounds = ledger, facts["rounds"]
         found._places = {int(k): place for k, place in facts["clients"].items()}
         found._forgotten = set(facts["forgotten"])
+        found._nodes.stay(found._places)
         found._global = ledger.rebuilt()
         arrays = found.arrays
         found._global, _ = found._known.read(arrays)
