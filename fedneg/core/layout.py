@@ -89,16 +89,21 @@ class Layout:
         )
 
     @classmethod
-    def by_name(cls, arrays: Mapping[str, tuple[tuple[int, ...], str]]) -> "Layout":
-        """Return the layout of named arrays, where no model says what is trained.
-
-        Floats are parameters, but for those that are called as torch's running
-        statistics are; whole numbers are counters.
+    def by_name(
+        cls,
+        arrays: Mapping[str, tuple[tuple[int, ...], str]],
+        kinds: Mapping[str, Kind | None] | None = None,
+    ) -> "Layout":
+        """Return the layout of named arrays, where there is no model to read them from.
 
         Parameters
         ----------
         arrays : mapping of str to (shape, type)
             The type as in `Part`.
+        kinds : mapping of str to Kind, optional
+            Of each array; None: it is frozen, and not in the layout. By default floats
+            are parameters, but for those that are called as torch's running statistics
+            are, and whole numbers are counters.
 
         Raises
         ------
@@ -116,6 +121,11 @@ class Layout:
                 raise FedNegError(
                     f"array {name} must be of floats or whole numbers, got {dtype}"
                 )
+            if kinds is not None:
+                said = kinds[name]
+                if said is None:
+                    continue
+                kind = said
             found[kind].append(Part(name, tuple(shape), kind, dtype))
         if not found[Kind.PARAMETER]:
             raise FedNegError("initial_arrays must have an array of floats to train")

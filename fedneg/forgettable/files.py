@@ -5,16 +5,17 @@ names that file with its sha256, and says whose rows they are.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flwr.app import Array
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import make_folder, remove, write_bytes
 from fedneg.core.reading import read_json
-from fedneg.forgettable.names import Names
+from fedneg.forgettable.names import FROZEN, Names, is_numbered
 from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.statistics import Statistics
 from fedneg.ledger.tensors import read_tensors, sha256_of, write_tensors
@@ -44,6 +45,7 @@ def write_ledger(
             "sha256": digest,
             "file": path.name,
             "names": names.to_json(),
+            "frozen": names.digest_of_frozen(),
             "shape": list(ledger.contributions.shape),
             "learning_rate": ledger.learning_rate,
             "momentum": ledger.momentum,
@@ -62,13 +64,19 @@ def write_ledger(
     return found
 
 
-def read_ledger(folder: Path) -> tuple[Ledger, Names, dict[str, Any]]:
+def read_ledger(folder: Path, model: Any) -> tuple[Ledger, Names, dict[str, Any]]:
     """Return what `write_ledger` wrote, and the facts that it was given.
+
+    Parameters
+    ----------
+    model : torch module or None
+        Has what is frozen, which is in no file.
 
     Raises
     ------
     FedNegError
-        If a file is missing or damaged, or of another schema.
+        If a file is missing or damaged, or of another schema; or what is frozen is
+        not what it was, or there is no model to take it from.
     """
     try:
         facts = read_json(folder / "ledger.json")
@@ -81,7 +89,9 @@ def read_ledger(folder: Path) -> tuple[Ledger, Names, dict[str, Any]]:
             raise ValueError(f"it names {facts['file']!r}, which is no file beside it")
         if sha256_of(path) != facts["sha256"]:
             raise ValueError(f"{path.name} is damaged: its sha256 is another one")
-        names = Names.from_json(facts["names"])
+        names = Names.from_json(facts["names"], _frozen_in(model, facts["names"]))
+        if names.digest_of_frozen() != facts.get("frozen", names.digest_of_frozen()):
+            raise ValueError("what is frozen in the model is not what it was then")
         clients, size = facts["shape"]
         layout = names.layout
         statistics = Statistics(
@@ -102,3 +112,22 @@ def read_ledger(folder: Path) -> tuple[Ledger, Names, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FedNegError(f"the ledger in {folder} cannot be read: {error}") from None
     return ledger, names, facts
+
+
+def _frozen_in(model: Any, names: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
+    """Return the arrays of a model that nobody trains, by their names in a record."""
+    wanted = [str(one["name"]) for one in names if one["kind"] == FROZEN]
+    if not wanted:
+        return {}
+    if model is None:
+        raise ValueError(
+            f"{wanted[0]} is frozen, and in no file: give model= as before"
+        )
+    state = model.state_dict()
+    order = [str(one["name"]) for one in names]
+    known = (
+        dict(zip(order, state.values(), strict=False)) if is_numbered(order) else state
+    )
+    if missing := sorted(set(wanted) - set(known)):
+        raise ValueError(f"the model has no {missing[0]}")
+    return {name: Array(known[name].detach().cpu().numpy()) for name in wanted}

@@ -1,7 +1,8 @@
 """What of an ArrayRecord is a sum over clients, where there is no model to ask."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -14,6 +15,9 @@ from fedneg.core.errors import FedNegError
 from fedneg.core.layout import Kind, Layout, Part
 from fedneg.core.parameters import Vector
 
+# The kind of what nobody trains, in files.
+FROZEN = "frozen"
+
 
 @dataclass(frozen=True)
 class Names:
@@ -25,41 +29,65 @@ class Names:
         Of the record that it was made of.
     order : tuple of str
         The names in that record's order.
+    frozen : mapping of str to Array
+        What of the record nobody trains, and everybody has.
     """
 
     layout: Layout
     order: tuple[str, ...]
+    frozen: Mapping[str, Array] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, record: ArrayRecord) -> "Names":
+    def of(cls, record: ArrayRecord, model: Any = None) -> "Names":
         """Return the layout of a record.
+
+        Parameters
+        ----------
+        record : ArrayRecord
+        model : torch module, optional
+            Says what is trained. By default names and types do.
 
         Raises
         ------
         FedNegError
             If it has an array of another type than floats and whole numbers, or no
-            parameter.
+            parameter; or one that the model does not have.
         """
         arrays = {name: array.numpy() for name, array in record.items()}
         found = {name: (a.shape, a.dtype.name) for name, a in arrays.items()}
-        return cls(Layout.by_name(found), tuple(record))
+        kinds = None if model is None else _kinds_in(model, found)
+        layout = Layout.by_name(found, kinds)
+        known = set(layout.names)
+        frozen = {name: record[name] for name in record if name not in known}
+        return cls(layout, tuple(record), frozen)
+
+    def digest_of_frozen(self) -> str:
+        """Return a sha256 of what nobody trains."""
+        found = hashlib.sha256()
+        for name in sorted(self.frozen):
+            array = self.frozen[name].numpy()
+            found.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
+            found.update(np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return each array's name, kind, shape and type, in the record's order."""
-        parts = {part.name: part for part in self.layout.parts}
+        kinds = {part.name: str(part.kind) for part in self.layout.parts}
         return [
             {
                 "name": name,
-                "kind": str(parts[name].kind),
-                "shape": list(parts[name].shape),
-                "dtype": parts[name].dtype,
+                "kind": kinds.get(name, FROZEN),
+                "shape": list(self.shapes[name]),
+                "dtype": self.dtypes[name].name,
             }
             for name in self.order
         ]
 
     @classmethod
-    def from_json(cls, values: Sequence[Mapping[str, Any]]) -> "Names":
-        """Return what `to_json` gave."""
+    def from_json(
+        cls, values: Sequence[Mapping[str, Any]], frozen: Mapping[str, Array]
+    ) -> "Names":
+        """Return what `to_json` gave, with what is frozen."""
         parts = [
             Part(
                 str(one["name"]),
@@ -68,9 +96,10 @@ class Names:
                 np.dtype(one["dtype"]).name,
             )
             for one in values
+            if one["kind"] != FROZEN
         ]
         by_kind = tuple(part for kind in Kind for part in parts if part.kind is kind)
-        return cls(Layout(by_kind), tuple(part.name for part in parts))
+        return cls(Layout(by_kind), tuple(str(one["name"]) for one in values), frozen)
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
@@ -94,12 +123,14 @@ class Names:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each array, in the record's order."""
         found = {part.name: part.shape for part in self.layout.parts}
+        found |= {name: tuple(array.shape) for name, array in self.frozen.items()}
         return {name: found[name] for name in self.order}
 
     @cached_property
     def dtypes(self) -> dict[str, np.dtype[Any]]:
         """The type of each array."""
-        return {part.name: np.dtype(part.dtype) for part in self.layout.parts}
+        found = {part.name: np.dtype(part.dtype) for part in self.layout.parts}
+        return found | {n: np.dtype(array.dtype) for n, array in self.frozen.items()}
 
     @property
     def epsilon(self) -> float:
@@ -142,7 +173,7 @@ class Names:
         for name, array in self.arrays(parameters, rest).items():
             dtype = self.dtypes[name]
             whole = np.rint(array) if dtype.kind in "iu" else array
-            found[name] = Array(np.asarray(whole, dtype))
+            found[name] = self.frozen.get(name) or Array(np.asarray(whole, dtype))
         return ArrayRecord(found)
 
     def arrays(
@@ -150,9 +181,12 @@ class Names:
     ) -> dict[str, NDArray[np.floating]]:
         """Return the arrays of two vectors, by name, in the order of the first record.
 
-        `rest` are statistics, and counters after them.
+        `rest` are statistics, and counters after them. What is frozen is all zeros.
         """
-        found: dict[str, NDArray[np.floating]] = {}
+        nothing = np.zeros((), np.float32)
+        found: dict[str, NDArray[np.floating]] = {
+            name: np.broadcast_to(nothing, self.shapes[name]) for name in self.frozen
+        }
         start = 0
         for part in self.layout.parts:
             if part.kind is Kind.PARAMETER:
@@ -170,3 +204,35 @@ def joined(arrays: Sequence[NDArray[Any]], dtype: Any = np.float32) -> NDArray[A
     if not arrays:
         return np.empty(0, dtype)
     return np.concatenate([np.asarray(array, dtype).reshape(-1) for array in arrays])
+
+
+def is_numbered(names: Sequence[str]) -> bool:
+    """Return whether these are the names that Flower gives to a list of arrays."""
+    return list(names) == [str(k) for k in range(len(names))]
+
+
+def _kinds_in(
+    model: Any, arrays: Mapping[str, tuple[tuple[int, ...], str]]
+) -> dict[str, Kind | None]:
+    """Return the kind of each array of a record, as a torch module says."""
+    # Under every name that a tensor has: a record of the state_dict has all of them.
+    known: dict[str, Kind | None] = {
+        name: Kind.PARAMETER if tensor.requires_grad else None
+        for name, tensor in model.named_parameters(remove_duplicate=False)
+    }
+    for name, tensor in model.named_buffers(remove_duplicate=False):
+        known[name] = Kind.STATISTIC if tensor.is_floating_point() else Kind.COUNTER
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    named = {name: name for name in arrays}
+    if is_numbered(list(arrays)) and len(arrays) == len(shapes):
+        # A list of arrays is numbered: in the order of the state_dict, as usual.
+        named = dict(zip(arrays, shapes, strict=True))
+    for name, own in named.items():
+        if own not in shapes:
+            raise FedNegError(f"array {name} of initial_arrays is not in the model")
+        if arrays[name][0] != shapes[own]:
+            raise FedNegError(
+                f"array {name} of initial_arrays must have shape {shapes[own]}, as in "
+                f"the model, got {arrays[name][0]}"
+            )
+    return {name: known[own] for name, own in named.items()}

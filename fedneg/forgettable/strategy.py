@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
@@ -73,6 +73,10 @@ class Forgettable(Strategy):
         ``retrain``, and so does ``module:Class``.
     options : mapping, optional
         The method's own.
+    model : torch module, or a callable that makes one, optional
+        Says what of the arrays is trained: what it has frozen is in no row, its float
+        buffers are statistics and its others counters. By default floats are trained,
+        but for those that are called as BatchNorm's running statistics are.
 
     Attributes
     ----------
@@ -94,6 +98,7 @@ class Forgettable(Strategy):
         clients: Mapping[int, int] | str | None = None,
         method: str = SUBTRACT,
         options: Mapping[str, Any] | None = None,
+        model: Any = None,
     ) -> None:
         if not isinstance(strategy, Strategy):
             raise FedNegError(
@@ -107,7 +112,7 @@ class Forgettable(Strategy):
             )
         self.strategy = strategy
         self._nodes, self._minima = Nodes(clients), minima_of(strategy)
-        self._method = chosen(method, options)
+        self._method, self._model = chosen(method, options), _module(model)
         self.reset()
 
     def reset(self) -> None:
@@ -376,6 +381,7 @@ class Forgettable(Strategy):
         strategy: Strategy,
         *,
         clients: Mapping[int, int] | str | None = None,
+        model: Any = None,
     ) -> "Forgettable":
         """Return a strategy with the ledger that `save` wrote, as it was then.
 
@@ -383,7 +389,7 @@ class Forgettable(Strategy):
         ----------
         strategy : Strategy
             Another inner one, of the same arguments; its momentum is put right too.
-        clients
+        clients, model
             As of `Forgettable`.
 
         Raises
@@ -392,9 +398,12 @@ class Forgettable(Strategy):
             If a file is missing or damaged, or the strategy is not of the kind, or has
             not the server optimiser, that the ledger was written with.
         """
-        ledger, names, facts = read_ledger(Path(folder))
+        module = _module(model)
+        ledger, names, facts = read_ledger(Path(folder), module)
         method, options = facts.get("method") or (SUBTRACT, None)
-        found = cls(strategy, clients=clients, method=method, options=options)
+        found = cls(
+            strategy, clients=clients, method=method, options=options, model=module
+        )
         found._names = names
         name = type(strategy).__name__
         server = (*server_optimiser(strategy), name)
@@ -439,7 +448,7 @@ class Forgettable(Strategy):
 
     def _begin(self, arrays: ArrayRecord) -> None:
         """Make an empty ledger at these arrays; rows come as clients do."""
-        names = Names.of(arrays)
+        names = Names.of(arrays, self._model)
         parameters, rest = names.read(arrays)
         means = names.layout.means
         rate, momentum = server_optimiser(self.strategy)
@@ -540,17 +549,23 @@ class Forgettable(Strategy):
         return tuple(float(np.linalg.norm(array)) for array in arrays)
 
     def _counted(self, arrays: ArrayRecord) -> ArrayRecord:
-        """Return the arrays with whole numbers as such, and not as means of some."""
+        """Return the arrays with what is not trained as it is: no means of it."""
         names = self._known
-        if not names.counters:
+        if not (names.counters or names.frozen):
             return arrays
         nothing = np.zeros(names.layout.size, np.float32)
-        current = names.arrays(nothing, self._held.statistics.current)
+        whole = names.record(nothing, self._held.statistics.current)
+        ours = {*names.counters, *names.frozen}
         return ArrayRecord(
-            {
-                name: Array(np.asarray(np.rint(current[name]), names.dtypes[name]))
-                if name in names.counters
-                else array
-                for name, array in arrays.items()
-            }
+            {n: whole[n] if n in ours else array for n, array in arrays.items()}
         )
+
+
+def _module(model: Any) -> Any:
+    """Return a model that was given as such, or as a function that makes one."""
+    found = model() if callable(model) and not hasattr(model, "state_dict") else model
+    if found is not None and not hasattr(found, "named_parameters"):
+        raise FedNegError(
+            f"model must be a torch module, or make one, got {type(found).__name__}"
+        )
+    return found
