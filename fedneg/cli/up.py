@@ -22,10 +22,12 @@ class _StopError(Exception):
 
 
 app = application()
+EXAMPLES = """fedneg up --clients 3
+fedneg up --clients 3 --task mine:task --node-config 'table="/srv/{id}.csv"'"""
 COUNT = whole_number(least=1)
 
 
-@app.command("up", cls=Command, epilog="fedneg up --clients 3")
+@app.command("up", cls=Command, epilog=EXAMPLES)
 def up(
     clients: Annotated[
         int, typer.Option(parser=COUNT, metavar="N", help="How many clients.")
@@ -42,6 +44,13 @@ def up(
         Path | None,
         typer.Option(
             metavar="DIR", help="FEDNEG_DATA of the server and of all clients."
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="module:name",
+            help="What is trained, installed or in the folder you are in: digits.",
         ),
     ] = None,
     node_config: Annotated[
@@ -76,12 +85,15 @@ def up(
     """
     if data is not None and not data.is_dir():
         raise FedNegError(f"--data must be a folder, got {data}")
+    if task is not None:
+        _check_task(task)
     federation = LocalFederation(
         folder,
         clients,
         not insecure,
         data=data and data.resolve(),
         node_config=node_config,
+        modules=None if task is None else Path.cwd(),
         say=_say,
     )
     if insecure:
@@ -89,7 +101,7 @@ def up(
     with _signals_raise():
         try:
             federation.start(timeout)
-            _introduce(federation)
+            _introduce(federation, "data=digits" if task is None else f"task={task}")
             _watch(federation)
         except _StopError:
             _say("stopping")
@@ -103,13 +115,20 @@ def _say(line: str) -> None:
     print(f"fedneg up: {line}", flush=True)
 
 
-def _introduce(federation: LocalFederation) -> None:
+def _check_task(name: str) -> None:
+    """Raise FedNegError unless this is a task that real clients and a server can do."""
+    from fedneg.tasks.lookup import own_task  # imports torch
+
+    own_task(name, folder=Path.cwd()).require("test", of="the server of real clients")
+
+
+def _introduce(federation: LocalFederation, trained: str) -> None:
     """Print how to start a run, and where to look."""
     clients = federation.clients
     trust = "" if federation.secure else " strategy.trust=unauthenticated"
     example = (
         f'state="{federation.state}" rounds=2 '
-        f'overrides="data=digits clients={clients}{trust}"'
+        f'overrides="{trained} clients={clients}{trust}"'
     )
     _say(
         f"{clients} clients are online and speak {federation.transport}; logs are in "

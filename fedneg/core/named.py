@@ -1,9 +1,10 @@
 """Find what a user names as ``module:name``: a task, or a method, of the user's own.
 
-Modules are looked for among what is installed, and in the folder where the command was
-typed. That folder is put last on the import path, and not before something is named so:
-a user's `random.py` is never in front of Python's, nor is anything of theirs imported
-that they did not ask for.
+Modules are looked for among what is installed, in the folder where the command was
+typed, and in those that $FEDNEG_PATH names, for the programs of a deployed federation,
+which start in folders of their own. They are put last on the import path, and not
+before something is named so: a user's `random.py` is never in front of Python's, nor is
+anything of theirs imported that they did not ask for.
 """
 
 import importlib
@@ -20,6 +21,8 @@ from typing import Any
 from fedneg.core.errors import FedNegError
 from fedneg.core.texts import did_you_mean, one_line
 
+# Absolute folders, with os.pathsep between them.
+FEDNEG_PATH = "FEDNEG_PATH"
 _folders: list[str] = []
 
 
@@ -73,6 +76,8 @@ def load_named(name: str, *, what: str, folder: str | Path | None = None) -> Any
         raise FedNegError(f"{what} must be of the form module:name, got {name!r}")
     if folder is not None:
         add_folder(folder)
+    for named in filter(None, os.environ.get(FEDNEG_PATH, "").split(os.pathsep)):
+        add_folder(named)
     module, _, attribute = name.partition(":")
     return _loaded(module, attribute, f"{what}={name}")
 

@@ -25,7 +25,10 @@ OPTIONS = {
     "cache prune": {"--older-than"},
     "check-data": {"--data", "--task", "--client-id", "--clients", "--node-config"},
     "certificates": {"--clients", "--host", "--days", "--ca-days"},
-    "up": {"--clients", "--dir", "--data", "--node-config", "--insecure", "--timeout"},
+    "up": {
+        *("--clients", "--dir", "--data", "--task", "--node-config", "--insecure"),
+        "--timeout",
+    },
     "roster list": STATE,
     "roster add": STATE,
     "roster remove": STATE,

@@ -182,3 +182,20 @@ def test_two_packages_that_offer_one_name_are_refused(put: Put, tmp_path: Path):
     assert offered("fedneg.zz") == ("near",)
     with pytest.raises(FedNegError, match=r"=near must .* got zz(one|two):X and zz"):
         load_offered("near", group="fedneg.zz", what="strategy")
+
+
+def test_folders_of_the_environment_are_looked_in_too_and_last(
+    put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As programs of Flower's need it, which start in folders of their own."""
+    put("one/zzone.py", "X = 1\n")
+    put("two/zztwo.py", "X = 2\n")
+    put("two/json.py", "X = 3\n")
+    monkeypatch.delenv("FEDNEG_PATH", raising=False)
+    assert "there is no module zzone" in refused("zzone:X")
+    both = os.pathsep.join([str(tmp_path / "one"), str(tmp_path / "two")])
+    monkeypatch.setenv("FEDNEG_PATH", both)
+    assert load_named("zzone:X", what="task") == 1
+    assert load_named("zztwo:X", what="task") == 2
+    assert "json/__init__.py) has no X" in refused("json:X")
+    assert "zzthree among what is installed, nor in" in refused("zzthree:X")

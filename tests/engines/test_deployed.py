@@ -244,11 +244,16 @@ def test_what_means_the_working_folder_means_it_to_other_programs_too(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"one{os.pathsep}{os.pathsep}/two")
     monkeypatch.setenv("FEDNEG_CACHE", "cache")
+    monkeypatch.delenv("FEDNEG_PATH", raising=False)
     monkeypatch.setenv("http_proxy", CLOSED)
     found = environment(tmp_path / "home")
     assert found["PYTHONPATH"] == f"{tmp_path}/one:{tmp_path}:/two"
     assert found["FEDNEG_CACHE"] == str(tmp_path / "cache")
     assert found["no_proxy"] == HERE
+    assert "FEDNEG_PATH" not in found
+    monkeypatch.setenv("FEDNEG_PATH", "tasks")
+    found = environment(tmp_path / "home", modules=tmp_path / "mine")
+    assert found["FEDNEG_PATH"] == f"{tmp_path}/mine:{tmp_path}/tasks"
 
 
 def flags(words: list[str]) -> set[str]:

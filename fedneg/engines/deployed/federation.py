@@ -67,6 +67,8 @@ class LocalFederation:
         $FEDNEG_DATA of all processes, if not what it is now.
     node_config : str
         Added to each SuperNode's node config; ``{id}`` stands for the client id.
+    modules : Path, optional
+        Where all processes look for ``module:name``, beside what is installed.
     app : Path, optional
         The folder with the app's pyproject.toml, if not this checkout.
     say : callable
@@ -94,11 +96,13 @@ class LocalFederation:
         *,
         data: Path | None = None,
         node_config: str = "",
+        modules: Path | None = None,
         app: Path | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.folder, self.clients, self.secure = folder.resolve(), clients, secure
         self.data, self.node_config, self.say = data, node_config, say
+        self.modules = modules and modules.resolve()
         self._grpc = speaks_grpc(flower_release())
         self.state = self.folder / "state"
         self.superlink: Process | None = None
@@ -344,5 +348,5 @@ class LocalFederation:
             command,
             folder=self.folder,
             log=self.folder / "logs" / f"{name}.log",
-            environment=environment(home, self.data),
+            environment=environment(home, self.data, self.modules),
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedneg.core.files import write_bytes
+from fedneg.core.named import FEDNEG_PATH
 from fedneg.engines.deployed.proxies import around_proxies
 
 PROFILE = "federation"
@@ -88,7 +89,9 @@ class SuperLink:
         write_bytes(home / "config.toml", text.encode())
 
 
-def environment(home: Path, data: Path | None = None) -> dict[str, str]:
+def environment(
+    home: Path, data: Path | None = None, modules: Path | None = None
+) -> dict[str, str]:
     """Return the environment of Flower's programs, which call each other by name.
 
     What means the working folder here means it there, in folders of their own.
@@ -99,6 +102,8 @@ def environment(home: Path, data: Path | None = None) -> dict[str, str]:
         $FLWR_HOME: profile, and apps that were received.
     data : Path, optional
         $FEDNEG_DATA, if not what it is now.
+    modules : Path, optional
+        Where ``module:name`` is looked for, before what $FEDNEG_PATH has now.
     """
     found = around_proxies(os.environ)
     found["PATH"] = f"{BIN}{os.pathsep}{found.get('PATH', os.defpath)}"
@@ -110,7 +115,11 @@ def environment(home: Path, data: Path | None = None) -> dict[str, str]:
     for name in ("FEDNEG_DATA", "FEDNEG_CACHE"):
         if found.get(name):
             found[name] = str(Path(found[name]).expanduser().resolve())
-    if path := found.get("PYTHONPATH"):
-        entries = [os.path.abspath(part) for part in path.split(os.pathsep)]
-        found["PYTHONPATH"] = os.pathsep.join(entries)
+    if modules is not None:
+        own = [str(modules), *filter(None, [found.get(FEDNEG_PATH)])]
+        found[FEDNEG_PATH] = os.pathsep.join(own)
+    for name in ("PYTHONPATH", FEDNEG_PATH):
+        if path := found.get(name):
+            entries = [os.path.abspath(part) for part in path.split(os.pathsep)]
+            found[name] = os.pathsep.join(entries)
     return found
