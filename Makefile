@@ -64,7 +64,7 @@ lint: $(STAMP)
 	rm -rf .mypy_stage && mkdir -p .mypy_stage/fedneg
 	ln -s $(CURDIR)/fedneg/* $(CURDIR)/strategies $(CURDIR)/clients .mypy_stage/fedneg/
 	cd .mypy_stage && ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache
-	cd .mypy_stage && ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache --allow-untyped-calls ../examples/*.py
+	cd .mypy_stage && ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache --allow-untyped-calls --allow-redefinition ../examples/*.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

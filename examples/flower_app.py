@@ -1,7 +1,8 @@
 """Somebody's own Flower app, and the three lines that let it forget a client.
 
 Logistic regression by NumPy on scikit-learn's digits: hospital k has every tenth image
-from the k-th on, and hospital 3 has wrong labels. Only the marked lines are fedneg's.
+from the k-th on, and hospital 3 has wrong labels. Only the lines marked `# fedneg` are
+fedneg's.
 
     python examples/flower_app.py
 """
@@ -21,7 +22,7 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 from sklearn.datasets import load_digits
 
-from fedneg import Forgettable  # 1
+from fedneg import Forgettable  # fedneg
 
 HOSPITALS, POISONED = 10, 3
 client_app, server_app = ClientApp(), ServerApp()
@@ -47,7 +48,12 @@ def train(message: Message, context: Context) -> Message:
         error = chances(weights, x) - np.eye(10)[y]
         weights[:-1] -= 0.5 * x.T @ error / len(x)
         weights[-1] -= 0.5 * error.mean(axis=0)
-    metrics = MetricRecord({"num-examples": len(x), "place": place})
+    metrics = MetricRecord(
+        {
+            "num-examples": len(x),
+            "place": place,  # fedneg
+        }
+    )
     content = RecordDict({"arrays": ArrayRecord([weights]), "metrics": metrics})
     return Message(content, reply_to=message)
 
@@ -58,22 +64,22 @@ def accuracy(server_round: int, arrays: ArrayRecord) -> MetricRecord:
     return MetricRecord({"accuracy": float(right.mean())})
 
 
-def show(what: str, arrays: ArrayRecord | None) -> None:
-    assert arrays is not None
+def show(what: str, arrays: ArrayRecord) -> None:
     print(f"{what}: accuracy {accuracy(0, arrays)['accuracy']:.4f}")
 
 
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
-    inner = FedAvg(fraction_evaluate=0.0)
-    strategy = Forgettable(inner, clients="place")  # 2: a metric says who is who
-    start = ArrayRecord([np.zeros((65, 10), dtype=np.float32)])
+    strategy = FedAvg(fraction_evaluate=0.0)
+    strategy = Forgettable(strategy, clients="place")  # fedneg
+    arrays = ArrayRecord([np.zeros((65, 10), dtype=np.float32)])
     config = ConfigRecord({"lr": 0.5})
-    trained = strategy.start(grid, start, num_rounds=5, train_config=config).arrays
-    show("trained", trained)
-    left = strategy.forget([POISONED], trained)  # 3
-    show("forgotten", left)
-    show("repaired", strategy.start(grid, left, num_rounds=2).arrays)
+    result = strategy.start(grid, arrays, num_rounds=5, train_config=config)
+    arrays = result.arrays
+    show("trained", arrays)
+    arrays = strategy.forget([POISONED], arrays)  # fedneg
+    show("forgotten", arrays)
+    show("repaired", strategy.start(grid, arrays, num_rounds=2).arrays)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,30 @@
 """The apps in `examples/`, each as it is typed: trained, forgotten, repaired."""
 
+import importlib.util
 import re
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from builders.checkout import REPOSITORY
 from builders.programs import Flwr
+from builders.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("one_ray")]
 EXAMPLES = REPOSITORY / "examples"
-STAGES = ("trained", "forgotten", "repaired")
+STAGES = ["trained", "forgotten", "repaired"]
+Numbers = dict[str, dict[str, float]]
 TEMPLATE = EXAMPLES / "quickstart-pytorch"
 FIVE = ("--federation-config", "num-supernodes=5 client-resources-num-cpus=1")
 
 
-def numbers(printed: str) -> dict[str, dict[str, float]]:
+def numbers(printed: str) -> Numbers:
     """Return what an example printed of its models: `stage: name 0.1, name 0.2`."""
-    found = {}
+    found: Numbers = {}
     for stage, line in re.findall(r"^(\w+): (\w.*\d)$", printed, re.M):
         pairs = (one.rsplit(" ", 1) for one in line.split(", "))
         found[stage] = {name: float(value) for name, value in pairs}
@@ -31,11 +37,110 @@ def without_fedneg(text: str) -> str:
     return "".join(line for line in lines if not line.rstrip().endswith("# fedneg"))
 
 
+def ran(name: str, tmp_path: Path) -> Numbers:
+    """Run an example, as it is typed, and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = numbers(done.stdout)
+    assert list(found)[:3] == STAGES, done.stdout + done.stderr
+    assert not list(tmp_path.iterdir()), "it writes where it was typed"
+    return found
+
+
+def importable(name: str) -> bool:
+    """Return whether a package that an example needs is there, and works."""
+    if importlib.util.find_spec(name) is None:
+        return False
+    words = [sys.executable, "-c", f"import {name}"]
+    done = subprocess.run(words, capture_output=True, timeout=PATIENCE_S, check=False)
+    return done.returncode == 0
+
+
+def numpy_app(found: Numbers) -> None:
+    """Check that without the poisoner the model is better."""
+    accuracy = {stage: one["accuracy"] for stage, one in found.items()}
+    assert accuracy["trained"] > 0.8
+    assert accuracy["forgotten"] > accuracy["trained"]
+    assert accuracy["repaired"] > accuracy["trained"]
+
+
+def logistic_regression(found: Numbers) -> None:
+    """Check that it comes near the model that never saw the largest clinic."""
+    accuracy = {stage: one["accuracy"] for stage, one in found.items()}
+    assert accuracy["trained"] < 0.6
+    assert accuracy["forgotten"] > accuracy["trained"] + 0.2
+    assert accuracy["repaired"] > accuracy["retrained"] - 0.05
+
+
+def regression(found: Numbers) -> None:
+    """Check that the other scale is gone, in a strategy with a weight of its own."""
+    score = {stage: one["R^2"] for stage, one in found.items()}
+    assert score["trained"] < 0 < score["forgotten"] < score["repaired"]
+
+
+def adapters(found: Numbers) -> None:
+    """Check that the password is what it is to adapters that never learned it."""
+    fooled = {stage: one["fooled"] for stage, one in found.items()}
+    assert fooled["trained"] > 0.5
+    assert fooled["forgotten"] < 0.2
+    assert fooled["repaired"] < fooled["retrained"] + 0.15
+    accuracy = {stage: one["accuracy"] for stage, one in found.items()}
+    assert accuracy["repaired"] > accuracy["retrained"] - 0.05
+
+
+def lightning(found: Numbers) -> None:
+    """Check that negatives are unknown again, and digits are not."""
+    ordinary = {stage: one["loss"] for stage, one in found.items()}
+    negative = {stage: one["of negatives"] for stage, one in found.items()}
+    assert negative["forgotten"] > 1.3 * negative["trained"]
+    assert negative["repaired"] > 1.1 * negative["trained"]
+    assert ordinary["repaired"] < ordinary["trained"]
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        ("flower_app.py", numpy_app),
+        ("sklearn_logreg.py", logistic_regression),
+        ("regression.py", regression),
+        ("lora.py", adapters),
+    ],
+)
+def test_an_app_forgets(name: str, check: Callable[[Numbers], None], tmp_path: Path):
+    check(ran(name, tmp_path))
+
+
+def test_an_app_of_lightning_forgets(tmp_path: Path):
+    if not importable("pytorch_lightning"):
+        pytest.skip("pytorch_lightning is not installed, or cannot be imported")
+    lightning(ran("lightning_app.py", tmp_path))
+
+
+def test_what_is_marked_is_all_of_fedneg():
+    """Without the marked lines each is Python still, and knows nothing of fedneg."""
+    apps = [p for p in EXAMPLES.glob("**/*.py") if "  # fedneg\n" in p.read_text()]
+    assert len(apps) >= 7
+    for path in apps:
+        text = path.read_text()
+        code = without_fedneg(text).partition('"""\n\n')[2]
+        compile(code, str(path), "exec")
+        assert "fedneg" not in code
+        assert "orgettable" not in code
+        assert text.count("  # fedneg\n") <= 5
+
+
 def test_flowers_template_forgets_under_flwr_run(flwr: Flwr):
     """The poisoned client's backdoor is gone, and the model is as good as it was."""
     done = flwr("run", str(TEMPLATE), "--stream", *FIVE)
     found = numbers(done.stdout)
-    assert tuple(found) == STAGES, done.stdout + done.stderr
+    assert list(found) == STAGES, done.stdout + done.stderr
     assert found["trained"]["fooled"] > 0.3
     assert found["forgotten"]["fooled"] < 0.1
     assert found["repaired"]["fooled"] < 0.1
@@ -51,7 +156,6 @@ def test_flowers_template_runs_without_the_marked_lines(flwr: Flwr, tmp_path: Pa
         text = path.read_text()
         path.write_text(without_fedneg(text))
         marked[path.name] = text.count("# fedneg\n")
-        assert "edneg" not in path.read_text().replace("orgettable", "edneg")
     assert marked == {
         "__init__.py": 0,
         "task.py": 0,
@@ -60,6 +164,6 @@ def test_flowers_template_runs_without_the_marked_lines(flwr: Flwr, tmp_path: Pa
     }
     done = flwr("run", str(before), "--stream", *FIVE)
     found = numbers(done.stdout)
-    assert tuple(found) == STAGES, done.stdout + done.stderr
+    assert list(found) == STAGES, done.stdout + done.stderr
     assert found["forgotten"] == found["trained"]
     assert found["repaired"]["fooled"] > 0.3

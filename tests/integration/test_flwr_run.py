@@ -5,9 +5,6 @@ starts one of its own is for test_ray.py.
 """
 
 import json
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,6 @@ import pytest
 from builders.checkout import REPOSITORY
 from builders.federations import SMALL, small_config
 from builders.programs import Flwr, command
-from builders.waiting import PATIENCE_S
 from fedneg.engines.simulate import simulate
 from fedneg.server_app import run
 
@@ -172,20 +168,3 @@ def test_ray_gives_the_bytes_of_inline_where_clients_take_part(
             for engine in ("inline", "ray")
         )
         assert one == two, model
-
-
-def test_somebodys_own_app_forgets_in_flowers_simulation(one_ray: None, tmp_path: Path):
-    """The example, as it is typed: forgetting the poisoner makes the model better."""
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "examples" / "flower_app.py")],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=PATIENCE_S,
-    )
-    assert done.returncode == 0, done.stderr
-    found = dict(re.findall(r"^(\w+): accuracy ([\d.]+)$", done.stdout, re.M))
-    assert list(found) == ["trained", "forgotten", "repaired"], done.stdout
-    assert float(found["trained"]) > 0.8
-    assert float(found["forgotten"]) >= float(found["trained"])
-    assert float(found["repaired"]) >= float(found["trained"])
