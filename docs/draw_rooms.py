@@ -24,6 +24,7 @@ ROOMS = {
     "records": "a lasting federation's folder: log, requests, receipts, keys",
     "flower_internals": "what Flower does not document, each with its test",
     "arrays": "a model's arrays as Flower carries them",
+    "lasting": "what makes a federation last: kept, restored, purged, proved",
     "clients": "the roles of a client, one file each",
     "strategies": "FedAvg with a ledger, and the methods, one file each",
     "overrides": "Hydra overrides, by Hydra's own parser",

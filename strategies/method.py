@@ -43,7 +43,6 @@ class Needs:
     server_bytes: int = 0
 
 
-NOTHING = "nothing"
 # What a method is to a comparison, in the order of its tables.
 METHOD, BASELINE, CONTROL = KINDS = ("method", "baseline", "control")
 
@@ -135,7 +134,8 @@ class ForgettingMethod:
         Returns
         -------
         str
-            Half a sentence; it begins with `NOTHING` where nothing does.
+            Half a sentence; it begins with `fedneg.records.receipts.NOTHING` where
+            nothing does.
         """
         return str(report.get("remains", "a part of the client's summed updates"))
 

@@ -38,8 +38,9 @@ import numpy as np
 from fedneg.core.checks import choice, flag, number
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector, add
+from fedneg.records.receipts import NOTHING
 from fedneg.strategies.base import LedgerFedAvg
-from fedneg.strategies.method import NOTHING, About, Needs
+from fedneg.strategies.method import About, Needs
 
 
 class NegativeGradient(LedgerFedAvg):

@@ -51,11 +51,14 @@ class Restored:
         Global parameters after them.
     facts : mapping
         As given to `Checkpoints.write`.
+    ledger : Ledger
+        The one that was filled.
     """
 
     rounds: int
     parameters: Vector
     facts: Mapping[str, Any]
+    ledger: Ledger
 
 
 class Checkpoints(CheckpointFiles):
@@ -210,11 +213,21 @@ class Checkpoints(CheckpointFiles):
             If one is whole, and of other arrays, initial parameters or schema
             (`strict`).
         """
+        return self.restore_into(lambda facts: ledger, warn, strict=strict)
+
+    def restore_into(
+        self,
+        ledger_for: Callable[[Mapping[str, Any]], Ledger],
+        warn: Callable[[str], None] = lambda text: None,
+        *,
+        strict: bool = False,
+    ) -> Restored | None:
+        """Do as `restore` does, with a ledger for the facts of each that is tried."""
         rounds = self.rounds()
         while rounds:
             number = rounds.pop()
             try:
-                return self._read(number, ledger)
+                return self._read(number, ledger_for)
             except OtherCheckpointError as error:
                 if strict:
                     raise
@@ -224,10 +237,13 @@ class Checkpoints(CheckpointFiles):
                 warn(f"{error}; there is {rest} before it")
         return None
 
-    def _read(self, rounds: int, ledger: Ledger) -> Restored:
+    def _read(
+        self, rounds: int, ledger_for: Callable[[Mapping[str, Any]], Ledger]
+    ) -> Restored:
         """Return one checkpoint; raises what is wrong with it."""
         with self._reading(rounds):
             content, data = self._whole(rounds)
+            ledger = ledger_for(content["facts"])
             if content["initial"] != ledger.origin:
                 raise OtherCheckpointError(
                     f"{data} is whole, but starts from other initial parameters than "
@@ -256,7 +272,7 @@ class Checkpoints(CheckpointFiles):
                 raise ValueError(
                     f"the statistics in {data.name} are not those of its global model"
                 )
-            return Restored(rounds, parameters, content["facts"])
+            return Restored(rounds, parameters, content["facts"], ledger)
 
     def _keep(self, count: int) -> None:
         """Remove all but the latest checkpoints."""

@@ -57,12 +57,15 @@ class Plain:
         read_tensors(path, into, partly=True)
 
     def rows(self, path: Path, client_id: int) -> dict[str, Vector]:
-        """Return one client's rows and the global parameters, without the rest."""
+        """Return one row's numbers and the global parameters, without the rest."""
         with safe_open(str(path), framework="numpy") as file:
             found = {"global": file.get_tensor("global")}
             for name in ("contributions", "buffers", "statistics"):
-                if name in file.keys():  # noqa: SIM118
-                    found[name] = file.get_slice(name)[client_id]
+                if name not in file.keys():  # noqa: SIM118
+                    continue
+                rows = file.get_slice(name)
+                if client_id in range(rows.get_shape()[0]):
+                    found[name] = rows[client_id]
             if "local" in file.keys():  # noqa: SIM118
                 # Whose row is whose is not said here: all of them, then.
                 rows = file.get_tensor("local")

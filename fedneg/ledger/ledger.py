@@ -387,6 +387,8 @@ class Ledger:
             arrays["updates"] = self.updates.rows
         if self.statistics.initial.size:
             arrays["statistics"] = self.statistics.rows
+            if self.statistics.keep_initial:
+                arrays["statistics initial"] = self.statistics.initial
         return arrays
 
     def facts(self) -> dict[str, Any]:

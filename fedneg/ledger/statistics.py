@@ -31,6 +31,9 @@ class Statistics:
         counters.
     folder : Path, optional
         Hold the rows in a memory map of a nameless file here.
+    keep_initial : bool
+        Whether the initial ones are among the ledger's arrays: where no seed gives them
+        again.
 
     Attributes
     ----------
@@ -40,10 +43,16 @@ class Statistics:
     """
 
     def __init__(
-        self, initial: Vector, *, clients: int, means: int, folder: Path | None = None
+        self,
+        initial: Vector,
+        *,
+        clients: int,
+        means: int,
+        folder: Path | None = None,
+        keep_initial: bool = False,
     ) -> None:
         self.initial, self.means = initial.astype(np.float32), means
-        self.folder = folder
+        self.folder, self.keep_initial = folder, keep_initial
         self.rows = make_rows(clients if initial.size else 0, initial.size, folder)
         self.examples: dict[int, float] = {}
 

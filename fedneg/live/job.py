@@ -3,7 +3,7 @@
 Told in the words of a `Federation` (fedneg/federation/), one round at a time. After
 every round it is decided anew what comes next, so that a request counts from the moment
 it is accepted. Where it stands is written down in standing.py, and found again by a run
-after a kill in restore.py; the purge is in erasure.py.
+after a kill in restore.py; the purge is in fedneg/lasting/.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +18,13 @@ from fedneg.core.progress import Progress, say, show_notice
 from fedneg.core.settings import Config
 from fedneg.core.unanswered import EVALUATE, describe
 from fedneg.federation import Federation
-from fedneg.live.erasure import Erasure
-from fedneg.live.receipt import validation_part
+from fedneg.lasting.erasure import Erasure
+from fedneg.lasting.work import Work
+from fedneg.live.measured import measured_of, remains, validation_part
 from fedneg.live.restore import restore
 from fedneg.live.standing import Standing
-from fedneg.live.work import Work
 from fedneg.records.account import GATE
+from fedneg.records.facts import fixed_settings
 from fedneg.records.requests import UNLEARNED
 from fedneg.records.state import State
 from fedneg.strategies.hooks import Hooks
@@ -50,7 +51,12 @@ def do_live_job(
         hooks = Hooks(excluded=state.excluded, on_wait=on_wait, on_refused=on_refused)
         federation = make_federation(config, progress, hooks)
         progress.quality = federation.task.shown_quality
-        state.settle(config, overrides, deployed=federation.deployed)
+        state.settle(
+            fixed_settings(config),
+            overrides,
+            deployed=federation.deployed,
+            encrypt=config.encrypt,
+        )
         standing = Standing(state, federation)
         live = Live(standing)
         with progress:
@@ -83,10 +89,7 @@ class Live:
         self.state, self.federation = standing.state, standing.federation
         self.config, self.strategy = standing.config, standing.strategy
         self.erasure = Erasure(
-            standing.state,
-            standing.federation,
-            standing.checkpoints,
-            standing.remnants,
+            standing.state, standing.checkpoints, standing.remnants
         )
 
     def step(self) -> bool:
@@ -174,7 +177,13 @@ class Live:
                 shown=(1, self.federation.unlearn_rounds),
                 forget=clients,
             )
-            left = self.at.remnants.left(must_go, self.at.parameters)
+            left = self.at.remnants.left(
+                must_go,
+                self.at.parameters,
+                seed=self.strategy.initial,
+                starts_over=self.strategy.starts_over,
+                parts=self.strategy.parts(),
+            )
             self.strategy.ledger.fold_correction()
             if self.strategy.starts_over:
                 self.at.contains = set()
@@ -222,8 +231,15 @@ class Live:
         if missing := dict(self.strategy.unanswered):
             model = f"the model after forgetting {', '.join(map(str, work.clients))}"
             self.at.warn(describe(EVALUATE, model, missing))
+        self.federation.progress.step("purging what holds the forgotten")
+        part = validation_part(self.config)
         self.erasure.finish(
-            work, after, answers, missing, self.at.parameters, self.at.server_round
+            work,
+            self.at.parameters,
+            self.at.server_round,
+            history=self.federation.history,
+            measured=measured_of(work, after, answers, missing, part),
+            remains=remains,
         )
         self.at.work = None
         self.at.tell()

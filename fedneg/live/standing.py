@@ -5,9 +5,7 @@ The order in which they are written is what survives a kill: the entry of the lo
 scan windows that it names, the checkpoint, and then what is only for watching.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -19,12 +17,39 @@ from fedneg.core.formats import number as finite
 from fedneg.core.parameters import Vector, digest_of_model
 from fedneg.federation import Federation
 from fedneg.history import HISTORY_COLUMNS
-from fedneg.live.remnants import Remnants
-from fedneg.live.work import Work
-from fedneg.records.account import ENDED, KEPT
+from fedneg.lasting.keeping import write_end, write_kept
+from fedneg.lasting.remnants import Remnants
+from fedneg.lasting.work import Work
+from fedneg.ledger.ledger import Ledger
+from fedneg.records.account import KEPT
 from fedneg.records.kept import Kept
 from fedneg.records.sealed import Sealed
 from fedneg.records.state import State
+
+
+class Trainer:
+    """A federation of fedneg's own app, as a purge must know it: ids are rows."""
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+
+    @property
+    def ledger(self) -> Ledger:
+        """The strategy's."""
+        return self.federation.strategy.ledger
+
+    @property
+    def initial(self) -> Vector:
+        """Of the whole model."""
+        return self.federation.initial
+
+    def row_of(self, client_id: int) -> int | None:
+        """Return the client id."""
+        return client_id
+
+    def bytes_of(self, parameters: Vector) -> bytes:
+        """Return the file of a model."""
+        return self.federation.bytes_of(parameters)
 
 
 class Standing:
@@ -57,7 +82,9 @@ class Standing:
         self.checkpoints = state.checkpoints(
             every=self.config.checkpoint, encrypt=self.config.encrypt
         )
-        self.remnants = Remnants(federation, self.checkpoints, state.scan_windows)
+        self.remnants = Remnants(
+            Trainer(federation), self.checkpoints, state.scan_windows
+        )
         self.parameters: Vector = federation.initial
         self.server_round = self.trained = self.kept_round = 0
         self.contains: set[int] = set()
@@ -90,24 +117,22 @@ class Standing:
             self.trained, self.config.rounds, ledger.num_bytes
         ):
             self._refuse_destroyed()
-            model = digest_of_model(self.parameters)
-            told: dict[str, Any] = {"clients": list(clients)} if clients else {}
-            if scan_windows is not None:
-                told["fingerprints"] = {
-                    str(k): hashlib.sha256(content).hexdigest()
-                    for k, content in scan_windows.items()
-                }
-            self.state.audit.append(event, round=self.server_round, model=model, **told)
-            self.remnants.write_scan_windows(scan_windows or {})
             kept = Kept(
-                model,
+                digest_of_model(self.parameters),
                 self.trained,
                 sorted(self.contains),
                 asdict(self.work) if self.work else None,
                 self.federation.history,
             )
-            self.checkpoints.write(
-                self.server_round, self.parameters, ledger, kept.facts()
+            write_kept(
+                self.state,
+                self.remnants,
+                kept,
+                self.parameters,
+                self.server_round,
+                event=event,
+                clients=clients,
+                scan_windows=scan_windows,
             )
             self.kept_round = self.server_round
         self.write_history()
@@ -139,16 +164,9 @@ class Standing:
         )
 
     def end(self) -> None:
-        """Say that nothing is left to do, and with which checkpoints.
-
-        No act of this run is missing any more, and nobody writes until the next.
-        """
+        """Say that nothing is left to do, and with which checkpoints."""
         self.tell()
-        left = {}
-        for number in self.checkpoints.rounds():
-            with suppress(FedNegError):
-                left[number] = self.checkpoints.digest(number)
-        self.state.audit.append(ENDED, round=self.server_round, checkpoints=left)
+        write_end(self.state, self.remnants, self.server_round)
 
     # -- for watching ------------------------------------------------------------------
 

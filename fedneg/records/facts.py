@@ -13,6 +13,8 @@ from fedneg.core.settings import Config
 
 # 1: the log had entries after their acts, and no ids.
 OLD_SCHEMA, SCHEMA = 1, 2
+# The setting that an app of somebody's own has: the Flower strategy that it is around.
+APP = "app"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,15 @@ class Facts:
     overrides: Sequence[str]
     deployed: bool
     encrypt: bool
+
+    @property
+    def clients(self) -> int | None:
+        """How many clients there are; None where nobody knows, in an app of one's own.
+
+        Client ids are then whatever that app calls its clients.
+        """
+        found: int | None = self.fixed["clients"]
+        return found
 
 
 def fixed_settings(config: Config) -> dict[str, Any]:
@@ -80,17 +91,34 @@ def check_same(
     folder : Path
         Of the federation, for the error.
     """
+    if (APP in found.fixed) != (APP in fixed):
+        belongs = (
+            f"an app of somebody's own, around {found.fixed[APP]}: run that app"
+            if APP in found.fixed
+            else "fedneg's own app: go on with `fedneg state=DIR`"
+        )
+        raise FedNegError(f"the federation in {folder} belongs to {belongs}")
     # A federation made before there were other partitions does not name its own.
     kept = {"data.partition": "writer"} | dict(found.fixed)
     for name, value in fixed.items():
         if kept.get(name) != value:
+            name, was, value = _differing(name, kept.get(name), value)
             raise FedNegError(
-                f"{name} is {kept.get(name)!r} in the federation in {folder} and stays "
-                f"so, got {value!r}"
+                f"{name} is {was!r} in the federation in {folder} and stays so, got "
+                f"{value!r}"
             )
     if found.deployed != deployed:
         kind = "real" if found.deployed else "simulated"
         raise FedNegError(f"the clients of the federation in {folder} are {kind} ones")
+
+
+def _differing(name: str, was: object, value: object) -> tuple[str, object, object]:
+    """Return the name and values of a setting; of a mapping, of what differs in it."""
+    if isinstance(was, Mapping) and isinstance(value, Mapping):
+        for key in (*was, *value):
+            if was.get(key) != value.get(key):
+                return f"{name}.{key}", was.get(key), value.get(key)
+    return name, was, value
 
 
 def entered(facts: Facts) -> dict[str, Any]:
@@ -117,7 +145,8 @@ def read_facts(path: Path) -> tuple[int, Facts] | None:
                 f"and {SCHEMA}"
             )
         facts = Facts(**content)
-        if type(facts.fixed["clients"]) is not int:
+        is_app = APP in facts.fixed
+        if type(facts.clients) is not (type(None) if is_app else int):
             raise ValueError("its number of clients is none")
         return schema, facts
     except FileNotFoundError:

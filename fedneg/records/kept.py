@@ -21,9 +21,12 @@ class Kept:
     contains : list of int
         Client ids whose updates are in the model.
     work : mapping or None
-        The requests that are being carried out (`fedneg.live.work.Work`).
+        The requests that are being carried out (`fedneg.lasting.work.Work`).
     history : list of mapping
         A row for every round.
+    app : mapping or None
+        Of an app of somebody's own (`fedneg.forgettable`): its arrays, and whose each
+        row of the ledger is.
     """
 
     model: str | None
@@ -31,6 +34,7 @@ class Kept:
     contains: list[int]
     work: Mapping[str, Any] | None
     history: list[dict[str, Any]]
+    app: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, facts: Mapping[str, Any], stem: Path) -> "Kept":
@@ -66,4 +70,7 @@ class Kept:
 
     def facts(self) -> dict[str, Any]:
         """Return it as a checkpoint takes it."""
-        return dict(vars(self))
+        found = dict(vars(self))
+        if self.app is None:
+            del found["app"]
+        return found

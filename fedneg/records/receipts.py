@@ -16,6 +16,9 @@ from fedneg.core.reading import read_regular
 from fedneg.ledger.tensors import sync_folder
 from fedneg.records.signing import OperatorKey, PublicKey, parse
 
+# How what a receipt says `remains` begins, where nothing does.
+NOTHING = "nothing"
+
 
 def signed_receipt(content: Mapping[str, Any], key: OperatorKey) -> bytes:
     """Return the file of a receipt: content and its signature.

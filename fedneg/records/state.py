@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fedneg.core.errors import FedNegError
-from fedneg.core.files import leftovers, make_folder, tighten, write_bytes
+from fedneg.core.files import leftovers, make_folder, remove, tighten, write_bytes
 from fedneg.core.locks import is_locked, locked
 from fedneg.core.reading import read_json
 from fedneg.core.settings import Config
@@ -36,12 +36,12 @@ from fedneg.records.agreement.requests import of_requests, of_scan_windows
 from fedneg.records.agreement.roster import of_roster
 from fedneg.records.audit import AuditLog, newest_of
 from fedneg.records.facts import (
+    APP,
     OLD_SCHEMA,
     SCHEMA,
     Facts,
     check_same,
     entered,
-    fixed_settings,
     read_facts,
     write_facts,
 )
@@ -336,16 +336,32 @@ class State:
         return found
 
     def settle(
-        self, config: Config, overrides: Sequence[str], *, deployed: bool
+        self,
+        fixed: Mapping[str, Any],
+        overrides: Sequence[str],
+        *,
+        deployed: bool,
+        encrypt: bool,
     ) -> Facts:
         """Return what the federation is, written down if this is its first run.
+
+        Parameters
+        ----------
+        fixed : mapping
+            Settings that no later run may change.
+        overrides, deployed, encrypt
+            As in `Facts`.
 
         Raises
         ------
         FedNegError
-            If the configuration is another federation's; it names the setting.
+            If the settings are another federation's; it names one.
         """
-        found, fixed = self.facts(), fixed_settings(config)
+        found = self.facts()
+        if found is not None and found.fixed != fixed and self._is_unused(fixed):
+            # An app's first strategy may have been refused in its first round.
+            remove(self._facts)
+            found = None
         if found is None:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             for override in overrides:  # the audit log has them
@@ -356,13 +372,18 @@ class State:
                 fixed,
                 list(overrides),
                 deployed,
-                config.encrypt,
+                encrypt,
             )
             self.audit.append(MADE, id=facts.id, **entered(facts))
             write_facts(self._facts, facts)
             return facts
         check_same(found, fixed, deployed=deployed, folder=self.folder)
         return found
+
+    def _is_unused(self, fixed: Mapping[str, Any]) -> bool:
+        """Return whether an app's federation has neither a model nor a request yet."""
+        account = self.account
+        return APP in fixed and not (account.line or account.requests)
 
     def serve(self, content: bytes, *, server_round: int, model: str) -> None:
         """Put a model in service, with its entry first unless the log has it already.

@@ -25,6 +25,7 @@ from fedneg.core.errors import FedNegError
 from fedneg.engines.inline import FIRST_NODE_ID
 from fedneg.federation import composition
 from fedneg.records.audit import check
+from fedneg.records.facts import fixed_settings
 from fedneg.records.state import State
 from fedneg.server_app import live, run
 
@@ -124,7 +125,9 @@ def test_a_later_request_checks_the_earlier_ones_again(trained: Path):
 def test_a_client_that_never_took_part_leaves_the_very_bytes(tmp_path: Path):
     state = tmp_path / "state"
     config, _ = load_config([*THREE, f"state={state}"])
-    State.of(config).settle(config, [*THREE], deployed=False)
+    State.of(config).settle(
+        fixed_settings(config), [*THREE], deployed=False, encrypt=False
+    )
     ask(state, 1)
     go_on(state, "retrain=none", "rounds=1")
     assert (

@@ -25,7 +25,7 @@ from fedneg.cli.application import run as run_words
 from fedneg.core.errors import FedNegError
 from fedneg.ledger.checkpoint_files import head_bytes
 from fedneg.ledger.tensors import sha256_of
-from fedneg.live.remnants import Remnants
+from fedneg.lasting.remnants import Remnants
 from fedneg.live.standing import Standing
 from fedneg.records.account import BEGUN
 from fedneg.records.audit import AuditLog
@@ -1004,7 +1004,7 @@ def test_a_purge_that_was_killed_removes_what_is_later_too(
     state = copy(lives / "trained", tmp_path / "state")
     ask(state, 1, clients=4)
     with monkeypatch.context() as patch:
-        killed_at("fedneg.live.erasure.Erasure._purge", patch)
+        killed_at("fedneg.lasting.erasure.Erasure._purge", patch)
         with pytest.raises(Killed):
             go_on(state, *FOUR)
     folder = state / "checkpoints"

@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from fedneg.core.settings import Config
-from fedneg.live.remnants import SUM
-from fedneg.live.work import Work
+from fedneg.lasting.remnants import SUM
+from fedneg.lasting.work import Work
+from fedneg.records.receipts import NOTHING
 from fedneg.records.requests import Request
-from fedneg.strategies import method_named
-from fedneg.strategies.method import NOTHING
 
 SCHEMA = 1
 NOT_ERASED = (
@@ -33,6 +31,7 @@ def content_of(
     after: str,
     purged: Mapping[str, Any],
     rechecked: Sequence[Mapping[str, Any]],
+    remains: str,
     audit_entry: str,
 ) -> dict[str, Any]:
     """Return what the receipt of one request says, in the order of a reader.
@@ -49,6 +48,9 @@ def content_of(
         What the purge removed, searched and found.
     rechecked : sequence of mapping
         Whether earlier requests still hold.
+    remains : str
+        What of the contribution the method left in the model, in half a sentence; it
+        begins with `NOTHING` where nothing.
     audit_entry : str
         Digest of the log's entry on the purge.
     """
@@ -69,9 +71,9 @@ def content_of(
             "unlearned": work.unlearned["model"],
             "after": after,
         },
-        "purged": {**purged, **_isolable(request.client_id, work)},
+        "purged": {**purged, **_isolable(request.client_id, work, remains)},
         "rechecked": list(rechecked),
-        "remains": _remains(request.client_id, work),
+        "remains": remains,
         "not_erased": list(NOT_ERASED),
         "audit_entry": audit_entry,
     }
@@ -100,51 +102,13 @@ def done_of(
     }
 
 
-def validation_part(config: Config) -> str:
-    """Return the part of their data that clients who stay measure the last model on.
-
-    A task of one's own need not have a validation part, and every one has a test part.
-    """
-    return "val" if config.task is None else "test"
-
-
-def measured_of(
-    work: Work,
-    after: Mapping[str, Any],
-    answers: Mapping[int, Mapping[str, float]],
-    unanswered: Mapping[int, str],
-    part: str = "val",
-) -> dict[str, Any]:
-    """Return the numbers of the three models; those of clients were checked.
-
-    `part` is what the clients that stay measured the last one on.
-    """
-
-    def measured(found: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in found.items() if k != "model"}
-
-    total = sum(int(a[f"num_{part}"]) for a in answers.values())
-    right = sum(a[f"{part}_accuracy"] * a[f"num_{part}"] for a in answers.values())
-    validation = {
-        "clients": len(answers),
-        "examples": total,
-        "accuracy": right / total if total else None,
-        "left_out": {str(k): why for k, why in unanswered.items()},
-    }
-    return {
-        "before": measured(work.before),
-        "unlearned": measured(work.unlearned),
-        "after": {**measured(after), "validation_of_remaining_clients": validation},
-    }
-
-
-def _isolable(client_id: int, work: Work) -> dict[str, Any]:
+def _isolable(client_id: int, work: Work, remains: str) -> dict[str, Any]:
     """Return whether what is left gives the contribution back, and how nearly."""
     left = work.method.get("left")
     if work.mode == "scratch":
         return {"isolable": False}
     if left is None:  # forgotten by a version that did not measure it
-        return {"isolable": not _remains(client_id, work).startswith(NOTHING)}
+        return {"isolable": not remains.startswith(NOTHING)}
     found = {name: left[name] for name in (str(client_id), SUM) if name in left}
     return {
         "isolable": any(entry["isolable"] for entry in found.values()),
@@ -155,14 +119,3 @@ def _isolable(client_id: int, work: Work) -> dict[str, Any]:
             for name, entry in found.items()
         },
     }
-
-
-def _remains(client_id: int, work: Work) -> str:
-    """Return what of the contribution the method left in the model."""
-    if work.mode == "scratch":
-        return f"{NOTHING}: trained from the initial parameters without the client"
-    method = work.method
-    if client_id in method.get("absent", ()):
-        return f"{NOTHING}: the client took part in no round of this model"
-    # The present run may have another method than the one that forgot.
-    return method_named(method.get("strategy")).remains(method, client_id)

@@ -6,22 +6,16 @@ destroyed, and every byte of the state folder is searched for what they left beh
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector, digest_of_model
-from fedneg.federation import Federation
 from fedneg.ledger.checkpoint import Checkpoints
-from fedneg.live.receipt import (
-    content_of,
-    done_of,
-    measured_of,
-    validation_part,
-)
-from fedneg.live.remnants import Remnants
-from fedneg.live.work import Work
+from fedneg.lasting.receipt import content_of, done_of
+from fedneg.lasting.remnants import Remnants
+from fedneg.lasting.work import Work
 from fedneg.records.account import PURGING, RECEIPT
 from fedneg.records.receipts import signed_receipt, write_receipt
 from fedneg.records.requests import DONE, Request
@@ -37,30 +31,27 @@ class Erasure:
     Parameters
     ----------
     state : State
-    federation : Federation
     checkpoints : Checkpoints
     remnants : Remnants
-        Of the same checkpoints.
+        Of the same checkpoints, and of whoever trains.
     """
 
     def __init__(
-        self,
-        state: State,
-        federation: Federation,
-        checkpoints: Checkpoints,
-        remnants: Remnants,
+        self, state: State, checkpoints: Checkpoints, remnants: Remnants
     ) -> None:
-        self.state, self.federation = state, federation
+        self.state, self.trainer = state, remnants.trainer
         self.checkpoints, self.remnants = checkpoints, remnants
 
     def finish(
         self,
         work: Work,
-        after: Mapping[str, Any],
-        answers: Mapping[int, Mapping[str, float]],
-        unanswered: Mapping[int, str],
         parameters: Vector,
         server_round: int,
+        *,
+        history: Sequence[Mapping[str, Any]],
+        measured: Mapping[str, Any],
+        remains: Callable[[int, Work], str],
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         """Purge, prove, write the receipts, and mark the requests done.
 
@@ -69,16 +60,18 @@ class Erasure:
         Parameters
         ----------
         work : Work
-        after : mapping
-            What was measured of the model to hand over.
-        answers : mapping of client id to mapping
-            What the remaining clients measured of it on their validation parts.
-        unanswered : mapping of client id to str
-            Those of them that did not, or not as can be believed, and why.
         parameters : Vector, shape (d,)
-            That model.
+            The model to hand over.
         server_round : int
             Of its checkpoint.
+        history : sequence of mapping
+            A row for every round.
+        measured : mapping
+            What the receipts say that was measured.
+        remains : callable
+            Returns what the method left of a client's contribution, for its receipt.
+        more : mapping, optional
+            What the receipts say of what was done beside what all do.
 
         Raises
         ------
@@ -86,7 +79,6 @@ class Erasure:
             If a file still holds what had to go: it is named, the requests stay open.
         """
         clients = work.clients
-        self.federation.progress.step("purging what holds the forgotten")
         self.checkpoints.verify(server_round)
         # What is searched for is what was written down.
         self.state.check_scan_windows()
@@ -108,10 +100,7 @@ class Erasure:
             not_searched=len(found.not_searched),
         )
         rechecked = [self._recheck(r, found) for r in done_before]
-        done = done_of(work, self.federation.history, server_round)
-        measured = measured_of(
-            work, after, answers, unanswered, validation_part(self.federation.config)
-        )
+        done = {**done_of(work, history, server_round), **(more or {})}
         for request in requests:
             scan_windows = self.remnants.scan_windows(request.client_id)
             content = content_of(
@@ -120,13 +109,14 @@ class Erasure:
                 federation=self.state.known_facts().id,
                 done=done,
                 measured=measured,
-                after=after["model"],
+                after=digest_of_model(parameters),
                 purged={
                     **gone,
                     **found.told(self.state.folder),
                     "fingerprints": len(scan_windows),
                 },
                 rechecked=rechecked,
+                remains=remains(request.client_id, work),
                 audit_entry=purged["digest"],
             )
             self._hand_out(request, content)
@@ -150,7 +140,7 @@ class Erasure:
         """Remove or make again every file that holds the clients; return which."""
         self.checkpoints.verify(server_round)
         files: list[str] = []
-        ledger, form = self.federation.strategy.ledger, self.checkpoints.form
+        ledger, form = self.trainer.ledger, self.checkpoints.form
         # The others trained them from a model that contained the clients.
         stale = ledger.forget_local_before(unlearn_round)
         if isinstance(form, Sealed):
@@ -168,7 +158,7 @@ class Erasure:
         if self.state.model.exists():
             files.append(self.state.model.name)
         self.state.serve(
-            self.federation.bytes_of(parameters),
+            self.trainer.bytes_of(parameters),
             server_round=server_round,
             model=digest_of_model(parameters),
         )
@@ -203,10 +193,11 @@ class Erasure:
 
     def _recheck(self, request: Request, found: ScanResult) -> dict[str, Any]:
         """Return whether an earlier request still holds."""
-        ledger = self.federation.strategy.ledger
+        row = self.trainer.row_of(request.client_id)
+        rows = self.trainer.ledger.contributions
         return {
             "request": request.id,
-            "row_is_zero": not ledger.contributions[request.client_id].any(),
+            "row_is_zero": row is None or not rows[row].any(),
             "excluded": request.client_id in self.state.requests.excluded(),
             "matches": len(found.matches),
         }

@@ -9,17 +9,18 @@ before the rows go.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import write_bytes
 from fedneg.core.parameters import Vector
 from fedneg.core.reading import read_regular
 from fedneg.evaluation.isolation import left_of
-from fedneg.federation import Federation
 from fedneg.ledger.checkpoint import Checkpoints
+from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.tensors import sync_folder
 from fedneg.records.kept import Kept
 from fedneg.records.scan_windows import ScanWindow, dumped, loaded, scan_windows
@@ -28,21 +29,39 @@ BLOCK = 16  # numbers in a scan window
 SUM = "sum"  # of the contributions of clients that leave together
 
 
+class Trainer(Protocol):
+    """Whoever trains a federation, as far as a purge must know it."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """Its ledger."""
+
+    @property
+    def initial(self) -> Vector:
+        """What everybody may know: the parameters that training began with."""
+
+    def row_of(self, client_id: int) -> int | None:
+        """Return the ledger's row of a client; None for who never had one."""
+
+    def bytes_of(self, parameters: Vector) -> bytes:
+        """Return the file of a model."""
+
+
 class Remnants:
     """What a federation holds of clients, in memory and in its checkpoints.
 
     Parameters
     ----------
-    federation : Federation
+    trainer : Trainer
     checkpoints : Checkpoints
     folder : Path
         Of the files of scan windows.
     """
 
     def __init__(
-        self, federation: Federation, checkpoints: Checkpoints, folder: Path
+        self, trainer: Trainer, checkpoints: Checkpoints, folder: Path
     ) -> None:
-        self.federation, self.checkpoints = federation, checkpoints
+        self.trainer, self.checkpoints = trainer, checkpoints
         self.folder = folder
         self._took_part: set[int] = set()
 
@@ -54,10 +73,15 @@ class Remnants:
         return {k: self._vectors(k, parameters) for k in clients}
 
     def _who_took_part(self, clients: Sequence[int]) -> set[int]:
-        """Return of whom memory or a checkpoint holds something."""
-        ledger = self.federation.strategy.ledger
-        found = {k for entry in ledger.participation for k in entry.weights}
-        found |= {k for k in clients if ledger.contributions[k].any()}
+        """Return of which of them memory or a checkpoint holds something."""
+        ledger = self.trainer.ledger
+        rows = {k: row for k in clients if (row := self.trainer.row_of(k)) is not None}
+        weighed = {row for entry in ledger.participation for row in entry.weights}
+        found = {
+            k
+            for k, row in rows.items()
+            if row in weighed or ledger.contributions[row].any()
+        }
         for number in self.checkpoints.rounds():
             try:
                 found |= set(Kept.read(self.checkpoints, number).contains)
@@ -67,18 +91,20 @@ class Remnants:
 
     def _vectors(self, client_id: int, parameters: Vector) -> dict[str, Vector]:
         """Return what memory and checkpoints hold of a client, by name."""
-        ledger = self.federation.strategy.ledger
-        vectors = {"contribution": ledger.contributions[client_id]}
+        ledger, row = self.trainer.ledger, self.trainer.row_of(client_id)
+        if row is None:
+            return {}
+        vectors = {"contribution": ledger.contributions[row]}
         if ledger.buffers is not None:
-            vectors["momentum"] = ledger.buffers[client_id]
-        if client_id in ledger.statistics.examples:
-            vectors["statistics"] = ledger.statistics.rows[client_id]
-        if client_id in ledger.local:
-            vectors["last local model"] = ledger.local[client_id]
+            vectors["momentum"] = ledger.buffers[row]
+        if row in ledger.statistics.examples:
+            vectors["statistics"] = ledger.statistics.rows[row]
+        if row in ledger.local:
+            vectors["last local model"] = ledger.local[row]
         vectors["global model"] = parameters
         for number in self.checkpoints.rounds():
             try:
-                found = self.checkpoints.rows(number, client_id)
+                found = self.checkpoints.rows(number, row)
             except FedNegError:
                 continue  # damaged: its files go, whatever they hold
             for name, vector in found.items():
@@ -87,26 +113,45 @@ class Remnants:
         return {name: np.array(vector) for name, vector in vectors.items()}
 
     def left(
-        self, remnants: Mapping[int, Mapping[str, Vector]], after: Vector
+        self,
+        remnants: Mapping[int, Mapping[str, Vector]],
+        after: Vector,
+        *,
+        seed: Vector,
+        starts_over: bool = False,
+        parts: NDArray[np.intp] | None = None,
     ) -> dict[str, Any]:
         """Return how near arithmetic on what is left comes to the contributions.
 
         Right after forgetting, before what the method changed is folded away: for each
         client and, of several, for their sum (`fedneg.evaluation.isolation`).
+
+        Parameters
+        ----------
+        remnants : mapping
+            What `of` returned; clients without a row have nothing.
+        after : Vector
+            The model without them.
+        seed : Vector, shape (d,)
+            The initial parameters, as anybody may have them.
+        starts_over, parts
+            What the method says of itself.
         """
-        strategy = self.federation.strategy
-        own = {str(k): v["contribution"] for k, v in remnants.items()}
+        own = {str(k): v["contribution"] for k, v in remnants.items() if v}
         if len(own) > 1:
             rows = [row.astype(np.float64) for row in own.values()]
             own[SUM] = np.sum(rows, axis=0)
+        if not own:
+            return {}
+        before = next(v["global model"] for v in remnants.values() if v)
         found = left_of(
             list(own.values()),
-            strategy.ledger,
-            seed=strategy.initial,
-            before=next(iter(remnants.values()))["global model"],
+            self.trainer.ledger,
+            seed=seed,
+            before=before,
             after=after,
-            starts_over=strategy.starts_over,
-            parts=strategy.parts(),
+            starts_over=starts_over,
+            parts=parts,
         )
         return {name: asdict(left) for name, left in zip(own, found, strict=True)}
 
@@ -123,7 +168,7 @@ class Remnants:
         for client_id, vectors in remnants.items():
             took_part = client_id in self._took_part
             own = {
-                name: _beyond(vector, self.federation.initial, stays)
+                name: _beyond(vector, self.trainer.initial, stays)
                 for name, vector in vectors.items()
                 if took_part
             }

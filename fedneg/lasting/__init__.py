@@ -1,0 +1,1 @@
+"""What makes a federation last, whoever trains it: kept, restored, purged, proved."""
