@@ -59,6 +59,11 @@ def request_forget(
     """Accept it: from then on the client is out, and the next run forgets it."""
     state = State(folder, keys)
     facts = state.known_facts()
+    if now is not None and facts.is_app:
+        raise FedNegError(
+            f"the federation in {state.folder} belongs to an app of somebody's own, "
+            "which alone can carry a request out: leave out --now"
+        )
     if now is not None and facts.deployed != bool(now):
         kind = "real clients: --now SUPERLINK" if facts.deployed else "no SUPERLINK"
         raise FedNegError(f"the federation in {state.folder} has {kind}")
@@ -66,12 +71,12 @@ def request_forget(
     with _saying_whether_accepted(state, client):
         request, is_new = state.requests.accept(
             client,
-            clients=facts.fixed["clients"],
+            clients=facts.clients,
             due_days=due,
             reason=reason,
         )
     tell(state)
-    print(_said(request, is_new))
+    print(_said(request, is_new, who="app" if facts.is_app else "next run"))
     if now is not None and request.is_open:
         _carry_out(state, request, now, flower_app)
 
@@ -90,12 +95,12 @@ def _saying_whether_accepted(state: State, client_id: int) -> Iterator[None]:
         raise FedNegError(f"forget-{client_id} is {accepted} {mistake}") from error
 
 
-def _said(request: Request, is_new: bool) -> str:
-    """Return what the operator should know of a request."""
+def _said(request: Request, is_new: bool, who: str) -> str:
+    """Return what the operator should know of a request, and who carries it out."""
     if is_new:
         return (
             f"{request.id} is accepted and due on {request.due}: client "
-            f"{request.client_id} is out from now on, and the next run forgets it"
+            f"{request.client_id} is out from now on, and the {who} forgets it"
         )
     if request.is_open:
         return f"{request.id} was accepted on {request.received[:10]}: {request.status}"

@@ -72,8 +72,14 @@ def _check_client(state: State, client_id: int) -> None:
     if client_id < 0:
         raise FedNegError(f"client ids begin at 0, got {client_id}")
     facts = state.facts()
-    if facts is not None and client_id >= facts.fixed["clients"]:
+    if facts is None:
+        return
+    if facts.clients is None:
         raise FedNegError(
-            f"there is no client {client_id}; client ids are 0 to "
-            f"{facts.fixed['clients'] - 1}"
+            f"the federation in {state.folder} belongs to an app of somebody's own, "
+            "and who its clients are that app says"
+        )
+    if client_id >= facts.clients:
+        raise FedNegError(
+            f"there is no client {client_id}; client ids are 0 to {facts.clients - 1}"
         )

@@ -13,6 +13,7 @@ from fedneg.cli.parsing import Command, application
 from fedneg.cli.requests import told_of
 from fedneg.core.errors import FedNegError
 from fedneg.core.formats import human_bytes
+from fedneg.records.facts import APP
 from fedneg.records.state import State
 from fedneg.records.walk import disk_bytes
 
@@ -28,6 +29,7 @@ def show_status(
     facts = state.known_facts()
     found = {**state.read_status(), "running": state.is_running}
     found["deployed"], found["federation"] = facts.deployed, facts.id
+    found["app"] = facts.fixed.get(APP)
     requests = state.known_requests()
     found["excluded"] = sorted(r.client_id for r in requests)
     found["open_requests"] = [told_of(r) for r in requests if r.is_open]
@@ -54,6 +56,8 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         return ", ".join(map(str, values)) or "-"
 
     kind = "real" if found["deployed"] else "simulated"
+    if found["app"]:
+        kind = f"of an app of somebody's own around {found['app']}"
     running = _running(found)
     lines = [
         ("now", running),
@@ -65,9 +69,10 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         lines += [(f"test {quality}", f"{found['accuracy']:.4f}")]
     lines += [
         ("clients", f"{found.get('clients', '-')}, {kind}{_trust(found)}"),
-        ("online in the last run", ids(found.get("online", []))),
-        ("out", ids(found["excluded"])),
     ]
+    if not found["app"]:  # who is online Flower knows
+        lines.append(("online in the last run", ids(found.get("online", []))))
+    lines.append(("out", ids(found["excluded"])))
     for what in ("failed", "refused", "unanswered"):
         for client_id, why in found.get(what, {}).items():
             lines.append((what, f"client {client_id}: {why}"))

@@ -9,6 +9,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedneg.config import load_config
 from fedneg.core.errors import FedNegError
 from fedneg.core.layout import Layout
@@ -94,6 +97,19 @@ class AppMethod:
         self.rounds = sum(bool(strategy.unlearn_clients(n + 1)) for n in range(asked))
         self.report = dict(strategy.method_report)
         return after
+
+    @property
+    def starts_over(self) -> bool:
+        """Whether the last forgetting began the ledger anew."""
+        return self._strategy.starts_over
+
+    def parts(self) -> NDArray[np.intp] | None:
+        """Return the part of the model that each parameter is in, where it matters."""
+        return self._strategy.parts()
+
+    def remains(self, row: int) -> str:
+        """Return what the last forgetting left of a row, for a receipt."""
+        return type(self._strategy).remains(self.report, row)
 
     def next_round(self, before: Vector) -> None:
         """Say that a round begins, and which parameters the clients are sent."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Array
+from flwr.app import Array, ArrayRecord
+from safetensors.numpy import save
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import make_folder, remove, write_bytes
@@ -44,13 +45,7 @@ def write_ledger(
             "schema": SCHEMA,
             "sha256": digest,
             "file": path.name,
-            "names": names.to_json(),
-            "frozen": names.digest_of_frozen(),
-            "shape": list(ledger.contributions.shape),
-            "learning_rate": ledger.learning_rate,
-            "momentum": ledger.momentum,
-            "means": ledger.statistics.means,
-            "keep_local": ledger.keep_local,
+            **shape_of(ledger, names),
             "ledger": ledger.facts(),
             **facts,
         }
@@ -62,6 +57,65 @@ def write_ledger(
     except OSError as error:
         raise FedNegError(f"{folder} cannot be written: {error}") from None
     return found
+
+
+def shape_of(ledger: Ledger, names: Names) -> dict[str, Any]:
+    """Return what `empty_ledger` needs to make room for what a ledger holds."""
+    return {
+        "names": names.to_json(),
+        "frozen": names.digest_of_frozen(),
+        "shape": list(ledger.contributions.shape),
+        "learning_rate": ledger.learning_rate,
+        "momentum": ledger.momentum,
+        "means": ledger.statistics.means,
+        "keep_local": ledger.keep_local,
+    }
+
+
+def names_in(facts: Mapping[str, Any], model: Any) -> Names:
+    """Return whose arrays `shape_of` told of; `model` has what of them is frozen.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If it gave no such facts, or the model has not what was frozen then.
+    """
+    names = Names.from_json(facts["names"], _frozen_in(model, facts["names"]))
+    if names.digest_of_frozen() != facts.get("frozen", names.digest_of_frozen()):
+        raise ValueError("what is frozen in the model is not what it was then")
+    return names
+
+
+def empty_ledger(facts: Mapping[str, Any]) -> Ledger:
+    """Return a ledger of zeros of a shape that `shape_of` gave.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If it gave no such facts.
+    """
+    clients, size = facts["shape"]
+    layout = Names.from_json(facts["names"], {}).layout
+    statistics = Statistics(
+        np.zeros(layout.width - layout.size, np.float32),
+        clients=clients,
+        means=facts["means"],
+        keep_initial=True,
+    )
+    return Ledger(
+        np.zeros(size, np.float32),
+        clients=clients,
+        learning_rate=facts["learning_rate"],
+        momentum=facts["momentum"],
+        keep_local=facts.get("keep_local", False),
+        statistics=statistics,
+    )
+
+
+def model_bytes(record: ArrayRecord) -> bytes:
+    """Return the safetensors file of a model: the same arrays give the same bytes."""
+    # safetensors ignores strides, so views are copied first.
+    return save({name: array.numpy().copy(order="C") for name, array in record.items()})
 
 
 def read_ledger(folder: Path, model: Any) -> tuple[Ledger, Names, dict[str, Any]]:
@@ -89,25 +143,9 @@ def read_ledger(folder: Path, model: Any) -> tuple[Ledger, Names, dict[str, Any]
             raise ValueError(f"it names {facts['file']!r}, which is no file beside it")
         if sha256_of(path) != facts["sha256"]:
             raise ValueError(f"{path.name} is damaged: its sha256 is another one")
-        names = Names.from_json(facts["names"], _frozen_in(model, facts["names"]))
-        if names.digest_of_frozen() != facts.get("frozen", names.digest_of_frozen()):
-            raise ValueError("what is frozen in the model is not what it was then")
-        clients, size = facts["shape"]
-        layout = names.layout
-        statistics = Statistics(
-            np.zeros(layout.width - layout.size, np.float32),
-            clients=clients,
-            means=facts["means"],
-        )
-        ledger = Ledger(
-            np.zeros(size, np.float32),
-            clients=clients,
-            learning_rate=facts["learning_rate"],
-            momentum=facts["momentum"],
-            keep_local=facts.get("keep_local", False),
-            statistics=statistics,
-        )
-        read_tensors(path, ledger.arrays() | {"statistics initial": statistics.initial})
+        names, ledger = names_in(facts, model), empty_ledger(facts)
+        initial = ledger.statistics.initial
+        read_tensors(path, ledger.arrays() | {"statistics initial": initial})
         ledger.restore_facts(facts["ledger"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FedNegError(f"the ledger in {folder} cannot be read: {error}") from None

@@ -7,6 +7,9 @@ not need: their module is imported when one of them is asked for, and not before
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedneg.core.layout import Layout
 from fedneg.core.parameters import Vector
 from fedneg.ledger.ledger import Ledger
@@ -36,6 +39,16 @@ class Method(Protocol):
     rounds: int
     report: dict[str, Any]
     keeps_local_models: bool
+
+    @property
+    def starts_over(self) -> bool:
+        """Whether the last forgetting began the ledger anew."""
+
+    def parts(self) -> NDArray[np.intp] | None:
+        """Return the part of the model that each parameter is in, where it matters."""
+
+    def remains(self, row: int) -> str:
+        """Return what the last forgetting left of a row, for a receipt."""
 
     def take_out(
         self,

@@ -22,6 +22,15 @@ class Nodes:
         self._said_by = clients if isinstance(clients, str) else None
         self._client_of = {} if isinstance(clients, str) else dict(clients or {})
 
+    @property
+    def known(self) -> dict[str, int]:
+        """The clients of those nodes of whom it was said, by their ids as text."""
+        return {str(node): client for node, client in self._client_of.items()}
+
+    def remember(self, known: Mapping[str, int]) -> None:
+        """Take back what `known` gave; who says otherwise now is right."""
+        self._client_of = {int(k): v for k, v in known.items()} | self._client_of
+
     def client(self, node_id: int) -> int:
         """Return the client of a node: by default the node itself."""
         return self._client_of.get(node_id, node_id)

@@ -22,6 +22,7 @@ each public method takes, gives and refuses.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,11 @@ from fedneg.forgettable.inner import (
     server_optimiser,
     take_momentum,
 )
+from fedneg.forgettable.life import Life
 from fedneg.forgettable.method import SUBTRACT, Method, chosen
 from fedneg.forgettable.names import Names, joined
 from fedneg.forgettable.nodes import Nodes
+from fedneg.forgettable.results import Evaluate
 from fedneg.forgettable.step import Reply, check_step
 from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.statistics import Statistics
@@ -77,6 +80,16 @@ class Forgettable(Strategy):
         Says what of the arrays is trained: what it has frozen is in no row, its float
         buffers are statistics and its others counters. By default floats are trained,
         but for those that are called as BatchNorm's running statistics are.
+    state : str or Path, optional
+        A folder in which all of it lasts: checkpoints, requests that are made by
+        `fedneg request forget`, receipts, an audit log, the model in service. `start`
+        goes on from there, and carries requests out.
+    keys : str or Path, optional
+        Of the keys that sign for it; by default beside it (DIR-keys).
+    repair_rounds : int
+        With `state`: how many rounds follow a forgetting before it is purged.
+    checkpoint : int
+        With `state`: write a checkpoint after every so many rounds.
 
     Attributes
     ----------
@@ -99,6 +112,10 @@ class Forgettable(Strategy):
         method: str = SUBTRACT,
         options: Mapping[str, Any] | None = None,
         model: Any = None,
+        state: str | Path | None = None,
+        keys: str | Path | None = None,
+        repair_rounds: int = 2,
+        checkpoint: int = 1,
     ) -> None:
         if not isinstance(strategy, Strategy):
             raise FedNegError(
@@ -113,16 +130,42 @@ class Forgettable(Strategy):
         self.strategy = strategy
         self._nodes, self._minima = Nodes(clients), minima_of(strategy)
         self._method, self._model = chosen(method, options), _module(model)
-        self.reset()
+        # Who was forgotten, and who has asked to be: they are asked for nothing.
+        self._forgotten: set[int] = set()
+        self._out: set[int] = set()
+        self._before = 0  # rounds of earlier starts, in how a state counts them
+        self._clear()
+        self._life: Life | None = None
+        if state is not None:
+            self._life = Life(
+                self,
+                Path(state),
+                None if keys is None else Path(keys),
+                repair_rounds=repair_rounds,
+                every=checkpoint,
+            )
 
     def reset(self) -> None:
         """Begin anew: an empty ledger, at whatever arrays `start` is given next.
 
         Whom was forgotten stays so.
+
+        Raises
+        ------
+        FedNegError
+            If there is a `state`: what its log says stays so.
         """
+        if self._life is not None:
+            raise FedNegError(
+                f"the federation in {self._life.state.folder} goes on; begin anew with "
+                "another state folder"
+            )
+        self._clear()
+
+    def _clear(self) -> None:
+        """Have no ledger."""
         self.ledger: Ledger | None = None
         self._places: dict[int, int] = {}
-        self._forgotten: set[int] = getattr(self, "_forgotten", set())
         self._global = np.empty(0, np.float32)
         self._rounds = 0
         self._names: Names | None = None
@@ -165,26 +208,48 @@ class Forgettable(Strategy):
         ------
         FedNegError
             If a ledger is there already, and stands for other arrays; `reset()` begins
-            anew.
+            anew. With `state`, if the folder is of another strategy or model, or is not
+            as its log says.
         NotLinearError
             If the strategy's step is no weighted sum of updates.
         """
+        if self._life is not None:
+            return self._start_living(grid, initial_arrays, *arguments, **more)
         if self._names is None:
             self._begin(initial_arrays)
         else:
             self._check_ours(initial_arrays)
         return super().start(grid, initial_arrays, *arguments, **more)
 
+    def _start_living(self, *arguments: Any, **more: Any) -> Result:
+        """Run what is missing of so many rounds, where the state stands."""
+        life = self._life
+        assert life is not None
+        bound = signature(Strategy.start).bind(self, *arguments, **more)
+        bound.apply_defaults()
+        given = bound.arguments
+
+        def run(arrays: ArrayRecord, rounds: int, evaluate: Evaluate | None) -> Result:
+            self._before = life.rounds
+            own = {"initial_arrays": arrays, "num_rounds": rounds}
+            return Strategy.start(**{**given, **own, "evaluate_fn": evaluate})
+
+        return life.run(
+            run, given["initial_arrays"], given["num_rounds"], given["evaluate_fn"]
+        )
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let the inner strategy choose among those that are not forgotten."""
+        if self._life is not None:
+            self._life.look()
         # Read before it is handed on: a strategy may empty the record.
         self._global, _ = self._known.read(arrays)
         if self._method is not None:
             self._method.next_round(self._global)
         return self.strategy.configure_train(
-            server_round,
+            self._before + server_round,
             arrays,
             config,
             self._nodes.grid_of(grid, self._takes_part),
@@ -195,7 +260,7 @@ class Forgettable(Strategy):
         asked = None if self._method is None else self._method.asked
         if asked is not None and self._places.get(client_id) not in asked:
             return False
-        return client_id not in self._forgotten
+        return client_id not in self._out
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -209,12 +274,18 @@ class Forgettable(Strategy):
         """
         replies = list(replies)
         self._nodes.get_to_know(replies)
+        if self._life is not None:
+            self._life.look()
         believed = self._nodes.replies_of(replies, self._takes_part)
         updates = self._adjusted(believed, self._updates(believed))
-        arrays, metrics = self.strategy.aggregate_train(server_round, believed)
+        arrays, metrics = self.strategy.aggregate_train(
+            self._before + server_round, believed
+        )
         if arrays is not None:
             self._enter(updates, arrays)
             arrays = self._counted(arrays)
+        if self._life is not None:
+            arrays = self._life.after_round(arrays, believed)
         return arrays, metrics
 
     def configure_evaluate(
@@ -222,10 +293,10 @@ class Forgettable(Strategy):
     ) -> Iterable[Message]:
         """Let the inner strategy choose among those that are not forgotten."""
         return self.strategy.configure_evaluate(
-            server_round,
+            self._before + server_round,
             arrays,
             config,
-            self._nodes.grid_of(grid, lambda k: k not in self._forgotten),
+            self._nodes.grid_of(grid, lambda k: k not in self._out),
         )
 
     def aggregate_evaluate(
@@ -235,8 +306,8 @@ class Forgettable(Strategy):
         replies = list(replies)
         self._nodes.get_to_know(replies, trained=False)
         return self.strategy.aggregate_evaluate(
-            server_round,
-            self._nodes.replies_of(replies, lambda k: k not in self._forgotten),
+            self._before + server_round,
+            self._nodes.replies_of(replies, lambda k: k not in self._out),
         )
 
     # -- forgetting --------------------------------------------------------------------
@@ -275,8 +346,6 @@ class Forgettable(Strategy):
             If a client took part in no round or was forgotten before, or `arrays` are
             not what the ledger stands for.
         """
-        _ = self._held
-        ids = self._check_ids(client_ids)
         if not 0 < scale <= 1:
             raise FedNegError(f"scale must be in (0, 1], got {scale!r}")
         if scale != 1 and self._method is not None:
@@ -284,16 +353,27 @@ class Forgettable(Strategy):
                 f"scale is of a plain subtraction, and this is {self._method.name}: "
                 f"say it in its options, got {scale!r}"
             )
-        if arrays is not None:
-            self._check_ours(arrays)
+        if self._life is not None:
+            return self._life.forget(client_ids, arrays, scale)
+        return self._take_out(self._check(client_ids, arrays), arrays, scale)
+
+    def _take_out(
+        self, ids: Sequence[int], arrays: ArrayRecord | None, scale: float
+    ) -> ArrayRecord:
+        """Forget clients that took part."""
         rows = [self._places[k] for k in ids]
         if self._method is not None:
             found = self._forget_by(self._method, tuple(rows))
         else:
             found = self._subtract(rows, scale, arrays)
         self._forgotten |= set(ids)
-        lower_minima(self.strategy, self._minima, by=len(self._forgotten))
+        self._leave_out(ids)
         return found
+
+    def _leave_out(self, client_ids: Iterable[int]) -> None:
+        """Ask clients for nothing any more, and believe nothing that they send."""
+        self._out |= set(client_ids)
+        lower_minima(self.strategy, self._minima, by=len(self._out))
 
     def _subtract(
         self, rows: Sequence[int], scale: float, arrays: ArrayRecord | None
@@ -331,7 +411,13 @@ class Forgettable(Strategy):
             take_momentum(self.strategy, names, found, None)
         return found
 
-    def _check_ids(self, client_ids: Sequence[int]) -> list[int]:
+    def _check(
+        self, client_ids: Sequence[int], arrays: ArrayRecord | None
+    ) -> list[int]:
+        """Return the clients, each once; raise FedNegError if one cannot go."""
+        _ = self._held
+        if arrays is not None:
+            self._check_ours(arrays)
         ids = sorted(set(client_ids))
         if not ids:
             raise FedNegError("forget needs at least one client id, got none")
@@ -358,21 +444,24 @@ class Forgettable(Strategy):
         FedNegError
             If nobody has trained yet, or the folder cannot be written.
         """
-        facts = {
-            "clients": {str(k): place for k, place in self._places.items()},
-            "forgotten": self.forgotten,
-            "rounds": self._rounds,
-            "strategy": type(self.strategy).__name__,
-            "method": None
-            if self._method is None
-            else [self._method.name, self._method.options],
-        }
         if self.unlearn_rounds:
             raise FedNegError(
                 f"{self.unlearn_rounds} rounds of the last forgetting are still to "
                 "come, and cannot be saved in between: run them first"
             )
-        return write_ledger(Path(folder), self._held, self._known, facts)
+        return write_ledger(Path(folder), self._held, self._known, self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what belongs to the ledger, as JSON can hold it."""
+        method = self._method
+        return {
+            "clients": {str(k): place for k, place in self._places.items()},
+            "nodes": self._nodes.known,
+            "forgotten": self.forgotten,
+            "rounds": self._rounds,
+            "strategy": type(self.strategy).__name__,
+            "method": None if method is None else [method.name, method.options],
+        }
 
     @classmethod
     def load(
@@ -404,7 +493,6 @@ class Forgettable(Strategy):
         found = cls(
             strategy, clients=clients, method=method, options=options, model=module
         )
-        found._names = names
         name = type(strategy).__name__
         server = (*server_optimiser(strategy), name)
         kept = (ledger.learning_rate, ledger.momentum, facts["strategy"])
@@ -414,19 +502,36 @@ class Forgettable(Strategy):
                 f"{kept[0]:g} and momentum {kept[1]:g}, got {name} with {server[0]:g} "
                 f"and {server[1]:g}"
             )
-        found.ledger, found._rounds = ledger, facts["rounds"]
-        found._places = {int(k): place for k, place in facts["clients"].items()}
-        found._forgotten = set(facts["forgotten"])
-        found._nodes.stay(found._places)
-        found._global = ledger.rebuilt()
-        arrays = found.arrays
-        found._global, _ = found._known.read(arrays)
+        rebuilt = ledger.rebuilt()
+        found._take_back(ledger, names, facts, rebuilt)
         # What a coarse type rounds away is the correction's.
-        ledger.correction += found._global - ledger.rebuilt()
-        if ledger.buffers is not None:
-            give_momentum(strategy, found._known, arrays, ledger.buffers)
-        lower_minima(strategy, found._minima, by=len(found._forgotten))
+        ledger.correction += found._global - rebuilt
         return found
+
+    def _take_back(
+        self,
+        ledger: Ledger,
+        names: Names,
+        facts: Mapping[str, Any],
+        parameters: Vector,
+    ) -> None:
+        """Go on with a ledger, at parameters, and what `_facts` gave."""
+        self.ledger, self._names, self._rounds = ledger, names, facts["rounds"]
+        self._places = {int(k): place for k, place in facts["clients"].items()}
+        self._nodes.remember(facts.get("nodes", {}))
+        self._nodes.stay(self._places)
+        self._forgotten = set(facts["forgotten"])
+        self._global = parameters
+        arrays = self.arrays
+        self._global, _ = names.read(arrays)
+        if ledger.buffers is not None:
+            give_momentum(self.strategy, names, arrays, ledger.buffers)
+        self._leave_out(self._forgotten)
+
+    @property
+    def _vector(self) -> Vector:
+        """The model as one vector, statistics after the parameters."""
+        return self._held.whole(self._global)
 
     @property
     def arrays(self) -> ArrayRecord:
@@ -458,7 +563,7 @@ class Forgettable(Strategy):
             learning_rate=rate,
             momentum=momentum,
             keep_local=self._method is not None and self._method.keeps_local_models,
-            statistics=Statistics(rest, clients=0, means=means),
+            statistics=Statistics(rest, clients=0, means=means, keep_initial=True),
         )
         self._names, self._global = names, parameters
 

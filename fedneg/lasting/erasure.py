@@ -12,10 +12,10 @@ from typing import Any
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector, digest_of_model
-from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.lasting.receipt import content_of, done_of
 from fedneg.lasting.remnants import Remnants
 from fedneg.lasting.work import Work
+from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.records.account import PURGING, RECEIPT
 from fedneg.records.receipts import signed_receipt, write_receipt
 from fedneg.records.requests import DONE, Request

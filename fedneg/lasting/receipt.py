@@ -13,6 +13,8 @@ from fedneg.records.receipts import NOTHING
 from fedneg.records.requests import Request
 
 SCHEMA = 1
+# Of what a method says of itself: what stands elsewhere in a receipt.
+UNTOLD = ("left", "remains_of")
 NOT_ERASED = (
     "models that were handed out before: their holders must delete them",
     "copies outside the state folder: backups, and what a SuperLink's database keeps "
@@ -94,7 +96,7 @@ def done_of(
     ]
     return {
         "completed": datetime.now(UTC).isoformat(timespec="seconds"),
-        "method": {k: v for k, v in work.method.items() if k != "left"},
+        "method": {k: v for k, v in work.method.items() if k not in UNTOLD},
         "forgotten_together": work.clients,
         "unlearn_round": work.unlearn_round,
         "recovery": work.mode,

@@ -58,9 +58,7 @@ def check_found(
     return kept
 
 
-def _refuse_lost(
-    state: State, checkpoints: Checkpoints, damage: Sequence[str]
-) -> None:
+def _refuse_lost(state: State, checkpoints: Checkpoints, damage: Sequence[str]) -> None:
     """Raise FedNegError if there were checkpoints: the ledger is not made twice."""
     account = state.account
     told = state.read_status().get("kept_round", 0)

@@ -21,7 +21,9 @@ class Work:
     before, unlearned : mapping
         What was measured of the two models, and their digests.
     method : mapping
-        What the method says of what it did.
+        What the method says of what it did; ``left`` is how nearly arithmetic gives the
+        contributions back, and ``remains_of``, where it is known that early, what a
+        receipt says of each client.
     """
 
     clients: list[int]

@@ -88,9 +88,7 @@ class Live:
         self.at = standing
         self.state, self.federation = standing.state, standing.federation
         self.config, self.strategy = standing.config, standing.strategy
-        self.erasure = Erasure(
-            standing.state, standing.checkpoints, standing.remnants
-        )
+        self.erasure = Erasure(standing.state, standing.checkpoints, standing.remnants)
 
     def step(self) -> bool:
         """Do what comes next: one round, or the end of a request; False: nothing."""

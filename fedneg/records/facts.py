@@ -43,6 +43,11 @@ class Facts:
     encrypt: bool
 
     @property
+    def is_app(self) -> bool:
+        """Whether it belongs to an app of somebody's own, and not to fedneg's."""
+        return APP in self.fixed
+
+    @property
     def clients(self) -> int | None:
         """How many clients there are; None where nobody knows, in an app of one's own.
 
@@ -91,10 +96,10 @@ def check_same(
     folder : Path
         Of the federation, for the error.
     """
-    if (APP in found.fixed) != (APP in fixed):
+    if found.is_app != (APP in fixed):
         belongs = (
             f"an app of somebody's own, around {found.fixed[APP]}: run that app"
-            if APP in found.fixed
+            if found.is_app
             else "fedneg's own app: go on with `fedneg state=DIR`"
         )
         raise FedNegError(f"the federation in {folder} belongs to {belongs}")
@@ -145,8 +150,7 @@ def read_facts(path: Path) -> tuple[int, Facts] | None:
                 f"and {SCHEMA}"
             )
         facts = Facts(**content)
-        is_app = APP in facts.fixed
-        if type(facts.clients) is not (type(None) if is_app else int):
+        if type(facts.clients) is not (type(None) if facts.is_app else int):
             raise ValueError("its number of clients is none")
         return schema, facts
     except FileNotFoundError:

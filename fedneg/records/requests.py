@@ -152,14 +152,14 @@ class Requests:
             yield
 
     def accept(
-        self, client_id: int, *, clients: int, due_days: float, reason: str = ""
+        self, client_id: int, *, clients: int | None, due_days: float, reason: str = ""
     ) -> tuple[Request, bool]:
         """Return the client's request, and whether it is new; it is on the disk.
 
         Parameters
         ----------
-        clients : int
-            K of the federation.
+        clients : int, optional
+            K of the federation; None where any client may come and go.
         due_days : float
             From now.
 
@@ -170,7 +170,7 @@ class Requests:
             is no text for a log (`check_text`).
         """
         check_text("--reason", reason)
-        if client_id not in range(clients):
+        if clients is not None and client_id not in range(clients):
             raise FedNegError(
                 f"there is no client {client_id}; client ids are 0 to {clients - 1}"
             )
@@ -179,7 +179,7 @@ class Requests:
             found = self.of(client_id)
             if found is not None:
                 return found, False
-            if len(self.excluded()) + 1 == clients:
+            if clients is not None and len(self.excluded()) + 1 == clients:
                 raise FedNegError(
                     f"client {client_id} is the last of {clients} that has not asked "
                     "to be forgotten; a federation of nobody has no model"

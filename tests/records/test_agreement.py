@@ -23,9 +23,9 @@ from builders.lives import Meddling, ask, go_on
 from builders.waiting import PATIENCE_S
 from fedneg.cli.application import run as run_words
 from fedneg.core.errors import FedNegError
+from fedneg.lasting.remnants import Remnants
 from fedneg.ledger.checkpoint_files import head_bytes
 from fedneg.ledger.tensors import sha256_of
-from fedneg.lasting.remnants import Remnants
 from fedneg.live.standing import Standing
 from fedneg.records.account import BEGUN
 from fedneg.records.audit import AuditLog

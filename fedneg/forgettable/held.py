@@ -1,0 +1,166 @@
+"""What the life of a strategy needs of the strategy, and what a purge needs of it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import Strategy
+
+from fedneg.core.parameters import Vector
+from fedneg.forgettable.files import model_bytes
+from fedneg.forgettable.inner import server_optimiser
+from fedneg.forgettable.method import SUBTRACT, Method
+from fedneg.forgettable.names import Names
+from fedneg.ledger.ledger import Ledger
+from fedneg.records.facts import APP
+from fedneg.records.receipts import NOTHING
+
+
+class Held(Protocol):
+    """A `fedneg.forgettable.strategy.Forgettable`, with what only its life may use."""
+
+    strategy: Strategy
+    ledger: Ledger | None
+    _names: Names | None
+    _places: dict[int, int]
+    _method: Method | None
+    _model: Any  # a torch module that has what is frozen, or None
+
+    @property
+    def arrays(self) -> ArrayRecord:
+        """The model that the ledger stands for."""
+
+    @property
+    def unlearn_rounds(self) -> int:
+        """How many of the next rounds are still a part of the last forgetting."""
+
+    @property
+    def _vector(self) -> Vector:
+        """That model as one vector, statistics after the parameters."""
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what belongs to the ledger, as JSON can hold it."""
+
+    def _clear(self) -> None:
+        """Have no ledger."""
+
+    def _begin(self, arrays: ArrayRecord) -> None:
+        """Make an empty ledger at these arrays."""
+
+    def _take_back(
+        self,
+        ledger: Ledger,
+        names: Names,
+        facts: Mapping[str, Any],
+        parameters: Vector,
+    ) -> None:
+        """Go on with a ledger, at parameters, and what `_facts` gave."""
+
+    def _leave_out(self, client_ids: Iterable[int]) -> None:
+        """Ask clients for nothing any more, and believe nothing that they send."""
+
+    def _check(
+        self, client_ids: Sequence[int], arrays: ArrayRecord | None
+    ) -> list[int]:
+        """Return the clients, each once; raise FedNegError if one cannot go."""
+
+    def _take_out(
+        self, client_ids: Sequence[int], arrays: ArrayRecord | None, scale: float
+    ) -> ArrayRecord:
+        """Forget clients that took part; return the model without them."""
+
+
+class Trainer:
+    """A strategy in somebody's own app, as `fedneg.lasting.remnants.Trainer`."""
+
+    def __init__(self, held: Held) -> None:
+        self.held = held
+
+    @property
+    def ledger(self) -> Ledger:
+        """The strategy's."""
+        assert self.held.ledger is not None, "there is a ledger before any request"
+        return self.held.ledger
+
+    @property
+    def initial(self) -> Vector:
+        """Of the whole model."""
+        statistics = self.ledger.statistics.initial
+        return np.concatenate([self.ledger.initial, statistics])
+
+    def row_of(self, client_id: int) -> int | None:
+        """Return a client's row, which it has from its first round on."""
+        return self.held._places.get(client_id)
+
+    def bytes_of(self, parameters: Vector) -> bytes:
+        """Return the file of a model, by the names that its arrays came with."""
+        names, size = self.held._names, self.ledger.initial.size
+        assert names is not None, "a ledger has names"
+        return model_bytes(names.record(parameters[:size], parameters[size:]))
+
+    @property
+    def contains(self) -> list[int]:
+        """The clients whose updates are in the model."""
+        weighed = {row for entry in self.ledger.participation for row in entry.weights}
+        return sorted(k for k, row in self.held._places.items() if row in weighed)
+
+
+def fixed_of(strategy: Strategy, names: Names) -> dict[str, Any]:
+    """Return what no later start with a state folder may have otherwise."""
+    rate, momentum = server_optimiser(strategy)
+    return {
+        APP: type(strategy).__name__,
+        "clients": None,
+        "server_learning_rate": rate,
+        "server_momentum": momentum,
+        "arrays": {
+            part["name"]: f"{part['kind']} {part['dtype']} {part['shape']}"
+            for part in names.to_json()
+        },
+        **({"frozen": names.digest_of_frozen()} if names.frozen else {}),
+    }
+
+
+def told_of(
+    held: Held, present: Sequence[int], absent: Sequence[int], scale: float
+) -> dict[str, Any]:
+    """Return what a receipt says of how clients were taken out, and what remains.
+
+    Parameters
+    ----------
+    held : Held
+        Right after it.
+    present, absent : sequence of int
+        Who took part in the model, and who did not.
+    scale : float
+        Of a plain subtraction.
+    """
+    method, places = held._method, held._places
+    remains = {str(k): f"{NOTHING}: it took part in no round" for k in absent}
+    if method is None:
+        part = f"a part of the client's summed updates (scale {scale:g})"
+        whole = f"{NOTHING} of the client's summed updates"
+        remains |= {str(k): whole if scale == 1 else part for k in present}
+        scales = {str(k): scale for k in present}
+        told: dict[str, Any] = {"form": "update", "scale": scales}
+    else:
+        remains |= {str(k): method.remains(places[k]) for k in present}
+        told = _by_client(method.report, {str(places[k]): str(k) for k in present})
+    told |= {"strategy": SUBTRACT if method is None else method.name}
+    if absent:
+        told["absent"] = list(absent)
+    return {**told, "remains_of": remains}
+
+
+def _by_client(
+    report: Mapping[str, Any], client_of: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what a method reports with clients in the place of their rows."""
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, Mapping) and value and set(value) <= set(client_of):
+            return {client_of[row]: found for row, found in value.items()}
+        return value
+
+    return {name: renamed(value) for name, value in report.items()}
