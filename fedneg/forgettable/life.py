@@ -178,7 +178,8 @@ class Life:
     ) -> ArrayRecord | None:
         """Write a round down and carry out what was asked; return the model after it.
 
-        None if nobody's reply changed it, and nobody was forgotten.
+        None if nobody's reply changed it, and nobody was forgotten. Else it is the
+        ledger's, bit for bit: so a start after a kill comes to the same.
         """
         self.place, self.rounds = self.place + 1, self.rounds + 1
         failed = [r for r in replies if r.has_error()]
@@ -188,16 +189,16 @@ class Life:
         self.history.append({**row, **counts})
         self.look()
         if self.leaving is not None:
-            if self.held.unlearn_rounds:
-                self.tell()
-                return arrays
-            self._has_left(self.leaving)
+            if self.held.unlearn_rounds == 0:
+                self._has_left(self.leaving)
         else:
             self.trained += 1
             if self.work is not None:
                 self.work.recovered += 1
             self._keep(due=self.work is not None or bool(self.state.requests.open()))
-        return self.held.arrays if self._carry_out() else arrays
+        is_other = self._carry_out() or arrays is not None
+        self.tell()
+        return self.held.arrays if is_other else None
 
     # -- from one start to the next ----------------------------------------------------
 
