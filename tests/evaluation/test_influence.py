@@ -1,0 +1,196 @@
+"""Residual influence: by hand, against a slow reference, and how often it errs."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import t as student
+
+from fedneg.core.seeding import rng
+from fedneg.evaluation.influence import influences
+
+Scores = list[np.ndarray]
+
+
+def slow(judged: np.ndarray, ins: Scores, outs: Scores, alpha: float) -> list[float]:
+    """Return rho and its interval, number by number."""
+    n, count = len(judged), len(outs)
+    mean_of = [sum(o[i] for o in outs) / count for i in range(n)]
+    var = [sum((o[i] - mean_of[i]) ** 2 for o in outs) / (count - 1) for i in range(n)]
+    s2 = [v + sum(var) / n for v in var]
+
+    def at(scores: np.ndarray, left_out: int) -> float:
+        above = below = 0.0
+        for i in range(n):
+            others = [o[i] for k, o in enumerate(outs) if k != left_out]
+            middle = sum(others) / len(others)
+            delta = sum(m[i] for m in ins) / len(ins) - middle
+            above += (scores[i] - middle) * delta / s2[i]
+            below += delta * delta / s2[i]
+        return above / below
+
+    def mean_at(scores: np.ndarray) -> float:
+        return sum(at(scores, k) for k in range(count)) / count
+
+    own = [at(o, k) for k, o in enumerate(outs)]
+    zero = sum(own) / count
+    one = sum(mean_at(m) for m in ins) / len(ins)
+    rho = (mean_at(judged) - zero) / (one - zero)
+    sd = math.sqrt(sum((x - zero) ** 2 for x in own) / (count - 1)) / (one - zero)
+    half = student.ppf(1 - alpha / 2, count - 1) * sd * math.sqrt(1 + 1 / count)
+    return [rho, rho - half, rho + half]
+
+
+def test_one_example_by_hand():
+    """Out models 0, 1, 2: without each the means are 1.5, 1, .5; the in model is at 5.
+
+    One example: T = (c - mean) / (5 - mean). Out: -1.5/3.5, 0, 1.5/4.5, whose mean is
+    -.0317. The in model has 1 in every turn, one at 3 (1.5/3.5 + 2/4 + 2.5/4.5) / 3.
+    """
+    own = np.array([-1.5 / 3.5, 0, 1.5 / 4.5])
+    found = influences(
+        [np.array([3.0]), np.array([5.0])],
+        with_client=[np.array([5.0])],
+        without_client=[np.array([k]) for k in (0.0, 1.0, 2.0)],
+    )
+    assert found is not None
+    middle = (1.5 / 3.5 + 2 / 4 + 2.5 / 4.5) / 3
+    assert found[0].rho == pytest.approx((middle - own.mean()) / (1 - own.mean()))
+    assert found[1].rho == pytest.approx(1)
+    sd = own.std(ddof=1) / (1 - own.mean())
+    assert found[0].sd == pytest.approx(sd)
+    half = student.ppf(0.975, 2) * sd * math.sqrt(4 / 3)
+    assert found[0].resolution == pytest.approx(half)
+    assert found[0].p_value == pytest.approx(
+        2 * student.sf(found[0].rho / sd / math.sqrt(4 / 3), 2)
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**20),
+    examples=st.integers(1, 6),
+    n_in=st.integers(1, 3),
+    n_out=st.integers(2, 5),
+    alpha=st.sampled_from([0.01, 0.05, 0.2]),
+)
+def test_as_the_slow_reference(
+    seed: int, examples: int, n_in: int, n_out: int, alpha: float
+):
+    draw = rng(seed, "scores")
+    ins = list(draw.normal(2, 1, (n_in, examples)))
+    outs = list(draw.normal(0, 1, (n_out, examples)))
+    judged = draw.normal(1, 1, examples)
+    found = influences([judged], with_client=ins, without_client=outs, alpha=alpha)
+    expected = slow(judged, ins, outs, alpha)
+    if found is None:  # the in models lie on the other side of the out models' noise
+        return
+    got = [found[0].rho, found[0].low, found[0].high]
+    assert got == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def world(
+    draw: np.random.Generator, *, out: int, shares: list[float], examples: int = 60
+) -> tuple[Scores, Scores, Scores]:
+    """Return scores of judged, in and out models, of examples with noise of their own.
+
+    A judged model has so much of what the in models have of the client.
+    """
+    middle = draw.normal(0, 2, examples)
+    noise = draw.uniform(0.5, 2, examples)
+    taught = np.abs(draw.normal(1.5, 1, examples))
+
+    def model(share: float) -> np.ndarray:
+        return middle + share * taught + noise * draw.normal(size=examples)
+
+    return (
+        [model(s) for s in shares],
+        [model(1), model(1)],
+        [model(0) for _ in range(out)],
+    )
+
+
+def test_of_models_without_the_client_five_in_a_hundred_are_accused():
+    """Two-sided, at alpha .05; binomial noise of 600 worlds is 1.8 of a hundred."""
+    accused = 0
+    for number in range(600):
+        judged, ins, outs = world(rng(number, "null"), out=5, shares=[0.0])
+        found = influences(judged, with_client=ins, without_client=outs)
+        assert found is not None
+        accused += not found[0].low <= 0 <= found[0].high
+        assert (found[0].p_value < 0.05) == (not found[0].low <= 0 <= found[0].high)
+    assert 0.02 <= accused / 600 <= 0.075
+
+
+def test_it_tells_what_is_left_and_what_overshot():
+    """Half of it, all of it, none, and as much below: on the mean over worlds."""
+    shares = [0.0, 0.5, 1.0, -1.0]
+    found = []
+    for number in range(200):
+        judged, ins, outs = world(rng(number, "power"), out=7, shares=shares)
+        rhos = influences(judged, with_client=ins, without_client=outs)
+        assert rhos is not None
+        found.append([one.rho for one in rhos])
+    means = np.median(found, axis=0)
+    # In models' own noise is in the direction, and only theirs: others lie a bit lower.
+    assert means[0] == pytest.approx(0, abs=0.05)
+    assert 0.5 < means[2] < 1
+    assert means[1] == pytest.approx(means[2] / 2, abs=0.05)
+    assert means[3] == pytest.approx(-means[2], abs=0.07)
+
+
+def test_scores_of_another_unit_give_the_same():
+    judged, ins, outs = world(rng(1, "unit"), out=4, shares=[0.7])
+    first = influences(judged, with_client=ins, without_client=outs)
+    second = influences(
+        [3 * s + 1 for s in judged],
+        with_client=[3 * s + 1 for s in ins],
+        without_client=[3 * s + 1 for s in outs],
+    )
+    assert first is not None
+    assert second is not None
+    assert second[0].rho == pytest.approx(first[0].rho)
+
+
+def test_where_nothing_differs_nothing_is_said():
+    same = [np.ones(3)] * 3
+    assert influences([np.ones(3)], with_client=same, without_client=same) is None
+
+
+@pytest.mark.parametrize(
+    ("ins", "outs", "alpha", "said"),
+    [
+        (
+            1,
+            1,
+            0.05,
+            "at least 1 model with the client and 2 without .* got 1 and 1",
+        ),
+        (0, 3, 0.05, "got 0 and 3"),
+        (1, 3, 0.0, r"alpha must be in \(0, 1\), got 0"),
+    ],
+)
+def test_too_little_is_a_line(ins: int, outs: int, alpha: float, said: str):
+    with pytest.raises(ValueError, match=said):
+        influences(
+            [np.zeros(2)],
+            with_client=[np.ones(2)] * ins,
+            without_client=[np.zeros(2)] * outs,
+            alpha=alpha,
+        )
+
+
+def test_other_examples_and_scores_that_are_none_are_refused():
+    outs = [np.zeros(2), np.ones(2)]
+    with pytest.raises(ValueError, match="the same examples"):
+        influences([np.zeros(3)], with_client=[np.ones(2)], without_client=outs)
+    with pytest.raises(ValueError, match="without_client has a score that is not"):
+        influences(
+            [np.zeros(2)],
+            with_client=[np.ones(2)],
+            without_client=[np.array([0, np.nan]), np.ones(2)],
+        )
+    with pytest.raises(ValueError, match=r"models needs scores of shape \(N,\)"):
+        influences([np.zeros((2, 2))], with_client=[np.ones(2)], without_client=outs)
