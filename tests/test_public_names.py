@@ -16,6 +16,7 @@ from fedneg.strategies import strategy_class
 
 INIT = REPOSITORY / "fedneg" / "__init__.py"
 TASK = {"ClientRef", "Order", "Split", "Task"}
+JUDGE = {"Seen", "judge"}
 WRAPPER = {"Forgettable", "NotLinearError", "serve"}
 SLOW = ("torch", "flwr", "ray", "hydra", "numpy", "pandas", "matplotlib")
 
@@ -37,10 +38,10 @@ def told_to_type_checkers() -> dict[str, str]:
     return found
 
 
-def test_the_list_is_the_task_the_wrapper_and_every_method():
+def test_the_list_is_the_task_the_judge_the_wrapper_and_every_method():
     classes = {strategy_class(name).__name__ for name in methods()}
     assert len(classes) == len(methods())
-    assert sorted(fedneg.__all__) == sorted({*TASK, *WRAPPER, *classes})
+    assert sorted(fedneg.__all__) == sorted({*TASK, *JUDGE, *WRAPPER, *classes})
 
 
 @pytest.mark.parametrize("name", [*fedneg.__all__, "__version__"])

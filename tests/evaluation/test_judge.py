@@ -1,0 +1,200 @@
+"""The judge, on losses that are made: what it must find, and what it must not say."""
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from fedneg import Seen, judge
+from fedneg.core.seeding import rng
+from fedneg.evaluation.influence import Influence
+from fedneg.evaluation.judge import models_to_tell
+
+
+def losses_of(scores: np.ndarray) -> np.ndarray:
+    """Return the cross-entropies whose scaled confidences these are."""
+    return np.logaddexp(0, -scores)
+
+
+class World:
+    """A world in which client 3 and client 5 have taught 80 examples each."""
+
+    def __init__(self, number: int) -> None:
+        self.draw = rng(number, "world")
+        self.middle = {k: self.draw.normal(0, 2, 80) for k in (3, 5)}
+        self.taught = {k: np.abs(self.draw.normal(1.5, 1, 80)) for k in (3, 5)}
+
+    def seen(self, share: float | Mapping[int, float], **more: object) -> Seen:
+        """Return what is seen of a model with such a share of what they taught."""
+        shares = share if isinstance(share, Mapping) else {3: share, 5: share}
+        losses = {
+            k: losses_of(
+                self.middle[k] + shares[k] * self.taught[k] + self.draw.normal(0, 1, 80)
+            )
+            for k in shares
+        }
+        return Seen(losses, **more)  # type: ignore[arg-type]
+
+    def references(self, out: int = 7) -> dict[str, list[Seen]]:
+        """Return two models with both clients and some without."""
+        return {
+            "trained_with": [self.seen(1.0) for _ in range(2)],
+            "trained_without": [self.seen(0.0) for _ in range(out)],
+        }
+
+
+@pytest.mark.parametrize(
+    ("share", "finding", "outcome"),
+    [
+        (1.0, "traces left", "not forgotten"),
+        ({3: 0.0, 5: 1.0}, "traces left", "not forgotten"),
+        (-1.5, "overshot", "not forgotten"),
+        ({3: 1.0, 5: -1.5}, "traces left", "not forgotten"),
+        (0.0, "forgotten", "forgotten"),
+    ],
+)
+def test_the_worst_of_the_clients_decides(
+    share: float | dict[int, float], finding: str, outcome: str
+):
+    """In nine of ten worlds; of models without them in all but five of a hundred."""
+    found = []
+    for number in range(30):
+        world = World(number)
+        one = judge(world.seen(share), **world.references())
+        found.append((one.finding, one.outcome))
+    assert found.count((finding, outcome)) >= 27
+
+
+def test_accusations_of_models_without_the_clients_are_rare():
+    """With three references and two clients; binomial noise of 300 is 1.3 of 100."""
+    accused = 0
+    for number in range(300):
+        world = World(number)
+        found = judge(world.seen(0.0), **world.references(out=3))
+        accused += found.outcome == "not forgotten"
+    assert accused / 300 <= 0.08
+
+
+def test_nothing_that_cannot_be_told_is_forgotten():
+    """Two references, one in model: 'cannot tell', and how many would."""
+    world = World(1)
+    found = judge(
+        world.seen({3: 0.2}),
+        trained_with=[world.seen(1.0)],
+        trained_without=[world.seen(0.0), world.seen(0.0)],
+    )
+    assert (found.outcome, found.finding) == ("inconclusive", "cannot tell")
+    assert found.models_needed is not None
+    assert 2 < found.models_needed < 12
+    assert f"about {found.models_needed} would tell" in str(found)
+    assert "client 3" in str(found)
+    alone = judge(world.seen(0.0), trained_without=[world.seen(0.0)] * 3)
+    assert alone.finding == "cannot tell"
+    assert alone.influence == {3: None, 5: None}
+
+
+def test_a_marker_alone_never_acquits():
+    """Whoever removes it and nothing else is told so, or found by the rest."""
+    world = World(2)
+    clean = [Seen(marker=(1, 300)) for _ in range(3)]
+    gone = judge(Seen(marker=(0, 300)), trained_without=clean)
+    assert gone.finding == "marker gone, the rest unmeasured"
+    assert gone.outcome == "inconclusive"
+    there = judge(Seen(marker=(40, 300)), trained_without=clean)
+    assert there.finding == "traces left"
+    scrubbed = judge(world.seen(1.0, marker=(0, 300)), **world.references())
+    assert scrubbed.outcome == "not forgotten"
+
+
+def test_a_marker_by_hand():
+    """Of 3 judged all, of 3 references none: one way in 20 to draw so."""
+    found = judge(Seen(marker=(3, 3)), trained_without=[Seen(marker=(0, 3))])
+    assert found.marker is not None
+    assert found.marker.p_value == pytest.approx(1 / 20)
+    assert found.marker.references.value == 0
+
+
+def test_canaries_need_no_references():
+    planted, held = np.arange(20) / 10, np.arange(20) / 10 + 1
+    found = judge(Seen(canaries={4: (planted, held)}))
+    assert found.finding == "traces left"
+    assert found.epsilon == pytest.approx(1.82, abs=0.01)
+    even = np.where(np.arange(20) % 2, planted + 2, planted)
+    found = judge(Seen(canaries={4: (even, held)}))
+    assert (found.finding, found.epsilon) == ("cannot tell", 0)
+    assert found.canaries[4].count == 20
+    same = judge(Seen(canaries={4: (held, held)}))
+    assert same.canaries[4].count == 0
+
+
+def test_several_tests_err_together_as_one():
+    """Holm: of five markers' worth of tests, one p of .02 is no finding."""
+    rows = {k: (np.zeros(7), np.ones(7)) for k in range(3)}
+    alone = judge(Seen(canaries={0: rows[0]}))
+    assert alone.p_values == {"canaries 0": pytest.approx(1 / 128)}
+    mixed = {k: (np.array([0, 0, 0, 0, 0, 0, 2.0]), np.ones(7)) for k in range(1, 8)}
+    found = judge(Seen(canaries={0: rows[0], **mixed}))
+    assert found.p_values["canaries 0"] == pytest.approx(8 / 128)
+    assert found.finding == "cannot tell"
+    assert judge(Seen(canaries={0: rows[0], 1: mixed[1]})).finding == "traces left"
+
+
+def test_who_took_part_in_no_round_cannot_be_forgotten():
+    world = World(3)
+    found = judge(world.seen({3: 1.0}), **world.references(), absent=[3])
+    assert (found.outcome, found.finding) == ("inconclusive", "took part in no round")
+    both = judge(world.seen(1.0), **world.references(), absent=[3])
+    assert list(both.influence) == [5]
+    assert both.finding == "traces left"
+
+
+def test_utility_is_part_of_the_sentence_and_decides_nothing():
+    world = World(4)
+    references = world.references()
+    better = [Seen(one.losses, quality=0.9) for one in references["trained_without"]]
+    references["trained_without"] = better
+    found = judge(world.seen(0.0, quality=0.75), **references)
+    assert found.quality_lost == pytest.approx(0.15)
+    assert str(found).endswith("; quality lost 0.150")
+    assert found.outcome == "forgotten"
+    assert str(judge(world.seen(0.0, quality=0.95), **references)).endswith(
+        "; quality won 0.050"
+    )
+
+
+def test_it_is_plain_values_too():
+    world = World(5)
+    found = judge(world.seen(1.0, marker=(3, 10)), **world.references())
+    values = json.loads(json.dumps(found.to_json()))
+    assert values["finding"] == "traces left"
+    assert set(values["influence"]["3"]) >= {"rho", "low", "high", "n_in", "n_out"}
+    assert values["influence"]["3"]["n_out"] == 7
+
+
+def test_how_many_models_would_tell_by_hand():
+    """Sd .3: at rho 0 half an interval of .5 takes 5; at rho 2 one of 2 takes 3."""
+    at_zero = Influence(0.0, -9, 9, 2, 2, 0.05, 0.3)
+    # t(.975, 3) sqrt(1 + 1/4) = 3.558 and t(.975, 4) sqrt(1 + 1/5) = 3.041, times .3.
+    assert models_to_tell(at_zero, (-1, 0.5)) == float("inf")
+    assert models_to_tell(at_zero, (-1, 1.0)) == 5
+    far = Influence(2.0, -9, 9, 2, 2, 0.05, 0.3)
+    assert models_to_tell(far, (-1, 0.5)) == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"alpha": 1.0}, r"alpha must be in \(0, 1\), got 1"),
+        ({"margins": (0.1, 0.5)}, "margins must be below and above 0"),
+        ({"trained_without": [Seen({3: np.array([-1.0])})] * 2}, "at least 0"),
+        ({"trained_without": [Seen({3: np.ones(2)})] * 2}, "the same examples"),
+    ],
+)
+def test_what_cannot_be_judged_is_a_line(more: dict[str, object], said: str):
+    with pytest.raises(ValueError, match=said):
+        judge(
+            Seen({3: np.ones(1)}),
+            trained_with=[Seen({3: np.zeros(1)})],
+            **more,  # type: ignore[arg-type]
+        )
