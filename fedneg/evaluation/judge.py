@@ -13,7 +13,6 @@ client.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from math import inf
 from statistics import fmean
 from typing import Any
 
@@ -130,7 +129,8 @@ class Finding:
         """
         measured = [found for found in self.influence.values() if found is not None]
         needed = [models_to_tell(found, self.margins) for found in measured]
-        return max(needed) if needed and max(needed) <= MOST_MODELS else None
+        known = [count for count in needed if count is not None]
+        return max(known) if known and len(known) == len(needed) else None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -266,8 +266,8 @@ def judge(
     )
 
 
-def models_to_tell(found: Influence, margins: tuple[float, float]) -> float:
-    """Return how many models without the client would tell; infinity: not so many.
+def models_to_tell(found: Influence, margins: tuple[float, float]) -> int | None:
+    """Return how many models without the client would tell; None: over `MOST_MODELS`.
 
     Parameters
     ----------
@@ -281,7 +281,7 @@ def models_to_tell(found: Influence, margins: tuple[float, float]) -> float:
         wide = student.ppf(1 - found.alpha / 2, count - 1) * np.sqrt(1 + 1 / count)
         if wide * found.sd <= enough:
             return count
-    return inf
+    return None
 
 
 def _influence(

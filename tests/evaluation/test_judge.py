@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from builders.checkout import REPOSITORY
 from fedneg import Seen, judge
 from fedneg.core.seeding import rng
 from fedneg.evaluation.influence import Influence
@@ -176,7 +177,7 @@ def test_how_many_models_would_tell_by_hand():
     """Sd .3: at rho 0 half an interval of .5 takes 5; at rho 2 one of 2 takes 3."""
     at_zero = Influence(0.0, -9, 9, 2, 2, 0.05, 0.3)
     # t(.975, 3) sqrt(1 + 1/4) = 3.558 and t(.975, 4) sqrt(1 + 1/5) = 3.041, times .3.
-    assert models_to_tell(at_zero, (-1, 0.5)) == float("inf")
+    assert models_to_tell(at_zero, (-1, 0.5)) is None
     assert models_to_tell(at_zero, (-1, 1.0)) == 5
     far = Influence(2.0, -9, 9, 2, 2, 0.05, 0.3)
     assert models_to_tell(far, (-1, 0.5)) == 3
@@ -198,3 +199,13 @@ def test_what_cannot_be_judged_is_a_line(more: dict[str, object], said: str):
             trained_with=[Seen({3: np.zeros(1)})],
             **more,  # type: ignore[arg-type]
         )
+
+
+def test_the_docs_example_prints_what_the_docs_say(
+    capsys: pytest.CaptureFixture[str],
+):
+    text = (REPOSITORY / "docs" / "judge.md").read_text()
+    code, said = text.split("```python\n")[1].split("\n```\n")
+    exec(code, {})
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed in " ".join(said.split())
