@@ -6,14 +6,15 @@ STAMP := $(VENV)/.installed
 # The newest Flower that fedneg knows, with all that its own constraints pin.
 NEWEST := .venv-newest
 # What a release of Flower can break: grids, messages, `flwr run`, real SuperNodes.
-SEAM := tests/test_flower_internals.py tests/test_golden.py tests/engines \
+SEAM := tests/test_flower_internals.py tests/test_flower_hub.py \
+  tests/test_golden.py tests/engines \
   tests/test_forgettable*.py tests/test_serve.py \
   tests/strategies/test_base.py tests/strategies/test_roster.py \
   tests/integration/test_real_clients.py tests/integration/test_flwr_run.py \
   tests/integration/test_serve_ray.py \
   tests/integration/test_ray.py tests/integration/test_up.py
 
-.PHONY: help run paper compare test test-all test-newest lint format bench bench-capacity clean
+.PHONY: help run paper compare test test-all test-newest lint format bench bench-capacity hub clean
 help:
 	@echo 'make run     train a federation, forget client 4, write a report to outputs/'
 	@echo 'make paper   reproduce the paper (outputs/paper)'
@@ -21,6 +22,7 @@ help:
 	@echo 'make test    the tests            make lint   ruff, formatting, mypy'
 	@echo 'make test-all  with a kill at every step of a run: an hour more'
 	@echo 'make test-newest  the tests of the seam to Flower, on its newest release'
+	@echo 'make hub     the folder that `flwr app publish` takes, in dist/hub/'
 	@echo 'make bench   measurements         make clean  remove what these made'
 
 # Made anew when missing or older than what it is made from.
@@ -69,6 +71,12 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Where the README's pictures and pages can be read, and the account that publishes.
+hub: $(STAMP)
+	@test -n '$(AT)' || { echo 'make hub AT=https://HOST/OWNER/fedneg/main ARGS="--publisher YOU"'; exit 2; }
+	$(BIN)/python docs/flower_hub.py '$(AT)' $(ARGS)
+	cd dist && ../$(BIN)/flwr build --app hub/fedneg
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run $(ARGS)
