@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,9 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.app import RecordDict as Records
 from flwr.serverapp.strategy import (
-    Bulyan,
-    DifferentialPrivacyServerSideFixedClipping,
-    FedAdagrad,
-    FedAdam,
     FedAvg,
     FedAvgM,
-    FedMedian,
     FedProx,
-    FedTrimmedAvg,
-    FedYogi,
-    Krum,
-    MultiKrum,
-    QFedAvg,
     Strategy,
 )
 from hypothesis import given, settings
@@ -32,46 +22,17 @@ from hypothesis import strategies as st
 from builders.strangers import (
     INITIAL,
     TRAINED,
-    Arrays,
     Watched,
     contributions,
+    flat,
     read,
+    step_of,
+    trained,
     written,
 )
-from builders.waiting import PATIENCE_S
-from fedneg import Forgettable, NotLinearError
+from fedneg import Forgettable
 from fedneg.core.errors import FedNegError
 from fedneg.forgettable import files
-
-
-def flat(record: ArrayRecord) -> np.ndarray:
-    """Return the trained arrays as one float32 vector."""
-    arrays = read(record)
-    return np.concatenate([arrays[n].reshape(-1).astype(np.float32) for n in TRAINED])
-
-
-def step_of(arrays: Arrays) -> float:
-    """Return how far the trained arrays are from the initial ones."""
-    return float(np.sqrt(sum(((arrays[n] - INITIAL[n]) ** 2).sum() for n in TRAINED)))
-
-
-def trained(
-    strategy: Strategy,
-    grid: Watched,
-    rounds: int = 3,
-    initial: Mapping[str, np.ndarray] = INITIAL,
-    **more: Any,
-) -> tuple[Forgettable, ArrayRecord]:
-    """Return a strategy that has trained, and its model."""
-    held = Forgettable(strategy, **more)
-    result = held.start(
-        grid=grid,
-        initial_arrays=written(initial),
-        num_rounds=rounds,
-        timeout=PATIENCE_S,
-    )
-    return held, result.arrays
-
 
 # -- the identity ----------------------------------------------------------------------
 
@@ -419,45 +380,6 @@ def test_a_ledger_that_is_not_whole_is_refused(tmp_path: Path):
 
 
 # -- what is refused -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        FedAdam(),
-        FedYogi(),
-        FedAdagrad(),
-        FedMedian(),
-        FedTrimmedAvg(beta=0.3),
-        Krum(num_malicious_nodes=1),
-        MultiKrum(num_malicious_nodes=1, num_nodes_to_select=2),
-        Bulyan(num_malicious_nodes=0),
-        DifferentialPrivacyServerSideFixedClipping(
-            FedAvg(), noise_multiplier=0.5, clipping_norm=0.1, num_sampled_clients=4
-        ),
-    ],
-    ids=lambda s: type(s).__name__,
-)
-def test_a_step_that_is_no_weighted_sum_is_refused_at_once(strategy: Strategy):
-    """Before the model of the round is handed out: nobody is asked again."""
-    grid = Watched()
-    held = Forgettable(strategy)
-    with pytest.raises(NotLinearError) as caught:
-        held.start(grid, written(INITIAL), num_rounds=3)
-    name = type(strategy).__name__
-    assert str(caught.value).startswith(f"{name} cannot be made forgettable: its step")
-    assert "\n" not in str(caught.value)
-    assert len(grid.rounds) == 1
-    assert set(grid.asked("evaluate")) == set()
-    assert held.clients == ()
-
-
-def test_weights_by_the_clients_losses_are_refused():
-    """QFedAvg, which takes no whole numbers among the arrays."""
-    floats = {name: a for name, a in INITIAL.items() if a.dtype.kind == "f"}
-    held = Forgettable(QFedAvg(client_learning_rate=0.1))
-    with pytest.raises(NotLinearError, match="QFedAvg cannot be made forgettable"):
-        held.start(Watched(), written(floats), num_rounds=3)
 
 
 class Sometimes(FedAvg):

@@ -1,6 +1,6 @@
 """Any Flower strategy made forgettable; whose names are here is public."""
 
-from fedneg.forgettable.step import NotLinearError
+from fedneg.forgettable.refusals import NotLinearError
 from fedneg.forgettable.strategy import Forgettable
 
 __all__ = ["Forgettable", "NotLinearError"]

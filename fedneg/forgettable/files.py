@@ -69,6 +69,7 @@ def shape_of(ledger: Ledger, names: Names) -> dict[str, Any]:
         "momentum": ledger.momentum,
         "means": ledger.statistics.means,
         "keep_local": ledger.keep_local,
+        "shared": {name: vector.size for name, vector in ledger.shared.items()},
     }
 
 
@@ -102,7 +103,7 @@ def empty_ledger(facts: Mapping[str, Any]) -> Ledger:
         means=facts["means"],
         keep_initial=True,
     )
-    return Ledger(
+    ledger = Ledger(
         np.zeros(size, np.float32),
         clients=clients,
         learning_rate=facts["learning_rate"],
@@ -110,6 +111,9 @@ def empty_ledger(facts: Mapping[str, Any]) -> Ledger:
         keep_local=facts.get("keep_local", False),
         statistics=statistics,
     )
+    for name, length in facts.get("shared", {}).items():
+        ledger.shared[name] = np.zeros(length, np.float32)
+    return ledger
 
 
 def model_bytes(record: ArrayRecord) -> bytes:

@@ -165,6 +165,22 @@ class Names:
             joined([arrays[name] for name in (*self.statistics, *self.counters)]),
         )
 
+    def difference(
+        self, after: ArrayRecord, before: ArrayRecord, dtype: Any = np.float64
+    ) -> NDArray[Any]:
+        """Return what was added to the parameters, in the records' own precision."""
+        found = np.empty(self.layout.size, dtype)
+        start = 0
+        for name in self.parameters:
+            new, old = after[name].numpy(), before[name].numpy()
+            stop = start + old.size
+            exact = np.promote_types(np.result_type(new, old), np.float32)
+            found[start:stop] = np.subtract(
+                new.reshape(-1), old.reshape(-1), dtype=exact
+            )
+            start = stop
+        return found
+
     def record(
         self, parameters: NDArray[np.floating], rest: NDArray[np.floating]
     ) -> ArrayRecord:

@@ -11,8 +11,9 @@ one row per client, the sum of its weighted updates, so that
     global = initial + sum of all contributions + correction
 
 at every round, and forgetting is one subtraction. That holds where the server's step is
-linear in the updates. There is no list of such strategies here: each step is compared
-with the ledger's, and one that differs is refused before its model is handed out.
+a sum of parts, each of one client's updates. There is no list of such strategies here:
+each step is compared with what is known to make steps (`fedneg.forgettable.step`), and
+one that nothing made is refused before its model is handed out.
 
 Nothing of fedneg's own configuration, tasks or messages is needed, nor torch.
 
@@ -21,7 +22,6 @@ each public method takes, gives and refuses.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -34,24 +34,27 @@ from flwr.serverapp.strategy import Result, Strategy
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector, unflatten
 from fedneg.forgettable.files import read_ledger, write_ledger
-from fedneg.forgettable.inner import (
-    give_momentum,
-    lower_minima,
-    minima_of,
+from fedneg.forgettable.inner import lower_minima, minima_of
+from fedneg.forgettable.life import Life
+from fedneg.forgettable.method import SUBTRACT, Method, chosen
+from fedneg.forgettable.moments import (
+    advance_moments,
+    begin_moments,
+    clear_moments,
+    give_moments,
+    remember_moments,
     server_optimiser,
     take_momentum,
 )
-from fedneg.forgettable.life import Life
-from fedneg.forgettable.method import SUBTRACT, Method, chosen
 from fedneg.forgettable.names import Names, joined
 from fedneg.forgettable.nodes import Nodes
+from fedneg.forgettable.refusals import check_before
+from fedneg.forgettable.replies import Reply, by_client, read_replies
 from fedneg.forgettable.results import Evaluate
-from fedneg.forgettable.step import Reply, check_step
+from fedneg.forgettable.step import Round, attribute
+from fedneg.forgettable.weighing import Replies, copies
 from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.statistics import Statistics
-
-# What else a strategy may weigh replies by.
-EXAMPLES = "num-examples"
 
 
 class Forgettable(Strategy):
@@ -148,7 +151,7 @@ class Forgettable(Strategy):
     def reset(self) -> None:
         """Begin anew: an empty ledger, at whatever arrays `start` is given next.
 
-        Whom was forgotten stays so.
+        The moments of the inner strategy are gone, too. Whom was forgotten stays so.
 
         Raises
         ------
@@ -160,13 +163,15 @@ class Forgettable(Strategy):
                 f"the federation in {self._life.state.folder} goes on; begin anew with "
                 "another state folder"
             )
+        clear_moments(self.strategy)
         self._clear()
 
     def _clear(self) -> None:
         """Have no ledger."""
         self.ledger: Ledger | None = None
         self._places: dict[int, int] = {}
-        self._global = np.empty(0, np.float32)
+        self._global, self._handed_out = np.empty(0, np.float32), ArrayRecord()
+        self._depends: set[str] = set()
         self._rounds = 0
         self._names: Names | None = None
 
@@ -179,6 +184,16 @@ class Forgettable(Strategy):
     def forgotten(self) -> tuple[int, ...]:
         """The clients that were forgotten, in order."""
         return tuple(sorted(self._forgotten))
+
+    @property
+    def depends(self) -> tuple[str, ...]:
+        """What forgetting leaves of a client beside its contribution, for people.
+
+        Nothing where the server's step is a plain weighted sum. Else what the step
+        took from all clients together, which cannot be undone for one of them: second
+        moments, or whose updates were chosen.
+        """
+        return tuple(sorted(self._depends))
 
     @property
     def unlearn_rounds(self) -> int:
@@ -211,7 +226,7 @@ class Forgettable(Strategy):
             anew. With `state`, if the folder is of another strategy or model, or is not
             as its log says.
         NotLinearError
-            If the strategy's step is no weighted sum of updates.
+            If the strategy's step is no sum of its clients' parts.
         """
         if self._life is not None:
             return self._start_living(grid, initial_arrays, *arguments, **more)
@@ -246,6 +261,7 @@ class Forgettable(Strategy):
             self._life.look()
         # Read before it is handed on: a strategy may empty the record.
         self._global, _ = self._known.read(arrays)
+        self._handed_out = ArrayRecord(dict(arrays))
         if self._method is not None:
             self._method.next_round(self._global)
         return self.strategy.configure_train(
@@ -270,19 +286,28 @@ class Forgettable(Strategy):
         Raises
         ------
         NotLinearError
-            If that is not what the ledger makes of them.
+            If nothing that is known makes that of them.
         """
         replies = list(replies)
         self._nodes.get_to_know(replies)
         if self._life is not None:
             self._life.look()
         believed = self._nodes.replies_of(replies, self._takes_part)
-        updates = self._adjusted(believed, self._updates(believed))
+        # Before the strategy has them: it may empty them.
+        read = read_replies(
+            believed,
+            self.strategy,
+            self._known,
+            before=self._handed_out,
+            client_of=self._nodes.client,
+            rows=self._places,
+        )
+        sent, kept = self._adjusted(read)
         arrays, metrics = self.strategy.aggregate_train(
             self._before + server_round, believed
         )
         if arrays is not None:
-            self._enter(updates, arrays)
+            self._enter(sent, kept, arrays)
             arrays = self._counted(arrays)
         if self._life is not None:
             arrays = self._life.after_round(arrays, believed)
@@ -373,7 +398,7 @@ class Forgettable(Strategy):
     def _leave_out(self, client_ids: Iterable[int]) -> None:
         """Ask clients for nothing any more, and believe nothing that they send."""
         self._out |= set(client_ids)
-        lower_minima(self.strategy, self._minima, by=len(self._out))
+        lower_minima(self._minima, by=len(self._out))
 
     def _subtract(
         self, rows: Sequence[int], scale: float, arrays: ArrayRecord | None
@@ -393,6 +418,7 @@ class Forgettable(Strategy):
         self._global, _ = names.read(found)
         ledger.forget(rows, before=exact.astype(np.float32), after=self._global)
         take_momentum(self.strategy, names, found, momentum)
+        remember_moments(self.strategy, names, ledger)
         return found
 
     def _forget_by(self, method: Method, rows: tuple[int, ...]) -> ArrayRecord:
@@ -405,10 +431,13 @@ class Forgettable(Strategy):
         found = names.record(after, ledger.statistics.current)
         self._global, _ = names.read(found)
         ledger.correction += self._global - after
-        if ledger.buffers is not None:
-            give_momentum(self.strategy, names, found, ledger.buffers)
-        else:
-            take_momentum(self.strategy, names, found, None)
+        if not ledger.participation:  # from scratch
+            clear_moments(self.strategy)
+            self._depends.clear()
+            return found
+        take_momentum(self.strategy, names, found, None)
+        give_moments(self.strategy, names, found, ledger)
+        remember_moments(self.strategy, names, ledger)
         return found
 
     def _check(
@@ -461,6 +490,7 @@ class Forgettable(Strategy):
             "rounds": self._rounds,
             "strategy": type(self.strategy).__name__,
             "method": None if method is None else [method.name, method.options],
+            "depends": self.depends,
         }
 
     @classmethod
@@ -477,7 +507,7 @@ class Forgettable(Strategy):
         Parameters
         ----------
         strategy : Strategy
-            Another inner one, of the same arguments; its momentum is put right too.
+            Another inner one, of the same arguments; its moments are put right too.
         clients, model
             As of `Forgettable`.
 
@@ -521,11 +551,11 @@ class Forgettable(Strategy):
         self._nodes.remember(facts.get("nodes", {}))
         self._nodes.stay(self._places)
         self._forgotten = set(facts["forgotten"])
+        self._depends = set(facts.get("depends", ()))
         self._global = parameters
         arrays = self.arrays
         self._global, _ = names.read(arrays)
-        if ledger.buffers is not None:
-            give_momentum(self.strategy, names, arrays, ledger.buffers)
+        give_moments(self.strategy, names, arrays, ledger)
         self._leave_out(self._forgotten)
 
     @property
@@ -553,6 +583,7 @@ class Forgettable(Strategy):
 
     def _begin(self, arrays: ArrayRecord) -> None:
         """Make an empty ledger at these arrays; rows come as clients do."""
+        check_before(self.strategy, arrays)
         names = Names.of(arrays, self._model)
         parameters, rest = names.read(arrays)
         means = names.layout.means
@@ -566,6 +597,7 @@ class Forgettable(Strategy):
             statistics=Statistics(rest, clients=0, means=means, keep_initial=True),
         )
         self._names, self._global = names, parameters
+        begin_moments(self.strategy, names, self.ledger)
 
     def _check_ours(self, arrays: ArrayRecord) -> None:
         """Raise FedNegError unless these are the arrays that the ledger stands for."""
@@ -576,77 +608,75 @@ class Forgettable(Strategy):
                 "last ones, or reset() begins anew"
             )
 
-    def _updates(self, replies: Iterable[Message]) -> dict[int, Reply]:
-        """Return what each client sent, as one reply of however many nodes it has."""
-        key = getattr(self.strategy, "weighted_by_key", EXAMPLES)
-        names, found = self._known, dict[int, Reply]()
-        means = names.layout.means
-        for reply in replies:
-            if reply.has_error():
-                continue
-            client_id = self._nodes.client(reply.metadata.src_node_id)
-            arrays = next(iter(reply.content.array_records.values()), None)
-            metrics = next(iter(reply.content.metric_records.values()), None)
-            if arrays is None or metrics is None or key not in metrics:
-                continue  # the inner strategy says what it thinks of that
-            try:
-                parameters, rest = names.read(arrays)
-            except FedNegError as error:
-                raise FedNegError(f"client {client_id}: {error}") from None
-            one = Reply(parameters, rest, float(str(metrics[key])))
-            known = found.get(client_id)
-            found[client_id] = (
-                one if known is None else known.with_another(one, means=means)
-            )
-        return found
-
     def _adjusted(
-        self, replies: Sequence[Message], updates: dict[int, Reply]
-    ) -> dict[int, Reply]:
-        """Return the updates as the method has them; the messages say the same then."""
+        self, read: Sequence[tuple[Reply, Message]]
+    ) -> tuple[list[Reply], Replies]:
+        """Return replies as the method has them; the messages say the same then."""
         method, names = self._method, self._known
-        for client_id, reply in updates.items() if method is not None else ():
+        sent = [reply for reply, _ in read]
+        whole = {} if method is None else by_client(sent, names.layout.means)
+        for row, one in whole.items():
             assert method is not None
-            row = self._places.get(client_id)
-            local = None if row is None else method.adjusted(row, reply.parameters)
+            if one.client_id not in self._places:
+                continue
+            local = method.adjusted(row, self._global + one.update)
             if local is None:
                 continue
-            updates[client_id] = replace(reply, parameters=local)
-            record = names.record(local, reply.rest)
-            for message in replies:
-                node = message.metadata.src_node_id
-                if self._nodes.client(node) == client_id and not message.has_error():
+            record = names.record(local, one.rest)
+            for reply, message in read:
+                if reply.row == row:
+                    reply.update = local - self._global
                     key = next(iter(message.content.array_records))
                     message.content[key] = record.copy()
-        return updates
+        contents = copies(self.strategy, [message for _, message in read])
+        return sent, Replies([reply.weight for reply in sent], contents)
 
-    def _enter(self, updates: Mapping[int, Reply], arrays: ArrayRecord) -> None:
-        """Enter a round; refuse a step that is not the ledger's, and change nothing."""
-        ledger, before, number = self._held, self._global, self._rounds + 1
-        after, _ = self._known.read(arrays)
-        places = dict(self._places)
-        for client_id in sorted(updates):
-            places.setdefault(client_id, len(places))
-        replies = {places[k]: found for k, found in updates.items()}
-        check_step(
-            type(self.strategy).__name__,
-            ledger,
-            replies,
-            before=before,
-            after=after,
-            epsilon=self._known.epsilon,
-            number=number,
+    def _enter(
+        self, replies: Sequence[Reply], kept: Replies, arrays: ArrayRecord
+    ) -> None:
+        """Enter a round; refuse a step that is nobody's, and change nothing."""
+        ledger, names = self._held, self._known
+        before, number = self._global, self._rounds + 1
+        after, _ = names.read(arrays)
+        clients = by_client(replies, names.layout.means)
+        local = (
+            {row: before + one.update for row, one in clients.items()}
+            if ledger.keep_local
+            else {}
         )
+        norms = {row: self._norms(one.update) for row, one in clients.items()}
+        step = names.difference(arrays, self._handed_out)
+        try:
+            found = attribute(
+                self.strategy, ledger, names, Round(number, replies, kept, before, step)
+            )
+        except FedNegError:  # the round never was, for the strategy's moments neither
+            give_moments(self.strategy, names, self.arrays, ledger)
+            raise
+        places = self._places | {one.client_id: row for row, one in clients.items()}
         ledger.grow(len(places))
-        weights = {row: reply.weight for row, reply in replies.items()}
-        local = {row: reply.parameters for row, reply in replies.items()}
-        norms = {row: self._norms(found - before) for row, found in local.items()}
-        expected = ledger.record(number, before, local, weights, norms)
-        rest = {row: reply.rest for row, reply in replies.items()}
-        ledger.statistics.record(rest, weights)
+        expected = ledger.enter(
+            number,
+            before,
+            found.parts,
+            found.weights,
+            gain=found.gain,
+            local=local,
+            norms=norms,
+        )
+        ledger.statistics.record(
+            {row: one.rest for row, one in clients.items()},
+            {row: one.weight for row, one in clients.items()},
+        )
         # What rounding made different in the inner strategy's sum is nobody's.
         ledger.correction += after - expected
-        self._places, self._global, self._rounds = places, after, number
+        advance_moments(self.strategy, names, ledger)
+        self._depends |= found.depends
+        # In the order of their rows.
+        self._places = dict(sorted(places.items(), key=lambda item: item[1]))
+        self._global, self._rounds = after, number
+        if self._life is not None:  # as after a kill, to the last bit
+            give_moments(self.strategy, names, self.arrays, ledger)
 
     def _norms(self, update: Vector) -> tuple[float, ...]:
         """Return how long an update is in each of the parameters' arrays."""

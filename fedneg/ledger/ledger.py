@@ -18,7 +18,7 @@ One class, and longer than most: every method keeps the identity above, and whoe
 changes one has to have the others before their eyes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,8 @@ from fedneg.ledger.statistics import Statistics
 
 # Numbers summed at a time: a block of every sum stays in the processor's cache.
 BLOCK = 1 << 15
+# Writes a block of what a client added to the aggregate into the vector given last.
+WritePart = Callable[[int, slice, Vector], None]
 # How far ledger and global parameters may be apart (`Ledger.deviation`).
 TOLERANCE = 1e-5
 
@@ -95,6 +97,8 @@ class Ledger:
         The last local model of each client, as far as they are kept.
     participation : list of Participation
         One entry per round in which somebody took part.
+    shared : dict of str to Vector
+        What the server remembers of all clients together, which is nobody's row.
     origin : str
         A sha256 of the initial parameters, as they were given.
     """
@@ -126,6 +130,7 @@ class Ledger:
         self.local = Vectors(rows)
         self.updates = KeptUpdates() if updates is None else updates
         self.participation: list[Participation] = []
+        self.shared: dict[str, Vector] = {}
 
     @property
     def clients(self) -> int:
@@ -150,7 +155,7 @@ class Ledger:
         rows = self.contributions.nbytes + self.correction.nbytes
         buffers = 0 if self.buffers is None else self.buffers.nbytes
         local = sum(v.nbytes for v in self.local.values())
-        own = self.statistics.rows.nbytes
+        own = self.statistics.rows.nbytes + sum(v.nbytes for v in self.shared.values())
         return rows + buffers + local + self.updates.rows.nbytes + own
 
     @property
@@ -201,17 +206,12 @@ class Ledger:
         weights = dict(
             zip(order, weights_of([num_examples[k] for k in order]), strict=True)
         )
-        after = np.empty(before.size, dtype=np.float32)
 
-        def sum_block(start: int) -> None:
-            block = slice(start, start + BLOCK)
-            after[block] = before[block] + self._step(block, before, local, weights)
-            self.release()  # not all rows at once, if they are maps
+        def part(client_id: int, block: slice, out: Vector) -> None:
+            np.subtract(local[client_id][block], before[block], out=out)
+            out *= np.float32(weights[client_id])
 
-        # Blocks have nothing to do with each other: their order changes no bit.
-        starts = range(0, before.size, BLOCK)
-        with ThreadPoolExecutor(min(cores(), len(starts))) as pool:
-            list(pool.map(sum_block, starts))
+        after = self._advance(before, order, part, np.float32(self.learning_rate))
         if self.keep_local:
             for client_id in order:
                 self.local[client_id] = local[client_id]
@@ -225,24 +225,98 @@ class Ledger:
         self.release()
         return after
 
+    def enter(
+        self,
+        server_round: int,
+        before: Vector,
+        parts: Mapping[int, Vector],
+        weights: Mapping[int, float],
+        *,
+        gain: float | Vector = 1.0,
+        local: Mapping[int, Vector] | None = None,
+        norms: Mapping[int, tuple[float, ...]] | None = None,
+    ) -> Vector:
+        """Enter a round of which each client's part is known, and no one weight is.
+
+        As `record`, for whoever computed the parts: weights that differ from parameter
+        to parameter, or a step that is scaled differently in each.
+
+        Parameters
+        ----------
+        server_round : int
+            1-based.
+        before : Vector, shape (d,)
+            The global parameters that the clients started from.
+        parts : mapping of client id to Vector
+            What each client added to the aggregate, or to the server's momentum: its
+            weighted update.
+        weights : mapping of client id to float
+            How much of the aggregate was whose, for `participation`.
+        gain : float or Vector, shape (d,)
+            What the server multiplied the aggregate, or its momentum, with.
+        local, norms
+            As of `record`; `local` is looked at only where last local models are kept.
+
+        Returns
+        -------
+        Vector
+            Parameters after the server step.
+        """
+
+        def part(client_id: int, block: slice, out: Vector) -> None:
+            out[...] = parts[client_id][block]
+
+        found = gain if isinstance(gain, np.ndarray) else np.float32(gain)
+        after = self._advance(before, sorted(parts), part, found)
+        if self.keep_local:
+            for client_id, vector in sorted((local or {}).items()):
+                self.local[client_id] = vector
+        self.participation.append(
+            Participation(server_round, dict(weights), dict(norms or {}))
+        )
+        self.release()
+        return after
+
+    def _advance(
+        self,
+        before: Vector,
+        order: Sequence[int],
+        part: WritePart,
+        gain: np.float32 | Vector,
+    ) -> Vector:
+        """Enter parts, which `part` writes block by block; return the parameters."""
+        after = np.empty(before.size, dtype=np.float32)
+
+        def sum_block(start: int) -> None:
+            block = slice(start, start + BLOCK)
+            rate = gain[block] if isinstance(gain, np.ndarray) else gain
+            step = self._step(block, before[block].size, order, part, rate)
+            after[block] = before[block] + step
+            self.release()  # not all rows at once, if they are maps
+
+        # Blocks have nothing to do with each other: their order changes no bit.
+        starts = range(0, before.size, BLOCK)
+        with ThreadPoolExecutor(min(cores(), len(starts))) as pool:
+            list(pool.map(sum_block, starts))
+        return after
+
     def _step(
         self,
         block: slice,
-        before: Vector,
-        local: Mapping[int, Vector],
-        weights: Mapping[int, float],
+        size: int,
+        order: Sequence[int],
+        part: WritePart,
+        rate: np.float32 | Vector,
     ) -> NDArray[np.float64]:
         """Enter one block of a round and return the server's step there."""
-        start = before[block]
-        step = np.zeros(start.size, dtype=np.float64)
-        rate = np.float32(self.learning_rate)
+        step = np.zeros(size, dtype=np.float64)
         rows, buffers = self.contributions, self.buffers
-        change = np.empty_like(start)
-        for client_id, weight in weights.items():
-            np.subtract(local[client_id][block], start, out=change)
-            change *= np.float32(weight)
+        change = np.empty(size, dtype=np.float32)
+        present = set(order)
+        for client_id in order:
+            part(client_id, block, change)
             if buffers is None:
-                if rate != 1:
+                if isinstance(rate, np.ndarray) or rate != 1:
                     change *= rate
                 rows[client_id, block] += change
                 step += change
@@ -252,7 +326,7 @@ class Ledger:
                 kept += change
         if buffers is not None:
             for client_id in range(self.clients):
-                if client_id not in weights:  # absent clients' momentum advances too
+                if client_id not in present:  # absent clients' momentum advances too
                     buffers[client_id, block] *= np.float32(self.momentum)
                 np.multiply(buffers[client_id, block], rate, out=change)
                 rows[client_id, block] += change
@@ -344,6 +418,7 @@ class Ledger:
         self.updates.rows[...] = 0
         self.statistics.start_over()
         self.participation.clear()
+        self.shared.clear()
         self.release()
 
     def fold_correction(self) -> None:
@@ -389,7 +464,7 @@ class Ledger:
             arrays["statistics"] = self.statistics.rows
             if self.statistics.keep_initial:
                 arrays["statistics initial"] = self.statistics.initial
-        return arrays
+        return arrays | {f"shared {n}": v for n, v in self.shared.items()}
 
     def facts(self) -> dict[str, Any]:
         """Return what belongs to the arrays, as JSON can hold it."""

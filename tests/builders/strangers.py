@@ -1,13 +1,18 @@
 """A stranger's app: clients that move every array their own way, and who watches."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord
 from flwr.app import RecordDict as Records
 from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import Strategy
 
 from builders.federations import RecordingGrid
+from builders.waiting import PATIENCE_S
+from fedneg import Forgettable
+from fedneg.engines.inline import FIRST_NODE_ID
 
 Arrays = dict[str, np.ndarray]
 # A network with BatchNorm, by the names that torch gives; a parameter without axes.
@@ -22,13 +27,37 @@ TRAINED = ("conv.weight", "temperature")
 
 
 class Watched(RecordingGrid):
-    """A grid that keeps what was sent to whom, and what came back, round by round."""
+    """A grid that keeps what was sent to whom, and what came back, round by round.
+
+    Parameters
+    ----------
+    broken : iterable of (client, server round)
+        Who fails when.
+    late : mapping of client to int
+        How many rounds there are before it comes.
+    mods : sequence of callable
+        Of the ClientApp.
+    """
 
     def __init__(
-        self, clients: int = 4, broken: Iterable[tuple[int, int]] = ()
+        self,
+        clients: int = 4,
+        broken: Iterable[tuple[int, int]] = (),
+        late: Mapping[int, int] | None = None,
+        mods: Sequence[Any] = (),
     ) -> None:
         self.rounds: list[tuple[Arrays, dict[int, tuple[Arrays, float]]]] = []
-        super().__init__(training_app(set(broken)), clients)
+        self.numbers: list[int] = []
+        self.late = dict(late or {})
+        super().__init__(training_app(set(broken), mods), clients)
+
+    def get_node_ids(self) -> list[int]:
+        """Say who is there by now."""
+        return [
+            node
+            for node in super().get_node_ids()
+            if self.late.get(node - FIRST_NODE_ID, 0) <= len(self.rounds)
+        ]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -38,6 +67,7 @@ class Watched(RecordingGrid):
         found = list(super().send_and_receive(asked, timeout=timeout))
         if asked and asked[0].metadata.message_type == "train":
             before = read(asked[0].content.array_records["arrays"])
+            self.numbers.append(int(str(asked[0].content["config"]["server-round"])))
             self.rounds.append(
                 (
                     before,
@@ -54,9 +84,14 @@ class Watched(RecordingGrid):
         return found
 
 
-def training_app(broken: set[tuple[int, int]]) -> ClientApp:
+def loss_of(client_id: int) -> float:
+    """Return the loss that a client says it has."""
+    return 0.3 + 0.2 * client_id
+
+
+def training_app(broken: set[tuple[int, int]], mods: Sequence[Any] = ()) -> ClientApp:
     """Return clients that move every array, each its own way; some fail at times."""
-    app = ClientApp()
+    app = ClientApp(mods=list(mods))
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
@@ -79,7 +114,11 @@ def training_app(broken: set[tuple[int, int]]) -> ClientApp:
         if number == 1 and client_id < 3:
             place = 100 + client_id
         metrics = MetricRecord(
-            {"num-examples": 10 + 7 * client_id, "train_loss": 0.5, "place": place}
+            {
+                "num-examples": 10 + 7 * client_id,
+                "train_loss": loss_of(client_id),
+                "place": place,
+            }
         )
         return Message(
             Records({"arrays": written(local), "metrics": metrics}), reply_to=message
@@ -124,3 +163,32 @@ def contributions(
                 buffer[name] = step
                 row[name] = row[name] + rate * step
     return found
+
+
+def flat(record: ArrayRecord) -> np.ndarray:
+    """Return the trained arrays as one float32 vector."""
+    arrays = read(record)
+    return np.concatenate([arrays[n].reshape(-1).astype(np.float32) for n in TRAINED])
+
+
+def step_of(arrays: Arrays) -> float:
+    """Return how far the trained arrays are from the initial ones."""
+    return float(np.sqrt(sum(((arrays[n] - INITIAL[n]) ** 2).sum() for n in TRAINED)))
+
+
+def trained(
+    strategy: Strategy,
+    grid: Watched,
+    rounds: int = 3,
+    initial: Mapping[str, np.ndarray] = INITIAL,
+    **more: Any,
+) -> tuple[Forgettable, ArrayRecord]:
+    """Return a strategy that has trained, and its model."""
+    held = Forgettable(strategy, **more)
+    result = held.start(
+        grid=grid,
+        initial_arrays=written(initial),
+        num_rounds=rounds,
+        timeout=PATIENCE_S,
+    )
+    return held, result.arrays

@@ -1,0 +1,252 @@
+"""The moments of a server's optimiser: what it makes of an aggregate, and remembers.
+
+Of the aggregated update a_t a server with an optimiser makes the step
+
+    m_t = momentum * m_{t-1} + share * a_t,    step = gain * m_t
+
+FedAvgM has share 1 and for a gain its learning rate. FedAdam, FedYogi and FedAdagrad
+have share 1 - beta_1 and, in each parameter, the gain eta / (sqrt(v_t) + tau): the
+second moments v_t are of all clients together, but given these the step is linear in
+m_t, and m_t in the updates. So each client has a row of m_t, and a part of every step.
+
+v_t itself is no sum over clients: it is of the square of their sum. What it was made of
+cannot be taken out of it.
+
+References
+----------
+Reddi et al., Adaptive federated optimization, ICLR 2021, Algorithm 2. arXiv:2003.00295
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import Strategy
+from numpy.typing import NDArray
+
+from fedneg.core.parameters import Vector
+from fedneg.forgettable.names import Names, joined
+from fedneg.ledger.ledger import Ledger
+
+# What of the server still depends on who was forgotten.
+SECOND_MOMENTS = "the second moments that the server divides its steps by"
+# What a ledger has of it beside rows (`Ledger.shared`): all clients' v_t, the momentum
+# of what is not trained, and that of rounds before there was a ledger.
+SECOND, REST, INHERITED = "second moments", "momentum of the rest", "inherited momentum"
+Named = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Server:
+    """What a server makes of an aggregated update.
+
+    Attributes
+    ----------
+    share : float
+        How much of the aggregate enters the momentum, or is the step without one.
+    gain : float or Vector, shape (d,)
+        What that is multiplied with. A vector is known up to a factor for all
+        parameters, since there are corrections of it by the number of the round.
+    """
+
+    share: float = 1.0
+    gain: float | Vector = 1.0
+
+    @classmethod
+    def of(cls, strategy: Strategy, names: Names) -> "Server":
+        """Return what a strategy has just done, after it aggregated."""
+        inner = optimiser_of(strategy)
+        if inner is None:
+            return cls(1.0, server_optimiser(strategy)[0])
+        if _is_adaptive(inner) and inner.v_t:
+            second = joined([inner.v_t[n] for n in names.parameters], np.float64)
+            with np.errstate(invalid="ignore"):
+                gain = 1 / (np.sqrt(second) + inner.tau)
+            return cls(1 - float(inner.beta_1), gain.astype(np.float32))
+        return cls(1.0, server_optimiser(strategy)[0])
+
+
+def layers(strategy: Strategy) -> list[Strategy]:
+    """Return a strategy and those that it wraps, from the outside in."""
+    found = [strategy]
+    while isinstance(inner := getattr(found[-1], "strategy", None), Strategy):
+        found.append(inner)
+    return found
+
+
+def optimiser_of(strategy: Strategy) -> Any | None:
+    """Return that of the strategies in one another which has an optimiser."""
+    for one in layers(strategy):
+        if _is_adaptive(one) or hasattr(one, "momentum_vector"):
+            return one
+    return None
+
+
+def _is_adaptive(strategy: Any) -> bool:
+    return all(hasattr(strategy, name) for name in ("m_t", "v_t", "beta_1", "tau"))
+
+
+def server_optimiser(strategy: Strategy) -> tuple[float, float]:
+    """Return the learning rate and the momentum of the server's step."""
+    inner: Any = optimiser_of(strategy) or strategy
+    if _is_adaptive(inner):
+        return float(inner.eta), float(inner.beta_1)
+    rate = getattr(inner, "server_learning_rate", 1.0)
+    return float(rate), float(getattr(inner, "server_momentum", 0.0))
+
+
+def depends_on_moments(strategy: Strategy) -> tuple[str, ...]:
+    """Return what of an optimiser cannot be put right when somebody is forgotten."""
+    return (SECOND_MOMENTS,) if _is_adaptive(optimiser_of(strategy)) else ()
+
+
+def momentum_of(ledger: Ledger) -> NDArray[np.float64]:
+    """Return the whole momentum of a ledger with such rows, of updates."""
+    assert ledger.buffers is not None, "a ledger with momentum has rows of it"
+    total = np.zeros(ledger.initial.size)
+    for row in ledger.buffers:
+        total += row
+    ledger.release()
+    return total + ledger.shared.get(INHERITED, np.float32(0))
+
+
+def begin_moments(strategy: Strategy, names: Names, ledger: Ledger) -> None:
+    """Let an empty ledger know of moments that a strategy has from earlier rounds.
+
+    Their momentum is nobody's.
+    """
+    found = _momentum(optimiser_of(strategy), names)
+    if ledger.buffers is not None and found is not None:
+        vector = joined([found[name] for name in names.parameters])
+        if vector.any():
+            ledger.shared[INHERITED] = vector
+    remember_moments(strategy, names, ledger)
+
+
+def advance_moments(strategy: Strategy, names: Names, ledger: Ledger) -> None:
+    """Let a ledger know of a round that has been entered."""
+    if INHERITED in ledger.shared:
+        ledger.shared[INHERITED] *= np.float32(ledger.momentum)
+    remember_moments(strategy, names, ledger)
+
+
+def remember_moments(strategy: Strategy, names: Names, ledger: Ledger) -> None:
+    """Let a ledger know what of a strategy's optimiser is in no client's row."""
+    inner = optimiser_of(strategy)
+    if inner is None:
+        return
+    found = _momentum(inner, names)
+    if found is not None and ledger.buffers is not None:
+        rest = joined([found[name] for name in (*names.statistics, *names.counters)])
+        if rest.size:
+            ledger.shared[REST] = rest
+    if _is_adaptive(inner) and inner.v_t:
+        second = [inner.v_t[part.name] for part in names.layout.parts]
+        ledger.shared[SECOND] = joined(second)
+
+
+def take_momentum(
+    strategy: Strategy, names: Names, arrays: ArrayRecord, gone: Vector | None
+) -> None:
+    """Take the forgotten out of a momentum, and put a copy of the model right.
+
+    Parameters
+    ----------
+    arrays : ArrayRecord
+        The model after forgetting.
+    gone : Vector, shape (d,), optional
+        The sum of the momentum rows of whoever was forgotten, of updates.
+    """
+    for one in layers(strategy):
+        _put_model(one, arrays)
+    inner = optimiser_of(strategy)
+    found = _momentum(inner, names)
+    if found is not None and gone is not None:
+        # There is one of running statistics too, of which nobody knows whose it is.
+        theirs = _as_arrays(names, gone)
+        _put_momentum(
+            inner,
+            {
+                name: array - theirs[name].astype(array.dtype)
+                if name in names.parameters
+                else np.zeros_like(array)
+                for name, array in found.items()
+            },
+        )
+
+
+def give_moments(
+    strategy: Strategy, names: Names, arrays: ArrayRecord, ledger: Ledger
+) -> None:
+    """Give a strategy the moments that a ledger tells of, and the model."""
+    inner = optimiser_of(strategy)
+    if inner is None:
+        return
+    layout, shared = names.layout, ledger.shared
+    if not _is_adaptive(inner):
+        inner.current_arrays = arrays
+    if ledger.buffers is not None:
+        rest = shared.get(REST, np.zeros(layout.width - layout.size, np.float32))
+        momentum = momentum_of(ledger).astype(np.float32)
+        _put_momentum(inner, _typed(names, names.arrays(momentum, rest)))
+    if _is_adaptive(inner):
+        second = shared.get(SECOND)
+        inner.v_t = None
+        if second is not None:
+            found = names.arrays(second[: layout.size], second[layout.size :])
+            inner.v_t = _typed(names, found)
+
+
+def clear_moments(strategy: Strategy) -> None:
+    """Let a strategy begin anew: no moments, no copy of a model."""
+    for one in layers(strategy):
+        for name in ("m_t", "v_t", "momentum_vector", "current_arrays"):
+            if getattr(one, name, None) is not None:
+                setattr(one, name, None)
+
+
+def _momentum(inner: Any | None, names: Names) -> Named | None:
+    """Return a momentum of updates by name; Flower's FedAvgM has one of gradients."""
+    if inner is None:
+        return None
+    if _is_adaptive(inner):
+        return dict(inner.m_t) if inner.m_t else None
+    if inner.momentum_vector is None:
+        return None
+    vector = zip(names.order, inner.momentum_vector, strict=True)
+    return {name: -array for name, array in vector}
+
+
+def _put_momentum(inner: Any, found: Mapping[str, NDArray[Any]]) -> None:
+    """Turn around what `_momentum` gave."""
+    if _is_adaptive(inner):
+        inner.m_t = dict(found)
+    else:
+        inner.momentum_vector = [-array for array in found.values()]
+
+
+def _put_model(inner: Any, arrays: ArrayRecord) -> None:
+    """Replace a copy of the model, of the kind that is there: a record, or arrays."""
+    old = getattr(inner, "current_arrays", None)
+    if isinstance(old, ArrayRecord):
+        inner.current_arrays = arrays
+    elif isinstance(old, dict):
+        inner.current_arrays = {name: array.numpy() for name, array in arrays.items()}
+
+
+def _as_arrays(names: Names, vector: Vector) -> dict[str, NDArray[np.floating]]:
+    """Return what is of the parameters in the record's order; of the rest nothing."""
+    layout = names.layout
+    return names.arrays(vector, np.zeros(layout.width - layout.size, np.float32))
+
+
+def _typed(names: Names, arrays: Mapping[str, NDArray[np.floating]]) -> Named:
+    """Return arrays in the types that an aggregate of the model's arrays has."""
+    return {
+        name: np.array(
+            array, np.float64 if names.dtypes[name].kind in "iu" else names.dtypes[name]
+        )
+        for name, array in arrays.items()
+    }

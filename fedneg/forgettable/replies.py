@@ -1,0 +1,124 @@
+"""What nodes sent in a round, as the ledger wants it: updates by node and client."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, Message
+from flwr.serverapp.strategy import Strategy
+
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import Vector
+from fedneg.forgettable.moments import layers
+from fedneg.forgettable.names import Names
+
+# What else a strategy may weigh replies by.
+EXAMPLES = "num-examples"
+
+
+@dataclass
+class Reply:
+    """What a node sent, or all nodes of a client together.
+
+    Attributes
+    ----------
+    client_id : int
+    row : int
+        In the ledger; those of new clients come after the ones that are there.
+    update : Vector, shape (d,)
+        Local minus global, subtracted in the arrays' own precision.
+    rest : Vector
+        Statistics and counters.
+    weight : float
+        What the reply is to be weighed by.
+    """
+
+    client_id: int
+    row: int
+    update: Vector
+    rest: Vector
+    weight: float
+
+    def with_another(self, other: "Reply", *, means: int) -> "Reply":
+        """Return this and the reply of another node of the same client, as one.
+
+        It weighs as both. The first `means` numbers of the rest are averaged as the
+        update is; of the others, which are counters, the larger ones stay.
+        """
+        weight = self.weight + other.weight
+        share = other.weight / weight if weight else 0.5
+        update, rest = (
+            (a + share * (b.astype(np.float64) - a)).astype(np.float32)
+            for a, b in ((self.update, other.update), (self.rest, other.rest))
+        )
+        rest[means:] = np.maximum(self.rest[means:], other.rest[means:])
+        return Reply(self.client_id, self.row, update, rest, weight)
+
+
+def read_replies(
+    messages: Sequence[Message],
+    strategy: Strategy,
+    names: Names,
+    *,
+    before: ArrayRecord,
+    client_of: Callable[[int], int],
+    rows: Mapping[int, int],
+) -> list[tuple[Reply, Message]]:
+    """Return what each node sent, in the order given; what has no model is left out.
+
+    Parameters
+    ----------
+    before : ArrayRecord
+        What the nodes started from.
+    client_of : callable
+        From the id of a node to that of its client.
+    rows : mapping of int to int
+        By client id, of those who have one in the ledger.
+
+    Raises
+    ------
+    FedNegError
+        If arrays are not those that were sent out; it names the client.
+    """
+    key = next(
+        (a.weighted_by_key for a in _any(strategy) if hasattr(a, "weighted_by_key")),
+        EXAMPLES,
+    )
+    found = list[tuple[Reply, Message]]()
+    for message in messages:
+        if message.has_error():
+            continue
+        client_id = client_of(message.metadata.src_node_id)
+        arrays = next(iter(message.content.array_records.values()), None)
+        metrics = next(iter(message.content.metric_records.values()), None)
+        if arrays is None or metrics is None or key not in metrics:
+            continue  # the inner strategy says what it thinks of that
+        try:
+            _, rest = names.read(arrays)
+        except FedNegError as error:
+            raise FedNegError(f"client {client_id}: {error}") from None
+        update = names.difference(arrays, before, np.float32)
+        one = Reply(client_id, -1, update, rest, float(str(metrics[key])))
+        found.append((one, message))
+    new = sorted({one.client_id for one, _ in found} - set(rows))
+    places = dict(rows) | {k: len(rows) + place for place, k in enumerate(new)}
+    for one, _ in found:
+        one.row = places[one.client_id]
+    return found
+
+
+def _any(strategy: Strategy) -> list[Any]:
+    """Return the strategies in one another, of which it is not known what they have."""
+    return list(layers(strategy))
+
+
+def by_client(replies: Sequence[Reply], means: int) -> dict[int, Reply]:
+    """Return one reply for each client, by rows."""
+    found = dict[int, Reply]()
+    for reply in replies:
+        known = found.get(reply.row)
+        found[reply.row] = (
+            reply if known is None else known.with_another(reply, means=means)
+        )
+    return found

@@ -1,0 +1,200 @@
+"""Every strategy of Flower's: whose the step is, recomputed from the messages."""
+
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.serverapp.strategy import (
+    Bulyan,
+    FedAdagrad,
+    FedAdam,
+    FedAvgM,
+    FedMedian,
+    FedTrimmedAvg,
+    FedYogi,
+    Krum,
+    MultiKrum,
+    QFedAvg,
+    Strategy,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from builders.slow_server import (
+    Optimiser,
+    Weigh,
+    by_bulyan,
+    by_examples,
+    by_krum,
+    by_loss,
+    by_rank,
+    contributions,
+)
+from builders.strangers import INITIAL, TRAINED, Arrays, Watched, read, step_of, trained
+
+
+@dataclass(frozen=True)
+class Case:
+    """A strategy, and the same again, slowly."""
+
+    make: Callable[..., Strategy]
+    weigh: Weigh = by_examples
+    optimiser: Callable[[], Optimiser] = Optimiser
+    at_least: int = 1
+    clients: int = 4
+    # QFedAvg takes no whole numbers among the arrays.
+    floats: bool = False
+    # Flower computes second moments in the model's own type, the test in float64.
+    dtype: type = np.float32
+    # Of two replies that are nearest to one another, rounding chooses.
+    fractions: tuple[float, ...] = (0.5, 1.0)
+    depends: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def strategy(self, **more: Any) -> Strategy:
+        """Return a new one."""
+        return self.make(fraction_evaluate=0.0, **self.options, **more)
+
+    @property
+    def initial(self) -> Arrays:
+        """The model that it starts from."""
+        return {
+            name: array.astype(self.dtype) if array.dtype.kind == "f" else array
+            for name, array in INITIAL.items()
+            if not self.floats or array.dtype.kind == "f"
+        }
+
+    def by_hand(self, grid: Watched, **more: Any) -> dict[int, Arrays]:
+        """Return each client's contribution, as the messages say."""
+        return contributions(
+            grid, self.weigh, self.optimiser(), at_least=self.at_least, **more
+        )
+
+
+def adaptive(kind: str, make: Callable[..., Strategy], **options: float) -> Case:
+    """Return the case of a strategy that divides by second moments."""
+    return Case(
+        make,
+        optimiser=lambda: Optimiser(
+            kind,
+            rate=options["eta"],
+            momentum=options.get("beta_1", 0.0),
+            beta_2=options.get("beta_2", 0.0),
+            tau=options["tau"],
+        ),
+        dtype=np.float64,
+        depends=("second moments",),
+        options=options,
+    )
+
+
+ATTRIBUTED = {
+    "FedAdam": adaptive("adam", FedAdam, eta=0.05, beta_1=0.9, beta_2=0.99, tau=1e-3),
+    "FedYogi": adaptive("yogi", FedYogi, eta=0.02, beta_1=0.8, beta_2=0.95, tau=1e-3),
+    "FedAdagrad": adaptive("adagrad", FedAdagrad, eta=0.1, tau=1e-3),
+    "FedMedian": Case(FedMedian, by_rank(None), depends=("counted",)),
+    "FedTrimmedAvg": Case(
+        FedTrimmedAvg,
+        by_rank(0.3),
+        depends=("counted",),
+        options={"beta": 0.3},
+    ),
+    "Krum": Case(
+        Krum,
+        by_krum(1, 1),
+        clients=8,
+        fractions=(1.0,),
+        depends=("weighed",),
+        options={"num_malicious_nodes": 1},
+    ),
+    "MultiKrum": Case(
+        MultiKrum,
+        by_krum(1, 2),
+        clients=8,
+        fractions=(1.0,),
+        depends=("weighed",),
+        options={"num_malicious_nodes": 1, "num_nodes_to_select": 2},
+    ),
+    "Bulyan": Case(
+        Bulyan,
+        by_bulyan(1),
+        at_least=7,
+        clients=8,
+        fractions=(1.0,),
+        depends=("counted",),
+        options={"num_malicious_nodes": 1},
+    ),
+    "QFedAvg": Case(
+        QFedAvg,
+        by_loss(0.2, 0.1),
+        floats=True,
+        depends=("weighed",),
+        options={"q": 0.2, "client_learning_rate": 0.1},
+    ),
+}
+HELD = {
+    "FedAvgM": Case(
+        FedAvgM,
+        optimiser=lambda: Optimiser(rate=0.5, momentum=0.9),
+        options={"server_learning_rate": 0.5, "server_momentum": 0.9},
+    ),
+}
+cases = pytest.mark.parametrize("case", ATTRIBUTED.values(), ids=ATTRIBUTED)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def a_small_heap() -> Iterator[None]:
+    """Some strategies collect garbage for every reply: let it be of the test alone."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def bound(whole: Arrays, *rows: Arrays) -> float:
+    """Return a millionth of the training's step, and of what rounding is of."""
+    largest = max(np.abs(row[n]).max() for row in (whole, *rows) for n in TRAINED)
+    return 1e-6 * float(step_of(whole) + largest)
+
+
+# -- the identity ----------------------------------------------------------------------
+
+
+@cases
+@settings(max_examples=8, deadline=None)
+@given(
+    rounds=st.integers(1, 20),
+    broken=st.sets(st.tuples(st.integers(1, 3), st.integers(1, 20)), max_size=6),
+    late=st.dictionaries(st.integers(2, 3), st.integers(1, 10), max_size=2),
+    data=st.data(),
+)
+def test_forgetting_takes_away_what_the_messages_say(
+    case: Case,
+    rounds: int,
+    broken: set[tuple[int, int]],
+    late: dict[int, int],
+    data: st.DataObject,
+):
+    """With sampling, failures, unequal weights and clients that come later."""
+    grid = Watched(case.clients, broken, late)
+    fraction = data.draw(st.sampled_from(case.fractions))
+    held, arrays = trained(
+        case.strategy(fraction_train=fraction), grid, rounds, case.initial
+    )
+    by_hand = case.by_hand(grid)
+    if arrays is None or not held.clients:
+        return
+    whole = read(arrays)
+    assert set(held.clients) == set(by_hand)
+    gone = data.draw(st.sampled_from(held.clients))
+    limit = bound(whole, *by_hand.values())
+    for name in TRAINED:
+        total = INITIAL[name] + sum(row[name] for row in by_hand.values())
+        np.testing.assert_allclose(whole[name], total, rtol=0, atol=limit)
+    after = read(held.forget([gone], arrays))
+    for name in TRAINED:
+        expected = whole[name].astype(np.float64) - by_hand[gone][name]
+        np.testing.assert_allclose(after[name], expected, rtol=0, atol=limit)
