@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # for people's editors and mypy; at run time `__getattr__` do
     from fedneg.core.version import __version__ as __version__
     from fedneg.evaluation.judge import Seen as Seen
     from fedneg.evaluation.judge import judge as judge
-    from fedneg.forgettable.step import NotLinearError as NotLinearError
+    from fedneg.forgettable.refusals import NotLinearError as NotLinearError
     from fedneg.forgettable.strategy import Forgettable as Forgettable
     from fedneg.serving.app import serve as serve
     from fedneg.strategies.compensated import Compensated as Compensated
@@ -59,7 +59,7 @@ _HOMES = {
     "Forgettable": "forgettable.strategy",
     "GradientAscent": "strategies.gradient_ascent",
     "NegativeGradient": "strategies.negative_gradient",
-    "NotLinearError": "forgettable.step",
+    "NotLinearError": "forgettable.refusals",
     "Order": "tasks.task",
     "RandomInit": "strategies.random_init",
     "Retrain": "strategies.retrain",
