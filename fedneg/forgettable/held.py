@@ -9,8 +9,8 @@ from flwr.serverapp.strategy import Strategy
 
 from fedneg.core.parameters import Vector
 from fedneg.forgettable.files import model_bytes
-from fedneg.forgettable.inner import server_optimiser
 from fedneg.forgettable.method import SUBTRACT, Method
+from fedneg.forgettable.moments import server_optimiser
 from fedneg.forgettable.names import Names
 from fedneg.ledger.ledger import Ledger
 from fedneg.records.facts import APP
