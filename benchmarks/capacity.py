@@ -3,7 +3,7 @@
 ``python -m benchmarks.capacity`` computes the ledger of K clients and d parameters,
 measures three sizes of it with this network (each in a process of its own; the largest,
 8 GB, is a memory map in the cache folder: ``--skip-large`` leaves it out), and writes
-benchmarks/capacity.json and the README's table.
+benchmarks/capacity.json and the table of docs/benchmarks.md.
 """
 
 import argparse
@@ -237,7 +237,7 @@ def short(parameters: int) -> str:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Return the README's table and what follows from it."""
+    """Return the docs' table and what follows from it."""
     cells = {(c["clients"], c["parameters"]): c for c in results["cells"]}
     heads = [f"d = {short(d)}" for d in PARAMETERS]
     rows = [
@@ -341,7 +341,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     content = json.dumps(results, indent=2, allow_nan=False)
     (arguments.out / "capacity.json").write_text(content + "\n")
     if arguments.out == HERE:
-        fill(REPOSITORY / "README.md", "capacity", text)
+        fill(REPOSITORY / "docs" / "benchmarks.md", "capacity", text)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Put a comparison into the README: `python -m benchmarks.comparison DIR [DIR ..]`.
+"""Put a comparison into docs/methods.md.
 
-Each DIR is the folder of a `fedneg compare`. Writes benchmarks/comparison.csv, the
-figure, and what stands between the README's markers: the tables, and who wins where.
-Prints the other numbers that the README's words have.
+`python -m benchmarks.comparison DIR [DIR ..]`; each DIR is the folder of a `fedneg
+compare`. Writes benchmarks/comparison.csv, the figure, and what stands between that
+page's markers: the tables, and who wins where. Prints the other numbers that its words
+have.
 """
 
 import json
@@ -23,7 +24,7 @@ HERE = Path(__file__).parent
 
 
 def facts(frame: pd.DataFrame) -> Iterator[str]:
-    """Yield the numbers in the README's words that its tables do not have."""
+    """Yield the numbers in its words that its tables do not have."""
     keys = ["clients", "partition", "attack", "seed"]
     main_runs = frame[frame["attack"] != "canaries"]
     for model in ("unlearned", "recovered"):
@@ -75,7 +76,7 @@ def main(folders: Sequence[Path]) -> None:
             (HERE / "figures" / name).write_bytes(content)
     winners = "\n".join(f"* {sentence}" for sentence in describe_winners(summary))
     body = f"{markdown_table(summary)}\n{winners}"
-    fill(HERE.parent / "README.md", "comparison", body)
+    fill(HERE.parent / "docs" / "methods.md", "comparison", body)
     for line in (*facts(frame), *(f for d in folders for f in canary_aucs(d))):
         print(line)
 

@@ -1,4 +1,4 @@
-"""Put a text between two markers of the README, if they are there."""
+"""Put a text between two markers of a page, if they are there."""
 
 import re
 from pathlib import Path

@@ -25,7 +25,7 @@ HIDDEN = (512, 256, 128)
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything; the defaults are what the README reports.
+    """How much of everything; the defaults are what docs/benchmarks.md reports.
 
     Attributes
     ----------

@@ -1,11 +1,11 @@
-"""Make the README's numbers: `python benchmarks/readme.py` (about ten minutes).
+"""Make the README's numbers: `python -m benchmarks.readme` (about ten minutes).
 
 Runs the command line as a user would, several seeds and clients, and writes
-benchmarks/readme.json, the figures, and the table between the README's markers.
+benchmarks/readme.json, the figures, the README's table and the answers in
+docs/paper.md.
 """
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -13,8 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markers import fill
+
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
 MAIN = ["attack=backdoor", "retrain=remaining", "retrain_rounds=2"]
 RUNS = {
     "update form, client 4, seed 0": [*MAIN, "forget=4"],
@@ -75,17 +76,8 @@ def main() -> None:
     answers = "\n".join(
         f"* {sentence}" for k in ("1", "2") for sentence in paper["answers"][k]
     )
-    text = README.read_text()
-    for name, body in (("table", table(runs)), ("paper", answers)):
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        # A function: the text is no template with backslashes of its own.
-        text = re.sub(
-            pattern,
-            lambda found, body=body: f"{found[1]}{body}\n{found[2]}",
-            text,
-            flags=re.DOTALL,
-        )
-    README.write_text(text)
+    fill(HERE.parent / "README.md", "table", table(runs))
+    fill(HERE.parent / "docs" / "paper.md", "paper", answers)
 
 
 if __name__ == "__main__":

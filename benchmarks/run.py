@@ -2,8 +2,8 @@
 
 Contestants take turns and the median of several samples counts, since times on a shared
 machine are noisy; only ratios are worth comparing between machines. Writes
-benchmarks/results.json, benchmarks/figures/bench.png and the table of the README.
-It takes three quarters of an hour; ``--only`` measures single lines and ``--quick``
+benchmarks/results.json, benchmarks/figures/bench.png and docs/benchmarks.md's table. It
+takes three quarters of an hour; ``--only`` measures single lines and ``--quick``
 shows in a minute that everything works, and these write only where ``--out`` says.
 """
 
@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if out is not None:
         write(results, out)
     if whole and arguments.out is None:
-        fill(REPOSITORY / "README.md", "bench", text)
+        fill(REPOSITORY / "docs" / "benchmarks.md", "bench", text)
 
 
 if __name__ == "__main__":

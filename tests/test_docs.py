@@ -1,0 +1,75 @@
+"""The pages: links lead somewhere, tables have their places, the first one is short."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builders.checkout import REPOSITORY
+
+PAGES = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+    *sorted((REPOSITORY / "examples").rglob("*.md")),
+]
+# What scripts of benchmarks/ put into which page.
+FILLED = {
+    "README.md": ["table"],
+    "docs/architecture.md": ["rooms"],
+    "docs/benchmarks.md": ["bench", "capacity"],
+    "docs/methods.md": ["comparison"],
+    "docs/paper.md": ["paper"],
+}
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what a link to a place in a page may say."""
+    found = set()
+    for line in page.read_text().splitlines():
+        if line.startswith("#"):
+            title = re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower())
+            found.add(title.replace(" ", "-"))
+    return found
+
+
+def links(page: Path) -> Iterator[str]:
+    """Yield the links of a page to others of ours."""
+    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if "://" not in target:
+            yield target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_every_link_leads_somewhere(page: Path):
+    for target in links(page):
+        path, _, place = target.partition("#")
+        there = page.parent / path if path else page
+        assert there.exists(), f"{page.name} links to {target}"
+        if place:
+            assert place in anchors(there), f"{page.name} links to {target}"
+
+
+def test_every_page_is_reached_from_the_first():
+    todo, seen = [REPOSITORY / "README.md"], set[Path]()
+    while todo:
+        page = todo.pop().resolve()
+        if page in seen or page.suffix != ".md":
+            continue
+        seen.add(page)
+        todo += [page.parent / target.partition("#")[0] for target in links(page)]
+    assert {p.resolve() for p in (REPOSITORY / "docs").glob("*.md")} <= seen
+
+
+def test_the_first_page_is_short():
+    """What a newcomer reads before anything else."""
+    assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 180
+
+
+@pytest.mark.parametrize("name", FILLED)
+def test_what_scripts_fill_has_its_place(name: str):
+    text = (REPOSITORY / name).read_text()
+    for what in FILLED[name]:
+        assert text.count(f"<!-- {what} -->") == 1, what
