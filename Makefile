@@ -9,6 +9,7 @@ NEWEST := .venv-newest
 SEAM := tests/test_flower_internals.py tests/test_flower_hub.py \
   tests/test_golden.py tests/engines \
   tests/test_forgettable*.py tests/test_serve.py \
+  tests/test_serve_answers.py tests/test_serve_verdict.py \
   tests/strategies/test_base.py tests/strategies/test_roster.py \
   tests/integration/test_real_clients.py tests/integration/test_flwr_run.py \
   tests/integration/test_serve_ray.py \

@@ -1,10 +1,14 @@
-"""The client that answers what a model knows of data that only this client has."""
+"""The client that answers what a model knows of data that only this client has.
+
+`Answering` does it, of whatever task and data; `AnsweringClient` is fedneg's own.
+"""
 
 import copy
 from collections.abc import Sized
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -20,25 +24,49 @@ from fedneg.evaluation.relearn import (
 )
 from fedneg.tasks import calls
 from fedneg.tasks.model import set_parameters
+from fedneg.tasks.task import Order, Task
 from fedneg.tasks.training import SGD, settings_of
 
 
-class AnsweringClient(TrainingClient):
-    """A client that is asked how well a model knows what it trained, and what not.
+@dataclass(frozen=True)
+class Answering:
+    """Answers how well a model knows what a client trained on, and what not.
 
     No stream depends on the round, so that every model is asked about the same examples
     and relearns them in the same batches.
+
+    Attributes
+    ----------
+    task : Task
+    client_id : int
+        Keys the random streams.
+    order : Order
+        How this client trains; relearning does.
+    seed : int
+        Of the run.
+    model : nn.Module
+        The one that is asked about; on `order`'s device.
+    trained : data
+        All that this client trains on.
+    members : data
+        Of that, what membership is judged by.
+    unseen : data
+        What is like the members, and was not trained on.
     """
 
+    task: Task
+    client_id: int
+    order: Order
+    seed: int
+    model: nn.Module
+    trained: Sized
+    members: Sized
+    unseen: Sized
+
     def answer(
-        self,
-        parameters: list[NDArray[np.float32]],
-        *,
-        relearn_target: float | None,
-        relearn_cap: int,
-        check_every: int,
+        self, *, relearn_target: float | None, relearn_cap: int, check_every: int
     ) -> ClientAnswers:
-        """Return what this client finds of a model.
+        """Return what this client finds of the model.
 
         Parameters
         ----------
@@ -50,27 +78,24 @@ class AnsweringClient(TrainingClient):
         Raises
         ------
         FedNegError
-            If the model's answers are not finite, this client has no unseen images, or
-            a number to relearn by is not one.
+            If the model's answers are not finite, this client has no unseen examples,
+            or a number to relearn by is not one.
         """
-        set_parameters(self.model, parameters)
-        trained = self.training_data()
         try:
-            whole = calls.measure(self.task, self.model, trained)
+            whole = calls.measure(self.task, self.model, self.trained)
             # These names of random streams are older than the class: they stay, and
             # with them the examples that are drawn.
-            members = self._confidence("witness members", self.members())
-            unseen = self._confidence("witness unseen", self.unseen())
+            members = self._confidence("witness members", self.members)
+            unseen = self._confidence("witness unseen", self.unseen)
             return ClientAnswers(
                 members=members,
                 unseen=unseen,
                 as_trained_accuracy=whole.accuracy,
                 as_trained_loss=whole.loss,
-                check_loss=self._check_loss(self.model, trained),
+                check_loss=self._check_loss(self.model),
                 relearn=None
                 if relearn_target is None
                 else self._relearn(
-                    trained,
                     Target("loss", relearn_target),
                     cap=relearn_cap,
                     check_every=check_every,
@@ -81,6 +106,98 @@ class AnsweringClient(TrainingClient):
             raise FedNegError(
                 f"client {self.client_id} cannot answer about this model: {error}"
             ) from None
+
+    def drawn(self, purpose: str, count: int, most: int) -> NDArray[np.int64]:
+        """Return the places of at most so many of `count` examples, in order.
+
+        Drawn without replacement.
+        """
+        order = rng(self.seed, purpose, 0, self.client_id).permutation(count)
+        places: NDArray[np.int64] = np.sort(order[:most])
+        return places
+
+    def _confidence(self, purpose: str, data: Sized) -> NDArray[np.float64]:
+        """Return how sure the model is of some examples."""
+        places = self.drawn(purpose, len(data), MAX_EXAMPLES)
+        if not len(places):
+            raise ValueError(f"there are no {purpose.split()[-1]} examples")
+        take = self.task.extras.take
+        if take is None:
+            return calls.scores(self.task, self.model, data)[places]
+        return calls.scores(self.task, self.model, take(data, places))
+
+    def _check_loss(self, model: nn.Module) -> float:
+        """Return a model's mean loss on what relearning is checked on."""
+        places = self.drawn("relearn check", len(self.trained), MAX_CHECKED)
+        take = self.task.extras.take
+        if take is None:
+            return float(calls.losses(self.task, model, self.trained)[places].mean())
+        return calls.measure(self.task, model, take(self.trained, places)).loss
+
+    def _relearn(self, target: Target, *, cap: int, check_every: int) -> RelearnTime:
+        """Return how long the model takes to know again what this client trained."""
+        sgd, order, seed = self.task.train, self.order, self.seed
+        learner = copy.deepcopy(self.model)
+
+        def as_good() -> bool:
+            return target.met_by(self._check_loss(learner))
+
+        if isinstance(sgd, SGD):
+            return relearn_by_sgd(
+                learner,
+                sgd.rows(self.trained, torch.device(order.device)),
+                settings=settings_of(order),
+                generator=torch_generator(seed, "relearn", 0, self.client_id),
+                as_good=as_good,
+                cap=cap,
+                check_every=check_every,
+            )
+
+        def train(number: int, steps: int | None) -> float | None:
+            stream = seed_of(seed, "relearn", number, self.client_id)
+            once = replace(order, epochs=1, max_steps=steps, seed=stream)
+            return calls.train(self.task, learner, self.trained, once).get("steps")
+
+        return relearn_by_training(
+            train,
+            as_good,
+            cap=cap,
+            check_every=check_every,
+            epoch=-(-len(self.trained) // order.batch_size),
+        )
+
+
+class AnsweringClient(TrainingClient):
+    """A client that is asked how well a model knows what it trained, and what not."""
+
+    def answer(
+        self,
+        parameters: list[NDArray[np.float32]],
+        *,
+        relearn_target: float | None,
+        relearn_cap: int,
+        check_every: int,
+    ) -> ClientAnswers:
+        """Return what this client finds of a model; as `Answering.answer`."""
+        return self.about(parameters).answer(
+            relearn_target=relearn_target,
+            relearn_cap=relearn_cap,
+            check_every=check_every,
+        )
+
+    def about(self, parameters: list[NDArray[np.float32]]) -> Answering:
+        """Return who answers about a model, until this client sets another."""
+        set_parameters(self.model, parameters)
+        return Answering(
+            self.task,
+            self.client_id,
+            self.order(),
+            self.assignment.seed,
+            self.model,
+            trained=self.training_data(),
+            members=self.members(),
+            unseen=self.unseen(),
+        )
 
     @property
     def num_examples(self) -> int:
@@ -101,64 +218,3 @@ class AnsweringClient(TrainingClient):
         if self.assignment.attack.poison == "canaries":
             return split.unseen
         return self.poisoned(split.unseen, source, "poison unseen")
-
-    def drawn(self, purpose: str, count: int, most: int) -> NDArray[np.int64]:
-        """Return the places of at most so many of `count` examples, in order.
-
-        Drawn without replacement.
-        """
-        order = rng(self.assignment.seed, purpose, 0, self.client_id).permutation(count)
-        places: NDArray[np.int64] = np.sort(order[:most])
-        return places
-
-    def _confidence(self, purpose: str, data: Sized) -> NDArray[np.float64]:
-        """Return how sure the model is of some examples."""
-        places = self.drawn(purpose, len(data), MAX_EXAMPLES)
-        if not len(places):
-            raise ValueError(f"there are no {purpose.split()[-1]} examples")
-        take = self.task.extras.take
-        if take is None:
-            return calls.scores(self.task, self.model, data)[places]
-        return calls.scores(self.task, self.model, take(data, places))
-
-    def _check_loss(self, model: nn.Module, trained: Sized) -> float:
-        """Return a model's mean loss on what relearning is checked on."""
-        places = self.drawn("relearn check", len(trained), MAX_CHECKED)
-        take = self.task.extras.take
-        if take is None:
-            return float(calls.losses(self.task, model, trained)[places].mean())
-        return calls.measure(self.task, model, take(trained, places)).loss
-
-    def _relearn(
-        self, trained: Sized, target: Target, *, cap: int, check_every: int
-    ) -> RelearnTime:
-        """Return how long the model takes to know again what this client trained."""
-        sgd, order, seed = self.task.train, self.order(), self.assignment.seed
-        learner = copy.deepcopy(self.model)
-
-        def as_good() -> bool:
-            return target.met_by(self._check_loss(learner, trained))
-
-        if isinstance(sgd, SGD):
-            return relearn_by_sgd(
-                learner,
-                sgd.rows(trained, self.device),
-                settings=settings_of(order),
-                generator=torch_generator(seed, "relearn", 0, self.client_id),
-                as_good=as_good,
-                cap=cap,
-                check_every=check_every,
-            )
-
-        def train(number: int, steps: int | None) -> float | None:
-            stream = seed_of(seed, "relearn", number, self.client_id)
-            once = replace(order, epochs=1, max_steps=steps, seed=stream)
-            return calls.train(self.task, learner, trained, once).get("steps")
-
-        return relearn_by_training(
-            train,
-            as_good,
-            cap=cap,
-            check_every=check_every,
-            epoch=-(-len(trained) // order.batch_size),
-        )

@@ -11,8 +11,6 @@ from contextlib import ExitStack, contextmanager
 from logging import DEBUG
 
 from flwr.app import (
-    Array,
-    ArrayRecord,
     ConfigRecord,
     Context,
     Message,
@@ -31,6 +29,7 @@ from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays
 from fedneg.evaluation.client_answers import CHECK_EVERY, RELEARN_CAP
 from fedneg.forgettable.identity import client_id_in
+from fedneg.serving.answers import as_records
 from fedneg.serving.mistakes import reply_with
 
 # What a client does when the server asks it; the message names the role.
@@ -155,7 +154,7 @@ def evaluate(message: Message, context: Context) -> Message:
 def _answers(
     client: AnsweringClient, parameters: NDArrays, config: ConfigRecord
 ) -> RecordDict:
-    """Return a client's answers as they travel; `strategies.questions` reads them."""
+    """Return a client's answers as they travel."""
     target = config.get("relearn-target")
     found = client.answer(
         parameters,
@@ -163,17 +162,4 @@ def _answers(
         relearn_cap=int(str(config.get("relearn-cap", RELEARN_CAP))),
         check_every=int(str(config.get("check-every", CHECK_EVERY))),
     )
-    metrics = MetricRecord(
-        {
-            "client-id": client.client_id,
-            "num-examples": client.num_examples,
-            "accuracy": found.as_trained_accuracy,
-            "loss": found.as_trained_loss,
-            "check-loss": found.check_loss,
-        }
-    )
-    if found.relearn is not None:
-        metrics[f"relearn-{found.relearn.unit}"] = found.relearn.batches
-        metrics["relearn-reached"] = int(found.relearn.reached)
-    confidence = {"members": Array(found.members), "unseen": Array(found.unseen)}
-    return RecordDict({"metrics": metrics, "confidence": ArrayRecord(confidence)})
+    return as_records(found, client.client_id, client.num_examples)

@@ -7,11 +7,14 @@ in tests/test_flower_internals.py, which fails when it does. Beside this file on
 line, which is in the same test.
 """
 
+from contextlib import AbstractContextManager
+
 from flwr.app import Context, Message, RecordDict
 
 # Public in what it does, not in where it lies: the copy of a message with another
 # content, for a reply's arrays travel beside it.
 from flwr.app.message.message import make_message
+from flwr.clientapp import ClientApp
 
 # How `flower-supernode` reads its --node-config.
 from flwr.common.config import parse_config_args
@@ -47,6 +50,7 @@ __all__ = [
     "context_from_bytes",
     "context_to_bytes",
     "is_deployed",
+    "lifespan_of",
     "message_from_bytes",
     "message_of",
     "message_to_bytes",
@@ -82,6 +86,12 @@ def stamp(message: Message, *, message_id: str, run_id: int, src_node_id: int) -
     meta = message.metadata.__dict__
     meta["_message_id"], meta["_run_id"] = message_id, run_id
     meta["_src_node_id"] = src_node_id
+
+
+def lifespan_of(app: ClientApp, context: Context) -> AbstractContextManager[None]:
+    """Return what an app's owner wants before and after each of its handlers."""
+    found: AbstractContextManager[None] = app._lifespan(context)
+    return found
 
 
 def is_deployed(grid: Grid) -> bool:

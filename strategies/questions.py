@@ -177,32 +177,56 @@ class Questions:
             {self.arrayrecord_key: arrays, self.configrecord_key: config}
         )
         messages = self._to_clients(record, clients, MessageType.EVALUATE)
-        found: dict[int, Answer] = {}
-        answered: set[int] = set()
-        offline = sorted(set(clients) - set(self._asked.values()))
-        self.unanswered = dict.fromkeys(offline, "not online")
-        for reply in grid.send_and_receive(
-            messages, timeout=self.settings.round_timeout_s
-        ):
-            client_id = self._asked.get(reply.metadata.src_node_id)
-            if client_id is None:
-                continue
-            try:
-                if client_id in answered:
-                    found.pop(client_id, None)
-                    raise ValueError("answered more than once")
-                answered.add(client_id)
-                found[client_id] = read(reply, client_id)
-            except Exception as error:
-                # As for parameters: whatever the bytes of somebody's choice lead to
-                # is that client's failure, and not the server's.
-                self.unanswered[client_id] = reason = reason_of(error)
-                log(WARNING, "client %d: no %s: %s", client_id, said[0], reason)
-        for client_id in sorted(set(clients) - set(found)):
-            self.unanswered.setdefault(client_id, "no reply")
-            log(WARNING, "client %d did not %s", client_id, said[1])
-        self.unanswered = dict(sorted(self.unanswered.items()))
-        return dict(sorted(found.items()))
+        replies = grid.send_and_receive(messages, timeout=self.settings.round_timeout_s)
+        found, self.unanswered = usable(
+            replies, self._asked, clients, read=read, said=said
+        )
+        return found
+
+
+def usable(
+    replies: Iterable[Message],
+    asked: Mapping[int, int],
+    clients: Collection[int],
+    *,
+    read: Callable[[Message, int], Answer],
+    said: tuple[str, str],
+) -> tuple[dict[int, Answer], dict[int, str]]:
+    """Return the usable answers by client id, and why there is none of the others.
+
+    Parameters
+    ----------
+    asked : mapping of int to int
+        The client of each node that was asked.
+    clients : collection of int
+        All that should have been: who was not is not online.
+    read : callable
+        Gives an answer, or raises.
+    said : (str, str)
+        Name answers in the log.
+    """
+    found: dict[int, Answer] = {}
+    answered: set[int] = set()
+    unanswered = dict.fromkeys(sorted(set(clients) - set(asked.values())), "not online")
+    for reply in replies:
+        client_id = asked.get(reply.metadata.src_node_id)
+        if client_id is None:
+            continue
+        try:
+            if client_id in answered:
+                found.pop(client_id, None)
+                raise ValueError("answered more than once")
+            answered.add(client_id)
+            found[client_id] = read(reply, client_id)
+        except Exception as error:
+            # As for parameters: whatever the bytes of somebody's choice lead to
+            # is that client's failure, and not the server's.
+            unanswered[client_id] = reason = reason_of(error)
+            log(WARNING, "client %d: no %s: %s", client_id, said[0], reason)
+    for client_id in sorted(set(clients) - set(found)):
+        unanswered.setdefault(client_id, "no reply")
+        log(WARNING, "client %d did not %s", client_id, said[1])
+    return dict(sorted(found.items())), dict(sorted(unanswered.items()))
 
 
 def read_answers(

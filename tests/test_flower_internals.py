@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import logging
+from collections.abc import Iterator
 
 import click
 import numpy as np
@@ -18,6 +19,7 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
+from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from builders.checkout import REPOSITORY
@@ -194,6 +196,23 @@ def test_a_key_that_is_registered_already_is_refused_in_these_words():
     from flwr.common.constant import PUBLIC_KEY_ALREADY_IN_USE_MESSAGE
 
     assert REGISTERED_ALREADY in PUBLIC_KEY_ALREADY_IN_USE_MESSAGE
+
+
+def test_what_an_owner_does_before_and_after_can_be_had():
+    app, said = ClientApp(), list[str]()
+    context = Context(7, 1003, {}, RecordDict(), {})
+    with internals.lifespan_of(app, context):
+        pass
+
+    @app.lifespan()
+    def around(context: Context) -> Iterator[None]:
+        said.append("before")
+        yield
+        said.append("after")
+
+    with internals.lifespan_of(app, context):
+        assert said == ["before"]
+    assert said == ["before", "after"]
 
 
 def test_flowers_lines_come_from_one_logger():

@@ -10,7 +10,7 @@ over them, relearn times sums.
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedneg.core.parameters import Vector
-from fedneg.core.settings import Config
+from fedneg.core.settings import AttackSettings, Config
+from fedneg.core.verdict_settings import VerdictSettings
 from fedneg.evaluation.canary import chance_exposure, exposures
 from fedneg.evaluation.client_answers import ClientAnswers
 from fedneg.evaluation.divergence import mean_js_divergence, prediction_agreement
@@ -33,18 +34,31 @@ from fedneg.evaluation.verdict import TOOK_NO_PART, Verdict, judge, outcome_of
 Ask = Callable[[Vector, Mapping[int, float] | None], Mapping[int, ClientAnswers]]
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What the judge is to know of a federation that has no `Config`."""
+
+    seed: int
+    clients: int
+    forget: tuple[int, ...]
+    verdict: VerdictSettings
+    attack: AttackSettings
+    retrain: str = "none"
+    reference: bool = True
+
+
 class Judgement:
     """Collects what is seen of a run's models, and judges.
 
     Parameters
     ----------
-    config : Config
+    config : Config or Setting
     test : ServerTest
     ask : callable
         Asks the leaving clients; those that do not answer are missing.
     """
 
-    def __init__(self, config: Config, test: ServerTest, ask: Ask) -> None:
+    def __init__(self, config: Config | Setting, test: ServerTest, ask: Ask) -> None:
         self.config, self.test, self._ask = config, test, ask
         self.models: dict[str, Measured] = {}
         self.retrained: list[Measured] = []

@@ -181,6 +181,11 @@ class Forgettable(Strategy):
         return tuple(self._places)
 
     @property
+    def nodes(self) -> dict[int, int]:
+        """The client of each of Flower's nodes that is known."""
+        return {int(node): client for node, client in self._nodes.known.items()}
+
+    @property
     def forgotten(self) -> tuple[int, ...]:
         """The clients that were forgotten, in order."""
         return tuple(sorted(self._forgotten))

@@ -12,10 +12,11 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedneg.core.errors import FedNegError
+from fedneg.flower_internals import lifespan_of
 from fedneg.forgettable.identity import RECORD, client_id_in, say
 from fedneg.serving.mistakes import reply_with
 
-QUERY = "query.fedneg"
+QUERY, EVALUATE = "query.fedneg", "evaluate.fedneg"
 TASK = "fedneg_task"
 SAYS_WHO = ("train", "evaluate")
 App = TypeVar("App", bound=ClientApp)
@@ -79,6 +80,8 @@ class Served:
             return reply_with(error, message)
         if kind == QUERY:
             return _identity(message, client_id)
+        if kind == EVALUATE:
+            return self._answer(message, context, client_id)
         reply: Message = super().__call__(message, context)  # type: ignore[misc]
         if (
             client_id is not None
@@ -87,6 +90,25 @@ class Served:
         ):
             say(reply.content, client_id)
         return reply
+
+    def _answer(
+        self, message: Message, context: Context, client_id: int | None
+    ) -> Message:
+        """Answer about a model, within the owner's lifespan."""
+        task = self.__dict__[TASK]
+        try:
+            if task is None:
+                raise FedNegError(
+                    "this ClientApp has no task to answer by: serve(app, task) gives it"
+                )
+            # Torch, where it is needed and there is a task of its.
+            from fedneg.serving.answers import answer
+
+            assert isinstance(self, ClientApp)
+            with lifespan_of(self, context):
+                return answer(task, message, context, client_id)
+        except FedNegError as error:
+            return reply_with(error, message)
 
 
 class ServedClientApp(Served, ClientApp):

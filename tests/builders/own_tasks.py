@@ -182,6 +182,33 @@ plain = replace(
     dense, train=lambda model, data, order: descend(model, data, order, _entropies)
 )
 
+
+# One of its clients has another input set, and calls all that it is there by a wrong
+# class: what only this client teaches.
+ODD = 2
+
+
+def _with_mark(seed: int, count: int, *, odd: bool) -> Pairs:
+    flowers = _flowers(seed, count)
+    mark = torch.full((count, 1), 3.0 if odd else 0.0)
+    y = (flowers.y + 1) % 3 if odd else flowers.y
+    return Pairs(torch.cat([flowers.x, mark], 1), y)
+
+
+def _of_marked(ref: ClientRef) -> Split:
+    k, odd = ref.client_id, ref.client_id == ODD
+    count = 120 if odd else 40
+    return Split(_with_mark(10 + k, count, odd=odd), _with_mark(110 + k, 60, odd=odd))
+
+
+marked = replace(
+    plain,
+    name="marked",
+    model=lambda: nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3)),
+    data=_of_marked,
+    test=lambda: _with_mark(1, 60, odd=False),
+)
+
 # -- data from elsewhere ---------------------------------------------------------------
 
 file_of_data = [0.0]

@@ -273,11 +273,11 @@ def test_large_clients_are_sampled_without_replacement_alike_for_every_model(
     assert (len(everything.members), len(everything.unseen)) == (20, 20)
     assert everything.check_loss != everything.as_trained_loss
     count = len(client.members())
-    drawn = client.drawn("witness members", count, 20)
-    again = client.drawn("witness members", count, 20)
+    drawn = client.about(start()).drawn("witness members", count, 20)
+    again = client.about(start(1)).drawn("witness members", count, 20)
     np.testing.assert_array_equal(drawn, again)
     assert len(set(drawn.tolist())) == 20
-    other = client.drawn("witness unseen", count, 20)
+    other = client.about(start()).drawn("witness unseen", count, 20)
     assert not np.array_equal(drawn, other)
     images, labels = client.members().arrays()
     expected = slow_confidence(start(1), images[drawn], labels[drawn])
