@@ -15,6 +15,7 @@ from safetensors.numpy import save
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import make_folder, remove, write_bytes
+from fedneg.core.machine import cache_root
 from fedneg.core.reading import read_json
 from fedneg.forgettable.names import FROZEN, Names, is_numbered
 from fedneg.ledger.ledger import Ledger
@@ -87,8 +88,14 @@ def names_in(facts: Mapping[str, Any], model: Any) -> Names:
     return names
 
 
-def empty_ledger(facts: Mapping[str, Any]) -> Ledger:
+def empty_ledger(facts: Mapping[str, Any], memory_mib: int) -> Ledger:
     """Return a ledger of zeros of a shape that `shape_of` gave.
+
+    Parameters
+    ----------
+    facts : mapping
+    memory_mib : int
+        With more of rows they lie on the cache's disk.
 
     Raises
     ------
@@ -110,10 +117,16 @@ def empty_ledger(facts: Mapping[str, Any]) -> Ledger:
         momentum=facts["momentum"],
         keep_local=facts.get("keep_local", False),
         statistics=statistics,
+        **beyond(memory_mib),
     )
     for name, length in facts.get("shared", {}).items():
         ledger.shared[name] = np.zeros(length, np.float32)
     return ledger
+
+
+def beyond(memory_mib: int) -> dict[str, Any]:
+    """Return where a ledger's rows lie once they are more than so much."""
+    return {"folder": cache_root() / "scratch", "limit": memory_mib * 2**20}
 
 
 def model_bytes(record: ArrayRecord) -> bytes:
@@ -122,13 +135,18 @@ def model_bytes(record: ArrayRecord) -> bytes:
     return save({name: array.numpy().copy(order="C") for name, array in record.items()})
 
 
-def read_ledger(folder: Path, model: Any) -> tuple[Ledger, Names, dict[str, Any]]:
+def read_ledger(
+    folder: Path, model: Any, memory_mib: int
+) -> tuple[Ledger, Names, dict[str, Any]]:
     """Return what `write_ledger` wrote, and the facts that it was given.
 
     Parameters
     ----------
+    folder : Path
     model : torch module or None
         Has what is frozen, which is in no file.
+    memory_mib : int
+        As of `empty_ledger`.
 
     Raises
     ------
@@ -147,7 +165,8 @@ def read_ledger(folder: Path, model: Any) -> tuple[Ledger, Names, dict[str, Any]
             raise ValueError(f"it names {facts['file']!r}, which is no file beside it")
         if sha256_of(path) != facts["sha256"]:
             raise ValueError(f"{path.name} is damaged: its sha256 is another one")
-        names, ledger = names_in(facts, model), empty_ledger(facts)
+        names = names_in(facts, model)
+        ledger = empty_ledger(facts, memory_mib)
         initial = ledger.statistics.initial
         read_tensors(path, ledger.arrays() | {"statistics initial": initial})
         ledger.restore_facts(facts["ledger"])

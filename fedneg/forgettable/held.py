@@ -21,6 +21,7 @@ class Held(Protocol):
     """A `fedneg.forgettable.strategy.Forgettable`, with what only its life may use."""
 
     strategy: Strategy
+    memory_mib: int
     ledger: Ledger | None
     _names: Names | None
     _places: dict[int, int]

@@ -267,7 +267,7 @@ class Life:
         checkpoints.tidy()
         odd = [d.text for d in of_model(state.model, state.account)]
         damage: list[str] = []
-        found = checkpoints.restore_into(_room_for, damage.append, strict=True)
+        found = checkpoints.restore_into(self._room_for, damage.append, strict=True)
         for text in damage:
             say(text)
         kept = check_found(state, checkpoints, found, damage, say)
@@ -526,6 +526,12 @@ class Life:
             }
         )
 
+    def _room_for(self, facts: Mapping[str, Any]) -> Ledger:
+        """Return a ledger of zeros for what a checkpoint's facts tell of."""
+        ledger = empty_ledger(facts["app"], self.held.memory_mib)
+        ledger.origin = facts["app"]["origin"]
+        return ledger
+
     def _tell_notices(self) -> None:
         while self.state.notices:
             say(self.state.notices.pop(0))
@@ -534,10 +540,3 @@ class Life:
 def say(text: str) -> None:
     """Log a line where Flower logs its own."""
     log(INFO, "fedneg: %s", text)
-
-
-def _room_for(facts: Mapping[str, Any]) -> Ledger:
-    """Return a ledger of zeros for what a checkpoint's facts tell of."""
-    ledger = empty_ledger(facts["app"])
-    ledger.origin = facts["app"]["origin"]
-    return ledger

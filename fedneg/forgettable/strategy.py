@@ -31,9 +31,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from fedneg.core.checks import whole
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector, unflatten
-from fedneg.forgettable.files import read_ledger, write_ledger
+from fedneg.forgettable.files import beyond, read_ledger, write_ledger
 from fedneg.forgettable.inner import lower_minima, minima_of
 from fedneg.forgettable.life import Life
 from fedneg.forgettable.method import SUBTRACT, Method, chosen
@@ -55,6 +56,9 @@ from fedneg.forgettable.step import Round, attribute
 from fedneg.forgettable.weighing import Replies, copies
 from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.statistics import Statistics
+
+# With more of rows they lie on the disk, as those of the app do.
+MEMORY_MIB = 2048
 
 
 class Forgettable(Strategy):
@@ -83,6 +87,9 @@ class Forgettable(Strategy):
         Says what of the arrays is trained: what it has frozen is in no row, its float
         buffers are statistics and its others counters. By default floats are trained,
         but for those that are called as BatchNorm's running statistics are.
+    memory_mib : int
+        Rows that are more than this lie in a nameless file on the disk of the cache
+        ($FEDNEG_CACHE), and are read as they are needed.
     state : str or Path, optional
         A folder in which all of it lasts: checkpoints, requests that are made by
         `fedneg request forget`, receipts, an audit log, the model in service. `start`
@@ -115,6 +122,7 @@ class Forgettable(Strategy):
         method: str = SUBTRACT,
         options: Mapping[str, Any] | None = None,
         model: Any = None,
+        memory_mib: int = MEMORY_MIB,
         state: str | Path | None = None,
         keys: str | Path | None = None,
         repair_rounds: int = 2,
@@ -131,6 +139,7 @@ class Forgettable(Strategy):
                 "must see every step: let its hooks do what start() does"
             )
         self.strategy = strategy
+        self.memory_mib = whole("memory_mib", memory_mib, minimum=0)
         self._nodes, self._minima = Nodes(clients), minima_of(strategy)
         self._method, self._model = chosen(method, options), _module(model)
         # Who was forgotten, and who has asked to be: they are asked for nothing.
@@ -506,6 +515,7 @@ class Forgettable(Strategy):
         *,
         clients: Mapping[int, int] | str | None = None,
         model: Any = None,
+        memory_mib: int = MEMORY_MIB,
     ) -> "Forgettable":
         """Return a strategy with the ledger that `save` wrote, as it was then.
 
@@ -513,7 +523,7 @@ class Forgettable(Strategy):
         ----------
         strategy : Strategy
             Another inner one, of the same arguments; its moments are put right too.
-        clients, model
+        clients, model, memory_mib
             As of `Forgettable`.
 
         Raises
@@ -523,10 +533,16 @@ class Forgettable(Strategy):
             not the server optimiser, that the ledger was written with.
         """
         module = _module(model)
-        ledger, names, facts = read_ledger(Path(folder), module)
+        whole("memory_mib", memory_mib, minimum=0)
+        ledger, names, facts = read_ledger(Path(folder), module, memory_mib)
         method, options = facts.get("method") or (SUBTRACT, None)
         found = cls(
-            strategy, clients=clients, method=method, options=options, model=module
+            strategy,
+            clients=clients,
+            method=method,
+            options=options,
+            model=module,
+            memory_mib=memory_mib,
         )
         name = type(strategy).__name__
         server = (*server_optimiser(strategy), name)
@@ -600,6 +616,7 @@ class Forgettable(Strategy):
             momentum=momentum,
             keep_local=self._method is not None and self._method.keeps_local_models,
             statistics=Statistics(rest, clients=0, means=means, keep_initial=True),
+            **beyond(self.memory_mib),
         )
         self._names, self._global = names, parameters
         begin_moments(self.strategy, names, self.ledger)

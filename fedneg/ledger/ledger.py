@@ -86,6 +86,8 @@ class Ledger:
         Also keep every client's update in some rounds: K rows for each.
     folder : Path, optional
         Hold the rows in memory maps of nameless files here, not in memory.
+    limit : int
+        Only once they are more bytes than this: rows grow as clients come.
     statistics : Statistics, optional
         Of a model that has some: they follow the parameters in its vector.
 
@@ -113,6 +115,7 @@ class Ledger:
         keep_local: bool = True,
         updates: KeptUpdates | None = None,
         folder: Path | None = None,
+        limit: int = -1,
         statistics: Statistics | None = None,
     ) -> None:
         self.initial = initial.astype(np.float32)
@@ -121,12 +124,13 @@ class Ledger:
         )
         self.origin = digest_of_model(self.initial)
         self.learning_rate, self.momentum = learning_rate, momentum
-        self.keep_local, self.folder = keep_local, folder
-        self.contributions = make_rows(clients, initial.size, folder)
+        self.keep_local, self.folder, self.limit = keep_local, folder, limit
+        place = self._place(clients)
+        self.contributions = make_rows(clients, initial.size, place)
         self.correction = np.zeros(initial.size, dtype=np.float32)
         # Rows exist only where a momentum has to be remembered.
-        self.buffers = make_rows(clients, initial.size, folder) if momentum else None
-        rows = make_rows(clients if keep_local else 0, initial.size, folder)
+        self.buffers = make_rows(clients, initial.size, place) if momentum else None
+        rows = make_rows(clients if keep_local else 0, initial.size, place)
         self.local = Vectors(rows)
         self.updates = KeptUpdates() if updates is None else updates
         self.participation: list[Participation] = []
@@ -142,12 +146,19 @@ class Ledger:
         more = clients - self.clients
         if more <= 0:
             return
-        self.contributions = grown(self.contributions, more, self.folder)
+        place = self._place(clients)
+        self.contributions = grown(self.contributions, more, place)
         if self.buffers is not None:
-            self.buffers = grown(self.buffers, more, self.folder)
+            self.buffers = grown(self.buffers, more, place)
         if self.keep_local:
-            self.local.grow(more, self.folder)
+            self.local.grow(more, place)
         self.statistics.grow(clients)
+
+    def _place(self, clients: int) -> Path | None:
+        """Return the folder where the rows of so many clients lie; None: in memory."""
+        each = 1 + bool(self.momentum) + self.keep_local
+        large = clients * each * self.initial.nbytes > self.limit
+        return self.folder if large else None
 
     @property
     def num_bytes(self) -> int:

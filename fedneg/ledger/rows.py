@@ -61,7 +61,10 @@ def make_rows(count: int, size: int, folder: Path | None = None) -> Rows:
 def grown(rows: Rows, more: int, folder: Path | None = None) -> Rows:
     """Return rows with so many of zeros after them; for a while both are there."""
     found = make_rows(len(rows) + more, rows.shape[1], folder)
-    found[: len(rows)] = rows
+    for old, new in zip(rows, found, strict=False):
+        new[...] = old
+        release(rows)  # not all of both at once, if they are maps
+        release(found)
     return found
 
 
