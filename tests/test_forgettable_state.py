@@ -102,7 +102,7 @@ def test_a_start_goes_on_where_the_last_one_was(
 ):
     """As one start would have, momentum too; what is told of is counted on."""
     said: list[str] = []
-    monkeypatch.setattr("fedneg.forgettable.life.say", said.append)
+    monkeypatch.setattr("fedneg.forgettable.standing.say", said.append)
     once, twice = tmp_path / "once", tmp_path / "twice"
     _, whole = live(once, 5, strategy=with_momentum())
     live(twice, 3, strategy=with_momentum())

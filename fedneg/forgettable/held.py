@@ -26,6 +26,7 @@ class Held(Protocol):
     _names: Names | None
     _places: dict[int, int]
     _method: Method | None
+    _before: int  # how many rounds there were before those that Flower counts
     _model: Any  # a torch module that has what is frozen, or None
 
     @property

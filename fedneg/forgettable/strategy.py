@@ -22,7 +22,6 @@ each public method takes, gives and refuses.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,6 @@ from fedneg.forgettable.names import Names, joined
 from fedneg.forgettable.nodes import Nodes
 from fedneg.forgettable.refusals import check_before
 from fedneg.forgettable.replies import Reply, by_client, read_replies
-from fedneg.forgettable.results import Evaluate
 from fedneg.forgettable.step import Round, attribute
 from fedneg.forgettable.weighing import Replies, copies
 from fedneg.ledger.ledger import Ledger
@@ -243,29 +241,12 @@ class Forgettable(Strategy):
             If the strategy's step is no sum of its clients' parts.
         """
         if self._life is not None:
-            return self._start_living(grid, initial_arrays, *arguments, **more)
+            return self._life.start(grid, initial_arrays, *arguments, **more)
         if self._names is None:
             self._begin(initial_arrays)
         else:
             self._check_ours(initial_arrays)
         return super().start(grid, initial_arrays, *arguments, **more)
-
-    def _start_living(self, *arguments: Any, **more: Any) -> Result:
-        """Run what is missing of so many rounds, where the state stands."""
-        life = self._life
-        assert life is not None
-        bound = signature(Strategy.start).bind(self, *arguments, **more)
-        bound.apply_defaults()
-        given = bound.arguments
-
-        def run(arrays: ArrayRecord, rounds: int, evaluate: Evaluate | None) -> Result:
-            self._before = life.rounds
-            own = {"initial_arrays": arrays, "num_rounds": rounds}
-            return Strategy.start(**{**given, **own, "evaluate_fn": evaluate})
-
-        return life.run(
-            run, given["initial_arrays"], given["num_rounds"], given["evaluate_fn"]
-        )
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
