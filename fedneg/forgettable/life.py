@@ -218,9 +218,14 @@ class Life:
         return max(self.at.planned - self.at.trained, lack)
 
     def _lacks(self, work: Work) -> int:
-        """Return how many rounds of repair a forgetting lacks; of nothing, none."""
+        """Return how many rounds of repair a forgetting lacks.
+
+        None where nobody was taken out of the model, or nobody is left to repair it.
+        """
         was_there = set(work.clients) - set(work.method.get("absent", ()))
-        return self.repair_rounds - work.recovered if was_there else 0
+        if not (was_there and self.at.trainer.contains):
+            return 0
+        return self.repair_rounds - work.recovered
 
     def _carry_out(self) -> bool:
         """Do what no round is needed for; return whether the model is another."""

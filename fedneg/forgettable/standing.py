@@ -242,6 +242,7 @@ class Standing:
                 **shape_of(ledger, names),
                 "origin": ledger.origin,
                 "rounds": self.rounds,
+                "clients": sorted(self.held._places),
                 "facts": self.held._facts(),
             }
             kept = Kept(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Message
 from flwr.serverapp.strategy import FedAvg, FedAvgM, Result, Strategy
+from safetensors.numpy import load_file
 
 from builders.strangers import INITIAL, Arrays, Watched, read, written
 from builders.waiting import PATIENCE_S
@@ -86,8 +87,6 @@ def ask(state: Path, client_id: int) -> Request:
 
 def model_in(state: Path) -> Arrays:
     """Return the model in service."""
-    from safetensors.numpy import load_file
-
     return load_file(state / "model.safetensors")
 
 
