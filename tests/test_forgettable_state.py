@@ -4,13 +4,14 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Message, MetricRecord
-from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedProx
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedMedian, FedProx
 from safetensors.numpy import load_file
 
 from builders.app_lives import (
@@ -398,6 +399,25 @@ def test_other_methods_carry_requests_out(tmp_path: Path, method: str):
     audit(state)
 
 
+@pytest.mark.parametrize("kind", [FedAdam, FedMedian])
+def test_what_still_depends_on_the_client_stands_in_its_receipt(
+    tmp_path: Path, kind: type[FedAvg]
+):
+    """Also of what was held before a restart; moments go on as they were."""
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    live(once, 3, strategy=kind(fraction_evaluate=0.0))
+    for rounds in (1, 2, 3):
+        live(twice, rounds, strategy=kind(fraction_evaluate=0.0))
+    for name, array in model_in(once).items():
+        np.testing.assert_allclose(model_in(twice)[name], array, atol=1e-6)
+    ask(twice, 101)
+    held, _ = live(twice, 5, strategy=kind(fraction_evaluate=0.0))
+    depends = receipt_of(twice, 101)["done"]["depends"]
+    assert depends
+    assert depends == list(held.depends)
+    audit(twice)
+
+
 # -- a kill, and what else ends a start ------------------------------------------------
 
 
@@ -613,10 +633,20 @@ def test_another_server_optimiser_is_refused(tmp_path: Path):
         live(tmp_path / "state", 2, strategy=other)
 
 
+class Amplified(FedAvg):
+    """A strategy whose step nobody's updates make."""
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
+        """Do as FedAvg does, and more of it."""
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        return written({n: a * 1.5 for n, a in read(arrays).items()}), metrics
+
+
 def test_a_strategy_that_was_refused_at_once_is_no_federation_yet(tmp_path: Path):
     state = tmp_path / "state"
     with pytest.raises(NotLinearError):
-        live(state, 2, strategy=FedAdam(fraction_evaluate=0.0))
+        live(state, 2, strategy=Amplified(fraction_evaluate=0.0))
+    assert "cannot be made forgettable" in State(state).read_status()["error"]
     _, result = live(state, 2)
     assert same(model_in(state), model_of(result))
     audit(state)
