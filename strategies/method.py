@@ -16,6 +16,7 @@ from fedneg.core.checks import build, choice
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector
 from fedneg.core.settings import Config, StrategySettings
+from fedneg.records.receipts import NOTHING as NOTHING  # where whoever writes one looks
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class ForgettingMethod:
         Returns
         -------
         str
-            Half a sentence; it begins with `fedneg.records.receipts.NOTHING` where
+            Half a sentence; it begins with `NOTHING` where
             nothing does.
         """
         return str(report.get("remains", "a part of the client's summed updates"))

