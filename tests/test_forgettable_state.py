@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -551,6 +552,19 @@ def test_forget_is_a_request_too(state: Path):
     receipt = receipt_of(state, 102)
     assert receipt["remains"] == "a part of the client's summed updates (scale 0.5)"
     assert receipt["purged"]["isolable"] is True
+
+
+def test_a_copy_has_no_state(state: Path):
+    """So models may be retrained beside it, as the verdict wants them."""
+    held, result = live(state, 3)
+    files = {p: p.read_bytes() for p in state.rglob("*") if p.is_file()}
+    copied = deepcopy(held)
+    copied.forget([101])
+    copied.reset()
+    copied.start(Meddled(), written(INITIAL), num_rounds=1)
+    assert files == {p: p.read_bytes() for p in state.rglob("*") if p.is_file()}
+    assert held.forgotten == ()
+    held.start(Meddled(), result.arrays, num_rounds=4)
 
 
 def test_forget_before_anything_and_in_the_middle_are_refused(tmp_path: Path):

@@ -22,6 +22,7 @@ each public method takes, gives and refuses.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,13 @@ class Forgettable(Strategy):
                 repair_rounds=repair_rounds,
                 every=checkpoint,
             )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Forgettable":
+        """Return a copy without `state`, of which there is one: to try things with."""
+        found = memo[id(self)] = type(self).__new__(type(self))
+        for name, value in vars(self).items():
+            setattr(found, name, None if name == "_life" else deepcopy(value, memo))
+        return found
 
     def reset(self) -> None:
         """Begin anew: an empty ledger, at whatever arrays `start` is given next.
