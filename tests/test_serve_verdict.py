@@ -4,17 +4,21 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import FedAvg
 
 from builders.federations import FIRST_NODE_ID, RecordingGrid
 from builders.own_tasks import ODD
 from builders.served import ORDER, TASK, federation, first
 from builders.waiting import PATIENCE_S
-from fedneg import Forgettable
+from fedneg import ClientRef, Forgettable, judge
 from fedneg.core.errors import FedNegError
 from fedneg.evaluation.verdict import Verdict
+from fedneg.serving.asking import Asking
 from fedneg.serving.verdict import verdicts
+from fedneg.tasks import calls
 
 ROUNDS = 6
 
@@ -71,6 +75,36 @@ def test_it_tells_the_original_from_retrained_models(forgot: Forgot):
     assert by_name["as_trained_accuracy_gap"].decision == "not forgotten"
     assert by_name["relearn_ratio"].decision == "not forgotten"
     assert found["original"].utility.value == pytest.approx(0.7, abs=0.2)
+
+
+def test_the_judge_of_losses_has_what_it_takes(forgot: Forgot):
+    """The same nodes' answers, and models that were trained with and without them."""
+    asking, net = Asking(forgot.strategy, forgot.grid), TASK.model()
+    net.load_state_dict(forgot.original.to_torch_state_dict())
+    seen = asking.seen([ODD], forgot.original, quality=0.7)
+    split = TASK.data(ClientRef(ODD, 4))
+    by_hand = calls.losses(TASK, net, split.train)
+    np.testing.assert_allclose(seen.losses[ODD], by_hand, rtol=1e-4, atol=1e-6)
+    assert seen.quality == 0.7
+    with_it = [
+        Forgettable(FedAvg(fraction_evaluate=0.0))
+        .start(forgot.grid, first(TASK, seed), ROUNDS, timeout=PATIENCE_S)
+        .arrays
+        for seed in (11, 12)
+    ]
+    without = [asking.seen([ODD], arrays) for arrays in forgot.retrained]
+    found = judge(
+        seen,
+        trained_with=[asking.seen([ODD], arrays) for arrays in with_it],
+        trained_without=without,
+    )
+    assert found.finding == "traces left"
+    found = judge(
+        without[0],
+        trained_with=[asking.seen([ODD], arrays) for arrays in with_it],
+        trained_without=without[1:],
+    )
+    assert found.outcome != "not forgotten"
 
 
 def test_without_an_order_nothing_is_relearned(forgot: Forgot):

@@ -7,11 +7,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedneg.core.errors import FedNegError
 from fedneg.evaluation.client_answers import CHECK_EVERY, RELEARN_CAP, ClientAnswers
+from fedneg.evaluation.judge import Seen
 from fedneg.forgettable.identity import take
 from fedneg.forgettable.strategy import Forgettable
 from fedneg.serving.app import QUERY
@@ -106,6 +108,28 @@ class Asking:
             )
 
         return self._ask(ANSWERS, client_ids, arrays, question, read)
+
+    def seen(
+        self,
+        client_ids: Collection[int],
+        arrays: ArrayRecord,
+        *,
+        quality: float | None = None,
+    ) -> Seen:
+        """Return what `fedneg.judge` takes: the losses of clients' training examples.
+
+        Of at most 5000 a client, the same for every model. Who does not answer is not
+        among them, and in `unanswered`.
+
+        Parameters
+        ----------
+        quality : float, optional
+            Of the model, in [0, 1]; it is handed on.
+        """
+        found = self.answers(client_ids, arrays)
+        # How sure a model is travels, -log(expm1(loss)): this takes it back.
+        losses = {k: np.logaddexp(0.0, -said.members) for k, said in found.items()}
+        return Seen(losses, quality=quality)
 
     def measured(
         self,
