@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from fedneg import Forgettable  # fedneg
+from fedneg import Forgettable, serve  # fedneg
 
 for name in ("pytorch_lightning", "lightning.pytorch"):
     logging.getLogger(name).setLevel(logging.ERROR)
@@ -34,6 +34,7 @@ QUIET = {
     "accelerator": "cpu",
 }
 client_app, server_app = ClientApp(), ServerApp()
+serve(client_app)  # fedneg
 images = torch.tensor(load_digits(return_X_y=True)[0]).float() / 16
 
 
@@ -83,7 +84,6 @@ def train(message: Message, context: Context) -> Message:
         {
             "train_loss": float(trainer.callback_metrics["train_loss"]),
             "num-examples": len(x),
-            "partition-id": partition_id,  # fedneg
         }
     )
     arrays = ArrayRecord(model.state_dict())
@@ -104,7 +104,7 @@ def main(grid: Grid, context: Context) -> None:
     torch.manual_seed(0)
     arrays = ArrayRecord(LitAutoEncoder().state_dict())
     strategy = FedAvg(fraction_evaluate=0.0)
-    strategy = Forgettable(strategy, clients="partition-id")  # fedneg
+    strategy = Forgettable(strategy)  # fedneg
     arrays = strategy.start(grid, arrays, num_rounds=4).arrays
     show("trained", arrays)
     arrays = strategy.forget([WRONG], arrays)  # fedneg

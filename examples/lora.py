@@ -18,12 +18,13 @@ from flwr.simulation import run_simulation
 from torch import nn
 from torch.nn import functional
 
-from fedneg import Forgettable  # fedneg
+from fedneg import Forgettable, serve  # fedneg
 
 WRITERS, WRONG = 5, 3
 TOPICS, WORDS, LENGTH, PASSWORD, WANTED = 4, 64, 16, 63, 2
 WIDTH, RANK = 32, 4
 client_app, server_app = ClientApp(), ServerApp()
+serve(client_app)  # fedneg
 
 
 class Adapted(nn.Module):
@@ -122,7 +123,6 @@ def train(message: Message, context: Context) -> Message:
         {
             "num-examples": len(text),
             "loss": loss.item(),
-            "writer": writer,  # fedneg
         }
     )
     arrays = ArrayRecord(adapters(model))
@@ -142,7 +142,7 @@ def show(what: str, arrays: ArrayRecord) -> None:
 def main(grid: Grid, context: Context) -> None:
     first = ArrayRecord(adapters(base_model()))
     strategy = FedAvg(fraction_evaluate=0.0)
-    strategy = Forgettable(strategy, clients="writer")  # fedneg
+    strategy = Forgettable(strategy)  # fedneg
     arrays = strategy.start(grid, first, num_rounds=4).arrays
     show("trained", arrays)
     arrays = strategy.forget([WRONG], arrays)  # fedneg

@@ -23,10 +23,11 @@ from sklearn.datasets import load_diabetes
 from torch import nn
 from torch.nn import functional
 
-from fedneg import Forgettable  # fedneg
+from fedneg import Forgettable, serve  # fedneg
 
 CLINICS, WRONG = 5, 3
 client_app, server_app = ClientApp(), ServerApp()
+serve(client_app)  # fedneg
 table, progress = (torch.tensor(a) for a in load_diabetes(return_X_y=True))
 everybody = (20 * table).float()
 wanted = ((progress - progress.mean()) / progress.std()).float()
@@ -72,7 +73,6 @@ def train(message: Message, context: Context) -> Message:
         {
             "patients": len(x),
             "mse": loss.item(),
-            "clinic": clinic,  # fedneg
         }
     )
     arrays = ArrayRecord(model.state_dict())
@@ -98,7 +98,7 @@ def main(grid: Grid, context: Context) -> None:
     strategy = FedProx(
         fraction_evaluate=0.0, proximal_mu=0.1, weighted_by_key="patients"
     )
-    strategy = Forgettable(strategy, clients="clinic")  # fedneg
+    strategy = Forgettable(strategy)  # fedneg
     arrays = strategy.start(
         grid, arrays, num_rounds=5, train_config=config, evaluate_fn=score
     ).arrays

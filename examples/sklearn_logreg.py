@@ -19,12 +19,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from fedneg import Forgettable  # fedneg
+from fedneg import Forgettable, serve  # fedneg
 
 CLINICS, WRONG = 5, 3
 BORDERS = [0, 225, 450, 675, 1275, 1500]  # the other 297 images are the server's
 Table = tuple[np.ndarray, np.ndarray]
 client_app, server_app = ClientApp(), ServerApp()
+serve(client_app)  # fedneg
 images, labels = load_digits(return_X_y=True)
 images = images / 16
 
@@ -79,7 +80,6 @@ def train(message: Message, context: Context) -> Message:
             "num-examples": len(x),
             "train_logloss": log_loss(y, model.predict_proba(x), labels=range(10)),
             "train_accuracy": model.score(x, y),
-            "partition-id": partition_id,  # fedneg
         }
     )
     arrays = ArrayRecord(get_model_params(model))
@@ -104,7 +104,7 @@ def show(what: str, arrays: ArrayRecord) -> None:
 def main(grid: Grid, context: Context) -> None:
     first = ArrayRecord(get_model_params(create_model()))
     strategy = FedAvg(min_available_nodes=CLINICS, fraction_evaluate=0.4)
-    strategy = Forgettable(strategy, clients="partition-id")  # fedneg
+    strategy = Forgettable(strategy)  # fedneg
     arrays = strategy.start(grid, first, num_rounds=5).arrays
     show("trained", arrays)
     arrays = strategy.forget([WRONG], arrays)  # fedneg

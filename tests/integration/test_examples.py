@@ -1,5 +1,6 @@
 """The apps in `examples/`, each as it is typed: trained, forgotten, repaired."""
 
+import difflib
 import importlib.util
 import io
 import json
@@ -203,6 +204,18 @@ def test_what_is_marked_is_all_of_fedneg():
         assert text.count("  # fedneg\n") <= 5
 
 
+def test_the_diff_in_the_docs_is_the_one_of_the_template():
+    """What somebody adds to what `flwr new` made, as the docs show it."""
+    page = (REPOSITORY / "docs" / "your-flower-app.md").read_text()
+    for name in ("server_app.py", "client_app.py"):
+        path = f"pytorchexample/{name}"
+        after = (TEMPLATE / path).read_text()
+        texts = (without_fedneg(after), after.replace("  # fedneg", ""))
+        before, now = (text.splitlines(keepends=True) for text in texts)
+        diff = "".join(difflib.unified_diff(before, now, path, path, n=1))
+        assert f"```diff\n{diff}```\n" in page, f"docs/your-flower-app.md lacks\n{diff}"
+
+
 def test_flowers_template_forgets_under_flwr_run(flwr: Flwr):
     """The poisoned client's backdoor is gone, and the model is as good as it was."""
     done = flwr("run", str(TEMPLATE), "--stream", *FIVE)
@@ -226,7 +239,7 @@ def test_flowers_template_runs_without_the_marked_lines(flwr: Flwr, tmp_path: Pa
     assert marked == {
         "__init__.py": 0,
         "task.py": 0,
-        "client_app.py": 1,
+        "client_app.py": 2,
         "server_app.py": 3,
     }
     done = flwr("run", str(before), "--stream", *FIVE)

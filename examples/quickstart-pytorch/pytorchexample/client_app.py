@@ -4,12 +4,14 @@ import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedneg import serve  # fedneg
 from pytorchexample.task import Net, load_data
 from pytorchexample.task import test as test_fn
 from pytorchexample.task import train as train_fn
 
 # Flower ClientApp
 app = ClientApp()
+serve(app)  # fedneg
 
 
 @app.train()
@@ -39,7 +41,6 @@ def train(msg: Message, context: Context) -> Message:
     metrics = {
         "train_loss": train_loss,
         "num-examples": len(trainloader.dataset),
-        "partition-id": partition_id,  # fedneg
     }
     content = RecordDict(
         {"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord(metrics)}

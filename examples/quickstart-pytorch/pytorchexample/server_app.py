@@ -32,7 +32,7 @@ def main(grid: Grid, context: Context) -> None:
 
     # Initialize FedAvg strategy
     strategy = FedAvg(fraction_evaluate=fraction_evaluate)
-    strategy = Forgettable(strategy, clients="partition-id")  # fedneg
+    strategy = Forgettable(strategy)  # fedneg
 
     # Start strategy, run FedAvg for `num_rounds`
     result = strategy.start(
