@@ -102,14 +102,15 @@ def depends_on_moments(strategy: Strategy) -> tuple[str, ...]:
     return (SECOND_MOMENTS,) if _is_adaptive(optimiser_of(strategy)) else ()
 
 
-def momentum_of(ledger: Ledger) -> NDArray[np.float64]:
-    """Return the whole momentum of a ledger with such rows, of updates."""
+def momentum_of(ledger: Ledger, block: slice) -> NDArray[np.float64]:
+    """Return a block of the momentum of a ledger with such rows, of updates."""
     assert ledger.buffers is not None, "a ledger with momentum has rows of it"
-    total = np.zeros(ledger.initial.size)
+    total = np.zeros(ledger.initial[block].size)
     for row in ledger.buffers:
-        total += row
+        total += row[block]
     ledger.release()
-    return total + ledger.shared.get(INHERITED, np.float32(0))
+    inherited = ledger.shared.get(INHERITED)
+    return total if inherited is None else total + inherited[block]
 
 
 def begin_moments(strategy: Strategy, names: Names, ledger: Ledger) -> None:
@@ -189,7 +190,7 @@ def give_moments(
         inner.current_arrays = arrays
     if ledger.buffers is not None:
         rest = shared.get(REST, np.zeros(layout.width - layout.size, np.float32))
-        momentum = momentum_of(ledger).astype(np.float32)
+        momentum = momentum_of(ledger, slice(None)).astype(np.float32)
         _put_momentum(inner, _typed(names, names.arrays(momentum, rest)))
     if _is_adaptive(inner):
         second = shared.get(SECOND)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fedneg.core.errors import FedNegError
 from fedneg.core.layout import Kind, Layout, Part
 from fedneg.core.parameters import Vector
+from fedneg.forgettable.views import Difference, view_of
 
 # The kind of what nobody trains, in files.
 FROZEN = "frozen"
@@ -146,13 +147,28 @@ class Names:
         FedNegError
             If an array is missing, is not expected, or has another shape.
         """
+        arrays = self.views(record)
+        return joined([arrays[name] for name in self.parameters]), self.rest(arrays)
+
+    def rest(self, arrays: Mapping[str, NDArray[Any]]) -> Vector:
+        """Return what of `views` is not trained, as float32."""
+        return joined([arrays[name] for name in (*self.statistics, *self.counters)])
+
+    def views(self, record: ArrayRecord) -> dict[str, NDArray[Any]]:
+        """Return a record's arrays by name, copied only where they must be.
+
+        Raises
+        ------
+        FedNegError
+            As `read`.
+        """
         if set(record) != set(self.shapes):
             one = sorted(set(record) ^ set(self.shapes))[0]
             raise FedNegError(
                 f"array {one} is {'not ' if one in self.shapes else ''}in the record, "
                 "and the initial arrays say otherwise"
             )
-        arrays = {name: record[name].numpy() for name in self.shapes}
+        arrays = {name: view_of(record[name]) for name in self.shapes}
         for name, array in arrays.items():
             # What is averaged may come back without the axes that it had, or with one.
             if array.size != prod(self.shapes[name]):
@@ -160,26 +176,17 @@ class Names:
                     f"array {name} must have shape {self.shapes[name]}, got "
                     f"{array.shape}"
                 )
-        return (
-            joined([arrays[name] for name in self.parameters]),
-            joined([arrays[name] for name in (*self.statistics, *self.counters)]),
-        )
+        return arrays
 
     def difference(
         self, after: ArrayRecord, before: ArrayRecord, dtype: Any = np.float64
-    ) -> NDArray[Any]:
+    ) -> Difference:
         """Return what was added to the parameters, in the records' own precision."""
-        found = np.empty(self.layout.size, dtype)
-        start = 0
-        for name in self.parameters:
-            new, old = after[name].numpy(), before[name].numpy()
-            stop = start + old.size
-            exact = np.promote_types(np.result_type(new, old), np.float32)
-            found[start:stop] = np.subtract(
-                new.reshape(-1), old.reshape(-1), dtype=exact
-            )
-            start = stop
-        return found
+        return Difference(
+            [view_of(after[name]) for name in self.parameters],
+            [view_of(before[name]) for name in self.parameters],
+            dtype,
+        )
 
     def record(
         self, parameters: NDArray[np.floating], rest: NDArray[np.floating]

@@ -12,6 +12,7 @@ from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector
 from fedneg.forgettable.moments import layers
 from fedneg.forgettable.names import Names
+from fedneg.forgettable.views import Blocks, whole
 
 # What else a strategy may weigh replies by.
 EXAMPLES = "num-examples"
@@ -26,8 +27,9 @@ class Reply:
     client_id : int
     row : int
         In the ledger; those of new clients come after the ones that are there.
-    update : Vector, shape (d,)
-        Local minus global, subtracted in the arrays' own precision.
+    update : Blocks, shape (d,)
+        Local minus global, subtracted in the arrays' own precision; a vector, or read
+        from the message.
     rest : Vector
         Statistics and counters.
     weight : float
@@ -36,7 +38,7 @@ class Reply:
 
     client_id: int
     row: int
-    update: Vector
+    update: Blocks
     rest: Vector
     weight: float
 
@@ -48,9 +50,10 @@ class Reply:
         """
         weight = self.weight + other.weight
         share = other.weight / weight if weight else 0.5
+        pairs = ((whole(self.update), whole(other.update)), (self.rest, other.rest))
         update, rest = (
             (a + share * (b.astype(np.float64) - a)).astype(np.float32)
-            for a, b in ((self.update, other.update), (self.rest, other.rest))
+            for a, b in pairs
         )
         rest[means:] = np.maximum(self.rest[means:], other.rest[means:])
         return Reply(self.client_id, self.row, update, rest, weight)
@@ -95,7 +98,7 @@ def read_replies(
         if arrays is None or metrics is None or key not in metrics:
             continue  # the inner strategy says what it thinks of that
         try:
-            _, rest = names.read(arrays)
+            rest = names.rest(names.views(arrays))
         except FedNegError as error:
             raise FedNegError(f"client {client_id}: {error}") from None
         update = names.difference(arrays, before, np.float32)

@@ -7,8 +7,10 @@ that makes this very step says whose it is. If none does, the strategy is refuse
 is no list of strategies that are not.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from threading import local
 
 import numpy as np
 from flwr.serverapp.strategy import Strategy
@@ -20,6 +22,7 @@ from fedneg.forgettable.moments import Server, depends_on_moments, momentum_of
 from fedneg.forgettable.names import Names
 from fedneg.forgettable.refusals import NotLinearError, refusal
 from fedneg.forgettable.replies import Reply
+from fedneg.forgettable.views import Blocks, blocks, is_finite, norm
 from fedneg.forgettable.weighing import CHOSEN, Replies, Weighing, fixed, rules
 from fedneg.ledger.ledger import BLOCK, Ledger
 
@@ -30,6 +33,8 @@ OF_STEP, OF_EPSILON = (1e-5, 1e-3), 8.0
 # Weights are looked for only where there are so many more parameters than replies: with
 # fewer, some would always be found.
 MORE = 8
+# What a step has beside the aggregate, or an aggregate itself, by blocks.
+Carried = Callable[[slice], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -45,15 +50,15 @@ class Round:
         those of new clients come after the ones that are there.
     before : Vector, shape (d,)
         The global parameters that the clients started from.
-    step : float64 array, shape (d,)
-        What the strategy added to them.
+    step : Blocks, shape (d,)
+        What the strategy added to them, float64.
     """
 
     number: int
     replies: Sequence[Reply]
     contents: Replies
     before: Vector
-    step: NDArray[np.float64]
+    step: Blocks
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Attributed:
 
     Attributes
     ----------
-    parts : dict of int to Vector
+    parts : mapping of int to Blocks
         By the ledger's rows: what of the aggregate, or of the server's momentum, is
         whose.
     weights : dict of int to float
@@ -73,7 +78,7 @@ class Attributed:
         What of the step hung on all clients together, for people.
     """
 
-    parts: dict[int, Vector]
+    parts: Mapping[int, Blocks]
     weights: dict[int, float]
     gain: float | Vector
     depends: frozenset[str] = field(default_factory=frozenset)
@@ -84,8 +89,7 @@ def attribute(
 ) -> Attributed:
     """Return each client's part of a step.
 
-    The ledger is only looked at: what is refused has changed nothing in it. The
-    updates of the replies are overwritten.
+    The ledger is only looked at: what is refused has changed nothing in it.
 
     Raises
     ------
@@ -94,9 +98,9 @@ def attribute(
     NotLinearError
         If nothing that is known here makes this step.
     """
-    size = float(np.linalg.norm(found.step))
+    size = norm(found.step)
     sent = (reply.update for reply in found.replies)
-    if not (np.isfinite(size) and all(np.isfinite(one).all() for one in sent)):
+    if not (np.isfinite(size) and all(is_finite(one) for one in sent)):
         raise FedNegError(
             f"round {found.number} ended in numbers that are not finite: the model "
             "diverged, or a client sent such"
@@ -128,59 +132,81 @@ def _tries(
     names: Names,
     server: Server,
     found: Round,
-    carried: NDArray[np.float64] | None,
+    carried: Carried | None,
     tried: list[tuple[float, float, float | Vector, Weighing]],
 ) -> Iterator[tuple[float, float, float | Vector, Weighing]]:
     """Yield how far each weighing is from the step, and keep it."""
     scale = np.maximum(np.abs(server.gain) * server.share, 1)
-    sizes = np.linalg.norm(scale * found.before), np.linalg.norm(scale * found.step)
-    bound = OF_EPSILON * names.epsilon * float(sum(sizes))
+    sizes = norm(found.before, scale), norm(found.step, scale)
+    bound = OF_EPSILON * names.epsilon * sum(sizes)
     for weighing in _weighings(strategy, server, found, carried):
-        moved = server.share * _aggregate(names, found, weighing)
-        if carried is not None:
-            moved += carried
-        moved *= server.gain
         gain = server.gain
         if isinstance(gain, np.ndarray):
-            length = float(moved @ moved)
-            factor = float(found.step @ moved) / length if length else 1.0
-            moved *= factor
-            gain = gain * np.float32(factor)
-        moved -= found.step
-        tried.append((float(np.linalg.norm(moved)), bound, gain, weighing))
+            length = dot = 0.0
+            for block, moved in _moved(names, server, found, carried, weighing):
+                length += float(moved @ moved)
+                dot += float(found.step[block] @ moved)
+            gain = gain * np.float32(dot / length if length else 1.0)
+        off = 0.0
+        for block, moved in _moved(
+            names, replace(server, gain=gain), found, carried, weighing
+        ):
+            moved -= found.step[block]
+            off += float(moved @ moved)
+        tried.append((float(np.sqrt(off)), bound, gain, weighing))
         yield tried[-1]
+
+
+def _moved(
+    names: Names,
+    server: Server,
+    found: Round,
+    carried: Carried | None,
+    weighing: Weighing,
+) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Yield blocks of the step that a weighing would have made."""
+    for block, weights, updates in _weighed(names, found, weighing):
+        moved = server.share * (weights * updates).sum(axis=0)
+        if carried is not None:
+            moved += carried(block)
+        gain = server.gain
+        moved *= gain[block] if isinstance(gain, np.ndarray) else gain
+        yield block, moved
 
 
 def _weighings(
     strategy: Strategy,
     server: Server,
     found: Round,
-    carried: NDArray[np.float64] | None,
+    carried: Carried | None,
 ) -> Iterator[Weighing]:
     yield from rules(strategy, found.contents)
     if not isinstance(server.gain, np.ndarray) and server.gain:
-        aggregate = found.step / server.gain
-        if carried is not None:
-            aggregate -= carried
-        weights = _fitted(found, aggregate / server.share)
+
+        def aggregate(block: slice) -> NDArray[np.float64]:
+            total = found.step[block] / server.gain
+            if carried is not None:
+                total -= carried(block)
+            return np.asarray(total / server.share)
+
+        weights = _fitted(found, aggregate)
         if weights is not None:
             yield fixed(weights, CHOSEN)
 
 
-def _fitted(found: Round, aggregate: NDArray[np.float64]) -> NDArray[np.float64] | None:
+def _fitted(found: Round, aggregate: Carried) -> NDArray[np.float64] | None:
     """Return the weights of updates that come closest to an aggregate, if any can say.
 
     Of those whose updates are alike, each keeps its share by examples.
     """
     replies, count = found.replies, len(found.replies)
-    if aggregate.size < count + MORE:
+    if found.before.size < count + MORE:
         return None
     products, shares = np.zeros((count, count)), np.zeros(count)
-    for start in range(0, aggregate.size, BLOCK):
-        block = slice(start, start + BLOCK)
+    for block in blocks(found.before.size):
         updates = np.stack([r.update[block] for r in replies]).astype(np.float64)
         products += updates @ updates.T
-        shares += updates @ aggregate[block]
+        shares += updates @ aggregate(block)
     first = np.array([reply.weight for reply in replies])
     first = first / first.sum() if first.sum() else np.full(count, 1 / count)
     inverse = np.linalg.pinv(products, rcond=1e-12, hermitian=True)
@@ -188,40 +214,37 @@ def _fitted(found: Round, aggregate: NDArray[np.float64]) -> NDArray[np.float64]
     return weights
 
 
-def _blocks(names: Names) -> Iterator[tuple[slice, np.dtype[np.floating]]]:
-    """Yield blocks of the parameters, each of one type."""
+def _typed(
+    names: Names, inside: slice | None = None
+) -> Iterator[tuple[slice, np.dtype[np.floating]]]:
+    """Yield blocks of the parameters, or of some of them, each of one type."""
+    low, high = (
+        (0, names.layout.size) if inside is None else (inside.start, inside.stop)
+    )
     start = 0
     for name in names.parameters:
-        stop = start + int(np.prod(names.shapes[name]))
-        for first in range(start, stop, BLOCK):
-            yield slice(first, min(first + BLOCK, stop)), names.dtypes[name]
+        stop = start + prod(names.shapes[name])
+        for first in range(max(start, low), min(stop, high), BLOCK):
+            yield slice(first, min(first + BLOCK, stop, high)), names.dtypes[name]
         start = stop
 
 
 def _weighed(
-    names: Names, found: Round, weighing: Weighing
+    names: Names, found: Round, weighing: Weighing, inside: slice | None = None
 ) -> Iterator[tuple[slice, NDArray[np.floating], NDArray[np.float64]]]:
     """Yield blocks with the weights and updates there of all replies."""
-    for block, dtype in _blocks(names):
+    for block, dtype in _typed(names, inside):
         updates = np.stack([reply.update[block] for reply in found.replies])
         values = found.before[block] + updates
         weights = weighing.of(values.astype(dtype, copy=False))
         yield block, weights, updates.astype(np.float64)
 
 
-def _aggregate(names: Names, found: Round, weighing: Weighing) -> NDArray[np.float64]:
-    """Return the weighted sum of updates."""
-    total = np.empty(found.before.size)
-    for block, weights, updates in _weighed(names, found, weighing):
-        total[block] = (weights * updates).sum(axis=0)
-    return total
-
-
-def _carried(ledger: Ledger) -> NDArray[np.float64] | None:
-    """Return what the momentum brings from the rounds before."""
+def _carried(ledger: Ledger) -> Carried | None:
+    """Return what the momentum brings from the rounds before, by blocks."""
     if ledger.buffers is None:
         return None
-    return ledger.momentum * momentum_of(ledger)
+    return lambda block: ledger.momentum * momentum_of(ledger, block)
 
 
 def _parts(
@@ -232,21 +255,76 @@ def _parts(
     gain: float | Vector,
     weighing: Weighing,
 ) -> Attributed:
-    """Return the parts by client, in place of the updates of its nodes."""
+    """Return the parts by client."""
     means = np.zeros(len(found.replies))
-    for block, weights, updates in _weighed(names, found, weighing):
+    for _, weights, updates in _weighed(names, found, weighing):
         wide = np.broadcast_to(weights, updates.shape)
         means += wide.sum(axis=1) / found.before.size
-        for reply, part in zip(
-            found.replies, server.share * wide * updates, strict=True
-        ):
-            reply.update[block] = part
-    parts, shares = dict[int, Vector](), dict[int, float]()
+    shares = dict[int, float]()
     for reply, mean in zip(found.replies, means, strict=True):
-        if reply.row in parts:  # another node of the same client
-            parts[reply.row] += reply.update
-        else:
-            parts[reply.row] = reply.update
         shares[reply.row] = shares.get(reply.row, 0.0) + float(mean)
+    parts = Parts(names, server, found, weighing)
     depends = {*depends_on_moments(strategy), weighing.depends} - {""}
-    return Attributed(parts, shares, gain, frozenset(depends))
+    return Attributed(
+        {row: Part(parts, row) for row in shares}, shares, gain, frozenset(depends)
+    )
+
+
+class Parts:
+    """All clients' parts of a step, computed by blocks as the ledger enters them."""
+
+    def __init__(
+        self, names: Names, server: Server, found: Round, weighing: Weighing
+    ) -> None:
+        self.size = found.before.size
+        self._of = names, server, found, weighing
+        # The ledger reads each client's part of a block before the next, in threads.
+        self._last = local()
+
+    def of(self, row: int, block: slice) -> Vector:
+        """Return a client's part of a block, float32."""
+        start, stop, _ = block.indices(self.size)
+        if getattr(self._last, "block", None) != (start, stop):
+            self._last.found = self._compute(slice(start, stop))
+            self._last.block = (start, stop)
+        part: Vector = self._last.found[row]
+        return part
+
+    def _compute(self, inside: slice) -> dict[int, Vector]:
+        """Return all parts of a block, by rows."""
+        names, server, found, weighing = self._of
+        parts = dict[int, Vector]()
+        for block, weights, updates in _weighed(names, found, weighing, inside):
+            here = slice(block.start - inside.start, block.stop - inside.start)
+            seen = set[int]()
+            for reply, part in zip(
+                found.replies,
+                (server.share * weights * updates).astype(np.float32),
+                strict=True,
+            ):
+                row = parts.setdefault(
+                    reply.row, np.empty(inside.stop - inside.start, np.float32)
+                )
+                if reply.row in seen:  # another node of the same client
+                    row[here] += part
+                else:
+                    row[here] = part
+                seen.add(reply.row)
+        return parts
+
+
+@dataclass(frozen=True)
+class Part:
+    """One client's part of a step."""
+
+    parts: Parts
+    row: int
+
+    @property
+    def size(self) -> int:
+        """How many parameters there are."""
+        return self.parts.size
+
+    def __getitem__(self, block: slice) -> Vector:
+        """Return a part of it, float32."""
+        return self.parts.of(self.row, block)

@@ -23,6 +23,7 @@ each public method takes, gives and refuses.
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedneg.core.checks import whole
 from fedneg.core.errors import FedNegError
-from fedneg.core.parameters import Vector, unflatten
+from fedneg.core.parameters import Vector
 from fedneg.forgettable.files import beyond, read_ledger, write_ledger
 from fedneg.forgettable.inner import lower_minima, minima_of
 from fedneg.forgettable.life import Life
@@ -52,6 +53,8 @@ from fedneg.forgettable.nodes import Nodes
 from fedneg.forgettable.refusals import check_before
 from fedneg.forgettable.replies import Reply, by_client, read_replies
 from fedneg.forgettable.step import Round, attribute
+from fedneg.forgettable.views import Blocks
+from fedneg.forgettable.views import whole as whole_of
 from fedneg.forgettable.weighing import Replies, copies
 from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.statistics import Statistics
@@ -630,7 +633,7 @@ class Forgettable(Strategy):
             assert method is not None
             if one.client_id not in self._places:
                 continue
-            local = method.adjusted(row, self._global + one.update)
+            local = method.adjusted(row, self._global + whole_of(one.update))
             if local is None:
                 continue
             record = names.record(local, one.rest)
@@ -651,7 +654,7 @@ class Forgettable(Strategy):
         after, _ = names.read(arrays)
         clients = by_client(replies, names.layout.means)
         local = (
-            {row: before + one.update for row, one in clients.items()}
+            {row: before + whole_of(one.update) for row, one in clients.items()}
             if ledger.keep_local
             else {}
         )
@@ -680,7 +683,7 @@ class Forgettable(Strategy):
             {row: one.weight for row, one in clients.items()},
         )
         # What rounding made different in the inner strategy's sum is nobody's.
-        ledger.correction += after - expected
+        ledger.correction += np.subtract(after, expected, out=expected)
         advance_moments(self.strategy, names, ledger)
         self._depends |= found.depends
         # In the order of their rows.
@@ -689,10 +692,14 @@ class Forgettable(Strategy):
         if self._life is not None:  # as after a kill, to the last bit
             give_moments(self.strategy, names, self.arrays, ledger)
 
-    def _norms(self, update: Vector) -> tuple[float, ...]:
+    def _norms(self, update: Blocks) -> tuple[float, ...]:
         """Return how long an update is in each of the parameters' arrays."""
-        arrays = unflatten(update, self._known.layout.parameter_shapes)
-        return tuple(float(np.linalg.norm(array)) for array in arrays)
+        found, start = [], 0
+        for shape in self._known.layout.parameter_shapes:
+            stop = start + prod(shape)
+            found.append(float(np.linalg.norm(update[start:stop])))
+            start = stop
+        return tuple(found)
 
     def _counted(self, arrays: ArrayRecord) -> ArrayRecord:
         """Return the arrays with what is not trained as it is: no means of it."""

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,13 @@ class Participation:
         }
         norms = {k: found for k, found in self.norms.items() if k not in ids}
         return Participation(self.server_round, weights, norms)
+
+
+class ReadsBlocks(Protocol):
+    """A vector, or what is computed as one is read."""
+
+    def __getitem__(self, block: slice, /) -> NDArray[Any]:
+        """Return some of its numbers."""
 
 
 class Ledger:
@@ -240,7 +247,7 @@ class Ledger:
         self,
         server_round: int,
         before: Vector,
-        parts: Mapping[int, Vector],
+        parts: Mapping[int, ReadsBlocks],
         weights: Mapping[int, float],
         *,
         gain: float | Vector = 1.0,
@@ -258,9 +265,9 @@ class Ledger:
             1-based.
         before : Vector, shape (d,)
             The global parameters that the clients started from.
-        parts : mapping of client id to Vector
+        parts : mapping of client id to vector
             What each client added to the aggregate, or to the server's momentum: its
-            weighted update.
+            weighted update. Read a slice at a time, of one client after the other.
         weights : mapping of client id to float
             How much of the aggregate was whose, for `participation`.
         gain : float or Vector, shape (d,)
