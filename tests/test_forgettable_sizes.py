@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord
-from flwr.serverapp.strategy import FedAvg, FedAvgM
+from flwr.serverapp.strategy import FedAvg, FedAvgM, FedMedian
+from hypothesis import given
+from hypothesis import strategies as st
 
 from builders.strangers import INITIAL, Watched, contributions, read, written
 from builders.waiting import PATIENCE_S
 from fedneg import Forgettable
 from fedneg.core.errors import FedNegError
+from fedneg.forgettable.views import Difference, norm, view_of
 
 
 def started(
@@ -111,6 +114,69 @@ def test_an_array_of_a_type_that_numpy_has_not_is_named():
     held = Forgettable(FedAvg())
     with pytest.raises(FedNegError, match="array half must be of floats or whole nu"):
         held.start(Watched(), record, num_rounds=1)
+
+
+# -- read by blocks --------------------------------------------------------------------
+
+
+def test_an_array_is_read_where_it_lies():
+    """Of any type, with axes or none; what is laid out by columns is copied."""
+    for made in (
+        np.arange(6, dtype=np.float32).reshape(2, 3),
+        np.array(2.5, np.float16),
+        np.arange(4),
+        np.empty((0, 3)),
+    ):
+        carried = Array(made)
+        found = view_of(carried)
+        np.testing.assert_array_equal(found, made)
+        assert (found.shape, found.dtype) == (made.shape, made.dtype)
+        assert found.base is not None
+        assert not found.flags.owndata
+    columns = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    np.testing.assert_array_equal(view_of(Array(columns)), columns)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=5), st.data())
+def test_a_slice_of_a_difference_is_that_of_the_whole(
+    sizes: list[int], data: st.DataObject
+):
+    """Wherever arrays begin and end in it, and where one is empty."""
+    before = [np.arange(n, dtype=np.float32) for n in sizes]
+    after = [array * 3 + k for k, array in enumerate(before)]
+    expected = np.concatenate([b - a for a, b in zip(before, after, strict=True)])
+    found = Difference(after, before)
+    assert found.size == expected.size
+    low = data.draw(st.integers(0, expected.size))
+    high = data.draw(st.integers(low, expected.size))
+    np.testing.assert_array_equal(found[low:high], expected[low:high])
+    assert norm(found) == pytest.approx(float(np.linalg.norm(expected)))
+
+
+@pytest.mark.parametrize("strategy", [FedAvg, FedMedian])
+def test_arrays_of_two_types_that_end_within_a_block_are_forgotten(
+    strategy: type[FedAvg],
+):
+    """70,000 numbers are three blocks of the ledger's, and of seven arrays."""
+    initial = {
+        f"layers.{k}": np.zeros(10_000, np.float64 if k % 2 else np.float32)
+        for k in range(7)
+    }
+    held, arrays, grid = started(initial, strategy=strategy(fraction_evaluate=0.0))
+    gone = held.clients[1]
+    after = read(held.forget([gone], arrays))
+    expected = by_hand(grid, arrays, gone, tuple(initial))
+    for name, array in after.items():
+        assert array.dtype == initial[name].dtype
+        if strategy is FedAvg:
+            np.testing.assert_allclose(array, expected[name], atol=1e-6)
+    rows = held.ledger.contributions if held.ledger else np.empty(0)
+    total = np.concatenate([read(arrays)[name] for name in initial])
+    others = np.delete(np.arange(4), 1)
+    left = np.concatenate([after[name] for name in initial])
+    assert rows[others].any(axis=1).all()
+    np.testing.assert_allclose(rows.sum(axis=0), left, atol=1e-6)
+    assert np.abs(total - left).max() > 1e-3
 
 
 # -- rows on the disk ------------------------------------------------------------------
