@@ -32,6 +32,7 @@ from fedneg.ledger.ledger import Ledger
 
 # What of the server still depends on who was forgotten.
 SECOND_MOMENTS = "the second moments that the server divides its steps by"
+CLIPPING = "the norm that updates are clipped to"
 # What a ledger has of it beside rows (`Ledger.shared`): all clients' v_t, the momentum
 # of what is not trained, and that of rounds before there was a ledger.
 SECOND, REST, INHERITED = "second moments", "momentum of the rest", "inherited momentum"
@@ -97,9 +98,12 @@ def server_optimiser(strategy: Strategy) -> tuple[float, float]:
     return float(rate), float(getattr(inner, "server_momentum", 0.0))
 
 
-def depends_on_moments(strategy: Strategy) -> tuple[str, ...]:
-    """Return what of an optimiser cannot be put right when somebody is forgotten."""
-    return (SECOND_MOMENTS,) if _is_adaptive(optimiser_of(strategy)) else ()
+def depends_on_state(strategy: Strategy) -> set[str]:
+    """Return what a server remembers that forgetting cannot put right, for people."""
+    found = {CLIPPING for one in layers(strategy) if hasattr(one, "clip_norm_lr")}
+    if _is_adaptive(optimiser_of(strategy)):
+        found.add(SECOND_MOMENTS)
+    return found
 
 
 def momentum_of(ledger: Ledger, block: slice) -> NDArray[np.float64]:

@@ -17,8 +17,8 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from fedneg.core.errors import FedNegError
-from fedneg.core.parameters import Vector
-from fedneg.forgettable.moments import Server, depends_on_moments, momentum_of
+from fedneg.core.parameters import Vector, weights_of
+from fedneg.forgettable.moments import Server, depends_on_state, momentum_of
 from fedneg.forgettable.names import Names
 from fedneg.forgettable.refusals import NotLinearError, refusal
 from fedneg.forgettable.replies import Reply
@@ -125,6 +125,15 @@ def attribute(
             "sum of its clients' updates",
         )
     )
+
+
+def nobodys(replies: Sequence[Reply]) -> Attributed:
+    """Return a step of which no part is anybody's, and who took part by examples."""
+    shares = weights_of([reply.weight for reply in replies]) if replies else []
+    found = dict[int, float]()
+    for reply, share in zip(replies, shares, strict=True):
+        found[reply.row] = found.get(reply.row, 0.0) + share
+    return Attributed({}, found, 1.0)
 
 
 def _tries(
@@ -264,7 +273,7 @@ def _parts(
     for reply, mean in zip(found.replies, means, strict=True):
         shares[reply.row] = shares.get(reply.row, 0.0) + float(mean)
     parts = Parts(names, server, found, weighing)
-    depends = {*depends_on_moments(strategy), weighing.depends} - {""}
+    depends = depends_on_state(strategy) | {weighing.depends} - {""}
     return Attributed(
         {row: Part(parts, row) for row in shares}, shares, gain, frozenset(depends)
     )

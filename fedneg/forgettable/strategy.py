@@ -50,9 +50,9 @@ from fedneg.forgettable.moments import (
 )
 from fedneg.forgettable.names import Names, joined
 from fedneg.forgettable.nodes import Nodes
-from fedneg.forgettable.refusals import check_before
+from fedneg.forgettable.refusals import NotLinearError, check_before
 from fedneg.forgettable.replies import Reply, by_client, read_replies
-from fedneg.forgettable.step import Round, attribute
+from fedneg.forgettable.step import Round, attribute, nobodys
 from fedneg.forgettable.views import Blocks
 from fedneg.forgettable.views import whole as whole_of
 from fedneg.forgettable.weighing import Replies, copies
@@ -594,9 +594,14 @@ class Forgettable(Strategy):
             raise FedNegError("nobody has trained yet: there is nothing to forget")
         return self.ledger
 
+    @property
+    def _starts_over(self) -> bool:
+        """Whether forgetting trains anew, and needs to know nobody's part of a step."""
+        return self._method is not None and self._method.starts_over
+
     def _begin(self, arrays: ArrayRecord) -> None:
         """Make an empty ledger at these arrays; rows come as clients do."""
-        check_before(self.strategy, arrays)
+        check_before(self.strategy, arrays, starts_over=self._starts_over)
         names = Names.of(arrays, self._model)
         parameters, rest = names.read(arrays)
         means = names.layout.means
@@ -664,9 +669,12 @@ class Forgettable(Strategy):
             found = attribute(
                 self.strategy, ledger, names, Round(number, replies, kept, before, step)
             )
-        except FedNegError:  # the round never was, for the strategy's moments neither
-            give_moments(self.strategy, names, self.arrays, ledger)
-            raise
+        except FedNegError as error:
+            if not (isinstance(error, NotLinearError) and self._starts_over):
+                # The round never was, for the strategy's moments neither.
+                give_moments(self.strategy, names, self.arrays, ledger)
+                raise
+            found = nobodys(replies)
         places = self._places | {one.client_id: row for row, one in clients.items()}
         ledger.grow(len(places))
         expected = ledger.enter(

@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from fedneg.core.parameters import weights_of
 from fedneg.forgettable.moments import layers
 
-# What somebody who was forgotten still has in the model: it was for the others to beat.
-IN_THE_MIDDLE = "whose update counted in each parameter, which hung on all of them"
-CHOSEN = "what each update weighed, which hung on all of them"
+# What of a step no subtraction undoes: without the forgotten, another would have
+# counted in their place, or more.
+IN_THE_MIDDLE = "whose update counted in each parameter, which hung on the others"
+CHOSEN = "what each update weighed, as far as that hung on the others"
 
 Values = NDArray[np.floating]
 Weights = NDArray[np.floating]

@@ -103,17 +103,36 @@ def by_loss(q: float, rate: float) -> Weigh:
     return weigh
 
 
+def length_of(before: Arrays, local: Arrays) -> float:
+    """Return how long an update is, all arrays as one."""
+    squares = (((local[n].astype(np.float64) - before[n]) ** 2).sum() for n in before)
+    return float(np.sqrt(sum(squares)))
+
+
 def by_clipping(norm: float) -> Weigh:
     """Return how FedAvg weighs updates that the server has clipped before."""
 
     def weigh(name: str, before: Arrays, replies: Replies) -> Weights:
         found = by_examples(name, before, replies)
         for node, (local, _) in replies.items():
-            square = sum(
-                ((local[n].astype(np.float64) - before[n]) ** 2).sum() for n in before
-            )
-            found[node] *= min(1.0, norm / np.sqrt(square))
+            found[node] *= min(1.0, norm / length_of(before, local))
         return found
+
+    return weigh
+
+
+def by_adaptive_clipping(norm: float, *, rate: float, wanted: float) -> Weigh:
+    """Return the same, with a norm that follows the share of those it clips."""
+    norms: dict[int, float] = {}  # by round, in their order
+    after = [norm]
+
+    def weigh(name: str, before: Arrays, replies: Replies) -> Weights:
+        if id(replies) not in norms:
+            norms[id(replies)] = used = after[0]
+            lengths = [length_of(before, local) for local, _ in replies.values()]
+            share = sum(length > used for length in lengths) / len(lengths)
+            after[0] = used * float(np.exp(-rate * (share - wanted)))
+        return by_clipping(norms[id(replies)])(name, before, replies)
 
     return weigh
 
@@ -180,6 +199,7 @@ def contributions(
     optimiser: Optimiser | None = None,
     *,
     at_least: int = 1,
+    all_or_none: bool = False,
     found: dict[int, Arrays] | None = None,
     client_of: Callable[[int], int] = lambda node: node,
 ) -> dict[int, Arrays]:
@@ -189,13 +209,17 @@ def contributions(
     ----------
     at_least : int
         A round with fewer replies makes no step.
+    all_or_none : bool
+        Nor does one in which somebody failed.
     found : dict, optional
         What was there before these rounds; it is added to.
     """
     optimiser = optimiser or Optimiser()
     found = {} if found is None else found
-    for number, (before, replies) in zip(grid.numbers, grid.rounds, strict=True):
-        if len(replies) < at_least:
+    for number, failures, (before, replies) in zip(
+        grid.numbers, grid.failures, grid.rounds, strict=True
+    ):
+        if len(replies) < at_least or (all_or_none and failures):
             continue
         for name in TRAINED:
             weights = weigh(name, before, replies)

@@ -48,6 +48,7 @@ class Watched(RecordingGrid):
     ) -> None:
         self.rounds: list[tuple[Arrays, dict[int, tuple[Arrays, float]]]] = []
         self.numbers: list[int] = []
+        self.failures: list[int] = []
         self.late = dict(late or {})
         super().__init__(training_app(set(broken), mods), clients)
 
@@ -67,6 +68,7 @@ class Watched(RecordingGrid):
         found = list(super().send_and_receive(asked, timeout=timeout))
         if asked and asked[0].metadata.message_type == "train":
             before = read(asked[0].content.array_records["arrays"])
+            self.failures.append(sum(reply.has_error() for reply in found))
             self.numbers.append(int(str(asked[0].content["config"]["server-round"])))
             self.rounds.append(
                 (
