@@ -341,6 +341,34 @@ def test_a_strategy_that_waits_for_everybody_does_not_wait_for_who_is_out(state:
     assert grid.trained() == [EVERYBODY] + [[100, 101, 102]] * 2
 
 
+def test_clients_that_fail_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    state, grid = tmp_path / "state", Meddled(broken=[(1, 2), (3, 2)])
+    live(state, 2, grid)
+    command("status", "--state", state, "--json")
+    failed = json.loads(capsys.readouterr().out)["failed"]
+    assert list(failed) == ["101", "103"]
+    assert "out of power" in failed["101"]
+    command("status", "--state", state)
+    assert "client 103" in capsys.readouterr().out
+
+
+def test_starting_over_begins_with_the_first_arrays(state: Path):
+    """And not with what a part of a subtraction left of somebody."""
+    held, _ = live(state, 3)
+    held.forget([100], scale=0.5)
+    grid = Meddled()
+    live(state, 3, grid, repair_rounds=0)
+    grid = Meddled()
+    ask(state, 101)
+    live(state, 3, grid, method="retrain", repair_rounds=0)
+    start, _ = grid.rounds[0]
+    for name in TRAINED:
+        np.testing.assert_array_equal(start[name], INITIAL[name])
+    assert receipt_of(state, 101)["purged"]["isolable"] is False
+
+
 def test_a_part_of_the_clients_in_each_round(tmp_path: Path):
     """Rows come as clients do; and the last who is left may go too."""
     state = tmp_path / "state"
@@ -483,6 +511,10 @@ def test_checkpoints_now_and_then(tmp_path: Path):
         )
     live(state, 5, grid, checkpoint=2)
     # While a round's replies come, those of the rounds before are there.
+    live(state, 7, grid, checkpoint=9)
+    ask(state, 101)
+    live(state, 9, grid, checkpoint=9)
+    assert receipt_of(state, 101)["purged"]["matches"] == 0
     assert seen == [[], [], ["round-000002"], ["round-000002"], seen[4]]
     assert seen[4] == ["round-000002", "round-000004"]
     audit(state)
@@ -702,6 +734,7 @@ def test_one_program_at_a_time(state: Path):
     [
         ({"repair_rounds": -1}, "repair_rounds must be at least 0, got -1"),
         ({"checkpoint": 0}, "checkpoint must be at least 1, got 0"),
+        ({"state": ""}, "state must be a folder of its own, got the working one"),
         ({"keys": "state"}, "keys must be another folder than state"),
     ],
 )

@@ -12,6 +12,7 @@ from fedneg.forgettable.files import model_bytes
 from fedneg.forgettable.method import SUBTRACT, Method
 from fedneg.forgettable.moments import server_optimiser
 from fedneg.forgettable.names import Names
+from fedneg.forgettable.nodes import Nodes
 from fedneg.ledger.ledger import Ledger
 from fedneg.records.facts import APP
 from fedneg.records.receipts import NOTHING
@@ -25,6 +26,7 @@ class Held(Protocol):
     ledger: Ledger | None
     _names: Names | None
     _places: dict[int, int]
+    _nodes: Nodes
     _method: Method | None
     _before: int  # how many rounds there were before those that Flower counts
     _model: Any  # a torch module that has what is frozen, or None

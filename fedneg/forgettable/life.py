@@ -42,8 +42,9 @@ class Leaving:
     clients : list of int
     present, absent : list of int
         Those of them that are in the model, and those that never were.
-    model, seed : Vector
-        The model that had them, and the parameters that it all began with.
+    model, seed, correction : Vector
+        The model that had them, the parameters that it all began with, and the ledger's
+        correction: what rounding and earlier forgetting left.
     must_go : mapping
         What may be found nowhere in the end (`Remnants.of`).
     scale : float
@@ -55,6 +56,7 @@ class Leaving:
     absent: list[int]
     model: Vector
     seed: Vector
+    correction: Vector
     must_go: Mapping[int, Mapping[str, Vector]]
     scale: float
 
@@ -90,6 +92,8 @@ class Life:
             if type(value) is not int or value < least:
                 raise FedNegError(f"{name} must be at least {least}, got {value!r}")
         self.held, self.repair_rounds = held, repair_rounds
+        if folder == Path():
+            raise FedNegError("state must be a folder of its own, got the working one")
         self.state = State(folder, keys)
         self.at = Standing(held, self.state, every=every)
         self.is_going = False
@@ -165,6 +169,12 @@ class Life:
         failures = sum(reply.has_error() for reply in replies)
         phase = "unlearn" if self.leaving else "recover" if at.work else "train"
         at.step(phase, clients=len(replies) - failures, failures=failures)
+        at.failed = {
+            str(self.held._nodes.client(r.metadata.src_node_id)): r.error.reason
+            or "no reason"
+            for r in replies
+            if r.has_error()
+        }
         self.look()
         if self.leaving is not None:
             if self.held.unlearn_rounds == 0:
@@ -173,7 +183,7 @@ class Life:
             at.trained += 1
             if at.work is not None:
                 at.work.recovered += 1
-            at.keep(due=at.work is not None or bool(self.state.requests.open()))
+            at.keep(due=at.work is not None)
         is_other = self._carry_out() or arrays is not None
         at.tell()
         return self.held.arrays if is_other else None
@@ -251,14 +261,13 @@ class Life:
         say(f"forgetting {', '.join(map(str, clients))}")
         ledger, contains = self.at.trainer.ledger, self.at.trainer.contains
         model = self.held._vector
-        # What rounding left so far is nobody's: the correction is this forgetting's.
-        ledger.fold_correction()
         leaving = Leaving(
             clients,
             [k for k in clients if k in contains],
             [k for k in clients if k not in contains],
             model,
             ledger.initial.copy(),
+            ledger.correction.copy(),
             # While the rows are still there; they are to be found nowhere in the end.
             self.at.remnants.of(clients, model),
             scale,
@@ -278,14 +287,19 @@ class Life:
         remnants, after = self.at.remnants, self.held._vector
         method = told_of(self.held, leaving.present, leaving.absent, leaving.scale)
         chosen = self.held._method
+        ledger = self.at.trainer.ledger
+        began_anew = chosen is not None and chosen.starts_over
+        kept = ledger.correction
+        if not began_anew:
+            ledger.correction = kept - leaving.correction  # what this one changed
         method["left"] = remnants.left(
             leaving.must_go,
             after,
             seed=leaving.seed,
-            starts_over=chosen is not None and chosen.starts_over,
+            starts_over=began_anew,
             parts=None if chosen is None else chosen.parts(),
         )
-        self.at.trainer.ledger.fold_correction()
+        ledger.correction = kept
         files = remnants.scan_window_files(leaving.must_go, stays=after)
         self.leaving = None
         self.at.work = Work(

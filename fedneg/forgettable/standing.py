@@ -58,6 +58,8 @@ class Standing:
         How many of these this start is to come to.
     kept_place : int
         The step of the last checkpoint.
+    failed : dict of str to str
+        Which clients failed in the last round, and why.
     work : Work or None
         Requests that are being repaired.
     history : list of mapping
@@ -68,6 +70,7 @@ class Standing:
         self.held, self.state, self.every = held, state, every
         self.trainer = Trainer(held)
         self.planned = 0
+        self.failed: dict[str, str] = {}
         # The head of the checkpoint that memory stands for; empty: for none.
         self._head = ""
         self._begin_anew()
@@ -306,6 +309,7 @@ class Standing:
                 "trained": self.trained,
                 "rounds": self.planned,
                 "clients": len(self.held._places),
+                "failed": self.failed,
                 "excluded": sorted(self.state.excluded()),
                 "carrying_out": self.work.clients if self.work else [],
                 "recovered": self.work.recovered if self.work else 0,

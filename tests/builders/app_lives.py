@@ -28,8 +28,10 @@ class Meddled(Watched):
         Those numbers.
     """
 
-    def __init__(self, clients: int = 4) -> None:
-        super().__init__(clients)
+    def __init__(
+        self, clients: int = 4, broken: Iterable[tuple[int, int]] = ()
+    ) -> None:
+        super().__init__(clients, broken)
         self.during: dict[int, Callable[[], object]] = {}
         self.told: list[int] = []
 
