@@ -1,5 +1,6 @@
 """What all tests run under, and the fixtures that several rooms ask for."""
 
+import gc
 import logging
 import os
 import sys
@@ -47,6 +48,18 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterable[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDNEG_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="module")
+def small_heap() -> Iterator[None]:
+    """Let garbage be looked for in the test's own objects alone.
+
+    Some of Flower's strategies do it for every reply.
+    """
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

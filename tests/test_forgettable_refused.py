@@ -44,6 +44,7 @@ NOISY = {
     ),
 }
 BOOSTED = {"FedXgbBagging": FedXgbBagging(), "FedXgbCyclic": FedXgbCyclic()}
+pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 def started(strategy: Strategy, arrays: ArrayRecord) -> tuple[str, Forgettable]:

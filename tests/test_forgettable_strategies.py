@@ -1,8 +1,5 @@
 """Every strategy of Flower's: whose the step is, recomputed from the messages."""
 
-import gc
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,17 +7,12 @@ from hypothesis import strategies as st
 
 from builders.flower_strategies import ALL, Case, bound
 from builders.strangers import INITIAL, TRAINED, Watched, read, trained
+from fedneg.forgettable.weighing import closest_to_median, median_of, trimmed
 
 cases = pytest.mark.parametrize("case", ALL.values(), ids=ALL)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def a_small_heap() -> Iterator[None]:
-    """Some strategies collect garbage for every reply: let it be of the test alone."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 # -- the identity ----------------------------------------------------------------------
@@ -61,3 +53,35 @@ def test_forgetting_takes_away_what_the_messages_say(
     for name in TRAINED:
         expected = whole[name].astype(np.float64) - by_hand[gone][name]
         np.testing.assert_allclose(after[name], expected, rtol=0, atol=limit)
+
+
+# -- by hand ---------------------------------------------------------------------------
+
+
+def test_the_median_of_five_is_one_reply_and_of_four_two():
+    values = np.array([[3.0], [1.0], [9.0], [2.0], [5.0]])
+    assert median_of(5).of(values).ravel().tolist() == [1, 0, 0, 0, 0]
+    assert median_of(4).of(values[:4]).ravel().tolist() == [0.5, 0, 0, 0.5]
+
+
+def test_equal_replies_share_what_is_left_of_them():
+    """Cut one at each end of four: 1 | 2 2 | 2, and of equal ones each has a third.
+
+    In the second column 1 | 1 3 | 4: half for 3, and half for both of 1.
+    """
+    values = np.array([[2.0, 1], [1, 3], [2, 4], [2, 1]])
+    expected = [[1 / 3, 1 / 4], [0, 1 / 2], [1 / 3, 0], [1 / 3, 1 / 4]]
+    found = trimmed(1).of(values)
+    np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose((found * values).sum(axis=0), [2, 2])
+
+
+def test_nothing_is_cut_of_few():
+    np.testing.assert_allclose(trimmed(0).of(np.ones((3, 2))), np.full((3, 2), 1 / 3))
+
+
+def test_of_the_chosen_those_near_their_median_count():
+    """Of replies 0, 2 and 3 with 1, 4 and 6, two: 4, the median, and 6."""
+    values = np.array([[1.0], [5], [4], [6]])
+    found = closest_to_median([0, 2, 3], 2).of(values)
+    assert found.ravel().tolist() == [0, 0, 0.5, 0.5]

@@ -75,6 +75,29 @@ def test_momentum_rows_advance_without_their_clients_by_hand():
     assert ledger.contributions.tolist() == [[12], [4]]
 
 
+def test_a_round_in_parts_has_a_gain_for_each_parameter_by_hand():
+    """Momentum 1/2, two numbers, gains 1 and 10, then 2 and 0; client 0 absent later.
+
+    Round 1: parts (4, 1) and (0, 2): rows as they are; contributions (4, 10) and
+    (0, 20), global (4, 30). Round 2: only client 1, part (1, 1): rows (2, .5) and
+    (1, 2); contributions grow by (4, 0) and (2, 0), global (10, 30).
+    """
+    ledger = Ledger(vector(0, 0), clients=2, momentum=0.5)
+    parts = {0: vector(4, 1), 1: vector(0, 2)}
+    after = ledger.enter(1, vector(0, 0), parts, {0: 0.75, 1: 0.25}, gain=vector(1, 10))
+    assert after.tolist() == [4, 30]
+    after = ledger.enter(2, after, {1: vector(1, 1)}, {1: 1.0}, gain=vector(2, 0))
+    assert after.tolist() == [10, 30]
+    assert ledger.buffers is not None
+    assert ledger.buffers.tolist() == [[2, 0.5], [1, 2]]
+    assert ledger.contributions.tolist() == [[8, 10], [2, 20]]
+    assert [entry.weights for entry in ledger.participation] == [
+        {0: 0.75, 1: 0.25},
+        {1: 1.0},
+    ]
+    np.testing.assert_array_equal(ledger.rebuilt(), after)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 def test_empty_round_touches_nothing(momentum: float):
     ledger = Ledger(vector(1), clients=2, momentum=momentum)
