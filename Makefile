@@ -12,7 +12,7 @@ SEAM := tests/test_flower_internals.py tests/test_flower_hub.py \
   tests/test_serve_answers.py tests/test_serve_verdict.py \
   tests/strategies/test_base.py tests/strategies/test_roster.py \
   tests/integration/test_real_clients.py tests/integration/test_flwr_run.py \
-  tests/integration/test_serve_ray.py \
+  tests/integration/test_serve_ray.py tests/integration/test_serve_nodes.py \
   tests/integration/test_ray.py tests/integration/test_up.py
 
 .PHONY: help run paper compare test test-all test-newest lint format bench bench-capacity hub clean
