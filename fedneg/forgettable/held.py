@@ -1,84 +1,26 @@
-"""What the life of a strategy needs of the strategy, and what a purge needs of it."""
+"""What a purge, a receipt and a state folder need of what a strategy holds."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from fedneg.core.parameters import Vector
 from fedneg.forgettable.files import model_bytes
-from fedneg.forgettable.method import SUBTRACT, Method
+from fedneg.forgettable.holding import Holding
+from fedneg.forgettable.method import SUBTRACT
 from fedneg.forgettable.moments import server_optimiser
 from fedneg.forgettable.names import Names
-from fedneg.forgettable.nodes import Nodes
 from fedneg.ledger.ledger import Ledger
 from fedneg.records.facts import APP
 from fedneg.records.receipts import NOTHING
 
 
-class Held(Protocol):
-    """A `fedneg.forgettable.strategy.Forgettable`, with what only its life may use."""
-
-    strategy: Strategy
-    memory_mib: int
-    ledger: Ledger | None
-    _names: Names | None
-    _places: dict[int, int]
-    _nodes: Nodes
-    _method: Method | None
-    _before: int  # how many rounds there were before those that Flower counts
-    _model: Any  # a torch module that has what is frozen, or None
-
-    @property
-    def arrays(self) -> ArrayRecord:
-        """The model that the ledger stands for."""
-
-    @property
-    def unlearn_rounds(self) -> int:
-        """How many of the next rounds are still a part of the last forgetting."""
-
-    @property
-    def _vector(self) -> Vector:
-        """That model as one vector, statistics after the parameters."""
-
-    def _facts(self) -> dict[str, Any]:
-        """Return what belongs to the ledger, as JSON can hold it."""
-
-    def _clear(self) -> None:
-        """Have no ledger."""
-
-    def _begin(self, arrays: ArrayRecord) -> None:
-        """Make an empty ledger at these arrays."""
-
-    def _take_back(
-        self,
-        ledger: Ledger,
-        names: Names,
-        facts: Mapping[str, Any],
-        parameters: Vector,
-    ) -> None:
-        """Go on with a ledger, at parameters, and what `_facts` gave."""
-
-    def _leave_out(self, client_ids: Iterable[int]) -> None:
-        """Ask clients for nothing any more, and believe nothing that they send."""
-
-    def _check(
-        self, client_ids: Sequence[int], arrays: ArrayRecord | None
-    ) -> list[int]:
-        """Return the clients, each once; raise FedNegError if one cannot go."""
-
-    def _take_out(
-        self, client_ids: Sequence[int], arrays: ArrayRecord | None, scale: float
-    ) -> ArrayRecord:
-        """Forget clients that took part; return the model without them."""
-
-
 class Trainer:
     """A strategy in somebody's own app, as `fedneg.lasting.remnants.Trainer`."""
 
-    def __init__(self, held: Held) -> None:
+    def __init__(self, held: Holding) -> None:
         self.held = held
 
     @property
@@ -95,11 +37,11 @@ class Trainer:
 
     def row_of(self, client_id: int) -> int | None:
         """Return a client's row, which it has from its first round on."""
-        return self.held._places.get(client_id)
+        return self.held.places.get(client_id)
 
     def bytes_of(self, parameters: Vector) -> bytes:
         """Return the file of a model, by the names that its arrays came with."""
-        names, size = self.held._names, self.ledger.initial.size
+        names, size = self.held.names, self.ledger.initial.size
         assert names is not None, "a ledger has names"
         return model_bytes(names.record(parameters[:size], parameters[size:]))
 
@@ -107,7 +49,7 @@ class Trainer:
     def contains(self) -> list[int]:
         """The clients whose updates are in the model."""
         weighed = {row for entry in self.ledger.participation for row in entry.weights}
-        return sorted(k for k, row in self.held._places.items() if row in weighed)
+        return sorted(k for k, row in self.held.places.items() if row in weighed)
 
 
 def fixed_of(strategy: Strategy, names: Names) -> dict[str, Any]:
@@ -127,20 +69,20 @@ def fixed_of(strategy: Strategy, names: Names) -> dict[str, Any]:
 
 
 def told_of(
-    held: Held, present: Sequence[int], absent: Sequence[int], scale: float
+    held: Holding, present: Sequence[int], absent: Sequence[int], scale: float
 ) -> dict[str, Any]:
     """Return what a receipt says of how clients were taken out, and what remains.
 
     Parameters
     ----------
-    held : Held
+    held : Holding
         Right after it.
     present, absent : sequence of int
         Who took part in the model, and who did not.
     scale : float
         Of a plain subtraction.
     """
-    method, places = held._method, held._places
+    method, places = held.method, held.places
     remains = {str(k): f"{NOTHING}: it took part in no round" for k in absent}
     if method is None:
         part = f"a part of the client's summed updates (scale {scale:g})"

@@ -23,7 +23,8 @@ from flwr.serverapp.strategy import Result, Strategy
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector, digest_of_model
 from fedneg.forgettable import results
-from fedneg.forgettable.held import Held, told_of
+from fedneg.forgettable.held import told_of
+from fedneg.forgettable.holding import Holding
 from fedneg.forgettable.standing import Standing, say
 from fedneg.lasting.erasure import Erasure
 from fedneg.lasting.work import Work
@@ -66,7 +67,7 @@ class Life:
 
     Parameters
     ----------
-    held : Held
+    held : Holding
     folder : Path
     keys : Path, optional
         By default beside it.
@@ -78,7 +79,7 @@ class Life:
 
     def __init__(
         self,
-        held: Held,
+        held: Holding,
         folder: Path,
         keys: Path | None,
         *,
@@ -97,35 +98,38 @@ class Life:
         self.state = State(folder, keys)
         self.at = Standing(held, self.state, every=every)
         self.is_going = False
+        self.before = 0  # rounds of earlier starts
         self.leaving: Leaving | None = None
 
     # -- what the strategy calls -------------------------------------------------------
 
-    def start(self, *arguments: Any, **more: Any) -> Result:
+    def start(self, strategy: Strategy, *arguments: Any, **more: Any) -> Result:
         """Run the rounds that are missing, and those that repair; return the results.
 
         Parameters
         ----------
+        strategy : Strategy
+            The forgettable one.
         arguments, more
             Those of Flower's `start`; `num_rounds` is how many there are to be in all.
         """
-        bound = signature(Strategy.start).bind(self.held, *arguments, **more)
+        bound = signature(Strategy.start).bind(strategy, *arguments, **more)
         bound.apply_defaults()
         given, whole, is_first = bound.arguments, Result(), True
         with self._going(given["initial_arrays"]):
             self.at.planned = given["num_rounds"]
             self._carry_out()
             while is_first or self._missing():
-                self.held._before, is_first = self.at.rounds, False
+                self.before, is_first = self.at.rounds, False
                 own = {
                     "initial_arrays": self.held.arrays,
                     "num_rounds": self._missing(),
                     "evaluate_fn": results.counted_on(
-                        given["evaluate_fn"], whole, before=self.held._before
+                        given["evaluate_fn"], whole, before=self.before
                     ),
                 }
                 found = Strategy.start(**{**given, **own})
-                results.add(whole, found, before=self.held._before)
+                results.add(whole, found, before=self.before)
             whole.arrays = self.held.arrays
         return whole
 
@@ -142,7 +146,7 @@ class Life:
                     f"{self.held.unlearn_rounds} rounds of the last forgetting are "
                     "still to come: run them first"
                 )
-            ids = self.held._check(client_ids, arrays)
+            ids = self.held.check(client_ids, arrays)
             if self.at.work is not None:
                 self._finish(self.at.work)  # with the rounds of repair that it had
             for client_id in ids:
@@ -154,7 +158,7 @@ class Life:
 
     def look(self) -> None:
         """Leave out whoever has asked to be forgotten."""
-        self.held._leave_out(self.state.excluded())
+        self.held.nodes.leave_out(self.state.excluded())
 
     def after_round(
         self, arrays: ArrayRecord | None, replies: Sequence[Message]
@@ -170,7 +174,7 @@ class Life:
         phase = "unlearn" if self.leaving else "recover" if at.work else "train"
         at.step(phase, clients=len(replies) - failures, failures=failures)
         at.failed = {
-            str(self.held._nodes.client(r.metadata.src_node_id)): r.error.reason
+            str(self.held.nodes.client(r.metadata.src_node_id)): r.error.reason
             or "no reason"
             for r in replies
             if r.has_error()
@@ -260,7 +264,7 @@ class Life:
         """Take clients out of the model; return it."""
         say(f"forgetting {', '.join(map(str, clients))}")
         ledger, contains = self.at.trainer.ledger, self.at.trainer.contains
-        model = self.held._vector
+        model = self.held.vector
         leaving = Leaving(
             clients,
             [k for k in clients if k in contains],
@@ -274,7 +278,7 @@ class Life:
         )
         found = self.held.arrays
         if leaving.present:
-            found = self.held._take_out(leaving.present, arrays, scale)
+            found = self.held.take_out(leaving.present, arrays, scale)
         if self.held.unlearn_rounds and leaving.present:
             self.leaving = leaving
         else:
@@ -284,9 +288,9 @@ class Life:
 
     def _has_left(self, leaving: Leaving) -> None:
         """Write down that clients are out of the model."""
-        remnants, after = self.at.remnants, self.held._vector
+        remnants, after = self.at.remnants, self.held.vector
         method = told_of(self.held, leaving.present, leaving.absent, leaving.scale)
-        chosen = self.held._method
+        chosen = self.held.method
         ledger = self.at.trainer.ledger
         began_anew = chosen is not None and chosen.starts_over
         kept = ledger.correction
@@ -318,12 +322,11 @@ class Life:
     def _finish(self, work: Work) -> None:
         """Purge what holds the forgotten, and write their receipts."""
         more: dict[str, Any] = {"around": type(self.held.strategy).__name__}
-        depends = getattr(self.held, "depends", ())
-        if depends:
-            more["depends"] = list(depends)
+        if self.held.depends:
+            more["depends"] = list(self.held.depends)
         Erasure(self.state, self.at.checkpoints, self.at.remnants).finish(
             work,
-            self.held._vector,
+            self.held.vector,
             self.at.place,
             history=self.at.history,
             measured={},

@@ -1,12 +1,14 @@
-"""Who is who, and whose data an aggregate may have: Flower's nodes and the clients."""
+"""Who is who, and who is out: Flower's nodes and the clients."""
 
 from collections.abc import Callable, Iterable, Mapping
 
 from flwr.app import Message
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
 
 from fedneg.forgettable.grid import GridWithout
 from fedneg.forgettable.identity import is_client_id, take
+from fedneg.forgettable.inner import lower_minima, minima_of
 
 
 class Nodes:
@@ -14,11 +16,24 @@ class Nodes:
 
     Parameters
     ----------
+    strategy : Strategy
+        The inner one, which waits for nodes.
     clients : mapping of int to int, or str, optional
         As of `fedneg.forgettable.strategy.Forgettable`.
+
+    Attributes
+    ----------
+    forgotten : set of int
+        The clients that were.
     """
 
-    def __init__(self, clients: Mapping[int, int] | str | None = None) -> None:
+    def __init__(
+        self, strategy: Strategy, clients: Mapping[int, int] | str | None = None
+    ) -> None:
+        self.forgotten: set[int] = set()
+        # Also who has asked to be forgotten: they are asked for nothing.
+        self._out: set[int] = set()
+        self._minima = minima_of(strategy)
         self._said_by = clients if isinstance(clients, str) else None
         self._client_of = {} if isinstance(clients, str) else dict(clients or {})
 
@@ -73,6 +88,15 @@ class Nodes:
             if isinstance(said, int) and is_client_id(said):
                 return said
         return None
+
+    def leave_out(self, client_ids: Iterable[int]) -> None:
+        """Ask clients for nothing any more, and believe nothing that they send."""
+        self._out |= set(client_ids)
+        lower_minima(self._minima, by=len(self._out))
+
+    def is_in(self, client_id: int) -> bool:
+        """Return whether a client may be asked, and believed."""
+        return client_id not in self._out
 
     def grid_of(self, grid: Grid, takes_part: Callable[[int], bool]) -> Grid:
         """Return a grid with the nodes of some clients alone."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from flwr.app import ArrayRecord, Message
 from flwr.serverapp.strategy import Strategy
 
 from fedneg.core.errors import FedNegError
-from fedneg.core.parameters import Vector
+from fedneg.core.parameters import Shapes, Vector
 from fedneg.forgettable.moments import layers
 from fedneg.forgettable.names import Names
 from fedneg.forgettable.views import Blocks, whole
@@ -57,6 +58,15 @@ class Reply:
         )
         rest[means:] = np.maximum(self.rest[means:], other.rest[means:])
         return Reply(self.client_id, self.row, update, rest, weight)
+
+    def norms(self, shapes: Shapes) -> tuple[float, ...]:
+        """Return how long the update is in each of the parameters' arrays."""
+        found, start = [], 0
+        for shape in shapes:
+            stop = start + prod(shape)
+            found.append(float(np.linalg.norm(self.update[start:stop])))
+            start = stop
+        return tuple(found)
 
 
 def read_replies(

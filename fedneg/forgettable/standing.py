@@ -17,7 +17,8 @@ from flwr.common.logger import log
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import digest_of_model
 from fedneg.forgettable.files import empty_ledger, names_in, shape_of
-from fedneg.forgettable.held import Held, Trainer, fixed_of
+from fedneg.forgettable.held import Trainer, fixed_of
+from fedneg.forgettable.holding import Holding
 from fedneg.forgettable.names import Names
 from fedneg.lasting.keeping import write_end, write_kept
 from fedneg.lasting.remnants import Remnants
@@ -41,7 +42,7 @@ class Standing:
 
     Parameters
     ----------
-    held : Held
+    held : Holding
     state : State
     every : int
         Write a checkpoint after every so many rounds.
@@ -66,7 +67,7 @@ class Standing:
         A row for every step.
     """
 
-    def __init__(self, held: Held, state: State, *, every: int) -> None:
+    def __init__(self, held: Holding, state: State, *, every: int) -> None:
         self.held, self.state, self.every = held, state, every
         self.trainer = Trainer(held)
         self.planned = 0
@@ -106,7 +107,7 @@ class Standing:
             self.trainer, self.checkpoints, self.state.scan_windows
         )
         if arrays is not None:
-            wanted = Names.of(arrays, self.held._model)
+            wanted = Names.of(arrays, self.held.module)
             self._settle(wanted)
         is_same = bool(self._head) and self._newest() == self._head
         if is_same:
@@ -145,12 +146,12 @@ class Standing:
         names = self._names_in(kept.app)
         self._settle(names)
         parameters = found.parameters[: found.ledger.initial.size]
-        self.held._take_back(found.ledger, names, kept.app["facts"], parameters)
+        self.held.take_back(found.ledger, names, kept.app["facts"], parameters)
         self.place = self.kept_place = found.rounds
         self.trained, self.rounds = kept.trained, kept.app["rounds"]
         self.history, self.work = list(kept.history), work_of(state, kept)
         mark_open(state, self.work)
-        resume(state, self.held._vector, self.place)
+        resume(state, self.held.vector, self.place)
         checkpoints.check_room(found.ledger.num_bytes)
         if self.work is None:
             self.serve()  # a run may have been killed before that
@@ -172,15 +173,15 @@ class Standing:
     def _begin(self, arrays: ArrayRecord | None) -> None:
         if arrays is None:
             raise FedNegError("nobody has trained yet: there is nothing to forget")
-        self.held._clear()
-        self.held._begin(arrays)
+        self.held.clear()
+        self.held.begin(arrays)
         if self.state.account.line:  # a kill kept the first from being written
-            resume(self.state, self.held._vector, 0)
+            resume(self.state, self.held.vector, 0)
 
     def _names_in(self, app: Mapping[str, Any]) -> Names:
         """Return whose arrays a checkpoint holds."""
         try:
-            return names_in(app, self.held._model)
+            return names_in(app, self.held.module)
         except (KeyError, TypeError, ValueError) as error:
             raise FedNegError(
                 f"the federation in {self.state.folder} cannot go on: {error}"
@@ -209,16 +210,16 @@ class Standing:
         )
 
     def _is_model(self, arrays: ArrayRecord) -> bool:
-        names = self.held._names
+        names = self.held.names
         assert names is not None, "a ledger has names"
         parameters, rest = names.read(arrays)
         size = self.trainer.ledger.initial.size
-        model = self.held._vector
+        model = self.held.vector
         same = np.array_equal(parameters, model[:size])
         return same and np.array_equal(rest, model[size:])
 
     def _is_origin(self, arrays: ArrayRecord) -> bool:
-        names = self.held._names
+        names = self.held.names
         assert names is not None, "a ledger has names"
         parameters, _ = names.read(arrays)
         return digest_of_model(parameters) == self.trainer.ledger.origin
@@ -239,14 +240,14 @@ class Standing:
             self.trained, self.planned, ledger.num_bytes
         )
         if due and ledger.clients:
-            names, model = self.held._names, self.held._vector
+            names, model = self.held.names, self.held.vector
             assert names is not None, "a ledger has names"
             app = {
                 **shape_of(ledger, names),
                 "origin": ledger.origin,
                 "rounds": self.rounds,
-                "clients": sorted(self.held._places),
-                "facts": self.held._facts(),
+                "clients": sorted(self.held.places),
+                "facts": self.held.facts(),
             }
             kept = Kept(
                 digest_of_model(model),
@@ -291,7 +292,7 @@ class Standing:
 
     def serve(self) -> None:
         """Put the model in service; it has its checkpoint."""
-        model = self.held._vector
+        model = self.held.vector
         self.state.serve(
             self.trainer.bytes_of(model),
             server_round=self.place,
@@ -308,7 +309,7 @@ class Standing:
                 "kept_round": self.kept_place,
                 "trained": self.trained,
                 "rounds": self.planned,
-                "clients": len(self.held._places),
+                "clients": len(self.held.places),
                 "failed": self.failed,
                 "excluded": sorted(self.state.excluded()),
                 "carrying_out": self.work.clients if self.work else [],
