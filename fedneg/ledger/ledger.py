@@ -359,11 +359,13 @@ class Ledger:
         self.local.release()
         release(self.updates.rows)
 
-    def contribution(self, client_ids: Iterable[int]) -> NDArray[np.float64]:
-        """Return the summed contribution of several clients, shape (d,)."""
-        total = np.zeros(self.initial.size, dtype=np.float64)
+    def contribution(
+        self, client_ids: Iterable[int], block: slice = slice(None)
+    ) -> NDArray[np.float64]:
+        """Return the summed contribution of several clients, shape (d,), or a block."""
+        total = np.zeros(self.initial[block].size, dtype=np.float64)
         for client_id in sorted(client_ids):
-            total += self.contributions[client_id]
+            total += self.contributions[client_id, block]
         self.release()
         return total
 
@@ -388,17 +390,22 @@ class Ledger:
             what they were, as if they had trained with these from the start.
         """
         ids = sorted(client_ids)
-        beyond = after.astype(np.float64) - before + self.contribution(ids)
-        self.contributions[ids] = 0
+        for start in range(0, after.size, BLOCK):  # a few numbers of float64 at a time
+            block = slice(start, start + BLOCK)
+            beyond = after[block].astype(np.float64) - before[block]
+            beyond += self.contribution(ids, block)
+            self.contributions[ids, block] = 0
+            if spread != 1:
+                rest = self.contribution(range(self.clients), block)
+                beyond -= (spread - 1) * rest
+            self.correction[block] = self.correction[block] + beyond
         if self.buffers is not None:
             self.buffers[ids] = 0
         if spread != 1:
-            beyond -= (spread - 1) * self.contribution(range(self.clients))
             for rows in (self.contributions, self.buffers):
                 for row in () if rows is None else rows:
                     row *= np.float32(spread)
                     self.release()
-        self.correction = (self.correction + beyond).astype(np.float32)
         for client_id in ids:
             self.local.pop(client_id, None)
         self.updates.forget(ids, self.clients)
