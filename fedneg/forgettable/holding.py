@@ -30,6 +30,7 @@ from fedneg.forgettable.nodes import Nodes
 from fedneg.forgettable.refusals import NotLinearError, check_before
 from fedneg.forgettable.replies import Reply, by_client, read_replies
 from fedneg.forgettable.step import Round, attribute, nobodys
+from fedneg.forgettable.views import blocks
 from fedneg.forgettable.views import whole as whole_of
 from fedneg.forgettable.weighing import Replies, copies
 from fedneg.ledger.ledger import Ledger
@@ -337,18 +338,20 @@ class Holding:
     ) -> ArrayRecord:
         """Return the model without some rows, in the precision of its arrays."""
         ledger, names = self.held, self.known
-        exact = self.parameters.astype(np.float64)
+        after = self.parameters.astype(np.float64)
         if arrays is not None:
-            exact = joined(
-                [arrays[name].numpy() for name in names.parameters], np.float64
-            )
-        after = exact - scale * ledger.contribution(rows)
+            views = names.views(arrays)
+            after = joined([views[name] for name in names.parameters], np.float64)
+        before = after.astype(np.float32)
+        for block in blocks(after.size):
+            after[block] -= scale * ledger.contribution(rows, block)
         momentum = None if ledger.buffers is None else ledger.buffers[rows].sum(axis=0)
         ledger.statistics.forget(rows)  # before the model that has what is left of them
         found = names.record(after, ledger.statistics.current)
+        del after  # twice the bytes of a row
         # What a coarse type rounds away is the correction's.
         self.parameters, _ = names.read(found)
-        ledger.forget(rows, before=exact.astype(np.float32), after=self.parameters)
+        ledger.forget(rows, before=before, after=self.parameters)
         take_momentum(self.strategy, names, found, momentum)
         remember_moments(self.strategy, names, ledger)
         return found
