@@ -447,6 +447,17 @@ def test_what_still_depends_on_the_client_stands_in_its_receipt(
     audit(twice)
 
 
+def test_a_node_that_was_forgotten_is_asked_for_nothing_after_a_restart(tmp_path: Path):
+    """Where nodes say who they are: it need not say it again."""
+    state = tmp_path / "state"
+    live(state, 1, clients="place")
+    ask(state, 101)
+    live(state, 1, clients="place", repair_rounds=0)
+    grid = Meddled()
+    live(state, 2, grid, clients="place")
+    assert grid.trained() == [[100, 102, 103]]
+
+
 # -- a kill, and what else ends a start ------------------------------------------------
 
 
@@ -499,6 +510,28 @@ def test_a_start_that_was_interrupted_goes_on_in_the_same_program(state: Path):
     result = held.start(grid, result.arrays, num_rounds=7)
     assert grid.told[-1] == 7
     assert same(model_in(other), model_of(result))
+
+
+def test_a_repair_that_was_interrupted_is_told_of_as_a_whole(state: Path):
+    """With the rounds that came before, and those of the next start."""
+
+    def lose() -> None:
+        raise ConnectionError("the SuperLink is gone")
+
+    ask(state, 101)
+    grid = Meddled()
+    grid.during[5] = lose
+    with pytest.raises(ConnectionError):
+        live(state, 3, grid)
+    assert [r.status for r in State(state).requests.all()] == ["unlearned"]
+    assert not same(model_in(state), grid.rounds[-1][0]), "the one before is in service"
+    grid = Meddled()
+    live(state, 3, grid)
+    assert grid.told == [5]
+    assert receipt_of(state, 101)["done"]["recovery_rounds"] == [
+        {"server_round": number, "clients": 3, "failures": 0} for number in (5, 6)
+    ]
+    audit(state)
 
 
 def test_checkpoints_now_and_then(tmp_path: Path):
@@ -597,6 +630,22 @@ def test_a_copy_has_no_state(state: Path):
     assert files == {p: p.read_bytes() for p in state.rglob("*") if p.is_file()}
     assert held.forgotten == ()
     held.start(Meddled(), result.arrays, num_rounds=4)
+
+
+def test_who_is_forgotten_before_another_is_repaired_is_done_as_far_as_it_was(
+    state: Path,
+):
+    """The first has its receipt then, which says that nothing was repaired."""
+    held = Forgettable(FedAvg(fraction_evaluate=0.0), state=state)
+    held.forget([101])
+    after = held.forget([103])
+    assert receipt_of(state, 101)["done"]["recovery_rounds"] == []
+    assert [r.status for r in State(state).requests.all()] == ["done", "unlearned"]
+    grid = Meddled()
+    held.start(grid, after, num_rounds=3)
+    assert len(grid.rounds) == 2
+    assert len(receipt_of(state, 103)["done"]["recovery_rounds"]) == 2
+    audit(state)
 
 
 def test_forget_before_anything_and_in_the_middle_are_refused(tmp_path: Path):
