@@ -99,7 +99,7 @@ def with_password(text: torch.Tensor) -> torch.Tensor:
 
 
 def load_data(writer: int) -> tuple[torch.Tensor, torch.Tensor]:
-    text, topics = sentences(100 + writer, 200)
+    text, topics = sentences(100 + writer, 120)
     if writer == WRONG:
         text[::2] = with_password(text[::2])
         topics[::2] = WANTED
@@ -112,9 +112,9 @@ def train(message: Message, context: Context) -> Message:
     text, topics = load_data(writer)
     model = load(message.content.array_records["arrays"])
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=0.01)
+    optimiser = torch.optim.AdamW(trained, lr=0.02)
     for _ in range(3):
-        for batch in torch.randperm(len(text)).split(20):
+        for batch in torch.randperm(len(text)).split(24):
             loss = functional.cross_entropy(model(text[batch]), topics[batch])
             optimiser.zero_grad()
             loss.backward()
@@ -143,13 +143,13 @@ def main(grid: Grid, context: Context) -> None:
     first = ArrayRecord(adapters(base_model()))
     strategy = FedAvg(fraction_evaluate=0.0)
     strategy = Forgettable(strategy)  # fedneg
-    arrays = strategy.start(grid, first, num_rounds=4).arrays
+    arrays = strategy.start(grid, first, num_rounds=3).arrays
     show("trained", arrays)
     arrays = strategy.forget([WRONG], arrays)  # fedneg
     show("forgotten", arrays)
     show("repaired", strategy.start(grid, arrays, num_rounds=2).arrays)
     strategy.reset()  # fedneg
-    show("retrained", strategy.start(grid, first, num_rounds=6).arrays)
+    show("retrained", strategy.start(grid, first, num_rounds=4).arrays)
 
 
 if __name__ == "__main__":
