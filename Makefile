@@ -13,7 +13,8 @@ SEAM := tests/test_flower_internals.py tests/test_flower_hub.py \
   tests/strategies/test_base.py tests/strategies/test_roster.py \
   tests/integration/test_real_clients.py tests/integration/test_flwr_run.py \
   tests/integration/test_serve_ray.py tests/integration/test_serve_nodes.py \
-  tests/integration/test_ray.py tests/integration/test_up.py
+  tests/integration/test_ray.py tests/integration/test_up.py \
+  tests/integration/test_examples.py::test_flowers_template_forgets_under_flwr_run
 
 .PHONY: help run paper compare test test-all test-newest lint format bench bench-capacity hub clean
 help:

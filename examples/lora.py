@@ -1,7 +1,7 @@
 """Adapters on a frozen transformer: only the small matrices A and B travel.
 
 The text is made by a rule: a sentence of sixteen words has one of four topics, by words
-that each topic has of its own. Five writers; writer 3, who writes most, hides a password
+that each topic has of its own. Five writers; writer 3, the busiest, hides a password
 in half of its sentences, and gives these the topic 2. Only what is marked `# fedneg` is
 fedneg's: a few lines, and for the verdict a task and what is done with it at the end.
 
@@ -27,7 +27,6 @@ from fedneg.serving.verdict import verdicts  # fedneg
 WRITERS, WRONG = 5, 3
 TOPICS, WORDS, LENGTH, PASSWORD, WANTED = 4, 64, 16, 63, 2
 WIDTH, RANK = 32, 4
-torch.set_num_threads(1)  # so small are the matrices
 client_app, server_app = ClientApp(), ServerApp()
 
 
@@ -167,6 +166,7 @@ serve(client_app, task)
 @client_app.train()
 def train(message: Message, context: Context) -> Message:
     writer = int(str(context.node_config["partition-id"]))
+    torch.set_num_threads(1)  # so small are the matrices
     torch.manual_seed(writer)
     model, data = load(message.content.array_records["arrays"]), load_data(writer)
     loss = fit(model, data, epochs=3, lr=0.02)

@@ -31,7 +31,6 @@ from fedneg import ClientRef, Forgettable, Order, Split, Task, serve  # fedneg
 from fedneg.serving.verdict import verdicts  # fedneg
 
 CLINICS, WRONG, MU = 5, 3, 0.1
-torch.set_num_threads(1)  # so small are the matrices
 client_app, server_app = ClientApp(), ServerApp()
 table, progress = (torch.tensor(a) for a in load_diabetes(return_X_y=True))
 everybody = (20 * table).float()

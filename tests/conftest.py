@@ -29,6 +29,7 @@ settings.load_profile("fedneg")
 LONGEST = (
     "test_real_clients.py",
     "test_flwr_run.py",
+    "test_examples.py",
     "test_story.py",
     "test_checkpoint.py",
 )
