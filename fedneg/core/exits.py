@@ -12,7 +12,8 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.texts import one_line
@@ -29,15 +30,42 @@ def mistake_of(error: BaseException) -> FedNegError | None:
         return error
     if not isinstance(error, OSError):
         return None
-    name = error.filename
-    if name is None and error.errno in DISK:
-        name = _file_behind(error)
+    name = _name_in(error)
     if name is None:
         return None
     if isinstance(name, str | bytes):
         name = os.fsencode(name).decode(errors="backslashreplace")
     verb = "write" if error.errno in DISK else "use"
     return FedNegError(f"cannot {verb} {name}: {error.strerror}")
+
+
+@contextmanager
+def mistakes_in(*folders: Path) -> Iterator[None]:
+    """Let an error of the system be a user's mistake, if it is of these folders.
+
+    For who is called by a program of somebody else's: an error of its own files, in the
+    same block, is left to it as it is.
+
+    Parameters
+    ----------
+    folders : Path
+        Whole paths. Files in them count, and the folders on the way to them.
+
+    Raises
+    ------
+    FedNegError
+        In the place of an OSError; it names the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        mistake, name = mistake_of(error), _name_in(error)
+        if mistake is None or not isinstance(name, str | bytes | os.PathLike):
+            raise
+        path = Path(os.path.abspath(os.fsdecode(name)))
+        if not any(path.is_relative_to(f) or f.is_relative_to(path) for f in folders):
+            raise
+        raise mistake from error
 
 
 def is_of_disk(error: BaseException | None) -> bool:
@@ -47,6 +75,13 @@ def is_of_disk(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _name_in(error: OSError) -> Any:
+    """Return the file that an error is about, in whatever form; None: unknown."""
+    if error.filename is None and error.errno in DISK:
+        return _file_behind(error)
+    return error.filename
 
 
 def _file_behind(error: OSError) -> str:

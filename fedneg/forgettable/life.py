@@ -21,6 +21,7 @@ from flwr.app import ArrayRecord, Message
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedneg.core.errors import FedNegError
+from fedneg.core.exits import mistake_of, mistakes_in
 from fedneg.core.parameters import Vector, digest_of_model
 from fedneg.forgettable import results
 from fedneg.forgettable.held import told_of
@@ -202,7 +203,8 @@ class Life:
                 "start() is going on: ask by `fedneg request forget CLIENT --state "
                 f"{self.state.folder}`, and it forgets after its round"
             )
-        with self.state.running():
+        folders = self.state.folder, self.state.keys
+        with mistakes_in(*folders), self.state.running():
             self.is_going = True
             try:
                 if not self.at.go_on_from(arrays):
@@ -214,8 +216,9 @@ class Life:
                 self.at.end()
             except (FedNegError, OSError) as error:
                 with suppress(OSError, FedNegError):  # the disk may be full
+                    said = str(mistake_of(error) or error)
                     told = self.state.read_status()
-                    self.state.write_status({**told, "error": str(error)})
+                    self.state.write_status({**told, "error": said})
                 raise
             finally:
                 self.is_going = False

@@ -1,13 +1,9 @@
 """A purge: what goes in it, and what a kill or a full disk in the middle leaves."""
 
-import errno
 import json
-import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from builders.full_disk import Full, watched
 from builders.lives import ask, copied, files_with, go_on, receipt_of
 from fedneg.core.errors import FedNegError
 from fedneg.ledger.checkpoint import Checkpoints
@@ -351,45 +348,6 @@ class Kill(Executioner):
         self.steps += 1
         if self.steps >= self.last:
             raise KilledError
-
-
-class Full(Executioner):
-    """From step `last` on there is no room: whatever takes some fails."""
-
-    def step(self) -> None:
-        """Count a step."""
-        self.steps += 1
-        if self.steps >= self.last:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def _counted(self, function: Any) -> Any:
-        if function in (os.unlink, os.replace, os.rename, os.ftruncate):
-            return function
-        counted = super()._counted(function)
-        if function is not os.open:
-            return counted
-
-        def opened(path: Any, flags: int, *more: Any, **options: Any) -> int:
-            makes = flags & os.O_CREAT and not Path(path).exists()
-            use = counted if makes else function
-            found: int = use(path, flags, *more, **options)
-            return found
-
-        return opened
-
-
-@contextmanager
-def watched(disk: Executioner) -> Iterator[None]:
-    """Have everything that touches the disk counted, for a while."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in (
-            *("fsync", "replace", "rename", "unlink", "open", "mkdir", "fdopen"),
-            *("write", "ftruncate"),
-        ):
-            patch.setattr(os, name, getattr(os, name))
-        patch.setattr(tempfile, "mkstemp", tempfile.mkstemp)
-        disk.watch()
-        yield
 
 
 @pytest.fixture(scope="module", params=[(), ("encrypt=true",)], ids=["plain", "sealed"])
