@@ -764,6 +764,13 @@ def test_fedneg_s_own_app_and_a_strangers_keep_apart(
         live(own, 2)
 
 
+def test_a_folder_that_cannot_be_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("no folder")
+    for state in (tmp_path / "file", tmp_path / "file" / "state"):
+        with pytest.raises(FedNegError, match=str(state)):
+            live(state, 1)
+
+
 def test_one_program_at_a_time(state: Path):
     grid = Meddled()
     refused: list[int] = []
