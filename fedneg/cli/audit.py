@@ -19,7 +19,7 @@ from fedneg.core.texts import printable
 from fedneg.records.account import Account
 from fedneg.records.agreement.folder import lasting_differences
 from fedneg.records.audit import AuditCheck, check
-from fedneg.records.identity import LOG_NAME, has_not_begun
+from fedneg.records.identity import LOG_NAME, has_not_begun, is_new
 from fedneg.records.receipts import read_receipt
 from fedneg.records.signing import (
     PRIVATE_NAME,
@@ -28,7 +28,7 @@ from fedneg.records.signing import (
     keys_folder,
     load_public,
 )
-from fedneg.records.strangers import strangers
+from fedneg.records.strangers import lasting_strangers
 from fedneg.records.walk import shown
 
 # Of a list, so many are shown.
@@ -79,9 +79,11 @@ def audit(
         For the first entry, or else the first file, that does not hold.
     """
     folder = keys or keys_folder(state)
-    public = _public(key, folder)
     # Who brings the public key need not be let into the keys' folder.
-    found = _audited(state, None if key and not keys else folder, public, head)
+    allowed = None if key and not keys else folder
+    _refuse_unbegun(state, allowed, folder / PUBLIC_NAME)
+    public = _public(key, folder)
+    found = _audited(state, allowed, public, head)
     if as_json:
         print(json.dumps(found.to_json()))
     else:
@@ -146,6 +148,8 @@ def _audited(
     # Files first: what the log has beyond them is newer, and no contradiction.
     receipts, problems = _receipts(state / "receipts", public)
     account = Account(log, public)
+    # It may begin just now: then the keys bear it once the log has its first entry.
+    begins = keys is not None and has_not_begun(state, keys)
     checked = check(
         log, public, head=head, wanted=set(receipts.values()), each=account.enter
     )
@@ -159,7 +163,7 @@ def _audited(
         # What stands behind a broken entry is unknown, and no receipt's fault.
         broken = checked.broken
         problems.insert(0, f"entry {broken.number} of {log} is broken: {broken.what}")
-    elif not checked.entries and keys and has_not_begun(state, keys):
+    elif not checked.entries and begins:
         found.alone.append(
             f"{log} has no entry: a kill kept the federation from beginning"
         )
@@ -184,7 +188,7 @@ def _audited(
 
 def _add_strangers(found: _Audit, state: Path, account: Account) -> None:
     """Sort what is none of fedneg's into faults, half-written files and others."""
-    for stranger in strangers(state, account):
+    for stranger in lasting_strangers(state, account):
         path = printable(shown(stranger.path))
         if stranger.fault:
             found.problems.append(f"{path} {stranger.fault}")
@@ -192,6 +196,20 @@ def _add_strangers(found: _Audit, state: Path, account: Account) -> None:
             found.alone.append(f"{path} is removed: a kill left it half-written")
         else:
             found.others.append(path)
+
+
+def _refuse_unbegun(state: Path, keys: Path | None, public: Path) -> None:
+    """Raise FedNegError if there is nothing yet that could be audited.
+
+    A kill may have come in the first second, or somebody named the wrong folder.
+    """
+    log = state / LOG_NAME
+    missing = [p for p in (log, public) if (keys or p == log) and not p.exists()]
+    if missing and (has_not_begun(state, keys) if keys else is_new(state)):
+        raise FedNegError(
+            f"no federation has begun in {state} yet: {missing[0]} is not there; a run "
+            "with state=DIR begins one"
+        )
 
 
 def _public(given: Path | None, folder: Path) -> PublicKey:

@@ -21,40 +21,37 @@ VAULT_NAME = "clients"
 def older_than(keys: Path, account: Account) -> str:
     """Return how a log is older than what the keys know; empty if it is not.
 
-    Others may add to both meanwhile: the keys are read first, and the log again before
-    anything is said.
+    Others may add to both meanwhile, and to the log first: what the keys know is read
+    once, and the log again after it before anything is said.
 
     Raises
     ------
     FedNegError
         If the keys cannot be read, or an entry of the log is broken.
     """
-    said = _older_than(keys, account)
-    if said:
-        fresh = Account(account.path, account.public).refresh()
-        said = _older_than(keys, fresh)
-    return said
+    head, vault = read_head(keys / HEAD_NAME), Vault(keys / VAULT_NAME)
+    destroyed = vault.destroyed()
 
+    def said_by(log: Account) -> str:
+        if head is not None:
+            digest = log.digest_of(head.seq)
+            said = contradiction(log.path, keys / HEAD_NAME, head, digest)
+            if said:
+                return said
+        # An old log says nothing of purges.
+        gone = set() if log.is_old else destroyed - log.purged
+        if gone:
+            first = min(gone)
+            return (
+                f"{vault.folder / f'client-{first}.destroyed'} says that the key of "
+                f"client {first} was destroyed when it was forgotten, and the log "
+                f"{log.path} does not say that it was: it is older than the keys; "
+                "restore the newer one, with its state"
+            )
+        return ""
 
-def _older_than(keys: Path, account: Account) -> str:
-    head = read_head(keys / HEAD_NAME)
-    if head is not None:
-        digest = account.digest_of(head.seq)
-        said = contradiction(account.path, keys / HEAD_NAME, head, digest)
-        if said:
-            return said
-    # An old log says nothing of purges.
-    vault = Vault(keys / VAULT_NAME)
-    gone = set() if account.is_old else vault.destroyed() - account.purged
-    if gone:
-        first = min(gone)
-        return (
-            f"{vault.folder / f'client-{first}.destroyed'} says that the key of client "
-            f"{first} was destroyed when it was forgotten, and the log {account.path} "
-            "does not say that it was: it is older than the keys; restore the newer "
-            "one, with its state"
-        )
-    return ""
+    said = said_by(account)
+    return said and said_by(Account(account.path, account.public).refresh())
 
 
 def missing_keys(

@@ -29,7 +29,7 @@ from fedneg.core.texts import check_utf8
 from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.records.account import MADE, MIGRATED, SERVED, Account
 from fedneg.records.agreement.checkpoints import of_checkpoints, of_rest
-from fedneg.records.agreement.difference import Difference, settle
+from fedneg.records.agreement.difference import Difference, lasting, settle
 from fedneg.records.agreement.federation import of_facts, of_keys, of_sealing
 from fedneg.records.agreement.receipts import of_receipts
 from fedneg.records.agreement.requests import of_requests, of_scan_windows
@@ -266,7 +266,12 @@ class State:
     def check_scan_windows(self) -> None:
         """Raise FedNegError unless a purge can know what to look for, of everybody."""
         checkpoints = Checkpoints(self.folder / "checkpoints")
-        settle(of_scan_windows(self.scan_windows, checkpoints, self.account))
+        # A run, which may be another process, writes them.
+        settle(
+            lasting(
+                lambda: of_scan_windows(self.scan_windows, checkpoints, self.account)
+            )
+        )
 
     def _agree_on_roster(self, pins: Pins) -> None:
         settle(of_roster(pins, self.account), self.notices.append)

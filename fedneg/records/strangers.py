@@ -90,6 +90,19 @@ def strangers(folder: Path, account: Account, *, look: bool = True) -> list[Stra
     return found
 
 
+def lasting_strangers(folder: Path, account: Account) -> list[Stranger]:
+    """Return the `strangers`, and of faults those that a second look finds, too.
+
+    By a log that was read before a run began, what that writes would be one.
+    """
+    found = strangers(folder, account)
+    if any(stranger.fault for stranger in found):
+        log = Account(account.path, account.public).refresh()
+        again = strangers(folder, log)
+        found = [s for s in found if s in again or not s.fault]
+    return found
+
+
 def notices_of(folder: Path, account: Account) -> list[str]:
     """Return what a start says of strangers: the first few, and how many more."""
     odd = [s for s in strangers(folder, account, look=False) if not s.goes]

@@ -6,10 +6,14 @@ are named, and nothing goes on. Where the newest entry of a chain stands alone, 
 came between it and its act, which is then *completed*.
 """
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fedneg.core.errors import FedNegError
+
+# What differs is looked at again after so long, and so often.
+LOOK_AGAIN_S, LOOKS = 0.2, 5
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,29 @@ class Difference:
     text: str
     complete: Callable[[], object] | None = None
     is_of_log: bool = False
+
+
+def lasting(look: Callable[[], Iterable[Difference]]) -> list[Difference]:
+    """Return the differences that are there whenever one looks.
+
+    Log and files cannot be read in one moment. Somebody who writes meanwhile leaves a
+    difference in every look, if rounds are short, but never the same one.
+
+    Parameters
+    ----------
+    look : callable
+        Reads the log, and then the files.
+    """
+    found = list(look())
+    for _ in range(LOOKS):
+        if not found:
+            break
+        time.sleep(LOOK_AGAIN_S)
+        before, said = len(found), {d.text for d in found}
+        found = [d for d in look() if d.text in said]
+        if len(found) == before:
+            break
+    return found
 
 
 def settle(

@@ -1,6 +1,5 @@
 """A whole state folder, held to its log, for who only looks: `fedneg audit`."""
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from fedneg.records.agreement.checkpoints import (
     of_rest,
     of_whole,
 )
-from fedneg.records.agreement.difference import Difference
+from fedneg.records.agreement.difference import Difference, lasting
 from fedneg.records.agreement.federation import (
     of_facts,
     of_ids,
@@ -28,9 +27,6 @@ from fedneg.records.migration import asked_in
 from fedneg.records.pins import Pins
 from fedneg.records.requests import Requests
 
-# What differs is looked at again after so long, and so often.
-LOOK_AGAIN_S, LOOKS = 0.2, 5
-
 
 def lasting_differences(
     folder: Path, keys: Path | None, account: Account
@@ -40,17 +36,13 @@ def lasting_differences(
     A run, or who accepts a request, may be between an entry and its act.
     """
     whole = Whole(Checkpoints(folder / "checkpoints"))
-    found = list(differences(folder, keys, account, whole))
-    for _ in range(LOOKS):
-        if not found:
-            break
-        time.sleep(LOOK_AGAIN_S)
-        account = Account(account.path, account.public).refresh()
-        again = list(differences(folder, keys, account, whole))
-        if [d.text for d in again] == [d.text for d in found]:
-            break
-        found = again
-    return found
+    known = [account]
+
+    def look() -> Iterator[Difference]:
+        log = known.pop() if known else Account(account.path, account.public).refresh()
+        return differences(folder, keys, log, whole)
+
+    return lasting(look)
 
 
 def differences(
