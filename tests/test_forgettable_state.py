@@ -298,6 +298,45 @@ def test_who_took_part_in_no_round_is_kept_out_all_the_same(
     audit(state)
 
 
+def test_an_id_that_nobody_has_is_said_to_be_one_at_once_and_later(
+    state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def shown() -> dict[int, tuple[str, bool]]:
+        capsys.readouterr()
+        command("requests", "--state", state, "--json")
+        found = json.loads(capsys.readouterr().out)
+        return {r["client"]: (r["status"], r["took_part"]) for r in found}
+
+    said = "took part in no round"
+    command("request", "forget", 77, "--state", state)
+    assert f"client 77 {said} so far: is that" in capsys.readouterr().out
+    command("request", "forget", 101, "--state", state)
+    assert said not in capsys.readouterr().out
+    assert shown() == {77: ("accepted", False), 101: ("accepted", True)}
+    command("requests", "--state", state)
+    assert f"accepted, {said}" in capsys.readouterr().out
+    live(state, 5)
+    assert shown() == {77: ("done", False), 101: ("done", True)}
+    command("requests", "--state", state)
+    assert capsys.readouterr().out.count(said) == 1
+
+
+@pytest.mark.parametrize("odd", [-1, True, "3", 1.0])
+def test_an_id_that_is_none_is_refused_before_anything_is_written(
+    state: Path, odd: Any
+):
+    before = (state / "audit.jsonl").read_bytes()
+    with pytest.raises(FedNegError, match="whole numbers from 0 on, got"):
+        ask(state, odd)
+    if odd == -1:
+        with pytest.raises(FedNegError, match="whole numbers from 0 on, got -1"):
+            command("request", "forget", odd, "--state", state)
+    assert (state / "audit.jsonl").read_bytes() == before
+    assert State(state).excluded() == set()
+
+
 def test_who_comes_back_under_another_node_trains_in_vain(tmp_path: Path):
     """It says who it is in its reply, and is asked no more; so after a restart."""
     state = tmp_path / "state"

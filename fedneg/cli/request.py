@@ -19,10 +19,9 @@ from fedneg.core.children import python_command
 from fedneg.core.errors import FedNegError
 from fedneg.core.exits import is_of_disk, mistake_of
 from fedneg.engines.deployed.proxies import around_proxies
-from fedneg.ledger.checkpoint import Checkpoints
-from fedneg.records.kept import Kept
 from fedneg.records.requests import Request
 from fedneg.records.state import State
+from fedneg.records.unseen import unseen
 
 app = application()
 request_app = application(about="A client's request to be forgotten.")
@@ -79,8 +78,8 @@ def request_forget(
         )
     tell(state)
     print(_said(request, is_new, who="app" if facts.is_app else "next run"))
-    if is_new and facts.is_app and client not in _seen(state):
-        print(f"client {client} took part in no round so far")
+    if request.is_open and unseen(state.folder, [request]):
+        print(f"client {client} took part in no round so far: is that the right id?")
     if now is not None and request.is_open:
         _carry_out(state, request, now, flower_app)
 
@@ -97,18 +96,6 @@ def _saying_whether_accepted(state: State, client_id: int) -> Iterator[None]:
         there = client_id in state.excluded()
         accepted = "accepted, but" if there else "not accepted:"
         raise FedNegError(f"forget-{client_id} is {accepted} {mistake}") from error
-
-
-def _seen(state: State) -> set[int]:
-    """Return who took part in the rounds of an app, by its last checkpoint."""
-    checkpoints = Checkpoints(state.folder / "checkpoints")
-    for number in reversed(checkpoints.rounds()):
-        try:
-            kept = Kept.read(checkpoints, number)
-        except FedNegError:
-            continue  # damaged, or just removed by a run
-        return {int(client) for client in (kept.app or {}).get("clients", ())}
-    return set()
 
 
 def _said(request: Request, is_new: bool, who: str) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from fedneg.cli.options import JsonOption, KeysOption, StateOption
 from fedneg.cli.parsing import Command, application
-from fedneg.cli.requests import told_of
+from fedneg.cli.requests import all_told
 from fedneg.core.errors import FedNegError
 from fedneg.core.formats import human_bytes
 from fedneg.records.facts import APP
@@ -32,7 +32,7 @@ def show_status(
     found["app"] = facts.fixed.get(APP)
     requests = state.known_requests()
     found["excluded"] = sorted(r.client_id for r in requests)
-    found["open_requests"] = [told_of(r) for r in requests if r.is_open]
+    found["open_requests"] = all_told(state, [r for r in requests if r.is_open])
     found["disk_bytes"] = disk_bytes(state.folder)
     if as_json:
         print(json.dumps(found, indent=1))

@@ -170,6 +170,10 @@ class Requests:
             is no text for a log (`check_text`).
         """
         check_text("--reason", reason)
+        if type(client_id) is not int or (clients is None and client_id < 0):
+            raise FedNegError(
+                f"client ids are whole numbers from 0 on, got {client_id!r}"
+            )
         if clients is not None and client_id not in range(clients):
             raise FedNegError(
                 f"there is no client {client_id}; client ids are 0 to {clients - 1}"

@@ -15,6 +15,7 @@ from builders.programs import command
 from fedneg.cli.application import run as run_words
 from fedneg.core.errors import FedNegError
 from fedneg.core.locks import locked
+from fedneg.ledger.checkpoint_files import head_bytes
 from fedneg.records.audit import check
 from fedneg.records.pins import OPERATOR, key_digest_of
 from fedneg.records.requests import DONE, UNLEARNED, logged
@@ -227,6 +228,21 @@ def test_a_request_counts_while_a_run_goes_on(say: Say, state: State):
     with state.running():
         say("request", "forget", 1)
     assert state.requests.excluded() == {1}
+
+
+def test_of_who_took_part_in_no_round_it_is_said(say: Say, state: State):
+    """Here by a checkpoint that client 1 is not in."""
+    assert "no round" not in say("request", "forget", 0)
+    for head in (state.folder / "checkpoints").glob("*.json"):
+        content = json.loads(head.read_bytes())
+        del content["digest"]
+        content["facts"]["contains"] = [0, 2]
+        head.write_bytes(head_bytes(content))
+    said = "client 1 took part in no round so far: is that the right id?"
+    assert said in say("request", "forget", 1)
+    assert said in say("request", "forget", 1)
+    found = json.loads(say("requests", "--json"))
+    assert [r["took_part"] for r in found] == [True, False]
 
 
 def test_the_last_client_is_refused(say: Say):
