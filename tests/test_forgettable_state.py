@@ -192,6 +192,27 @@ def test_a_request_of_the_last_round_gets_rounds_that_repair(state: Path):
     assert len(receipt_of(state, 100)["done"]["recovery_rounds"]) == 2
 
 
+def test_status_tells_rounds_of_repair_that_came_on_top(
+    state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def shown() -> str:
+        capsys.readouterr()
+        command("status", "--state", state)
+        lines = capsys.readouterr().out.splitlines()
+        return next(line for line in lines if "trained" in line)
+
+    assert "3 of 3 rounds" in shown()
+    ask(state, 101)
+    live(state, 3)
+    assert "5 rounds, 2 of them of repair; the last run was to come to 3" in shown()
+    live(state, 6)
+    assert "6 of 6 rounds" in shown()
+    live(state, 3)  # there are more already: nothing is done
+    assert "6 rounds, 2 of them of repair; the last run was to come to 3" in shown()
+
+
 def test_without_repair_a_request_is_done_at_once(state: Path):
     ask(state, 102)
     grid = Meddled()

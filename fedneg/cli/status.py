@@ -62,7 +62,7 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [
         ("now", running),
         ("round", f"{found.get('server_round', 0)} ({found.get('phase') or 'none'})"),
-        ("trained", f"{found.get('trained', 0)} of {found.get('rounds', '-')} rounds"),
+        ("trained", _trained(found)),
     ]
     if found.get("accuracy") is not None:
         quality = found.get("quality_name", "accuracy")
@@ -83,6 +83,19 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         due = f"due in {left} days" if left >= 0 else f"overdue by {-left} days"
         lines.append(("open", f"{request['id']}: {request['status']}, {due}"))
     return [*lines, ("disk", human_bytes(found["disk_bytes"]))]
+
+
+def _trained(found: dict[str, Any]) -> str:
+    """Return how many rounds there were of those asked for, which may be fewer.
+
+    Of an app, rounds of repair count, and come on top where they are lacking.
+    """
+    trained, rounds = found.get("trained", 0), found.get("rounds")
+    if rounds is None or trained <= rounds:
+        return f"{trained} of {'-' if rounds is None else rounds} rounds"
+    repair = found.get("repaired", 0)
+    which = f", {repair} of them of repair" if repair else ""
+    return f"{trained} rounds{which}; the last run was to come to {rounds}"
 
 
 def _running(found: dict[str, Any]) -> str:

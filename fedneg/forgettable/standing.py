@@ -308,6 +308,7 @@ class Standing:
                 "server_round": self.place,
                 "kept_round": self.kept_place,
                 "trained": self.trained,
+                "repaired": sum(row["phase"] == "recover" for row in self.history),
                 "rounds": self.planned,
                 "clients": len(self.held.places),
                 "failed": self.failed,
