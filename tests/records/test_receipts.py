@@ -2,6 +2,7 @@
 
 import json
 import sys
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from fedneg.__main__ import main
 from fedneg.core.errors import FedNegError
 from fedneg.records.audit import AuditLog
+from fedneg.records.identity import write_id
 from fedneg.records.receipts import read_receipt, signed_receipt, write_receipt
 from fedneg.records.scan_windows import scan_windows
 from fedneg.records.signing import OperatorKey, keys_folder
@@ -362,10 +364,18 @@ def test_audit_of_what_is_not_there_is_one_line(state: State):
     code, _, err = state.audit("--head", "abc")
     assert (code, "must be 64 hexadecimal digits, got 'abc'" in err) == (2, True)
     state.log.path.unlink()
+    code, _, err = state.audit()  # these keys know of no entry
+    assert (code, "has begun" in err, "audit.jsonl is not there" in err) == (
+        2,
+        True,
+        True,
+    )
+    write_id(state.folder, str(uuid.uuid4()))
     code, _, err = state.audit()
     assert (code, "audit.jsonl cannot be read: No such file" in err) == (2, True)
-    code, _, err = state.fedneg("audit", "--state", str(state.folder / "missing"))
-    assert (code, "operator.pub cannot be read: No such file" in err) == (2, True)
+    missing = state.folder / "missing"
+    code, _, err = state.fedneg("audit", "--state", str(missing))
+    assert (code, f"has begun in {missing} yet" in err) == (2, True)
 
 
 # -- fedneg scan ----------------------------------------------------------------------
