@@ -81,8 +81,9 @@ def audit(
     folder = keys or keys_folder(state)
     # Who brings the public key need not be let into the keys' folder.
     allowed = None if key and not keys else folder
+    given = None if key is None else load_public(key)
     _refuse_unbegun(state, allowed, folder / PUBLIC_NAME)
-    public = _public(key, folder)
+    public = given or _public(folder)
     found = _audited(state, allowed, public, head)
     if as_json:
         print(json.dumps(found.to_json()))
@@ -212,15 +213,15 @@ def _refuse_unbegun(state: Path, keys: Path | None, public: Path) -> None:
         )
 
 
-def _public(given: Path | None, folder: Path) -> PublicKey:
-    """Return the key that is given, or else that in the keys' folder."""
+def _public(folder: Path) -> PublicKey:
+    """Return the key in the keys' folder."""
     path = folder / PUBLIC_NAME
-    if given is None and not path.exists() and (folder / PRIVATE_NAME).exists():
+    if not path.exists() and (folder / PRIVATE_NAME).exists():
         raise FedNegError(
             f"{path} is missing; the next run makes it again from {PRIVATE_NAME}, or "
             "name a copy with --key"
         )
-    return load_public(given or path)
+    return load_public(path)
 
 
 def _receipts(folder: Path, public: PublicKey) -> tuple[dict[Path, str], list[str]]:
