@@ -123,7 +123,10 @@ def test_a_request_in_the_middle_is_carried_out_repaired_and_purged(
     assert receipt["done"]["recovery_rounds"] == [
         {"server_round": number, "clients": 3, "failures": 0} for number in (5, 6)
     ]
-    assert receipt["remains"] == "nothing of the client's summed updates"
+    assert receipt["remains"] == (
+        "nothing of the client's summed updates; the others' running statistics began "
+        "from some in which it had a part"
+    )
     assert receipt["purged"]["isolable"] is False
     assert receipt["purged"]["matches"] == 0
     assert receipt["purged"]["fingerprints"] > 5

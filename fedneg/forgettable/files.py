@@ -16,6 +16,7 @@ from safetensors.numpy import save
 from fedneg.core.errors import FedNegError
 from fedneg.core.files import make_folder, remove, write_bytes
 from fedneg.core.machine import cache_root
+from fedneg.core.parameters import Vector
 from fedneg.core.reading import read_json
 from fedneg.forgettable.names import FROZEN, Names, is_numbered
 from fedneg.ledger.ledger import Ledger
@@ -23,10 +24,15 @@ from fedneg.ledger.statistics import Statistics
 from fedneg.ledger.tensors import read_tensors, sha256_of, write_tensors
 
 SCHEMA = 1
+PARAMETERS = "parameters"
 
 
 def write_ledger(
-    folder: Path, ledger: Ledger, names: Names, facts: Mapping[str, Any]
+    folder: Path,
+    ledger: Ledger,
+    names: Names,
+    parameters: Vector,
+    facts: Mapping[str, Any],
 ) -> Path:
     """Write a ledger and what belongs to it; return the path of ``ledger.json``.
 
@@ -35,7 +41,11 @@ def write_ledger(
     FedNegError
         If the folder cannot be written; an older ledger in it stays whole.
     """
-    arrays = ledger.arrays() | {"statistics initial": ledger.statistics.initial}
+    arrays = ledger.arrays() | {
+        "statistics initial": ledger.statistics.initial,
+        # Which the rows add up to but for rounding.
+        PARAMETERS: parameters,
+    }
     try:
         make_folder(folder)
         new = folder / "ledger.new"
@@ -137,7 +147,7 @@ def model_bytes(record: ArrayRecord) -> bytes:
 
 def read_ledger(
     folder: Path, model: Any, memory_mib: int
-) -> tuple[Ledger, Names, dict[str, Any]]:
+) -> tuple[Ledger, Names, Vector, dict[str, Any]]:
     """Return what `write_ledger` wrote, and the facts that it was given.
 
     Parameters
@@ -167,12 +177,13 @@ def read_ledger(
             raise ValueError(f"{path.name} is damaged: its sha256 is another one")
         names = names_in(facts, model)
         ledger = empty_ledger(facts, memory_mib)
-        initial = ledger.statistics.initial
-        read_tensors(path, ledger.arrays() | {"statistics initial": initial})
+        initial, parameters = ledger.statistics.initial, np.empty_like(ledger.initial)
+        arrays = {"statistics initial": initial, PARAMETERS: parameters}
+        read_tensors(path, ledger.arrays() | arrays)
         ledger.restore_facts(facts["ledger"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FedNegError(f"the ledger in {folder} cannot be read: {error}") from None
-    return ledger, names, facts
+    return ledger, names, parameters, facts
 
 
 def _frozen_in(model: Any, names: Sequence[Mapping[str, Any]]) -> dict[str, Array]:

@@ -1,6 +1,6 @@
 """What a purge, a receipt and a state folder need of what a strategy holds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,10 @@ def fixed_of(strategy: Strategy, names: Names) -> dict[str, Any]:
     }
 
 
+# What a subtraction does not reach: each client measures on from what it is sent.
+STATISTICS = "; the others' running statistics began from some in which it had a part"
+
+
 def told_of(
     held: Holding, present: Sequence[int], absent: Sequence[int], scale: float
 ) -> dict[str, Any]:
@@ -83,30 +87,18 @@ def told_of(
         Of a plain subtraction.
     """
     method, places = held.method, held.places
+    has_statistics = bool(held.known.statistics)
     remains = {str(k): f"{NOTHING}: it took part in no round" for k in absent}
     if method is None:
         part = f"a part of the client's summed updates (scale {scale:g})"
-        whole = f"{NOTHING} of the client's summed updates"
+        whole = f"{NOTHING} of the client's summed updates{STATISTICS * has_statistics}"
         remains |= {str(k): whole if scale == 1 else part for k in present}
         scales = {str(k): scale for k in present}
         told: dict[str, Any] = {"form": "update", "scale": scales}
     else:
         remains |= {str(k): method.remains(places[k]) for k in present}
-        told = _by_client(method.report, {str(places[k]): str(k) for k in present})
+        told = held.by_client(method.report)
     told |= {"strategy": SUBTRACT if method is None else method.name}
     if absent:
         told["absent"] = list(absent)
     return {**told, "remains_of": remains}
-
-
-def _by_client(
-    report: Mapping[str, Any], client_of: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return what a method reports with clients in the place of their rows."""
-
-    def renamed(value: Any) -> Any:
-        if isinstance(value, Mapping) and value and set(value) <= set(client_of):
-            return {client_of[row]: found for row, found in value.items()}
-        return value
-
-    return {name: renamed(value) for name, value in report.items()}

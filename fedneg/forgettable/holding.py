@@ -6,6 +6,7 @@ told in life.py.
 """
 
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,8 @@ class Holding:
         self.parameters, self.handed_out = np.empty(0, np.float32), ArrayRecord()
         self._depends: set[str] = set()
         self.rounds = 0
+        if self.method is not None:
+            self.method.rounds = 0  # of a forgetting that is over, too
 
     @property
     def depends(self) -> tuple[str, ...]:
@@ -297,9 +300,12 @@ class Holding:
         _ = self.held
         if arrays is not None:
             self.check_ours(arrays)
-        ids = sorted(set(client_ids))
-        if not ids:
-            raise FedNegError("forget needs at least one client id, got none")
+        if self.unlearn_rounds:
+            raise FedNegError(
+                f"{self.unlearn_rounds} rounds of the last forgetting are still to "
+                "come: run them first, or name all clients in one forget()"
+            )
+        ids = _ids(client_ids)
         for client_id in ids:
             if client_id in self.nodes.forgotten:
                 raise FedNegError(f"client {client_id} was forgotten before")
@@ -409,3 +415,30 @@ class Holding:
         self.parameters, _ = names.read(arrays)
         give_moments(self.strategy, names, arrays, ledger)
         self.nodes.leave_out(self.nodes.forgotten)
+
+    def by_client(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a method says, its rows under the names of their clients."""
+        name = {str(row): str(client) for client, row in self.places.items()}
+
+        def renamed(value: Any) -> Any:
+            if isinstance(value, Mapping) and value and set(value) <= set(name):
+                return {name[row]: found for row, found in value.items()}
+            return value
+
+        return {key: renamed(value) for key, value in report.items()}
+
+
+def _ids(client_ids: Sequence[int]) -> list[int]:
+    """Return client ids, each once and in order, whatever type of whole number."""
+    try:
+        given = list(client_ids)
+        if any(isinstance(one, bool) for one in given):
+            raise TypeError
+        ids = sorted({index(one) for one in given})
+    except TypeError:
+        raise FedNegError(
+            f"forget takes a list of client ids, whole numbers, got {client_ids!r}"
+        ) from None
+    if not ids:
+        raise FedNegError("forget needs at least one client id, got none")
+    return ids

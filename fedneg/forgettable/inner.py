@@ -21,7 +21,17 @@ def minima_of(strategy: Strategy) -> Minima:
     ]
 
 
-def lower_minima(minima: Minima, by: int) -> None:
-    """Let a strategy that waits for all nodes not wait for so many that are out."""
+def lower_minima(minima: Minima, by: int, there: int = 0) -> None:
+    """Let a strategy that waits for all nodes not wait for so many that are out.
+
+    Parameters
+    ----------
+    minima : Minima
+    by : int
+        Nodes that are out.
+    there : int
+        Others that are online: a minimum that they meet stays as it was.
+    """
     for strategy, name, value in minima:
-        setattr(strategy, name, max(min(value, 1), value - by))
+        lowered = max(min(value, 1), value - by)
+        setattr(strategy, name, value if there >= value else lowered)

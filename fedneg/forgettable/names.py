@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
 from fedneg.core.errors import FedNegError
-from fedneg.core.layout import Kind, Layout, Part
+from fedneg.core.layout import MAX_COUNTER, Kind, Layout, Part
 from fedneg.core.parameters import Vector
 from fedneg.forgettable.views import Difference, view_of
 
@@ -133,12 +133,6 @@ class Names:
         found = {part.name: np.dtype(part.dtype) for part in self.layout.parts}
         return found | {n: np.dtype(array.dtype) for n, array in self.frozen.items()}
 
-    @property
-    def epsilon(self) -> float:
-        """What rounding leaves of a number of the coarsest of the parameters' types."""
-        found = [float(np.finfo(self.dtypes[name]).eps) for name in self.parameters]
-        return max(*found, float(np.finfo(np.float32).eps))
-
     def read(self, record: ArrayRecord) -> tuple[Vector, Vector]:
         """Return a record's parameters, and what of it is not trained, as float32.
 
@@ -151,7 +145,25 @@ class Names:
         return joined([arrays[name] for name in self.parameters]), self.rest(arrays)
 
     def rest(self, arrays: Mapping[str, NDArray[Any]]) -> Vector:
-        """Return what of `views` is not trained, as float32."""
+        """Return what of `views` is not trained, as float32.
+
+        Raises
+        ------
+        FedNegError
+            If a statistic is not finite, or a counter is no float32.
+        """
+        for name in self.statistics:
+            if not np.isfinite(arrays[name]).all():
+                raise FedNegError(f"array {name} has a number that is not finite")
+        for name in self.counters:
+            largest = int(
+                max(arrays[name].max(initial=0), -arrays[name].min(initial=0))
+            )
+            if largest > MAX_COUNTER:
+                raise FedNegError(
+                    f"array {name} has whole numbers up to {largest}, and beyond "
+                    f"{MAX_COUNTER} a float32 does not hold every one: send without it"
+                )
         return joined([arrays[name] for name in (*self.statistics, *self.counters)])
 
     def views(self, record: ArrayRecord) -> dict[str, NDArray[Any]]:

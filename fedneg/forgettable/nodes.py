@@ -6,6 +6,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedneg.core.errors import FedNegError
 from fedneg.forgettable.grid import GridWithout
 from fedneg.forgettable.identity import is_client_id, take
 from fedneg.forgettable.inner import lower_minima, minima_of
@@ -99,7 +100,26 @@ class Nodes:
         return client_id not in self._out
 
     def grid_of(self, grid: Grid, takes_part: Callable[[int], bool]) -> Grid:
-        """Return a grid with the nodes of some clients alone."""
+        """Return a grid with the nodes of some clients alone.
+
+        The strategy's minima are made to fit: it waits for nobody who is out.
+
+        Raises
+        ------
+        FedNegError
+            If every node that is online is out: it would be waited for others for ever.
+        """
+        online = list(grid.get_node_ids())
+        there = sum(takes_part(self.client(node)) for node in online)
+        if online and not there:
+            raise FedNegError(
+                f"nobody is left to train: the clients of all {len(online)} nodes that "
+                "are online were forgotten, or have no part in this round"
+            )
+        # A client that is out may have several nodes, and be offline.
+        known = sum(client in self._out for client in self._client_of.values())
+        by = max(len(online) - there, known, len(self._out))
+        lower_minima(self._minima, by=by, there=there)
         return GridWithout(grid, lambda node: not takes_part(self.client(node)))
 
     def replies_of(

@@ -1,5 +1,6 @@
 """What nodes sent in a round, as the ledger wants it: updates by node and client."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -109,16 +110,24 @@ def read_replies(
             continue  # the inner strategy says what it thinks of that
         try:
             rest = names.rest(names.views(arrays))
+            weight = _weight(key, metrics[key])
         except FedNegError as error:
             raise FedNegError(f"client {client_id}: {error}") from None
         update = names.difference(arrays, before, np.float32)
-        one = Reply(client_id, -1, update, rest, float(str(metrics[key])))
+        one = Reply(client_id, -1, update, rest, weight)
         found.append((one, message))
     new = sorted({one.client_id for one, _ in found} - set(rows))
     places = dict(rows) | {k: len(rows) + place for place, k in enumerate(new)}
     for one, _ in found:
         one.row = places[one.client_id]
     return found
+
+
+def _weight(key: str, value: object) -> float:
+    """Return what a reply is to be weighed by."""
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise FedNegError(f"{key} must be a number from 0, got {value!r}")
+    return float(value)
 
 
 def _any(strategy: Strategy) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord
-from flwr.common.logger import log
+from flwr.common import log
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import digest_of_model

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from threading import local
+from typing import Any
 
 import numpy as np
 from flwr.serverapp.strategy import Strategy
@@ -108,13 +109,13 @@ def attribute(
     if not found.replies:
         raise NotLinearError(refusal(strategy, "its replies hold no client's model"))
     server = Server.of(strategy, names)
-    tried = list[tuple[float, float, float | Vector, Weighing]]()
+    tried = list[tuple[float, float | Vector, Weighing]]()
     carried = _carried(ledger)
     for share in OF_STEP:
-        for off, bound, gain, weighing in tried or _tries(
+        for off, gain, weighing in tried or _tries(
             strategy, names, server, found, carried, tried
         ):
-            if off <= share * size + bound:
+            if off <= share * size:
                 return _parts(strategy, names, server, found, gain, weighing)
     best = min(off for off, *_ in tried)
     by = f"{best / size:.2g}" if size else "inf"
@@ -142,12 +143,11 @@ def _tries(
     server: Server,
     found: Round,
     carried: Carried | None,
-    tried: list[tuple[float, float, float | Vector, Weighing]],
-) -> Iterator[tuple[float, float, float | Vector, Weighing]]:
+    tried: list[tuple[float, float | Vector, Weighing]],
+) -> Iterator[tuple[float, float | Vector, Weighing]]:
     """Yield how far each weighing is from the step, and keep it."""
     scale = np.maximum(np.abs(server.gain) * server.share, 1)
-    sizes = norm(found.before, scale), norm(found.step, scale)
-    bound = OF_EPSILON * names.epsilon * sum(sizes)
+    rounding = _rounding(names, found, scale)
     for weighing in _weighings(strategy, server, found, carried):
         gain = server.gain
         if isinstance(gain, np.ndarray):
@@ -156,14 +156,28 @@ def _tries(
                 length += float(moved @ moved)
                 dot += float(found.step[block] @ moved)
             gain = gain * np.float32(dot / length if length else 1.0)
-        off = 0.0
-        for block, moved in _moved(
-            names, replace(server, gain=gain), found, carried, weighing
-        ):
+        off = dict.fromkeys(rounding, 0.0)
+        made = _moved(names, replace(server, gain=gain), found, carried, weighing)
+        for (block, moved), (_, dtype) in zip(made, _typed(names), strict=True):
             moved -= found.step[block]
-            off += float(moved @ moved)
-        tried.append((float(np.sqrt(off)), bound, gain, weighing))
+            off[dtype] += float(moved @ moved)
+        # What a coarse type rounds excuses its own arrays, and no others.
+        beyond = [max(0.0, off[d] ** 0.5 - OF_EPSILON * r) for d, r in rounding.items()]
+        tried.append((float(np.linalg.norm(beyond)), gain, weighing))
         yield tried[-1]
+
+
+def _rounding(
+    names: Names, found: Round, scale: float | Vector
+) -> dict[np.dtype[Any], float]:
+    """Return what rounding leaves of parameters and step, by the arrays' type."""
+    squares: dict[np.dtype[Any], float] = {}
+    for block, dtype in _typed(names):
+        by = scale[block] if isinstance(scale, np.ndarray) and scale.ndim else scale
+        epsilon = max(np.finfo(dtype).eps, np.finfo(np.float32).eps)
+        sizes = (np.linalg.norm(by * one[block]) for one in (found.before, found.step))
+        squares[dtype] = squares.get(dtype, 0.0) + float(epsilon * sum(sizes)) ** 2
+    return {dtype: square**0.5 for dtype, square in squares.items()}
 
 
 def _moved(

@@ -129,6 +129,7 @@ class Forgettable(Strategy):
             memory_mib=whole("memory_mib", memory_mib, minimum=0),
             lasts=state is not None,
         )
+        self._is_going = False
         self._life: Life | None = None
         if state is not None:
             self._life = Life(
@@ -161,6 +162,7 @@ class Forgettable(Strategy):
                 f"the federation in {self._life.state.folder} goes on; begin anew with "
                 "another state folder"
             )
+        self._check_idle("reset() after it")
         clear_moments(self.strategy)
         self._holding.clear()
 
@@ -206,7 +208,7 @@ class Forgettable(Strategy):
     def report(self) -> Mapping[str, Any]:
         """What the method says of the last forgetting; a subtraction says nothing."""
         method = self._holding.method
-        return {} if method is None else method.report
+        return {} if method is None else self._holding.by_client(method.report)
 
     # -- what Flower calls -------------------------------------------------------------
 
@@ -230,11 +232,21 @@ class Forgettable(Strategy):
         """
         if self._life is not None:
             return self._life.start(self, grid, initial_arrays, *arguments, **more)
+        self._check_idle("a second one must wait for its end")
         if self._holding.names is None:
             self._holding.begin(initial_arrays)
         else:
             self._holding.check_ours(initial_arrays)
-        return super().start(grid, initial_arrays, *arguments, **more)
+        self._is_going = True
+        try:
+            return super().start(grid, initial_arrays, *arguments, **more)
+        finally:
+            self._is_going = False
+
+    def _check_idle(self, what: str) -> None:
+        """Raise FedNegError while `start` runs: its next round has its own arrays."""
+        if self._is_going:
+            raise FedNegError(f"start() is going on: {what}")
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -348,6 +360,9 @@ class Forgettable(Strategy):
             )
         if self._life is not None:
             return self._life.forget(client_ids, arrays, scale)
+        self._check_idle(
+            "forget after it; with state=DIR `fedneg request forget` is heard meanwhile"
+        )
         return holding.take_out(holding.check(client_ids, arrays), arrays, scale)
 
     # -- files -------------------------------------------------------------------------
@@ -369,7 +384,13 @@ class Forgettable(Strategy):
                 "come, and cannot be saved in between: run them first"
             )
         holding = self._holding
-        return write_ledger(Path(folder), holding.held, holding.known, holding.facts())
+        return write_ledger(
+            Path(folder),
+            holding.held,
+            holding.known,
+            holding.parameters,
+            holding.facts(),
+        )
 
     @classmethod
     def load(
@@ -398,7 +419,7 @@ class Forgettable(Strategy):
         """
         module = _module(model)
         whole("memory_mib", memory_mib, minimum=0)
-        ledger, names, facts = read_ledger(Path(folder), module, memory_mib)
+        ledger, names, parameters, facts = read_ledger(Path(folder), module, memory_mib)
         method, options = facts.get("method") or (SUBTRACT, None)
         found = cls(
             strategy,
@@ -417,10 +438,7 @@ class Forgettable(Strategy):
                 f"{kept[0]:g} and momentum {kept[1]:g}, got {name} with {server[0]:g} "
                 f"and {server[1]:g}"
             )
-        rebuilt = ledger.rebuilt()
-        found._holding.take_back(ledger, names, facts, rebuilt)
-        # What a coarse type rounds away is the correction's.
-        ledger.correction += found._holding.parameters - rebuilt
+        found._holding.take_back(ledger, names, facts, parameters)
         return found
 
     @property
@@ -431,7 +449,8 @@ class Forgettable(Strategy):
 
 def _module(model: Any) -> Any:
     """Return a model that was given as such, or as a function that makes one."""
-    found = model() if callable(model) and not hasattr(model, "state_dict") else model
+    is_made = isinstance(model, type) or not hasattr(model, "state_dict")
+    found = model() if callable(model) and is_made else model
     if found is not None and not hasattr(found, "named_parameters"):
         raise FedNegError(
             f"model must be a torch module, or make one, got {type(found).__name__}"
