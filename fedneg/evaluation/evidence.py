@@ -64,6 +64,11 @@ class ServerTest:
         """How many examples models are measured on."""
         return sum(len(part) for part in self.parts)
 
+    @property
+    def attacked(self) -> Sequence[Sized]:
+        """Inputs with the attacker's mark, and the answers that it wants."""
+        return self._attacked
+
     def _probes(self) -> tuple[list[Sized], list[Sized]]:
         """Return what the attacker hopes for, and the same without its mark."""
         attack, probe = self._attack, self.task.extras.probe

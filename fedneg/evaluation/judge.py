@@ -74,7 +74,7 @@ class Seen:
 class Marker:
     """How often a planted trick works, beside models that never saw it.
 
-    `p_value` is one-sided, of 'no oftener than in these'.
+    `p_value` is one-sided, of 'no oftener than in these', and than in the worst of them.
     """
 
     judged: Rate
@@ -319,18 +319,20 @@ def _marker(model: Seen, references: Sequence[Seen], alpha: float) -> Marker | N
     seen = [one.marker for one in references if one.marker is not None]
     if model.marker is None or not seen:
         return None
-    hits, count = (sum(column) for column in zip(*seen, strict=True))
-    judged, pooled = (
-        rate_of(*model.marker, alpha=alpha),
-        rate_of(hits, count, alpha=alpha),
+    pooled = sum(hits for hits, _ in seen), sum(count for _, count in seen)
+    # Models differ by more than their examples do: the trick is to work oftener than in
+    # the one of them in which it works most, too.
+    worst = max(seen, key=lambda one: one[0] / one[1])
+    p_value = max(_oftener(model.marker, other) for other in (pooled, worst))
+    return Marker(
+        rate_of(*model.marker, alpha=alpha), rate_of(*pooled, alpha=alpha), p_value
     )
-    table = [
-        [judged.hits, judged.count - judged.hits],
-        [pooled.hits, pooled.count - pooled.hits],
-    ]
-    # Exact also where the references' own rate is not known to the last digit.
-    p_value = float(fisher_exact(table, alternative="greater").pvalue)
-    return Marker(judged, pooled, p_value)
+
+
+def _oftener(judged: tuple[int, int], other: tuple[int, int]) -> float:
+    """Return Fisher's exact p, one-sided, of 'no oftener than in the other'."""
+    table = [[hits, count - hits] for hits, count in (judged, other)]
+    return float(fisher_exact(table, alternative="greater").pvalue)
 
 
 def _pairs(planted: Losses, held_out: Losses, alpha: float) -> Pairs:

@@ -209,7 +209,14 @@ class Federation:
         phase = Phase(name, tuple(clients), rounds, first_round=first)
         return self._kept.run(phase, self.initial, self._kept.identity(tuple(clients)))
 
-    def retrain_again(self, clients: Sequence[int], draw: int) -> Vector:
+    def retrain_again(
+        self,
+        clients: Sequence[int],
+        draw: int,
+        *,
+        more: int = 0,
+        after_round: AfterRound | None = None,
+    ) -> Vector:
         """Return a model retrained with another seed.
 
         The clients hold what they held; initial parameters, order of the examples and
@@ -219,6 +226,11 @@ class Federation:
         ----------
         draw : int
             1, 2, ..: which other seed.
+        more : int
+            Rounds beyond those of the training: as many as the model that is compared
+            with it was repaired for.
+        after_round : callable, optional
+            Called after every round; the training is then one of its own.
         """
         arrays = self.prototype.initial(
             seed=self.config.seed, draw=REFERENCE_DRAWS + draw
@@ -227,9 +239,14 @@ class Federation:
         # Streams hang on the round that clients are told, and no run has so many.
         first = 1 + draw * REFERENCE_ROUNDS
         clients, rows = tuple(clients), len(self.history)
-        phase = Phase("reference", clients, self.config.rounds, 1, first_stream=first)
-        identity = self._kept.identity(clients) | {"draw": draw}
-        found = self._kept.run(phase, flatten(arrays), identity)
+        rounds = self.config.rounds + more
+        phase = Phase("reference", clients, rounds, 1, first_stream=first)
+        if after_round is not None:
+            found = self._rounds.run(phase, flatten(arrays), after_round=after_round)
+        else:
+            identity = self._kept.identity(clients) | {"draw": draw}
+            identity |= {"more": more} if more else {}
+            found = self._kept.run(phase, flatten(arrays), identity)
         del self.history[rows:]
         return found
 

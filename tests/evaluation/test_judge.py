@@ -114,6 +114,12 @@ def test_a_marker_by_hand():
     assert found.marker is not None
     assert found.marker.p_value == pytest.approx(1 / 20)
     assert found.marker.references.value == 0
+    # Of one reference a third: then of 1, 2 or 3 of three, in all, it is 1 in 5.
+    worse = [Seen(marker=(0, 30)), Seen(marker=(1, 3))]
+    found = judge(Seen(marker=(3, 3)), trained_without=worse)
+    assert found.marker is not None
+    assert found.marker.p_value == pytest.approx(4 / 20)
+    assert found.marker.references.hits == 1
 
 
 def test_canaries_need_no_references():
