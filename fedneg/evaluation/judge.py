@@ -74,7 +74,7 @@ class Seen:
 class Marker:
     """How often a planted trick works, beside models that never saw it.
 
-    `p_value` is one-sided, of 'no oftener than in these', and than in the worst of them.
+    `p_value`: one-sided, of 'no oftener than in these, nor than in the worst of them'.
     """
 
     judged: Rate
