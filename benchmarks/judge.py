@@ -54,7 +54,7 @@ DIGITS, MNIST = ("data=digits",), ("data=mnist", "model.hidden=[64]")
 SETTINGS: dict[str, tuple[str, ...]] = {
     "digits, 5 clients": (*DIGITS, "clients=5"),
     "digits, 10 clients": (*DIGITS, "clients=10"),
-    "digits, 20 clients": (*DIGITS, "clients=20"),
+    "digits, 20 clients": (*DIGITS, "clients=20", "data.split_writers=true"),
     "digits, 10 clients, dirichlet": (
         *DIGITS,
         "clients=10",
@@ -321,7 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen: Mapping[str, tuple[str, ...]] = {
         name: SETTINGS[name] for name in given.settings or SETTINGS
     }
-    rows = []
+    out, rows = given.out or HERE / "judge.csv", list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["FEDNEG_CACHE"] = cache
         for name, overrides in chosen.items():
@@ -330,11 +330,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     words = [*COMMON, *overrides, f"seed={seed}", f"forget={client}"]
                     for row in rows_of(name, words):
                         rows.append(row | {"seed": seed, "client": client})
+                    found = pd.DataFrame(rows)
+                    found.to_csv(out, index=False, float_format="%.6g")
                     print(f"{name}, seed {seed}, client {client}", file=sys.stderr)
-    found = pd.DataFrame(rows)
     text = f"{table(found)}\n\n{power(found)}"
     print(text)
-    found.to_csv(given.out or HERE / "judge.csv", index=False, float_format="%.6g")
     if given.out is None:
         fill(HERE.parent / "docs" / "judge.md", "judge", text)
 
