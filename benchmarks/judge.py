@@ -3,9 +3,10 @@
 Models whose answer is known are judged in every setting: the original, the original
 repaired (do_nothing) or trained on (fine_tune), one from which only the planted trick
 was trained away (scrub), subtractions, and models that were freshly retrained without
-the client. Writes benchmarks/judge.csv, a row for every judged model, and the table of
-docs/judge.md. About a quarter of an hour on two cores; ``--settings`` takes some of
-them, ``--seeds`` others than those of the table, ``--out`` writes elsewhere.
+the client. Writes benchmarks/judge.csv, a row for every judged model, and the tables of
+docs/judge.md. About half an hour on two cores, of which it may do a part each time:
+what is in the file stays. ``--settings`` takes some of them, ``--seeds`` others than
+those of the tables, ``--out`` writes elsewhere.
 
 No threshold was tuned on these seeds.
 """
@@ -248,7 +249,15 @@ def looked_at(model: Seen, ins: Sequence[Seen], outs: Sequence[Seen]) -> list[Fi
     return found
 
 
-def rows_of(name: str, overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
+def is_there(rows: pd.DataFrame, which: Mapping[str, Any]) -> bool:
+    """Return whether a federation's models have been judged."""
+    if rows.empty:
+        return False
+    same = [rows[column] == value for column, value in which.items()]
+    return bool(np.logical_and.reduce(same).any())
+
+
+def rows_of(overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield a row for every judged model of a setting."""
     ins, outs = references_of(overrides)
     judged = [(kind, model, outs[r][:7]) for kind, r, model in models_of(overrides)]
@@ -261,7 +270,7 @@ def rows_of(name: str, overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
     for kind, model, references in judged:
         looks = looked_at(model, ins, references)
         last = looks[-1]
-        row: dict[str, Any] = {"setting": name, "kind": kind, "looks": len(looks)}
+        row: dict[str, Any] = {"kind": kind, "looks": len(looks)}
         row |= {"first": looks[0].finding, "finding": last.finding}
         row["outcome"] = last.outcome
         for one in last.influence.values():
@@ -317,20 +326,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[101, 102])
     parser.add_argument("--clients", nargs="*", type=int, default=[1, 3])
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--anew", action="store_true", help="leave nothing of before")
     given = parser.parse_args(arguments)
     chosen: Mapping[str, tuple[str, ...]] = {
         name: SETTINGS[name] for name in given.settings or SETTINGS
     }
-    out, rows = given.out or HERE / "judge.csv", list[dict[str, Any]]()
+    out = given.out or HERE / "judge.csv"
+    found = pd.read_csv(out) if out.exists() and not given.anew else pd.DataFrame()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["FEDNEG_CACHE"] = cache
         for name, overrides in chosen.items():
             for seed in given.seeds:
                 for client in given.clients:
+                    which = {"setting": name, "seed": seed, "client": client}
+                    if is_there(found, which):
+                        continue
                     words = [*COMMON, *overrides, f"seed={seed}", f"forget={client}"]
-                    for row in rows_of(name, words):
-                        rows.append(row | {"seed": seed, "client": client})
-                    found = pd.DataFrame(rows)
+                    rows = [which | row for row in rows_of(words)]
+                    found = pd.concat([found, pd.DataFrame(rows)], ignore_index=True)
                     found.to_csv(out, index=False, float_format="%.6g")
                     print(f"{name}, seed {seed}, client {client}", file=sys.stderr)
     text = f"{table(found)}\n\n{power(found)}"
