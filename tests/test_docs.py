@@ -19,6 +19,7 @@ FILLED = {
     "README.md": ["table"],
     "docs/architecture.md": ["rooms"],
     "docs/benchmarks.md": ["bench", "capacity"],
+    "docs/judge.md": ["judge"],
     "docs/methods.md": ["comparison"],
     "docs/paper.md": ["paper"],
 }
