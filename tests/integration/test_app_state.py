@@ -36,9 +36,9 @@ def test_a_template_goes_on_from_run_to_run_and_forgets_between_two(
     shutil.copytree(TEMPLATE, app, ignore=shutil.ignore_patterns("__pycache__"))
     path = app / "pytorchexample" / "server_app.py"
     text = path.read_text()
-    who = 'clients="partition-id"'
-    assert who in text
-    text = text.replace(who, f'{who}, state="{state}"')
+    wrapped = "Forgettable(strategy)"
+    assert wrapped in text
+    text = text.replace(wrapped, f'Forgettable(strategy, state="{state}")')
     # Requests come from the shell, and not from the program.
     first, _, rest = text.partition("    arrays = strategy.forget(")
     _, named, helpers = rest.partition("def global_evaluate")
