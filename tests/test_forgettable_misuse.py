@@ -67,6 +67,32 @@ def test_where_everybody_was_forgotten_nobody_is_waited_for():
         held.start(grid, left, num_rounds=1)
 
 
+class Renamed(Watched):
+    """A grid of the same clients under other node ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.contexts = {node + 500: one for node, one in self.contexts.items()}
+
+
+@pytest.mark.parametrize("clients", [None, "place"])
+def test_who_was_forgotten_does_not_come_back_under_another_name(
+    clients: str | None, tmp_path: Path
+):
+    held, arrays = trained(FedAvg(fraction_evaluate=0.0), Watched(), clients=clients)
+    held.forget([held.clients[1]], arrays)
+    held.save(tmp_path)
+    inner = FedAvg(fraction_evaluate=0.0)
+    again, grid = Forgettable.load(tmp_path, inner, clients=clients), Renamed()
+    if clients is None:
+        with pytest.raises(FedNegError, match="nothing tells which of them was forgot"):
+            again.start(grid, again.arrays, num_rounds=1)
+    else:  # they say it, and the reply of whoever was forgotten is dropped
+        again.start(grid, again.arrays, num_rounds=2, timeout=PATIENCE_S)
+        assert grid.get_node_ids()[1] not in grid.rounds[-1][1]
+        assert len(grid.rounds[-1][1]) == 3
+
+
 @pytest.mark.parametrize("method", ["federaser", "retrain"])
 def test_a_forgetting_in_the_middle_of_another_is_a_line(method: str):
     grid = Watched()

@@ -1,6 +1,6 @@
 """Who is who, and who is out: Flower's nodes and the clients."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -108,8 +108,10 @@ class Nodes:
         ------
         FedNegError
             If every node that is online is out: it would be waited for others for ever.
+            Or if somebody is out, and nothing tells who of these nodes that is.
         """
         online = list(grid.get_node_ids())
+        self._check_known(online)
         there = sum(takes_part(self.client(node)) for node in online)
         if online and not there:
             raise FedNegError(
@@ -121,6 +123,18 @@ class Nodes:
         by = max(len(online) - there, known, len(self._out))
         lower_minima(self._minima, by=by, there=there)
         return GridWithout(grid, lambda node: not takes_part(self.client(node)))
+
+    def _check_known(self, online: Collection[int]) -> None:
+        """Raise FedNegError where whoever is out would come back under another name."""
+        known = self._client_of
+        named_by_node = known and all(node == client for node, client in known.items())
+        if self._out and named_by_node and online and not known.keys() & set(online):
+            raise FedNegError(
+                f"none of the {len(online)} nodes that are online is one that trained "
+                "before, so nothing tells which of them was forgotten: a simulation's "
+                "node ids are new each time. Let clients say who they are, by "
+                "serve(app) or clients="
+            )
 
     def replies_of(
         self, replies: Iterable[Message], takes_part: Callable[[int], bool]
