@@ -8,7 +8,8 @@ NEWEST := .venv-newest
 # What a release of Flower can break: grids, messages, `flwr run`, real SuperNodes.
 SEAM := tests/test_flower_internals.py tests/test_flower_hub.py \
   tests/test_golden.py tests/engines \
-  tests/test_forgettable*.py tests/test_serve.py \
+  tests/test_forgettable.py tests/test_forgettable_methods.py \
+  tests/test_forgettable_strategies.py tests/test_forgettable_refused.py tests/test_serve.py \
   tests/test_serve_answers.py tests/test_serve_verdict.py \
   tests/strategies/test_base.py tests/strategies/test_roster.py \
   tests/integration/test_real_clients.py tests/integration/test_flwr_run.py \
