@@ -609,7 +609,7 @@ def test_a_mistake_is_in_the_nodes_own_log(monkeypatch: pytest.MonkeyPatch):
     """Whoever looks after the node cannot see the server's."""
     said: list[str] = []
     monkeypatch.setattr(
-        "fedneg.client_app.log", lambda level, text, *of: said.append(text % of)
+        "fedneg.serving.mistakes.log", lambda level, text, *of: said.append(text % of)
     )
     bench = own_bench(small_config("clients=2", "forget=null"), {1: "mine.npz"})
     bench.train(1)
