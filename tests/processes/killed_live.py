@@ -5,7 +5,6 @@ kill: what the federation came to when the same was done again (as in killed_run
 """
 
 import io
-import json
 import re
 import sys
 from contextlib import redirect_stdout
@@ -28,7 +27,7 @@ from fedneg.records import audit
 from fedneg.records.agreement.folder import differences
 from fedneg.records.receipts import read_receipt
 from fedneg.records.state import State
-from processes.killing import Executioner, forked
+from processes.killing import kill_at_every
 
 OVERRIDES = [
     *("data=digits", "clients=3", "rounds=2", "retrain_rounds=1", "encrypt=true"),
@@ -90,34 +89,11 @@ def outcome(folder: Path) -> dict[str, Any]:
     }
 
 
-def run_and_kill(folder: Path, last: int) -> dict[str, Any] | None:
-    """Kill a life at a step and live it again; None if it was over before that."""
-    folder.mkdir()
-    state = folder / "state"
-
-    def killed() -> None:
-        Executioner(last).watch()
-        life(state)
-
-    code = forked(killed)
-    if code == 0:
-        return None
-    again = forked(lambda: life(state))
-    return {"step": last, "code": code, "again": again, **outcome(state)}
-
-
 def main() -> None:
     """Kill at every STRIDE-th step, until a life is over before it is killed."""
-    folder, stride = Path(sys.argv[1]), int(sys.argv[2])
     tensors.CHUNK = 4096
     load_dataset("digits")
-    assert run_and_kill(folder / "undisturbed", 0) is None
-    found = outcome(folder / "undisturbed/state")
-    print(json.dumps({"step": 0, **found}), flush=True)
-    step = 1
-    while killed := run_and_kill(folder / f"step{step}", step):
-        print(json.dumps(killed), flush=True)
-        step += stride
+    kill_at_every(Path(sys.argv[1]), int(sys.argv[2]), life, outcome)
 
 
 if __name__ == "__main__":

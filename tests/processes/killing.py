@@ -1,10 +1,12 @@
 """Processes that are killed at a chosen step of writing to the disk."""
 
+import json
 import os
 import signal
 import tempfile
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -93,3 +95,49 @@ def forked(work: Callable[[], None]) -> int:
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill_at_every(
+    folder: Path,
+    stride: int,
+    life: Callable[[Path], None],
+    outcome: Callable[[Path], dict[str, Any]],
+) -> None:
+    """Print a JSON line for each kill of a life: what it came to when it went on.
+
+    The first is of a life that nobody killed; the last kill is before its end.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets a folder for each life, with a ``state`` in it.
+    stride : int
+        Every so many steps of writing there is a kill.
+    life : callable
+        Lives in a state folder, from wherever that stands.
+    outcome : callable
+        What a state folder has come to.
+    """
+
+    def lived(step: int) -> tuple[int, Path]:
+        state = folder / f"step{step}" / "state"
+        state.parent.mkdir()
+
+        def watched() -> None:
+            Executioner(step).watch()
+            life(state)
+
+        return forked(watched), state
+
+    code, state = lived(0)
+    assert code == 0
+    print(json.dumps({"step": 0, **outcome(state)}), flush=True)
+    step = 1
+    while True:
+        code, state = lived(step)
+        if code == 0:
+            return
+        again = forked(lambda state=state: life(state))  # type: ignore[misc]
+        found = {"step": step, "code": code, "again": again, **outcome(state)}
+        print(json.dumps(found), flush=True)
+        step += stride
