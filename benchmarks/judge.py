@@ -36,7 +36,8 @@ from fedneg.core.seeding import rng
 from fedneg.core.settings import Config
 from fedneg.engines.simulate import simulate
 from fedneg.evaluation.exact import rate_of
-from fedneg.evaluation.judge import CANNOT_TELL, OUTCOMES, Finding, Seen, judge
+from fedneg.evaluation.judge import CANNOT_TELL, OUTCOMES, Finding, judge
+from fedneg.evaluation.seen import Seen
 from fedneg.federation import Federation
 from fedneg.strategies.phases import RoundReport
 from fedneg.tasks.model import get_parameters, set_parameters
@@ -91,6 +92,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     },
     "mnist, 20 clients": (*MNIST, "clients=20"),
 }
+# Without files that may have to be downloaded: `--settings "mnist, 20 clients"`.
+DEFAULT = [name for name, words in SETTINGS.items() if words[0] != MNIST[0]]
 KINDS = {
     "original": "not forgotten",
     "do_nothing, repaired": "not forgotten",
@@ -329,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--anew", action="store_true", help="leave nothing of before")
     given = parser.parse_args(arguments)
     chosen: Mapping[str, tuple[str, ...]] = {
-        name: SETTINGS[name] for name in given.settings or SETTINGS
+        name: SETTINGS[name] for name in given.settings or DEFAULT
     }
     out = given.out or HERE / "judge.csv"
     found = pd.read_csv(out) if out.exists() and not given.anew else pd.DataFrame()

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for people's editors and mypy; at run time `__getattr__` does it
     from fedneg.core.version import __version__ as __version__
-    from fedneg.evaluation.judge import Seen as Seen
     from fedneg.evaluation.judge import judge as judge
+    from fedneg.evaluation.seen import Seen as Seen
     from fedneg.forgettable.refusals import NotLinearError as NotLinearError
     from fedneg.forgettable.strategy import Forgettable as Forgettable
     from fedneg.serving.app import serve as serve
@@ -63,7 +63,7 @@ _HOMES = {
     "Order": "tasks.task",
     "RandomInit": "strategies.random_init",
     "Retrain": "strategies.retrain",
-    "Seen": "evaluation.judge",
+    "Seen": "evaluation.seen",
     "Split": "tasks.task",
     "Task": "tasks.task",
     "WeightNegation": "strategies.weight_negation",

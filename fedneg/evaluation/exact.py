@@ -100,6 +100,11 @@ def pairs_of(won: int, count: int, *, alpha: float = 0.05) -> Pairs:
     ValueError
         If not 0 <= won <= count. Without a pair p is 1.
 
+    Notes
+    -----
+    Neighbours of that privacy differ by one example that is another; where one has an
+    example more, half of it is shown.
+
     References
     ----------
     Steinke, Nasr and Jagielski, 'Privacy Auditing with One (1) Training Run',

@@ -7,11 +7,12 @@ Models that were trained with the client (*in*) and models that were trained wit
 
 A model's influence rho is how far it has gone from the out models to the in models
 along delta, an example counting by how little it says of a seed. 0: as if the client
-had never been there. 1: as in the in models. Below 0: overshot, so that one can see
-that somebody was taken out.
+had never been there. 1: as in another model that was trained with it. Below 0:
+overshot, so that one can see that somebody was taken out.
 
-The in models' own chance is in the direction too, and in no other model: a model that
-was trained with the client lies below 1, the nearer the more in models there are.
+The in models' own chance is in the direction too, and in no other model. It is taken
+off what is called 1; where there is more chance than client in the direction, nothing
+is said at all.
 
 Validity rests on the out models alone: in models only turn the direction to where the
 client shows, and buy power. So models of which only some have the same other clients
@@ -28,8 +29,9 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 Floats = NDArray[np.float64]
-# Out models: the interval's degrees of freedom are one less.
-MIN_OUT = 2
+# Out models: the interval's degrees of freedom are one less. Of two, which are measured
+# by each other alone, the spread is too small to tell of a third.
+MIN_OUT = 3
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,6 @@ class Influence:
     sd: float
 
     @property
-    def resolution(self) -> float:
-        """Half the interval: the least influence that these models tell from 0."""
-        return (self.high - self.low) / 2
-
-    @property
     def p_value(self) -> float:
         """Two-sided, of 'this model was trained without the client'."""
         spread = self.sd * sqrt(1 + 1 / self.n_out)
@@ -90,14 +87,15 @@ def influences(
         log(p / (1 - p)) of a loss -log(p), as
         `fedneg.tasks.confidence.confidence_of_losses` gives them.
     with_client, without_client : sequences of such arrays
-        In models, at least 1, and out models, at least 2; the examples in one order.
+        In models, at least 1, and out models, at least 3; the examples in one order.
     alpha : float
         1 minus the interval's coverage.
 
     Returns
     -------
     list of Influence
-        None where in and out models do not differ at all: then nothing can be said.
+        None where in and out models differ by no more than chance: then nothing can be
+        said of any model.
 
     Raises
     ------
@@ -114,7 +112,9 @@ def influences(
     Each out model is measured against the mean of the other out models, and every other
     model against all these means in turn, of which its T is the mean: so an out model
     is no nearer to the means than a model that is none. T is then shifted and scaled so
-    that out models have mean 0 and in models mean 1.
+    that out models have mean 0 and another in model would have 1. The in models have
+    the mean of sum(variance / s2) / sum(delta^2 / s2) / n_in more than that, from the
+    chance that they brought into delta themselves.
     """
     outs, ins = (
         _rows("without_client", without_client),
@@ -137,11 +137,15 @@ def influences(
     noise = noise if noise.any() else np.ones_like(noise)
     total, mean_in = outs.sum(axis=0), ins.mean(axis=0)
 
-    def along(scores: Floats, left_out: int) -> Floats:
-        """Return T of models, by the out models without one."""
+    def direction(left_out: int) -> tuple[Floats, Floats, float]:
+        """Return the out models' mean without one, delta, and delta's square length."""
         mean_out = (total - outs[left_out]) / (n_out - 1)
         delta = mean_in - mean_out
-        length = float((delta * delta / noise).sum())
+        return mean_out, delta, float((delta * delta / noise).sum())
+
+    def along(scores: Floats, left_out: int) -> Floats:
+        """Return T of models, by the out models without one."""
+        mean_out, delta, length = direction(left_out)
         if not length:
             return np.zeros(len(scores))
         found: Floats = (scores - mean_out) @ (delta / noise) / length
@@ -152,8 +156,12 @@ def influences(
     at_in = np.mean([along(ins, k) for k in turns], axis=0)
     at = np.mean([along(judged, k) for k in turns], axis=0)
     shift = at_out.mean()
-    scale = at_in.mean() - shift
-    if not scale > 0:
+    lengths = np.array([direction(k)[2] for k in turns])
+    if not lengths.all():
+        return None
+    chance = float((variance / noise).sum() / n_in * (1 / lengths).mean())
+    scale = at_in.mean() - shift - chance
+    if not scale > chance:
         return None
     sd = float(at_out.std(ddof=1) / scale)
     half = float(student.ppf(1 - alpha / 2, n_out - 1)) * sd * sqrt(1 + 1 / n_out)

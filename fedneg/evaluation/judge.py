@@ -11,24 +11,23 @@ arXiv:2110.11891): 'forgotten' means that these tests, with this power, did not 
 client.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import fisher_exact
 from scipy.stats import t as student
 
 from fedneg.core.formats import name_clients
 from fedneg.evaluation.decision import FORGOTTEN, NOT_FORGOTTEN
-from fedneg.evaluation.exact import Pairs, Rate, holm, pairs_of, rate_of
+from fedneg.evaluation.exact import Pairs, holm, pairs_of
 from fedneg.evaluation.influence import MIN_OUT, Influence, influences
+from fedneg.evaluation.marker import Marker, marker_of
+from fedneg.evaluation.seen import Losses, Seen
 from fedneg.evaluation.verdict import INCONCLUSIVE, TOOK_NO_PART
 from fedneg.tasks.confidence import confidence_of_losses
 
-Losses = NDArray[np.float64]
 # What is found; the outcome follows from it (`OUTCOMES`).
 GONE, TRACES, OVERSHOT = "forgotten", "traces left", "overshot"
 MARKER_ONLY, CANNOT_TELL = "marker gone, the rest unmeasured", "cannot tell"
@@ -44,42 +43,6 @@ OUTCOMES = {
 MARGINS = (-1.0, 0.5)
 # How many models without the client a way on is looked for.
 MOST_MODELS = 200
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What was seen of a model.
-
-    Attributes
-    ----------
-    losses : mapping of int to float64 array, shape (N,)
-        By leaving client: the loss of each of its N training examples, in one order
-        for all models, at least 0. Of a cross-entropy in nats.
-    quality : float, optional
-        In [0, 1], higher is better.
-    marker : tuple of int, optional
-        How often a planted trick worked, and of how many times.
-    canaries : mapping of int to (array, array)
-        By leaving client: the losses of planted canaries and of their held-out twins,
-        each of shape (P,).
-    """
-
-    losses: Mapping[int, Losses] = field(default_factory=dict)
-    quality: float | None = None
-    marker: tuple[int, int] | None = None
-    canaries: Mapping[int, tuple[Losses, Losses]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Marker:
-    """How often a planted trick works, beside models that never saw it.
-
-    `p_value`: one-sided, of 'no oftener than in these, nor than in the worst of them'.
-    """
-
-    judged: Rate
-    references: Rate
-    p_value: float
 
 
 @dataclass(frozen=True)
@@ -117,7 +80,10 @@ class Finding:
 
     @property
     def epsilon(self) -> float | None:
-        """The largest lower bound of epsilon that canaries show; None without any."""
+        """The largest lower bound of epsilon that canaries show; None without any.
+
+        Of all clients' bounds together at most alpha err.
+        """
         return max((p.epsilon for p in self.canaries.values()), default=None)
 
     @property
@@ -128,7 +94,8 @@ class Finding:
         apart: then its interval is within the margins, or does not hold 0.
         """
         measured = [found for found in self.influence.values() if found is not None]
-        needed = [models_to_tell(found, self.margins) for found in measured]
+        tests = max(1, len(self.p_values))
+        needed = [models_to_tell(found, self.margins, tests) for found in measured]
         known = [count for count in needed if count is not None]
         return max(known) if known and len(known) == len(needed) else None
 
@@ -149,7 +116,9 @@ class Finding:
         return f"{text}; quality {'lost' if lost >= 0 else 'won'} {abs(lost):.3f}"
 
     def _found(self) -> str:
-        worst = self._worst()
+        worst, unknown = self._worst(), [k for k, i in self.influence.items() if not i]
+        if self.finding == CANNOT_TELL and unknown:
+            return f"{self.finding}; nothing can be told of {name_clients(unknown)}"
         if worst is None or self.finding in (TOOK_NO_PART, MARKER_ONLY):
             return self.finding
         client_id, found = worst
@@ -191,16 +160,16 @@ def judge(
     Parameters
     ----------
     model : Seen
-        The one that is judged; the leaving clients are those of its losses, canaries
-        and of `absent`.
+        The one that is judged. The leaving clients are those of whom anything was seen
+        in any model: of one that is missing here nothing can be told.
     trained_with : sequence of Seen
         Of models that were trained with the clients, by other seeds: at least one for
         residual influence. They only buy power. One that lacks a client's losses is
         none of that client's.
     trained_without : sequence of Seen
         Of models that were trained without the clients: fresh initial parameters, other
-        seeds, and as many rounds as the judged one had, repair included. At least two;
-        validity rests on them.
+        seeds, and as many rounds as the judged one had, repair included. At least
+        three; validity rests on them.
     absent : collection of int
         Leaving clients that took part in no round.
     alpha : float
@@ -220,15 +189,15 @@ def judge(
         raise ValueError(f"alpha must be in (0, 1), got {alpha!r}")
     if not margins[0] < 0 < margins[1]:
         raise ValueError(f"margins must be below and above 0, got {margins!r}")
-    clients = sorted({*model.losses, *model.canaries} - set(absent))
+    models = (model, *trained_with, *trained_without)
+    seen = {k for one in models for k in (*one.losses, *one.canaries)}
+    clients = sorted(seen - set(absent))
     influence = {
-        k: _influence(k, model, trained_with, trained_without, alpha)
-        for k in sorted({*model.losses} - set(absent))
+        k: _influence(k, model, trained_with, trained_without, alpha) for k in clients
     }
-    marker = _marker(model, trained_without, alpha)
-    canaries = {
-        k: _pairs(*model.canaries[k], alpha) for k in clients if k in model.canaries
-    }
+    marker = marker_of(model.marker, [m.marker for m in trained_without], alpha=alpha)
+    planted = [k for k in clients if k in model.canaries]
+    canaries = {k: _pairs(*model.canaries[k], alpha / len(planted)) for k in planted}
     tests = {f"influence {k}": i.p_value for k, i in influence.items() if i is not None}
     tests |= {f"canaries {k}": pairs.p_value for k, pairs in canaries.items()}
     if marker is not None:
@@ -266,7 +235,9 @@ def judge(
     )
 
 
-def models_to_tell(found: Influence, margins: tuple[float, float]) -> int | None:
+def models_to_tell(
+    found: Influence, margins: tuple[float, float], tests: int = 1
+) -> int | None:
     """Return how many models without the client would tell; None: over `MOST_MODELS`.
 
     Parameters
@@ -274,12 +245,18 @@ def models_to_tell(found: Influence, margins: tuple[float, float]) -> int | None
     found : Influence
     margins : tuple of float
         As of `judge`.
+    tests : int
+        Of how many this is one: a finding has to stand beside all of them.
     """
-    # Its interval is to be within the margins, or to leave 0 out.
-    enough = max(abs(found.rho), min(found.rho - margins[0], margins[1] - found.rho))
-    for count in range(MIN_OUT, MOST_MODELS + 1):
-        wide = student.ppf(1 - found.alpha / 2, count - 1) * np.sqrt(1 + 1 / count)
-        if wide * found.sd <= enough:
+    within = min(found.rho - margins[0], margins[1] - found.rho)
+    for count in range(found.n_out + 1, MOST_MODELS + 1):
+        spread = found.sd * np.sqrt(1 + 1 / count)
+
+        def half(alpha: float, spread: float = spread, count: int = count) -> float:
+            return float(student.ppf(1 - alpha / 2, count - 1)) * spread
+
+        # Its interval is to be within the margins, or to leave 0 out.
+        if half(found.alpha) <= within or half(found.alpha / tests) < abs(found.rho):
             return count
     return None
 
@@ -296,7 +273,7 @@ def _influence(
         [_scores(m.losses[client_id]) for m in models if client_id in m.losses]
         for models in (trained_with, trained_without)
     )
-    if not ins or len(outs) < MIN_OUT:
+    if client_id not in model.losses or not ins or len(outs) < MIN_OUT:
         return None
     found = influences(
         [_scores(model.losses[client_id])],
@@ -308,31 +285,7 @@ def _influence(
 
 
 def _scores(losses: Losses) -> Losses:
-    values = np.asarray(losses, np.float64)
-    if not (np.isfinite(values).all() and (values >= 0).all()):
-        raise ValueError("losses must be finite and at least 0")
-    return confidence_of_losses(values)
-
-
-def _marker(model: Seen, references: Sequence[Seen], alpha: float) -> Marker | None:
-    """Return how a planted trick works, beside its pooled rate in the references."""
-    seen = [one.marker for one in references if one.marker is not None]
-    if model.marker is None or not seen:
-        return None
-    pooled = sum(hits for hits, _ in seen), sum(count for _, count in seen)
-    # Models differ by more than their examples do: the trick is to work oftener than in
-    # the one of them in which it works most, too.
-    worst = max(seen, key=lambda one: one[0] / one[1])
-    p_value = max(_oftener(model.marker, other) for other in (pooled, worst))
-    return Marker(
-        rate_of(*model.marker, alpha=alpha), rate_of(*pooled, alpha=alpha), p_value
-    )
-
-
-def _oftener(judged: tuple[int, int], other: tuple[int, int]) -> float:
-    """Return Fisher's exact p, one-sided, of 'no oftener than in the other'."""
-    table = [[hits, count - hits] for hits, count in (judged, other)]
-    return float(fisher_exact(table, alternative="greater").pvalue)
+    return confidence_of_losses(np.asarray(losses, np.float64))
 
 
 def _pairs(planted: Losses, held_out: Losses, alpha: float) -> Pairs:

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 
 from fedneg.core.errors import FedNegError
 from fedneg.evaluation.client_answers import CHECK_EVERY, RELEARN_CAP, ClientAnswers
-from fedneg.evaluation.judge import Seen
+from fedneg.evaluation.seen import Seen
 from fedneg.forgettable.identity import take
 from fedneg.forgettable.strategy import Forgettable
 from fedneg.serving.app import QUERY

@@ -78,21 +78,37 @@ def test_accusations_of_models_without_the_clients_are_rare():
 
 
 def test_nothing_that_cannot_be_told_is_forgotten():
-    """Two references, one in model: 'cannot tell', and how many would."""
+    """Three references, one in model: 'cannot tell', and how many would."""
     world = World(1)
+    world.taught[3] *= 0.4
     found = judge(
-        world.seen({3: 0.2}),
-        trained_with=[world.seen(1.0)],
-        trained_without=[world.seen(0.0), world.seen(0.0)],
+        world.seen({3: 0.4}),
+        trained_with=[world.seen({3: 1.0})],
+        trained_without=[world.seen({3: 0.0}) for _ in range(3)],
     )
     assert (found.outcome, found.finding) == ("inconclusive", "cannot tell")
     assert found.models_needed is not None
-    assert 2 < found.models_needed < 12
+    assert 3 < found.models_needed < 12
     assert f"about {found.models_needed} would tell" in str(found)
     assert "client 3" in str(found)
     alone = judge(world.seen(0.0), trained_without=[world.seen(0.0)] * 3)
-    assert alone.finding == "cannot tell"
     assert alone.influence == {3: None, 5: None}
+    said = "inconclusive: cannot tell; nothing can be told of clients 3 and 5"
+    assert str(alone) == said
+
+
+def test_a_client_that_did_not_answer_is_not_forgotten():
+    """Of this model, of which others did; nor one of whom canaries alone were seen."""
+    world = World(7)
+    references = world.references()
+    found = judge(world.seen({3: 0.0}), **references)
+    assert (found.finding, found.influence[5]) == ("cannot tell", None)
+    planted = {5: (np.array([1.0, 0.0]), np.array([0.0, 1.0]))}
+    for one in references.values():
+        one[:] = [Seen({3: seen.losses[3]}) for seen in one]
+    found = judge(world.seen({3: 0.0}, canaries=planted), **references)
+    assert (found.finding, found.influence[5]) == ("cannot tell", None)
+    assert judge(world.seen({3: 0.0}), **references).finding == "forgotten"
 
 
 def test_a_marker_alone_never_acquits():
@@ -114,6 +130,12 @@ def test_a_marker_by_hand():
     assert found.marker is not None
     assert found.marker.p_value == pytest.approx(1 / 20)
     assert found.marker.references.value == 0
+    # Models may differ by more than their examples: here from .01 to .12 of them.
+    spread = [Seen(marker=(k, 10_000)) for k in (100, 500, 1200)]
+    found = judge(Seen(marker=(1400, 10_000)), trained_without=spread)
+    assert found.outcome == "inconclusive"
+    assert found.marker is not None
+    assert found.marker.p_value > 0.05
     # Of one reference a third: then of 1, 2 or 3 of three, in all, it is 1 in 5.
     worse = [Seen(marker=(0, 30)), Seen(marker=(1, 3))]
     found = judge(Seen(marker=(3, 3)), trained_without=worse)
@@ -149,7 +171,11 @@ def test_several_tests_err_together_as_one():
 
 def test_who_took_part_in_no_round_cannot_be_forgotten():
     world = World(3)
-    found = judge(world.seen({3: 1.0}), **world.references(), absent=[3])
+    found = judge(
+        world.seen({3: 1.0}),
+        trained_without=[world.seen({3: 0.0}) for _ in range(3)],
+        absent=[3],
+    )
     assert (found.outcome, found.finding) == ("inconclusive", "took part in no round")
     both = judge(world.seen(1.0), **world.references(), absent=[3])
     assert list(both.influence) == [5]
@@ -187,6 +213,10 @@ def test_how_many_models_would_tell_by_hand():
     assert models_to_tell(at_zero, (-1, 1.0)) == 5
     far = Influence(2.0, -9, 9, 2, 2, 0.05, 0.3)
     assert models_to_tell(far, (-1, 0.5)) == 3
+    # With alpha .025, of two tests: t(.9875, 2) sqrt(4/3) = 7.12, times .3 is over 2.
+    assert models_to_tell(far, (-1, 0.5), tests=2) == 4
+    there = Influence(2.0, -9, 9, 2, 9, 0.05, 0.3)
+    assert models_to_tell(there, (-1, 0.5)) == 10
 
 
 @pytest.mark.parametrize(
@@ -194,8 +224,7 @@ def test_how_many_models_would_tell_by_hand():
     [
         ({"alpha": 1.0}, r"alpha must be in \(0, 1\), got 1"),
         ({"margins": (0.1, 0.5)}, "margins must be below and above 0"),
-        ({"trained_without": [Seen({3: np.array([-1.0])})] * 2}, "at least 0"),
-        ({"trained_without": [Seen({3: np.ones(2)})] * 2}, "the same examples"),
+        ({"trained_without": [Seen({3: np.ones(2)})] * 3}, "the same examples"),
     ],
 )
 def test_what_cannot_be_judged_is_a_line(more: dict[str, object], said: str):
@@ -205,6 +234,23 @@ def test_what_cannot_be_judged_is_a_line(more: dict[str, object], said: str):
             trained_with=[Seen({3: np.zeros(1)})],
             **more,  # type: ignore[arg-type]
         )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"losses": {3: np.array([-1.0])}}, "finite and at least 0"),
+        ({"losses": {3: np.array([np.nan])}}, "finite and at least 0"),
+        ({"losses": {3: np.ones((2, 2))}}, r"of shape \(N,\)"),
+        ({"canaries": {3: (np.array([np.nan]), np.ones(1))}}, "finite and at least 0"),
+        ({"canaries": {3: (np.ones(3), np.ones(1))}}, "needs a twin, got 3 and 1"),
+        ({"marker": (11, 10)}, "got 11 of 10"),
+        ({"marker": (0, 0)}, "got 0 of 0"),
+    ],
+)
+def test_what_cannot_have_been_seen_is_a_line(given: dict[str, object], said: str):
+    with pytest.raises(ValueError, match=said):
+        Seen(**given)  # type: ignore[arg-type]
 
 
 def test_the_docs_example_prints_what_the_docs_say(

@@ -1,0 +1,59 @@
+"""What the judge is shown of a model: losses and counts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedneg.evaluation.exact import rate_of
+
+Losses = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What was seen of a model.
+
+    Attributes
+    ----------
+    losses : mapping of int to float64 array, shape (N,)
+        By leaving client: the loss of each of its N training examples, in one order
+        for all models, at least 0. Of a cross-entropy in nats.
+    quality : float, optional
+        In [0, 1], higher is better.
+    marker : tuple of int, optional
+        How often a planted trick worked, and of how many times.
+    canaries : mapping of int to (array, array)
+        By leaving client: the losses of planted canaries and of their held-out twins,
+        each of shape (P,).
+
+    Raises
+    ------
+    ValueError
+        If a loss is negative or not finite, twins are not as many as canaries, or a
+        trick worked oftener than it was tried.
+    """
+
+    losses: Mapping[int, Losses] = field(default_factory=dict)
+    quality: float | None = None
+    marker: tuple[int, int] | None = None
+    canaries: Mapping[int, tuple[Losses, Losses]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        arrays = [
+            *self.losses.values(),
+            *(a for two in self.canaries.values() for a in two),
+        ]
+        for values in map(np.asarray, arrays):
+            if values.ndim != 1 or not (
+                np.isfinite(values).all() and (values >= 0).all()
+            ):
+                raise ValueError("losses must be of shape (N,), finite and at least 0")
+        for planted, held_out in self.canaries.values():
+            if len(planted) != len(held_out):
+                raise ValueError(
+                    f"every canary needs a twin, got {len(planted)} and {len(held_out)}"
+                )
+        if self.marker is not None:
+            rate_of(*self.marker)  # which checks them
