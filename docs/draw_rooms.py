@@ -35,7 +35,7 @@ ROOMS = {
     "history": "the rounds of a run as rows",
     "federation": "train, unlearn, recover, retrain, evaluate",
     "reports": "pages, tables, figures, the summary in the terminal",
-    "live": "a federation that lives on: requests carried out, purge",
+    "live": "a federation that lives on: requests carried out",
     "job": "one run, told from top to bottom",
     "server_app": "what `flwr run` starts, and what `fedneg` calls",
     "engines": "what runs the clients: this process, workers, Ray, real nodes",

@@ -135,8 +135,7 @@ class ForgettingMethod:
         Returns
         -------
         str
-            Half a sentence; it begins with `NOTHING` where
-            nothing does.
+            Half a sentence; it begins with `NOTHING` where nothing does.
         """
         return str(report.get("remains", "a part of the client's summed updates"))
 

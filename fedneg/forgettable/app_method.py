@@ -59,7 +59,7 @@ class AppMethod:
                     "fedneg's own app does"
                 )
         self._strategy = made
-        self._number = 0
+        self._planned = self._number = 0
 
     def _made(self, *, clients: int, rounds: int) -> LedgerFedAvg:
         own = [f"strategy.{k}={json.dumps(v)}" for k, v in self.options.items()]
@@ -95,6 +95,7 @@ class AppMethod:
         self._strategy, self._number = strategy, 0
         # Of rounds to rebuild there may be fewer than the method has at most.
         self.rounds = sum(bool(strategy.unlearn_clients(n + 1)) for n in range(asked))
+        self._planned = self.rounds
         self.report = dict(strategy.method_report)
         return after
 
@@ -111,14 +112,17 @@ class AppMethod:
         """Return what the last forgetting left of a row, for a receipt."""
         return type(self._strategy).remains(self.report, row)
 
-    def next_round(self, before: Vector) -> None:
+    def begin_round(self, before: Vector) -> None:
         """Say that a round begins, and which parameters the clients are sent."""
-        if self.rounds:
-            self.rounds -= 1
-            self._number += 1
+        self._number = self._planned - self.rounds + 1 if self.rounds else 0
+        if self._number:
             self._strategy.go_on_from(before)
-        else:
-            self._number = 0
+
+    def end_round(self) -> None:
+        """Say that it is over, whatever came of it."""
+        if self._number:
+            self.rounds -= 1
+        self._number = 0
 
     @property
     def asked(self) -> frozenset[int] | None:

@@ -1,37 +1,51 @@
-"""What the inner strategy waits for, and has to be told when somebody leaves."""
+"""The strategies in one another, and what they wait for."""
 
-from collections.abc import Sequence
+from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
-from fedneg.forgettable.moments import layers
-
 MINIMA = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes")
-# Whose they are, each with its name.
-Minima = Sequence[tuple[Strategy, str, int]]
 
 
-def minima_of(strategy: Strategy) -> Minima:
-    """Return how many nodes a strategy, and what it wraps, waits for and wants."""
-    return [
-        (one, name, getattr(one, name))
-        for one in layers(strategy)
-        for name in MINIMA
-        if hasattr(one, name)
-    ]
+def layers(strategy: Strategy) -> list[Any]:
+    """Return a strategy and those that it wraps, from the outside in."""
+    found: list[Any] = [strategy]
+    while isinstance(inner := getattr(found[-1], "strategy", None), Strategy):
+        found.append(inner)
+    return found
 
 
-def lower_minima(minima: Minima, by: int, there: int = 0) -> None:
-    """Let a strategy that waits for all nodes not wait for so many that are out.
+class Minima:
+    """How many nodes a strategy, and what it wraps, waits for and wants.
 
-    Parameters
-    ----------
-    minima : Minima
-    by : int
-        Nodes that are out.
-    there : int
-        Others that are online: a minimum that they meet stays as it was.
+    Its owner's values stand, and may be changed at any time; in force are lower ones
+    where somebody is out.
     """
-    for strategy, name, value in minima:
-        lowered = max(min(value, 1), value - by)
-        setattr(strategy, name, value if there >= value else lowered)
+
+    def __init__(self, strategy: Strategy) -> None:
+        self._places = [
+            (one, name)
+            for one in layers(strategy)
+            for name in MINIMA
+            if hasattr(one, name)
+        ]
+        self._wanted = [getattr(one, name) for one, name in self._places]
+        self._in_force = list(self._wanted)
+
+    def fit(self, *, out: int, there: int = 0) -> None:
+        """Let a strategy that waits for all nodes not wait for those that are out.
+
+        Parameters
+        ----------
+        out : int
+            Nodes that are.
+        there : int
+            Others that are online: a minimum that they meet stays as it was.
+        """
+        for k, (one, name) in enumerate(self._places):
+            if getattr(one, name) != self._in_force[k]:  # its owner has said otherwise
+                self._wanted[k] = getattr(one, name)
+            wanted = self._wanted[k]
+            lowered = max(min(wanted, 1), wanted - out)
+            self._in_force[k] = wanted if there >= wanted else lowered
+            setattr(one, name, self._in_force[k])

@@ -299,14 +299,16 @@ class Life:
         kept = ledger.correction
         if not began_anew:
             ledger.correction = kept - leaving.correction  # what this one changed
-        method["left"] = remnants.left(
-            leaving.must_go,
-            after,
-            seed=leaving.seed,
-            starts_over=began_anew,
-            parts=None if chosen is None else chosen.parts(),
-        )
-        ledger.correction = kept
+        try:
+            method["left"] = remnants.left(
+                leaving.must_go,
+                after,
+                seed=leaving.seed,
+                starts_over=began_anew,
+                parts=None if chosen is None else chosen.parts(),
+            )
+        finally:
+            ledger.correction = kept
         files = remnants.scan_window_files(leaving.must_go, stays=after)
         self.leaving = None
         self.at.work = Work(

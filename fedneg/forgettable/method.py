@@ -78,8 +78,11 @@ class Method(Protocol):
             If the ledger lacks what the method needs; nothing has been changed.
         """
 
-    def next_round(self, before: Vector) -> None:
+    def begin_round(self, before: Vector) -> None:
         """Say that a round begins, and which parameters the clients are sent."""
+
+    def end_round(self) -> None:
+        """Say that it is over, whatever came of it."""
 
     @property
     def asked(self) -> frozenset[int] | None:

@@ -27,6 +27,7 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from fedneg.core.parameters import Vector
+from fedneg.forgettable.inner import layers
 from fedneg.forgettable.names import Names, joined
 from fedneg.ledger.ledger import Ledger
 
@@ -67,14 +68,6 @@ class Server:
                 gain = 1 / (np.sqrt(second) + inner.tau)
             return cls(1 - float(inner.beta_1), gain.astype(np.float32))
         return cls(1.0, server_optimiser(strategy)[0])
-
-
-def layers(strategy: Strategy) -> list[Strategy]:
-    """Return a strategy and those that it wraps, from the outside in."""
-    found = [strategy]
-    while isinstance(inner := getattr(found[-1], "strategy", None), Strategy):
-        found.append(inner)
-    return found
 
 
 def optimiser_of(strategy: Strategy) -> Any | None:
@@ -134,6 +127,20 @@ def advance_moments(strategy: Strategy, names: Names, ledger: Ledger) -> None:
     """Let a ledger know of a round that has been entered."""
     if INHERITED in ledger.shared:
         ledger.shared[INHERITED] *= np.float32(ledger.momentum)
+    remember_moments(strategy, names, ledger)
+
+
+def inherit_moments(strategy: Strategy, names: Names, ledger: Ledger) -> None:
+    """Let a ledger know of a round of which no part is anybody's.
+
+    What the strategy's momentum has beyond the rows is nobody's then.
+    """
+    found = _momentum(optimiser_of(strategy), names)
+    if ledger.buffers is not None and found is not None:
+        ledger.shared.pop(INHERITED, None)
+        vector = joined([found[name] for name in names.parameters], np.float64)
+        vector -= momentum_of(ledger, slice(None))
+        ledger.shared[INHERITED] = vector.astype(np.float32)
     remember_moments(strategy, names, ledger)
 
 

@@ -211,6 +211,17 @@ class Names:
             found[name] = self.frozen.get(name) or Array(np.asarray(whole, dtype))
         return ArrayRecord(found)
 
+    def untrained(self, rest: Vector) -> dict[str, Array]:
+        """Return what of a record is not trained, by name; `rest` has no frozen."""
+        found, start = dict(self.frozen), 0
+        for name in (*self.statistics, *self.counters):
+            shape, dtype = self.shapes[name], self.dtypes[name]
+            array = rest[start : start + prod(shape)].reshape(shape)
+            whole = np.rint(array) if dtype.kind in "iu" else array
+            found[name] = Array(np.asarray(whole, dtype))
+            start += prod(shape)
+        return found
+
     def arrays(
         self, parameters: NDArray[np.floating], rest: NDArray[np.floating]
     ) -> dict[str, NDArray[np.floating]]:

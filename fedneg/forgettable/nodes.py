@@ -1,6 +1,7 @@
 """Who is who, and who is out: Flower's nodes and the clients."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from operator import index
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -9,7 +10,7 @@ from flwr.serverapp.strategy import Strategy
 from fedneg.core.errors import FedNegError
 from fedneg.forgettable.grid import GridWithout
 from fedneg.forgettable.identity import is_client_id, take
-from fedneg.forgettable.inner import lower_minima, minima_of
+from fedneg.forgettable.inner import Minima
 
 
 class Nodes:
@@ -34,9 +35,9 @@ class Nodes:
         self.forgotten: set[int] = set()
         # Also who has asked to be forgotten: they are asked for nothing.
         self._out: set[int] = set()
-        self._minima = minima_of(strategy)
+        self._minima = Minima(strategy)
         self._said_by = clients if isinstance(clients, str) else None
-        self._client_of = {} if isinstance(clients, str) else dict(clients or {})
+        self._client_of = {} if isinstance(clients, str) else _told(clients)
 
     @property
     def known(self) -> dict[str, int]:
@@ -53,7 +54,7 @@ class Nodes:
 
     def stay(self, clients: Iterable[int]) -> None:
         """Let nodes that were clients of their own be so, whatever they say later."""
-        for client_id in clients:
+        for client_id in set(clients) - set(self._client_of.values()):
             self._client_of.setdefault(client_id, client_id)
 
     def get_to_know(self, replies: Iterable[Message], *, trained: bool = True) -> None:
@@ -93,7 +94,7 @@ class Nodes:
     def leave_out(self, client_ids: Iterable[int]) -> None:
         """Ask clients for nothing any more, and believe nothing that they send."""
         self._out |= set(client_ids)
-        lower_minima(self._minima, by=len(self._out))
+        self._minima.fit(out=len(self._out))
 
     def is_in(self, client_id: int) -> bool:
         """Return whether a client may be asked, and believed."""
@@ -120,8 +121,8 @@ class Nodes:
             )
         # A client that is out may have several nodes, and be offline.
         known = sum(client in self._out for client in self._client_of.values())
-        by = max(len(online) - there, known, len(self._out))
-        lower_minima(self._minima, by=by, there=there)
+        out = max(len(online) - there, known, len(self._out))
+        self._minima.fit(out=out, there=there)
         return GridWithout(grid, lambda node: not takes_part(self.client(node)))
 
     def _check_known(self, online: Collection[int]) -> None:
@@ -145,3 +146,19 @@ class Nodes:
             for reply in replies
             if takes_part(self.client(reply.metadata.src_node_id))
         ]
+
+
+def _told(clients: Mapping[int, int] | None) -> dict[int, int]:
+    """Return what the owner says of nodes and clients, as whole numbers."""
+    found = dict[int, int]()
+    try:
+        for node, client in dict(clients or {}).items():
+            found[index(node)] = index(client)
+        if not all(map(is_client_id, found.values())):
+            raise TypeError
+    except (TypeError, ValueError):
+        raise FedNegError(
+            "clients must say of each node id which client id it is, whole numbers "
+            f"from 0, or name a metric, got {clients!r}"
+        ) from None
+    return found

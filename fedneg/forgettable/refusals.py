@@ -4,7 +4,7 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from fedneg.core.errors import FedNegError
-from fedneg.forgettable.moments import layers
+from fedneg.forgettable.inner import layers
 
 
 class NotLinearError(FedNegError):

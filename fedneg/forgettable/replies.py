@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, Message
@@ -12,7 +11,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Shapes, Vector
-from fedneg.forgettable.moments import layers
+from fedneg.forgettable.inner import layers
 from fedneg.forgettable.names import Names
 from fedneg.forgettable.views import Blocks, whole
 
@@ -96,7 +95,7 @@ def read_replies(
         If arrays are not those that were sent out; it names the client.
     """
     key = next(
-        (a.weighted_by_key for a in _any(strategy) if hasattr(a, "weighted_by_key")),
+        (a.weighted_by_key for a in layers(strategy) if hasattr(a, "weighted_by_key")),
         EXAMPLES,
     )
     found = list[tuple[Reply, Message]]()
@@ -128,11 +127,6 @@ def _weight(key: str, value: object) -> float:
     if not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise FedNegError(f"{key} must be a number from 0, got {value!r}")
     return float(value)
-
-
-def _any(strategy: Strategy) -> list[Any]:
-    """Return the strategies in one another, of which it is not known what they have."""
-    return list(layers(strategy))
 
 
 def by_client(replies: Sequence[Reply], means: int) -> dict[int, Reply]:

@@ -25,8 +25,8 @@ from fedneg.lasting.remnants import Remnants
 from fedneg.lasting.restoring import (
     check_found,
     mark_open,
+    remake,
     resume,
-    serve_again,
     work_of,
 )
 from fedneg.lasting.work import Work
@@ -155,12 +155,14 @@ class Standing:
         checkpoints.check_room(found.ledger.num_bytes)
         if self.work is None:
             self.serve()  # a run may have been killed before that
-        for text in odd:
-            again = self.work is None or serve_again(
-                state, checkpoints, self.trainer.bytes_of
-            )
-            what = "is made again" if again else "stays so until the next is in service"
-            say(f"{text}; it {what}")
+        remake(
+            state,
+            checkpoints,
+            self.trainer.bytes_of,
+            odd,
+            say,
+            is_served=self.work is None,
+        )
         self._compare(arrays)
         self.tell()
 

@@ -7,8 +7,8 @@ that makes this very step says whose it is. If none does, the strategy is refuse
 is no list of strategies that are not.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from math import prod
 from threading import local
 from typing import Any
@@ -18,13 +18,13 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from fedneg.core.errors import FedNegError
-from fedneg.core.parameters import Vector, weights_of
+from fedneg.core.parameters import Vector
 from fedneg.forgettable.moments import Server, depends_on_state, momentum_of
 from fedneg.forgettable.names import Names
+from fedneg.forgettable.parts import Attributed, Round
 from fedneg.forgettable.refusals import NotLinearError, refusal
-from fedneg.forgettable.replies import Reply
-from fedneg.forgettable.views import Blocks, blocks, is_finite, norm
-from fedneg.forgettable.weighing import CHOSEN, Replies, Weighing, fixed, rules
+from fedneg.forgettable.views import blocks, is_finite, norm
+from fedneg.forgettable.weighing import CHOSEN, Weighing, fixed, rules
 from fedneg.ledger.ledger import BLOCK, Ledger
 
 # How far a step may be from what is said to have made it: a share of the step, and what
@@ -36,53 +36,6 @@ OF_STEP, OF_EPSILON = (1e-5, 1e-3), 8.0
 MORE = 8
 # What a step has beside the aggregate, or an aggregate itself, by blocks.
 Carried = Callable[[slice], NDArray[np.float64]]
-
-
-@dataclass(frozen=True)
-class Round:
-    """A round as the strategy had it.
-
-    Attributes
-    ----------
-    number : int
-        For people.
-    replies : sequence of Reply
-        By node, in the order in which the strategy got them; rows are the ledger's, and
-        those of new clients come after the ones that are there.
-    before : Vector, shape (d,)
-        The global parameters that the clients started from.
-    step : Blocks, shape (d,)
-        What the strategy added to them, float64.
-    """
-
-    number: int
-    replies: Sequence[Reply]
-    contents: Replies
-    before: Vector
-    step: Blocks
-
-
-@dataclass(frozen=True)
-class Attributed:
-    """A round's step in parts.
-
-    Attributes
-    ----------
-    parts : mapping of int to Blocks
-        By the ledger's rows: what of the aggregate, or of the server's momentum, is
-        whose.
-    weights : dict of int to float
-        How much of the aggregate was whose: the mean over all parameters.
-    gain : float or Vector, shape (d,)
-        What the server multiplied it with.
-    depends : frozenset of str
-        What of the step hung on all clients together, for people.
-    """
-
-    parts: Mapping[int, Blocks]
-    weights: dict[int, float]
-    gain: float | Vector
-    depends: frozenset[str] = field(default_factory=frozenset)
 
 
 def attribute(
@@ -126,15 +79,6 @@ def attribute(
             "sum of its clients' updates",
         )
     )
-
-
-def nobodys(replies: Sequence[Reply]) -> Attributed:
-    """Return a step of which no part is anybody's, and who took part by examples."""
-    shares = weights_of([reply.weight for reply in replies]) if replies else []
-    found = dict[int, float]()
-    for reply, share in zip(replies, shares, strict=True):
-        found[reply.row] = found.get(reply.row, 0.0) + share
-    return Attributed({}, found, 1.0)
 
 
 def _tries(
@@ -203,7 +147,7 @@ def _weighings(
     found: Round,
     carried: Carried | None,
 ) -> Iterator[Weighing]:
-    yield from rules(strategy, found.contents)
+    yield from rules(strategy, found.kept)
     if not isinstance(server.gain, np.ndarray) and server.gain:
 
         def aggregate(block: slice) -> NDArray[np.float64]:

@@ -145,6 +145,7 @@ class Forgettable(Strategy):
         found = memo[id(self)] = type(self).__new__(type(self))
         for name, value in vars(self).items():
             setattr(found, name, None if name == "_life" else deepcopy(value, memo))
+        found._is_going = False
         return found
 
     def reset(self) -> None:
@@ -233,7 +234,7 @@ class Forgettable(Strategy):
         if self._life is not None:
             return self._life.start(self, grid, initial_arrays, *arguments, **more)
         self._check_idle("a second one must wait for its end")
-        if self._holding.names is None:
+        if not (self.ledger and self.ledger.clients):
             self._holding.begin(initial_arrays)
         else:
             self._holding.check_ours(initial_arrays)
@@ -288,6 +289,7 @@ class Forgettable(Strategy):
         )
         if arrays is not None:
             arrays = holding.enter(sent, kept, arrays)
+        holding.end_round()
         if self._life is not None:
             arrays = self._life.after_round(arrays, believed)
         return arrays, metrics
@@ -386,7 +388,7 @@ class Forgettable(Strategy):
         holding = self._holding
         return write_ledger(
             Path(folder),
-            holding.held,
+            holding.known_ledger,
             holding.known,
             holding.parameters,
             holding.facts(),

@@ -100,12 +100,11 @@ def blocks(size: int) -> Iterator[slice]:
         yield slice(start, min(start + BLOCK, size))
 
 
-def norm(vector: Blocks, scale: float | Vector = 1.0) -> float:
-    """Return how long a vector is, each number times `scale`; not finite if one is."""
+def norm(vector: Blocks) -> float:
+    """Return how long a vector is; not finite if a number is."""
     total = 0.0
     for block in blocks(vector.size):
-        by = scale[block] if isinstance(scale, np.ndarray) else scale
-        part = by * vector[block].astype(np.float64)
+        part = vector[block].astype(np.float64)
         total += float(part @ part)
     return float(np.sqrt(total))
 

@@ -4,8 +4,8 @@ A `Weighing` says, for a block of parameters, what each reply weighs in each of 
 most the weights of all replies sum to 1 in every parameter; whatever they sum to, the
 step is a sum of parts, and each part is somebody's.
 
-Which rule a strategy follows is not looked up: `fedneg.forgettable.attribution` tries
-one after the other on the step itself. Those that need to know a number (how many are
+Which rule a strategy follows is not looked up: `fedneg.forgettable.step` tries one
+after the other on the step itself. Those that need to know a number (how many are
 trimmed) take it from the strategy, by the name that Flower gives it.
 
 References
@@ -25,7 +25,7 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from fedneg.core.parameters import weights_of
-from fedneg.forgettable.moments import layers
+from fedneg.forgettable.inner import layers
 
 # What of a step no subtraction undoes: without the forgotten, another would have
 # counted in their place, or more.

@@ -138,7 +138,6 @@ class Erasure:
         unlearn_round: int,
     ) -> dict[str, list[str]]:
         """Remove or make again every file that holds the clients; return which."""
-        self.checkpoints.verify(server_round)
         files: list[str] = []
         ledger, form = self.trainer.ledger, self.checkpoints.form
         # The others trained them from a model that contained the clients.

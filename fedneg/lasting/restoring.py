@@ -140,3 +140,27 @@ def serve_again(
         return False
     state.serve(content, server_round=served.round, model=served.model)
     return True
+
+
+def remake(
+    state: State,
+    checkpoints: Checkpoints,
+    bytes_of: Callable[[Vector], bytes],
+    odd: Sequence[str],
+    warn: Callable[[str], object],
+    *,
+    is_served: bool,
+) -> None:
+    """Make the model in service again where it was not the one of the log; say so.
+
+    Parameters
+    ----------
+    odd : sequence of str
+        What of the model in service was not as the log says.
+    is_served : bool
+        Whether the model that goes on has just been put in service.
+    """
+    for text in odd:
+        again = is_served or serve_again(state, checkpoints, bytes_of)
+        what = "is made again" if again else "stays so until the next is in service"
+        warn(f"{text}; it {what}")

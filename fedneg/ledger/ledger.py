@@ -42,10 +42,11 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Participation:
-    """Who took part in a round, with which aggregation weight (they sum to 1).
+    """Who took part in a round, with which aggregation weight.
 
-    `norms` are those of each client's update in each of the model's arrays: some
-    methods need no more of an update than how long it was.
+    FedAvg's sum to 1; another server's to whatever it made of them. `norms` are those
+    of each client's update in each of the model's arrays: some methods need no more of
+    an update than how long it was.
     """
 
     server_round: int
@@ -57,8 +58,9 @@ class Participation:
     ) -> "Participation":
         """Return the same without weights and norms of some clients.
 
-        What the other weights lack of 1 still is their joint share of the examples in
-        that round: those weights are as they were, since some methods subtract by them.
+        What FedAvg's other weights lack of 1 still is their joint share of the examples
+        in that round: those weights are as they were, since some methods subtract by
+        them.
         Unless a method made the others' weights `spread` times what they were.
         """
         ids = set(client_ids)
@@ -154,12 +156,13 @@ class Ledger:
         if more <= 0:
             return
         place = self._place(clients)
-        self.contributions = grown(self.contributions, more, place)
-        if self.buffers is not None:
-            self.buffers = grown(self.buffers, more, place)
+        # All of them, or none: a disk may have room for some only.
+        self.statistics.grow(clients)
+        contributions = grown(self.contributions, more, place)
+        buffers = None if self.buffers is None else grown(self.buffers, more, place)
         if self.keep_local:
             self.local.grow(more, place)
-        self.statistics.grow(clients)
+        self.contributions, self.buffers = contributions, buffers
 
     def _place(self, clients: int) -> Path | None:
         """Return the folder where the rows of so many clients lie; None: in memory."""

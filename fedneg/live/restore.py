@@ -7,8 +7,8 @@ kill left between two files is brought into line here.
 from fedneg.lasting.restoring import (
     check_found,
     mark_open,
+    remake,
     resume,
-    serve_again,
     work_of,
 )
 from fedneg.ledger.checkpoint import Restored
@@ -53,12 +53,14 @@ def restore(standing: Standing) -> None:
     if found is not None and standing.work is None:
         # After a rollback, or a run that was killed before this.
         standing.serve()
-    for text in odd:
-        again = standing.work is None or serve_again(
-            state, checkpoints, standing.federation.bytes_of
-        )
-        what = "is made again" if again else "stays so until the next is in service"
-        standing.warn(f"{text}; it {what}")
+    remake(
+        state,
+        checkpoints,
+        standing.federation.bytes_of,
+        odd,
+        standing.warn,
+        is_served=standing.work is None,
+    )
     standing.strategy.forgotten |= {
         r.client_id for r in state.requests.all() if r.status != ACCEPTED
     }

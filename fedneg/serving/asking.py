@@ -16,8 +16,8 @@ from fedneg.evaluation.client_answers import CHECK_EVERY, RELEARN_CAP, ClientAns
 from fedneg.evaluation.seen import Seen
 from fedneg.forgettable.identity import take
 from fedneg.forgettable.strategy import Forgettable
-from fedneg.serving.app import QUERY
-from fedneg.serving.question import ANSWERS, CONFIG, EVALUATE, MEASURE, Question
+from fedneg.serving.app import EVALUATE, QUERY
+from fedneg.serving.question import ANSWERS, CONFIG, MEASURE, Question
 from fedneg.strategies.questions import read_answers, usable
 from fedneg.strategies.replies import read_evaluation
 from fedneg.tasks.task import Order
@@ -62,6 +62,7 @@ class Asking:
         self._strategy, self._grid, self._timeout = strategy, grid, timeout
         self._order = order
         self._told: dict[int, int] = {}
+        self._clients: int | None = None
         self.unanswered: dict[int, str] = {}
 
     def answers(
@@ -174,8 +175,10 @@ class Asking:
         ]
         for reply in self._grid.send_and_receive(messages, timeout=self._timeout):
             node = reply.metadata.src_node_id
-            said = None if reply.has_error() else take(reply.content)
-            self._told[node] = node if said is None else said
+            # Who failed is asked again the next time.
+            if not reply.has_error():
+                said = take(reply.content)
+                self._told[node] = node if said is None else said
         return {n: known.get(n, self._told.get(n, n)) for n in nodes}
 
     def _ask(
@@ -191,7 +194,10 @@ class Asking:
             raise FedNegError("at least one client is asked about a model, got none")
         online = self.online()
         ids = sorted(set(client_ids) & set(online))
-        clients = len({*self._strategy.clients, *online})
+        # The same for every model: data may be split among so many.
+        if self._clients is None:
+            self._clients = len({*self._strategy.clients, *online})
+        clients = self._clients
         messages = []
         for client_id in ids:
             asked = question(Question(asks, client_id, clients, self._order))

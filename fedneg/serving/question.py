@@ -12,8 +12,8 @@ from fedneg.core.errors import FedNegError
 from fedneg.evaluation.client_answers import CHECK_EVERY, RELEARN_CAP
 from fedneg.tasks.task import Order
 
-# Whom a node hears in this type of message, and the record with the question.
-EVALUATE, CONFIG = "evaluate.fedneg", "config"
+# The record with the question.
+CONFIG = "config"
 ANSWERS, MEASURE = "answers", "measure"
 
 
@@ -75,8 +75,7 @@ class Question:
                 raise TypeError
         except (KeyError, TypeError, ValueError):
             raise FedNegError(
-                f"a message of type {EVALUATE} has no question; is it of another "
-                "version?"
+                "the message has no question; is it of another version?"
             ) from None
         more: dict[str, Any] = {
             "order": build(Order, "order", order),

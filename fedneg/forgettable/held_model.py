@@ -1,0 +1,197 @@
+"""The ledger of a strategy in somebody's own app, and the model that it stands for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import Strategy
+
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import Vector
+from fedneg.forgettable.files import beyond
+from fedneg.forgettable.method import Method
+from fedneg.forgettable.moments import (
+    begin_moments,
+    give_moments,
+    server_optimiser,
+)
+from fedneg.forgettable.names import Names
+from fedneg.forgettable.nodes import Nodes
+from fedneg.forgettable.refusals import check_before
+from fedneg.ledger.ledger import Ledger
+from fedneg.ledger.statistics import Statistics
+
+
+class HeldModel:
+    """A ledger, and the model that it stands for: what a strategy holds.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        The inner one.
+    nodes : Nodes
+    method : Method or None
+        None: a plain subtraction.
+    module : torch module or None
+        Says what of the arrays is trained.
+    memory_mib : int
+        Rows that are more than this lie on the disk.
+    lasts : bool
+        Whether it may be taken back from files at any time: then the strategy's moments
+        are those of the ledger after every round, to the last bit.
+
+    Attributes
+    ----------
+    ledger : Ledger or None
+    names : Names or None
+        The layout of the arrays; both None before there is a model.
+    places : dict of int to int
+        The row of each client, in their order.
+    parameters : Vector, shape (d,)
+        The global ones.
+    handed_out : ArrayRecord
+        What the nodes of the present round start from.
+    rounds : int
+        In which somebody took part.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        nodes: Nodes,
+        *,
+        method: Method | None,
+        module: Any,
+        memory_mib: int,
+        lasts: bool,
+    ) -> None:
+        self.strategy, self.nodes = strategy, nodes
+        self.method, self.module = method, module
+        self.memory_mib, self.lasts = memory_mib, lasts
+        self.clear()
+
+    def clear(self) -> None:
+        """Have no ledger."""
+        self.ledger: Ledger | None = None
+        self.names: Names | None = None
+        self.places: dict[int, int] = {}
+        self.parameters, self.handed_out = np.empty(0, np.float32), ArrayRecord()
+        self._depends: set[str] = set()
+        self.rounds = 0
+        if self.method is not None:
+            self.method.rounds = 0  # of a forgetting that is over, too
+
+    @property
+    def depends(self) -> tuple[str, ...]:
+        """As of `fedneg.forgettable.strategy.Forgettable`."""
+        return tuple(sorted(self._depends))
+
+    @property
+    def unlearn_rounds(self) -> int:
+        """How many of the next rounds are still a part of the last forgetting."""
+        return 0 if self.method is None else self.method.rounds
+
+    @property
+    def known(self) -> Names:
+        """The layout of the arrays, once there is a ledger."""
+        assert self.names is not None, "start() comes first"
+        return self.names
+
+    @property
+    def known_ledger(self) -> Ledger:
+        """The ledger; FedNegError before there is one."""
+        if self.ledger is None:
+            raise FedNegError("nobody has trained yet: there is nothing to forget")
+        return self.ledger
+
+    @property
+    def _starts_over(self) -> bool:
+        """Whether forgetting trains anew, and needs to know nobody's part of a step."""
+        return self.method is not None and self.method.starts_over
+
+    def begin(self, arrays: ArrayRecord) -> None:
+        """Make an empty ledger at these arrays; rows come as clients do."""
+        check_before(self.strategy, arrays, starts_over=self._starts_over)
+        names = Names.of(arrays, self.module)
+        parameters, rest = names.read(arrays)
+        means = names.layout.means
+        rate, momentum = server_optimiser(self.strategy)
+        self.ledger = Ledger(
+            parameters,
+            clients=0,
+            learning_rate=rate,
+            momentum=momentum,
+            keep_local=self.method is not None and self.method.keeps_local_models,
+            statistics=Statistics(rest, clients=0, means=means, keep_initial=True),
+            **beyond(self.memory_mib),
+        )
+        self.names, self.parameters = names, parameters
+        begin_moments(self.strategy, names, self.ledger)
+
+    def check_ours(self, arrays: ArrayRecord) -> None:
+        """Raise FedNegError unless these are the arrays that the ledger stands for."""
+        parameters, _ = self.known.read(arrays)
+        if not np.array_equal(parameters, self.parameters):
+            raise FedNegError(
+                "these arrays are not those that the ledger stands for; go on with the "
+                "last ones, or reset() begins anew"
+            )
+
+    @property
+    def vector(self) -> Vector:
+        """The model as one vector, statistics after the parameters."""
+        return self.known_ledger.whole(self.parameters)
+
+    @property
+    def arrays(self) -> ArrayRecord:
+        """The model that the ledger stands for; FedNegError before there is one."""
+        return self.known.record(self.parameters, self.known_ledger.statistics.current)
+
+    # -- from files --------------------------------------------------------------------
+
+    def facts(self) -> dict[str, Any]:
+        """Return what belongs to the ledger, as JSON can hold it."""
+        method = self.method
+        return {
+            "clients": {str(k): place for k, place in self.places.items()},
+            "nodes": self.nodes.known,
+            "forgotten": sorted(self.nodes.forgotten),
+            "rounds": self.rounds,
+            "strategy": type(self.strategy).__name__,
+            "method": None if method is None else [method.name, method.options],
+            "depends": self.depends,
+        }
+
+    def take_back(
+        self,
+        ledger: Ledger,
+        names: Names,
+        facts: Mapping[str, Any],
+        parameters: Vector,
+    ) -> None:
+        """Go on with a ledger, at parameters, and what `facts` gave."""
+        self.ledger, self.names, self.rounds = ledger, names, facts["rounds"]
+        self.places = {int(k): place for k, place in facts["clients"].items()}
+        self.nodes.remember(facts.get("nodes", {}))
+        self.nodes.stay(self.places)
+        self.nodes.forgotten = set(facts["forgotten"])
+        self._depends = set(facts.get("depends", ()))
+        if self.method is not None:
+            self.method.rounds = 0  # of a forgetting that these files do not know
+        self.parameters = parameters
+        arrays = self.arrays
+        self.parameters, _ = names.read(arrays)
+        give_moments(self.strategy, names, arrays, ledger)
+        self.nodes.leave_out(self.nodes.forgotten)
+
+    def by_client(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a method says, its rows under the names of their clients."""
+        name = {str(row): str(client) for client, row in self.places.items()}
+
+        def renamed(value: Any) -> Any:
+            if isinstance(value, Mapping) and value and set(value) <= set(name):
+                return {name[row]: found for row, found in value.items()}
+            return value
+
+        return {key: renamed(value) for key, value in report.items()}
