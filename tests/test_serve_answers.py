@@ -1,5 +1,6 @@
 """What a served app answers about a model, by its owner's task."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context
+from flwr.clientapp import ClientApp
 from torch import nn
 
 from builders import own_tasks
@@ -322,3 +324,34 @@ def test_a_tensor_with_two_names_needs_one():
 def test_arrays_that_are_not_the_model_s_are_one_line(sent: ArrayRecord, line: str):
     with pytest.raises(FedNegError, match=line):
         load_model(COLOURS, sent)
+
+
+def test_a_node_that_fails_to_say_who_it_is_is_asked_again():
+    """A client that comes back under another node, which is busy at first."""
+    held, grid = federation()
+    context = grid.contexts.pop(FIRST_NODE_ID + 1)
+    grid.contexts[FIRST_NODE_ID + 70] = context
+    asking, served = Asking(held, grid), grid.client_app
+    grid.client_app = ClientApp()
+    assert asking.answers([1], held.arrays) == {}
+    grid.client_app = served
+    assert sorted(asking.answers([1], held.arrays)) == [1]
+
+
+def test_data_are_split_among_as_many_for_every_model():
+    """Also where a client is there for one of them only."""
+    counts: list[int] = []
+
+    def data(ref: ClientRef) -> Split:
+        counts.append(ref.clients)
+        return TASK.data(ref)
+
+    held, grid = federation()
+    grid.client_app = serve(app_of(TASK), replace(TASK, data=data))
+    asking = Asking(held, grid)
+    asking.answers([0], held.arrays)
+    context = copy.copy(grid.contexts[FIRST_NODE_ID])
+    context.node_config = {"client-id": 9}
+    grid.contexts[FIRST_NODE_ID + 90] = context
+    asking.answers([0], held.arrays)
+    assert len(set(counts)) == 1

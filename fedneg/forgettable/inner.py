@@ -40,12 +40,12 @@ class Minima:
         out : int
             Nodes that are.
         there : int
-            Others that are online: a minimum that they meet stays as it was.
+            Others that are online: as far as they meet a minimum it stays.
         """
         for k, (one, name) in enumerate(self._places):
             if getattr(one, name) != self._in_force[k]:  # its owner has said otherwise
                 self._wanted[k] = getattr(one, name)
             wanted = self._wanted[k]
-            lowered = max(min(wanted, 1), wanted - out)
-            self._in_force[k] = wanted if there >= wanted else lowered
+            # As many as there are, but for those who have still to come.
+            self._in_force[k] = max(wanted - out, min(wanted, max(there, 1)))
             setattr(one, name, self._in_force[k])
