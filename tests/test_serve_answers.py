@@ -92,6 +92,8 @@ def test_the_task_is_told_which_client_it_is_of_how_many():
         return TASK.data(replace(ref, client_id=1))
 
     held, grid = federation()
+    for context in grid.contexts.values():  # a real node does not know
+        del context.node_config["num-partitions"]
     grid.client_app = serve(app_of(TASK), replace(TASK, data=data))
     place = FIRST_NODE_ID + 1
     config = {"partition-id": 1, "client-id": 7, "data": "/srv/mine"}
@@ -347,6 +349,8 @@ def test_data_are_split_among_as_many_for_every_model():
         return TASK.data(ref)
 
     held, grid = federation()
+    for context in grid.contexts.values():  # a real node does not know
+        del context.node_config["num-partitions"]
     grid.client_app = serve(app_of(TASK), replace(TASK, data=data))
     asking = Asking(held, grid)
     asking.answers([0], held.arrays)
