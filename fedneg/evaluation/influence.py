@@ -21,8 +21,9 @@ fresh initial parameters, and as many rounds after as it had.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,10 @@ class Influence:
         The interval's.
     sd : float
         Of the out models, in units of rho.
+    out, in_ : tuple of float
+        Where each out model lies, about 0, and each in model, about 1, in units of rho
+        and in the order in which they were given: the chance that the in models brought
+        into the direction themselves is taken off.
     """
 
     rho: float
@@ -61,6 +66,13 @@ class Influence:
     n_out: int
     alpha: float
     sd: float
+    out: tuple[float, ...] = ()
+    in_: tuple[float, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, `p_value` among them."""
+        found = asdict(self) | {"p_value": self.p_value, "out": list(self.out)}
+        return found | {"in": list(found.pop("in_"))}
 
     @property
     def p_value(self) -> float:
@@ -165,8 +177,10 @@ def influences(
         return None
     sd = float(at_out.std(ddof=1) / scale)
     half = float(student.ppf(1 - alpha / 2, n_out - 1)) * sd * sqrt(1 + 1 / n_out)
+    out = tuple(((at_out - shift) / scale).tolist())
+    in_ = tuple(((at_in - shift - chance) / scale).tolist())
     return [
-        Influence(float(rho), rho - half, rho + half, n_in, n_out, alpha, sd)
+        Influence(rho, rho - half, rho + half, n_in, n_out, alpha, sd, out, in_)
         for rho in ((at - shift) / scale).tolist()
     ]
 

@@ -103,8 +103,11 @@ class Finding:
         """Return plain values."""
         found = asdict(self)
         found |= {"epsilon": self.epsilon, "margins": list(self.margins)}
-        for name in ("influence", "canaries"):
-            found[name] = {str(k): one for k, one in found[name].items()}
+        found["canaries"] = {str(k): one for k, one in found["canaries"].items()}
+        found["influence"] = {
+            str(k): None if one is None else one.to_json()
+            for k, one in self.influence.items()
+        }
         return found
 
     def __str__(self) -> str:

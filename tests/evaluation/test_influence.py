@@ -72,6 +72,8 @@ def test_one_example_by_hand():
     middle = (1.5 / 7.5 + 2 / 8 + 2.5 / 8.5) / 3
     assert found[0].rho == pytest.approx((middle - own.mean()) / scale)
     assert found[1].rho == pytest.approx((1 - own.mean()) / scale)
+    assert found[0].out == pytest.approx(tuple((own - own.mean()) / scale))
+    assert found[0].in_ == pytest.approx((1.0,))
     sd = own.std(ddof=1) / scale
     assert found[0].sd == pytest.approx(sd)
     half = student.ppf(0.975, 2) * sd * math.sqrt(4 / 3)
@@ -190,6 +192,24 @@ def test_it_tells_what_is_left_and_what_overshot():
         assert rhos is not None
         found.append([one.rho for one in rhos])
     assert np.median(found, axis=0) == pytest.approx([0.0, 0.5, 1.0, -1.0], abs=0.07)
+
+
+def test_where_the_models_lie_that_it_rests_on():
+    """Those without it about 0, and an in model that has twice as much beyond 1."""
+    draw = rng(3, "dots")
+    _, _, outs = world(draw, out=5, shares=[])
+    middle, taught = np.mean(outs, axis=0), np.full(60, 2.0)
+    found = influences(
+        [outs[0]],
+        with_client=[middle + taught, middle + 2 * taught],
+        without_client=outs,
+    )
+    assert found is not None
+    assert len(found[0].out) == 5
+    assert np.mean(found[0].out) == pytest.approx(0, abs=1e-9)
+    assert np.std(found[0].out, ddof=1) == pytest.approx(found[0].sd)
+    assert np.mean(found[0].in_) == pytest.approx(1)
+    assert found[0].in_[1] - found[0].in_[0] == pytest.approx(2 / 3, abs=0.1)
 
 
 def test_scores_of_another_unit_give_the_same():

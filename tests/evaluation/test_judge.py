@@ -203,6 +203,8 @@ def test_it_is_plain_values_too():
     assert values["finding"] == "traces left"
     assert set(values["influence"]["3"]) >= {"rho", "low", "high", "n_in", "n_out"}
     assert values["influence"]["3"]["n_out"] == 7
+    assert values["influence"]["3"]["p_value"] < 0.01
+    assert [len(values["influence"]["3"][name]) for name in ("out", "in")] == [7, 2]
 
 
 def test_how_many_models_would_tell_by_hand():
