@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # for people's editors and mypy; at run time `__getattr__` do
     from fedneg.strategies.fine_tune import FineTune as FineTune
     from fedneg.strategies.gradient_ascent import GradientAscent as GradientAscent
     from fedneg.strategies.negative_gradient import NegativeGradient as NegativeGradient
+    from fedneg.strategies.puf import PUF as PUF
     from fedneg.strategies.random_init import RandomInit as RandomInit
     from fedneg.strategies.retrain import Retrain as Retrain
     from fedneg.strategies.weight_negation import WeightNegation as WeightNegation
@@ -61,6 +62,7 @@ _HOMES = {
     "NegativeGradient": "strategies.negative_gradient",
     "NotLinearError": "forgettable.refusals",
     "Order": "tasks.task",
+    "PUF": "strategies.puf",
     "RandomInit": "strategies.random_init",
     "Retrain": "strategies.retrain",
     "Seen": "evaluation.seen",

@@ -98,6 +98,7 @@ LEAVING = [  # and what arithmetic gets of it at least
     (("strategy=weight_negation",), 0.999),
     (("strategy=distillation", "strategy.images=500"), 0.8),
     (("strategy=gradient_ascent",), 0.6),
+    (("strategy=puf", "strategy.learning_rate=1"), 0.9),
     (("strategy=compensated",), 0.6),
     (("strategy=compensated", "strategy.chance=0"), 0.7),
 ]

@@ -19,6 +19,7 @@ METHODS = {
     "compensated": "what the others had undone of it",
     "federaser": "its part in how long the others' updates were",
     "gradient_ascent": "what the ascents left of it",
+    "puf": "what one more update of it, enlarged, does not point at",
     "distillation": "what the old model teaches of it",
 }
 

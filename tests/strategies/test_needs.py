@@ -31,6 +31,8 @@ CASES = [
     ("negative_gradient", "", Needs(server_bytes=3 * ROW)),
     ("negative_gradient", "renormalise=true", Needs(server_bytes=(3 + 1) * ROW)),
     ("negative_gradient", "form=parameters", Needs(server_bytes=3 * ROW)),
+    ("puf", "", Needs(leaving_client=True, remaining_rounds=1)),
+    ("puf", "form=special", Needs(leaving_client=True)),
     ("random_init", "", Needs()),
     ("retrain", "", Needs(remaining_rounds=3, server_bytes=ROW)),
     ("weight_negation", "", Needs()),
@@ -47,10 +49,10 @@ def trained(*options: str) -> Bench:
     return made
 
 
-def test_ten_methods_are_looked_at():
+def test_eleven_methods_are_looked_at():
     """A new method brings a test of its own."""
     looked_at = {name for name, _, _ in CASES}
-    assert len(looked_at) == 10
+    assert len(looked_at) == 11
     assert looked_at <= set(METHODS)
 
 
