@@ -21,7 +21,7 @@ fresh initial parameters, and as many rounds after as it had.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import sqrt
 from typing import Any
 
@@ -33,6 +33,14 @@ Floats = NDArray[np.float64]
 # Out models: the interval's degrees of freedom are one less. Of two, which are measured
 # by each other alone, the spread is too small to tell of a third.
 MIN_OUT = 3
+# Where nearly all of the direction lies in examples that the out models contradict (a
+# planted trick, flipped labels), the others are measured by themselves: a model from
+# which the trick alone was taken can be near 0 along all together. (Of an ordinary
+# client about half of it does: examples that are hard without it.) A tenth of the
+# examples at least is to be there.
+MOST, LEAST_REST = 0.8, 0.1
+# What is called 1 is to be so many times the in models' own chance.
+BEYOND = 1.25
 
 
 @dataclass(frozen=True)
@@ -68,10 +76,13 @@ class Influence:
     sd: float
     out: tuple[float, ...] = ()
     in_: tuple[float, ...] = ()
+    rest: "Influence | None" = None
+    is_partial: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, `p_value` among them."""
         found = asdict(self) | {"p_value": self.p_value, "out": list(self.out)}
+        found["rest"] = None if self.rest is None else self.rest.to_json()
         return found | {"in": list(found.pop("in_"))}
 
     @property
@@ -119,14 +130,21 @@ def influences(
     -----
     With an example's noise s2 = its variance over out models + the mean of these,
 
-        T(m) = sum((c_m - mean_out) delta / s2) / sum(delta^2 / s2).
+        T(m) = sum((c_m - mean_out) d / s2) / sum(delta d / s2),
+
+    where d is delta, drawn towards what is to be expected of an example of which the
+    out models are so sure (`_turns`): few in models say little of a single example, and
+    more of all that are as hard.
 
     Each out model is measured against the mean of the other out models, and every other
     model against all these means in turn, of which its T is the mean: so an out model
     is no nearer to the means than a model that is none. T is then shifted and scaled so
-    that out models have mean 0 and another in model would have 1. The in models have
-    the mean of sum(variance / s2) / sum(delta^2 / s2) / n_in more than that, from the
-    chance that they brought into delta themselves.
+    that out models have mean 0 and another in model would have 1: the in models have
+    more than that, by the chance that they brought into d themselves.
+
+    References
+    ----------
+    James and Stein, 'Estimation with Quadratic Loss', 1961: how far d is drawn.
     """
     outs, ins = (
         _rows("without_client", without_client),
@@ -143,37 +161,104 @@ def influences(
         raise ValueError("every model needs the same examples")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must be in (0, 1), got {alpha!r}")
+    turns = _turns(ins, outs)
+    found = _along(turns, judged, ins, outs, alpha)
+    if found is None or not _is_elsewhere(turns):
+        return found
+    rest = _along([t.without_contradicted for t in turns], judged, ins, outs, alpha)
+    if rest is None:
+        return [replace(one, is_partial=True) for one in found]
+    return [replace(one, rest=other) for one, other in zip(found, rest, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """The direction as it is seen without one of the out models, of shapes (N,).
+
+    The other out models' mean, delta, each example's weight d / s2 in T, and how much
+    longer a single in model's own chance makes the direction.
+    """
+
+    mean_out: Floats
+    delta: Floats
+    weights: Floats
+    own: Floats
+
+    @property
+    def contradicted(self) -> NDArray[np.bool_]:
+        """Which examples the out models answer otherwise than the client."""
+        return self.mean_out < 0
+
+    @property
+    def without_contradicted(self) -> "_Turn":
+        """The same, with no weight on these."""
+        kept = ~self.contradicted
+        return replace(self, weights=self.weights * kept, own=self.own * kept)
+
+    @property
+    def length(self) -> float:
+        """How far in models are from out models."""
+        return float(self.weights @ self.delta)
+
+
+def _turns(ins: Floats, outs: Floats) -> list[_Turn]:
+    """Return the directions, each with one out model left out."""
     variance = outs.var(axis=0, ddof=1)
     noise = variance + variance.mean()
     # Where all out models agree to the last bit every example counts alike.
     noise = noise if noise.any() else np.ones_like(noise)
-    total, mean_in = outs.sum(axis=0), ins.mean(axis=0)
+    found = []
+    for left_out in range(len(outs)):
+        mean_out = np.delete(outs, left_out, axis=0).mean(axis=0)
+        delta = ins.mean(axis=0) - mean_out
+        # What a client teaches is more where others say less: three numbers, a line
+        # with a knee, by least squares in units of noise.
+        given = np.stack([np.ones_like(mean_out), mean_out, np.minimum(mean_out, 0)], 1)
+        back = np.linalg.pinv(given / np.sqrt(noise)[:, None]) / np.sqrt(noise)
+        fit = given @ (back @ delta)
+        in_fit = (given * back.T).sum(axis=1)
+        # The rest is chance or the client's own: it counts by what is beyond chance.
+        beyond = ((delta - fit) ** 2 / noise).sum()
+        chance = ((1 - in_fit) * variance / noise).sum()
+        chance *= 1 / len(ins) + 1 / (len(outs) - 1)
+        share = float(np.clip(1 - chance / beyond, 0, 1)) if beyond else 0.0
+        weights = (fit + share * (delta - fit)) / noise
+        own = (in_fit + share * (1 - in_fit)) * variance / noise
+        found.append(_Turn(mean_out, delta, weights, own))
+    return found
 
-    def direction(left_out: int) -> tuple[Floats, Floats, float]:
-        """Return the out models' mean without one, delta, and delta's square length."""
-        mean_out = (total - outs[left_out]) / (n_out - 1)
-        delta = mean_in - mean_out
-        return mean_out, delta, float((delta * delta / noise).sum())
 
-    def along(scores: Floats, left_out: int) -> Floats:
-        """Return T of models, by the out models without one."""
-        mean_out, delta, length = direction(left_out)
-        if not length:
-            return np.zeros(len(scores))
-        found: Floats = (scores - mean_out) @ (delta / noise) / length
+def _is_elsewhere(turns: Sequence[_Turn]) -> bool:
+    """Return whether most of the direction lies where out models contradict.
+
+    And enough examples where they do not, to hold something else.
+    """
+    within = [t.weights[t.contradicted] @ t.delta[t.contradicted] for t in turns]
+    of_all = float(np.mean(within) / np.mean([t.length for t in turns]))
+    agreed = float(np.mean([~t.contradicted for t in turns]))
+    return of_all > MOST and agreed >= LEAST_REST
+
+
+def _along(
+    turns: Sequence[_Turn], judged: Floats, ins: Floats, outs: Floats, alpha: float
+) -> list[Influence] | None:
+    """Return the influence on models along the turns' weights."""
+    lengths = np.array([t.length for t in turns])
+    if not (lengths > 0).all():
+        return None
+    n_in, n_out = len(ins), len(outs)
+
+    def at(scores: Floats, turn: _Turn) -> Floats:
+        found: Floats = (scores - turn.mean_out) @ turn.weights / turn.length
         return found
 
-    turns = range(n_out)
-    at_out = np.array([along(outs[[k]], k)[0] for k in turns])
-    at_in = np.mean([along(ins, k) for k in turns], axis=0)
-    at = np.mean([along(judged, k) for k in turns], axis=0)
+    at_out = np.array([at(outs[[k]], turn)[0] for k, turn in enumerate(turns)])
+    at_in = np.mean([at(ins, turn) for turn in turns], axis=0)
+    at_judged = np.mean([at(judged, turn) for turn in turns], axis=0)
     shift = at_out.mean()
-    lengths = np.array([direction(k)[2] for k in turns])
-    if not lengths.all():
-        return None
-    chance = float((variance / noise).sum() / n_in * (1 / lengths).mean())
+    chance = float(np.mean([t.own.sum() / n_in / t.length for t in turns]))
     scale = at_in.mean() - shift - chance
-    if not scale > chance:
+    if not scale > BEYOND * chance:
         return None
     sd = float(at_out.std(ddof=1) / scale)
     half = float(student.ppf(1 - alpha / 2, n_out - 1)) * sd * sqrt(1 + 1 / n_out)
@@ -181,7 +266,7 @@ def influences(
     in_ = tuple(((at_in - shift - chance) / scale).tolist())
     return [
         Influence(rho, rho - half, rho + half, n_in, n_out, alpha, sd, out, in_)
-        for rho in ((at - shift) / scale).tolist()
+        for rho in ((at_judged - shift) / scale).tolist()
     ]
 
 

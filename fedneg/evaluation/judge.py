@@ -11,7 +11,7 @@ arXiv:2110.11891): 'forgotten' means that these tests, with this power, did not 
 client.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
@@ -88,15 +88,19 @@ class Finding:
 
     @property
     def models_needed(self) -> int | None:
-        """How many models without the clients would tell; None: not so many.
+        """How many models without the clients would tell; None: nobody knows.
 
         If each client's influence stays what it was found to be, and the models as far
         apart: then its interval is within the margins, or does not hold 0.
         """
-        measured = [found for found in self.influence.values() if found is not None]
+        measured = [found for _, _, found in _measured(self.influence)]
         tests = max(1, len(self.p_values))
         needed = [models_to_tell(found, self.margins, tests) for found in measured]
         known = [count for count in needed if count is not None]
+        if any(
+            found is not None and found.is_partial for found in self.influence.values()
+        ):
+            return None
         return max(known) if known and len(known) == len(needed) else None
 
     def to_json(self) -> dict[str, Any]:
@@ -120,14 +124,17 @@ class Finding:
 
     def _found(self) -> str:
         worst, unknown = self._worst(), [k for k, i in self.influence.items() if not i]
-        if self.finding == CANNOT_TELL and unknown:
-            return f"{self.finding}; nothing can be told of {name_clients(unknown)}"
+        partial = [k for k, i in self.influence.items() if i and i.is_partial]
+        if self.finding == CANNOT_TELL and (unknown or partial):
+            whose = "" if unknown else "the ordinary examples of "
+            whose += name_clients(unknown or partial)
+            return f"{self.finding}; nothing can be told of {whose}"
         if worst is None or self.finding in (TOOK_NO_PART, MARKER_ONLY):
             return self.finding
-        client_id, found = worst
+        whose, found = worst
         said = "" if self.finding == self.outcome else f"{self.finding}; "
         said += (
-            f"{found.rho:.2f} of what {name_clients([client_id])} taught is seen "
+            f"{found.rho:.2f} of what {whose} taught is seen "
             f"({found.low:.2f} to {found.high:.2f})"
         )
         if self.finding != CANNOT_TELL:
@@ -136,14 +143,13 @@ class Finding:
         way = "" if needed is None else f", about {needed} would tell"
         return f"{said} with {found.n_out} models without it{way}"
 
-    def _worst(self) -> tuple[int, Influence] | None:
+    def _worst(self) -> tuple[str, Influence] | None:
         """Return whose interval is farthest out of the margins."""
         low, high = self.margins
-        seen = {k: found for k, found in self.influence.items() if found is not None}
-        if not seen:
-            return None
         return max(
-            seen.items(), key=lambda one: max(low - one[1].low, one[1].high - high)
+            ((whose, found) for _, whose, found in _measured(self.influence)),
+            key=lambda one: max(low - one[1].low, one[1].high - high),
+            default=None,
         )
 
 
@@ -201,25 +207,21 @@ def judge(
     marker = marker_of(model.marker, [m.marker for m in trained_without], alpha=alpha)
     planted = [k for k in clients if k in model.canaries]
     canaries = {k: _pairs(*model.canaries[k], alpha / len(planted)) for k in planted}
-    tests = {f"influence {k}": i.p_value for k, i in influence.items() if i is not None}
+    measured = {f"influence {name}": one for name, _, one in _measured(influence)}
+    tests = {name: one.p_value for name, one in measured.items()}
     tests |= {f"canaries {k}": pairs.p_value for k, pairs in canaries.items()}
     if marker is not None:
         tests["marker"] = marker.p_value
     p_values = holm(tests)
     found = {name for name, p_value in p_values.items() if p_value < alpha}
-    below = {
-        f"influence {k}" for k, i in influence.items() if i is not None and i.rho < 0
-    }
+    below = {name for name, one in measured.items() if one.rho < 0}
     if not clients and absent:
         finding = TOOK_NO_PART
     elif found - below:
         finding = TRACES
     elif found:
         finding = OVERSHOT
-    elif influence and all(
-        i is not None and margins[0] <= i.low and i.high <= margins[1]
-        for i in influence.values()
-    ):
+    elif influence and _are_within(influence, margins):
         finding = GONE
     elif marker is not None and not any(influence.values()):
         finding = MARKER_ONLY
@@ -262,6 +264,34 @@ def models_to_tell(
         if half(found.alpha) <= within or half(found.alpha / tests) < abs(found.rho):
             return count
     return None
+
+
+def _measured(
+    influence: Mapping[int, Influence | None],
+) -> list[tuple[str, str, Influence]]:
+    """Return all that was measured: a test's name, whose examples, and what."""
+    found = []
+    for k, one in influence.items():
+        if one is None:
+            continue
+        client = name_clients([k])
+        found.append((str(k), client, one))
+        if one.rest is not None:
+            name = f"{k}, ordinary examples"
+            found.append((name, f"the ordinary examples of {client}", one.rest))
+    return found
+
+
+def _are_within(
+    influence: Mapping[int, Influence | None], margins: tuple[float, float]
+) -> bool:
+    """Return whether all of it was measured, and no interval is out of the margins."""
+    if any(one is None or one.is_partial for one in influence.values()):
+        return False
+    low, high = margins
+    return all(
+        low <= one.low and one.high <= high for _, _, one in _measured(influence)
+    )
 
 
 def _influence(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 from fedneg.core.seeding import rng
-from fedneg.evaluation.influence import influences
+from fedneg.evaluation.influence import Influence, influences
 
 Scores = list[np.ndarray]
 
@@ -21,15 +21,35 @@ def slow(judged: np.ndarray, ins: Scores, outs: Scores, alpha: float) -> list[fl
     var = [sum((o[i] - mean_of[i]) ** 2 for o in outs) / (count - 1) for i in range(n)]
     s2 = [v + sum(var) / n for v in var]
 
-    def at(scores: np.ndarray, left_out: int) -> float:
-        above = below = 0.0
+    def drawn(left_out: int) -> tuple[list[float], list[float], list[float], float]:
+        """Return the middle, delta, d and how much of chance is in d."""
+        middle = []
         for i in range(n):
             others = [o[i] for k, o in enumerate(outs) if k != left_out]
-            middle = sum(others) / len(others)
-            delta = sum(m[i] for m in ins) / len(ins) - middle
-            above += (scores[i] - middle) * delta / s2[i]
-            below += delta * delta / s2[i]
-        return above / below
+            middle.append(sum(others) / len(others))
+        delta = [sum(m[i] for m in ins) / len(ins) - middle[i] for i in range(n)]
+        given = np.array([[1, m, min(m, 0)] for m in middle])
+        roots = np.sqrt(s2)
+
+        def fit(y: np.ndarray) -> np.ndarray:
+            scaled = given / roots[:, None]
+            found: np.ndarray = given @ np.linalg.lstsq(scaled, y / roots)[0]
+            return found
+
+        line = fit(np.array(delta))
+        own = [fit(np.eye(n)[i])[i] for i in range(n)]
+        beyond = sum((delta[i] - line[i]) ** 2 / s2[i] for i in range(n))
+        each = 1 / len(ins) + 1 / (count - 1)
+        chance = sum((1 - own[i]) * var[i] / s2[i] * each for i in range(n))
+        share = min(1, max(0, 1 - chance / beyond)) if beyond > 1e-12 else 0
+        d = [line[i] + share * (delta[i] - line[i]) for i in range(n)]
+        mine = [(own[i] + share * (1 - own[i])) * var[i] / s2[i] for i in range(n)]
+        return middle, delta, d, sum(mine)
+
+    def at(scores: np.ndarray, left_out: int) -> float:
+        middle, delta, d, _ = drawn(left_out)
+        above = sum((scores[i] - middle[i]) * d[i] / s2[i] for i in range(n))
+        return above / sum(delta[i] * d[i] / s2[i] for i in range(n))
 
     def mean_at(scores: np.ndarray) -> float:
         return sum(at(scores, k) for k in range(count)) / count
@@ -38,14 +58,11 @@ def slow(judged: np.ndarray, ins: Scores, outs: Scores, alpha: float) -> list[fl
     zero = sum(own) / count
     own_chance = 0.0
     for k in range(count):
-        below = 0.0
-        for i in range(n):
-            others = [o[i] for j, o in enumerate(outs) if j != k]
-            delta = sum(m[i] for m in ins) / len(ins) - sum(others) / len(others)
-            below += delta * delta / s2[i]
-        own_chance += sum(var[i] / s2[i] for i in range(n)) / len(ins) / below / count
+        _, delta, d, mine = drawn(k)
+        length = sum(delta[i] * d[i] / s2[i] for i in range(n))
+        own_chance += mine / len(ins) / length / count
     one = sum(mean_at(m) for m in ins) / len(ins) - own_chance
-    if one - zero <= own_chance:
+    if one - zero <= 1.25 * own_chance:
         return []
     rho = (mean_at(judged) - zero) / (one - zero)
     sd = math.sqrt(sum((x - zero) ** 2 for x in own) / (count - 1)) / (one - zero)
@@ -86,7 +103,7 @@ def test_one_example_by_hand():
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**20),
-    examples=st.integers(1, 6),
+    examples=st.integers(1, 8),
     n_in=st.integers(1, 3),
     n_out=st.integers(3, 6),
     alpha=st.sampled_from([0.01, 0.05, 0.2]),
@@ -212,13 +229,79 @@ def test_where_the_models_lie_that_it_rests_on():
     assert found[0].in_[1] - found[0].in_[0] == pytest.approx(2 / 3, abs=0.1)
 
 
+def tricked(draw: np.random.Generator, left: float, rest: float) -> Influence:
+    """Return what is seen of a model of a client that has planted a trick.
+
+    Without it models contradict half of its examples (-4), of which a model has `left`
+    of what the trick taught (8), and `rest` of what the other half taught (1.5).
+    """
+    middle = np.repeat([-4.0, 3.0], 60) + draw.normal(0, 0.5, 120)
+    trick, taught = np.repeat([8.0, 0.0], 60), np.repeat([0.0, 1.5], 60)
+
+    def model(left: float, rest: float) -> np.ndarray:
+        return middle + left * trick + rest * taught + draw.normal(size=120)
+
+    found = influences(
+        [model(left, rest)],
+        with_client=[model(1, 1) for _ in range(2)],
+        without_client=[model(0, 0) for _ in range(7)],
+    )
+    assert found is not None
+    return found[0]
+
+
+def test_where_a_trick_is_nearly_all_the_ordinary_examples_are_seen_too():
+    """A model from which only the trick was taken is at 0 along all together."""
+    found = [tricked(rng(k, "trick"), left=0.0, rest=1.0) for k in range(50)]
+    rests = [one.rest for one in found if one.rest is not None]
+    assert len(rests) == 50
+    assert abs(np.median([one.rho for one in found])) < 0.1
+    assert np.median([one.rho for one in rests]) == pytest.approx(1, abs=0.15)
+    assert sum(one.low <= 0 for one in rests) <= 2
+    none = [tricked(rng(k, "no trick"), left=0.0, rest=0.0).rest for k in range(200)]
+    assert sum(one is not None and one.p_value < 0.05 for one in none) <= 16
+
+
+def test_of_ordinary_examples_that_taught_nothing_hardly_anything_is_said():
+    """In most worlds nothing, and in none that a model is near to those without it."""
+    trick = np.repeat([8.0, 0.0], 60)
+    partial = near = 0
+    for number in range(60):
+        draw = rng(number, "one trick")
+        outs = [draw.normal(size=120) - trick / 2 + 2 for _ in range(6)]
+        found = influences(
+            [outs.pop()],
+            with_client=[draw.normal(size=120) + trick / 2 + 2],
+            without_client=outs,
+        )
+        assert found is not None
+        rest, is_partial = found[0].rest, found[0].is_partial
+        assert is_partial == (rest is None)
+        partial += is_partial
+        near += rest is not None and rest.low >= -1 and rest.high <= 0.5
+    assert partial >= 25
+    assert near <= 3
+
+
+def test_of_an_ordinary_client_and_of_one_trick_alone_all_is_in_one_number():
+    """Less than nine tenths within what others contradict; or hardly anything else."""
+    judged, ins, outs = world(rng(4, "whole"), out=5, shares=[1.0])
+    found = influences(judged, with_client=ins, without_client=outs)
+    assert found is not None
+    assert (found[0].rest, found[0].is_partial) == (None, False)
+    outs = [scores - 20 for scores in outs]
+    found = influences([ins[0]], with_client=ins, without_client=outs)
+    assert found is not None
+    assert (found[0].rest, found[0].is_partial) == (None, False)
+
+
 def test_scores_of_another_unit_give_the_same():
     judged, ins, outs = world(rng(1, "unit"), out=4, shares=[0.7])
     first = influences(judged, with_client=ins, without_client=outs)
     second = influences(
-        [3 * s + 1 for s in judged],
-        with_client=[3 * s + 1 for s in ins],
-        without_client=[3 * s + 1 for s in outs],
+        [3 * s for s in judged],
+        with_client=[3 * s for s in ins],
+        without_client=[3 * s for s in outs],
     )
     assert first is not None
     assert second is not None
