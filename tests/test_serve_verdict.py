@@ -1,7 +1,7 @@
 """The verdict on models of a stranger's app: it tells what remembers from what not."""
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,16 +11,17 @@ from flwr.serverapp.strategy import FedAvg
 
 from builders.federations import FIRST_NODE_ID, RecordingGrid
 from builders.own_tasks import ODD
-from builders.served import ORDER, TASK, federation, first
+from builders.served import TASK, app_of, federation, first
 from builders.waiting import PATIENCE_S
-from fedneg import ClientRef, Forgettable, judge
+from fedneg import ClientRef, Forgettable, judge, serve
 from fedneg.core.errors import FedNegError
-from fedneg.evaluation.verdict import Verdict
+from fedneg.evaluation.judge import Finding
 from fedneg.serving.asking import Asking
+from fedneg.serving.references import References, references
 from fedneg.serving.verdict import verdicts
 from fedneg.tasks import calls
 
-ROUNDS = 6
+ROUNDS, REPAIR = 6, 1
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,11 @@ class Forgot:
     grid: RecordingGrid
     original: ArrayRecord
     models: Mapping[str, ArrayRecord]
-    retrained: list[ArrayRecord]
+    compared: References
+
+
+def initial(seed: int) -> ArrayRecord:
+    return first(TASK, seed)
 
 
 @pytest.fixture(scope="module")
@@ -40,45 +45,63 @@ def forgot() -> Forgot:
     held, grid = federation(TASK, ROUNDS)
     original = held.arrays
     models = {"unlearned": held.forget([ODD])}
-    again = copy.deepcopy(held)
-    models["recovered"] = held.start(
-        grid, models["unlearned"], 1, timeout=PATIENCE_S
+    models["repaired"] = held.start(
+        grid, models["unlearned"], REPAIR, timeout=PATIENCE_S
     ).arrays
-    retrained = []
-    for seed in range(1, 5):
-        again.reset()
-        result = again.start(grid, first(TASK, seed), ROUNDS, timeout=PATIENCE_S)
-        retrained.append(result.arrays)
-    assert ODD not in again.clients
-    return Forgot(held, grid, original, models, retrained)
+    before = held.ledger
+    compared = references(
+        held, grid, initial, ROUNDS + REPAIR, n_out=5, timeout=PATIENCE_S
+    )
+    # The lineage goes on where it was.
+    assert held.ledger is before
+    assert held.forgotten == (ODD,)
+    held.start(grid, models["repaired"], 0, timeout=PATIENCE_S)
+    return Forgot(held, grid, original, models, compared)
 
 
-def judged(forgot: Forgot, **more: object) -> dict[str, Verdict]:
+def judged(forgot: Forgot, **more: object) -> dict[str, Finding]:
     options: dict[str, object] = {
         "original": forgot.original,
         "models": forgot.models,
-        "retrained": forgot.retrained,
+        "retrained": forgot.compared.retrained,
+        "trained_with": forgot.compared.trained_with,
         **more,
     }
-    return verdicts(forgot.strategy, forgot.grid, TASK, **options)  # type: ignore[arg-type]
+    task = options.pop("task", TASK)
+    return verdicts(forgot.strategy, forgot.grid, task, **options)  # type: ignore[arg-type]
+
+
+@contextmanager
+def offline(forgot: Forgot, client_id: int) -> Iterator[None]:
+    """Have a client's node away for a while."""
+    contexts = dict(forgot.grid.contexts)
+    del forgot.grid.contexts[FIRST_NODE_ID + client_id]
+    try:
+        yield
+    finally:
+        forgot.grid.contexts.update(contexts)
+
+
+# -- verdicts --------------------------------------------------------------------------
 
 
 def test_it_tells_the_original_from_retrained_models(forgot: Forgot):
-    found = judged(forgot, order=ORDER)
-    assert {name: one.outcome for name, one in found.items()} == {
-        "original": "not forgotten",
-        "unlearned": "forgotten",
-        "recovered": "forgotten",
-        "retrained": "forgotten",
-    }
-    by_name = {piece.name: piece for piece in found["original"].evidence}
-    assert by_name["as_trained_accuracy_gap"].decision == "not forgotten"
-    assert by_name["relearn_ratio"].decision == "not forgotten"
-    assert found["original"].utility.value == pytest.approx(0.7, abs=0.2)
+    found = judged(forgot)
+    assert list(found) == ["original", "unlearned", "repaired", "retrained"]
+    assert found["original"].finding == "traces left"
+    assert found["repaired"].outcome == "forgotten"
+    assert found["retrained"].outcome != "not forgotten"
+    influence = found["original"].influence[ODD]
+    assert influence is not None
+    assert influence.rho == pytest.approx(1, abs=0.4)
+    assert (influence.n_in, influence.n_out) == (1, 5)
+    retrained = found["retrained"].influence[ODD]
+    assert retrained is not None
+    assert retrained.n_out == 4
+    assert found["original"].quality_lost == pytest.approx(0.2, abs=0.2)
 
 
-def test_the_judge_of_losses_has_what_it_takes(forgot: Forgot):
-    """The same nodes' answers, and models that were trained with and without them."""
+def test_the_judge_is_shown_the_losses_that_the_task_says(forgot: Forgot):
     asking, net = Asking(forgot.strategy, forgot.grid), TASK.model()
     net.load_state_dict(forgot.original.to_torch_state_dict())
     seen = asking.seen([ODD], forgot.original, quality=0.7)
@@ -86,75 +109,72 @@ def test_the_judge_of_losses_has_what_it_takes(forgot: Forgot):
     by_hand = calls.losses(TASK, net, split.train)
     np.testing.assert_allclose(seen.losses[ODD], by_hand, rtol=1e-4, atol=1e-6)
     assert seen.quality == 0.7
-    with_it = [
-        Forgettable(FedAvg(fraction_evaluate=0.0))
-        .start(forgot.grid, first(TASK, seed), ROUNDS, timeout=PATIENCE_S)
-        .arrays
-        for seed in (11, 12)
-    ]
-    without = [asking.seen([ODD], arrays) for arrays in forgot.retrained]
-    found = judge(
-        seen,
-        trained_with=[asking.seen([ODD], arrays) for arrays in with_it],
-        trained_without=without,
+    ins, outs = (
+        [asking.seen([ODD], arrays) for arrays in models]
+        for models in (forgot.compared.trained_with, forgot.compared.retrained)
     )
-    assert found.finding == "traces left"
-    found = judge(
-        without[0],
-        trained_with=[asking.seen([ODD], arrays) for arrays in with_it],
-        trained_without=without[1:],
-    )
-    assert found.outcome != "not forgotten"
-
-
-def test_without_an_order_nothing_is_relearned(forgot: Forgot):
-    found = judged(forgot, models={"nothing": forgot.original})
-    assert found["nothing"].outcome == "not forgotten"
-    (relearn,) = [p for p in found["nothing"].evidence if p.name == "relearn_ratio"]
-    assert relearn.why == "not measured"
+    by_itself = judge(seen, trained_with=ins, trained_without=outs)
+    assert by_itself.influence == judged(forgot)["original"].influence
 
 
 def test_a_server_without_data_measures_by_the_clients_that_stay(forgot: Forgot):
     forgot.grid.sent.clear()
-    found = verdicts(
-        forgot.strategy,
-        forgot.grid,
-        replace(TASK, test=None),
-        original=forgot.original,
-        models=forgot.models,
-        retrained=forgot.retrained,
-    )
+    found = judged(forgot, task=replace(TASK, test=None))
     assert found["original"].outcome == "not forgotten"
-    assert found["recovered"].outcome == "forgotten"
-    assert found["recovered"].utility.value > 0.8
+    assert found["original"].quality_lost is not None
+    assert found["original"].quality_lost > 0.05
+    assert found["repaired"].quality_lost == pytest.approx(0, abs=0.1)
     asked = [k for kind, k in forgot.grid.sent if kind == "evaluate.fedneg"]
-    models = 3 + len(forgot.retrained)
+    models = 3 + 5 + 1
     assert {k: asked.count(k) for k in range(4)} == dict.fromkeys(range(4), models)
 
 
-def test_with_too_few_retrained_models_nothing_is_said(forgot: Forgot):
-    found = judged(forgot, retrained=forgot.retrained[:1])
-    assert {one.outcome for one in found.values()} == {"inconclusive"}
-    assert sorted(judged(forgot, retrained=[])) == [
-        "original",
-        "recovered",
-        "unlearned",
-    ]
+def test_a_model_that_diverged_has_no_quality_and_nothing_is_said_of_it(forgot: Forgot):
+    arrays = {k: one.numpy() * np.nan for k, one in forgot.original.items()}
+    lost = ArrayRecord({k: forgot.original[k].__class__(a) for k, a in arrays.items()})
+    found = judged(forgot, models={"lost": lost})["lost"]
+    assert found.outcome == "inconclusive"
+    assert found.quality_lost is not None
+    assert found.quality_lost > 0.5
 
 
-def test_with_nobody_to_ask_the_rest_still_speaks_and_proves_nothing(forgot: Forgot):
-    contexts = dict(forgot.grid.contexts)
-    del forgot.grid.contexts[FIRST_NODE_ID + ODD]
-    try:
-        found = judged(forgot)
-    finally:
-        forgot.grid.contexts.update(contexts)
-    assert found["unlearned"].outcome == "inconclusive"
-    assert all(
-        piece.why == "not measured"
-        for piece in found["unlearned"].evidence
-        if piece.name in ("as_trained_accuracy_gap", "membership_auc", "lira_auc")
-    )
+def test_with_as_few_as_the_judge_takes_no_retrained_one_is_judged(forgot: Forgot):
+    found = judged(forgot, retrained=forgot.compared.retrained[:3])
+    assert list(found) == ["original", "unlearned", "repaired"]
+
+
+@pytest.mark.parametrize(
+    "few", [{"trained_with": ()}, {"retrained": ()}], ids=["with", "without"]
+)
+def test_with_too_few_models_it_says_how_many_are_wanted(
+    forgot: Forgot, few: dict[str, object]
+):
+    with pytest.raises(FedNegError, match="at least 3 retrained models and 1 that was"):
+        judged(forgot, **few)
+
+
+def test_in_the_name_of_who_does_not_answer_nothing_is_said(forgot: Forgot):
+    with (
+        offline(forgot, ODD),
+        pytest.raises(FedNegError, match=rf"client {ODD} answered .* \(not online\)"),
+    ):
+        judged(forgot)
+
+
+def test_of_some_of_the_forgotten_it_can_be_asked_alone(forgot: Forgot):
+    assert list(judged(forgot, clients=[ODD])["repaired"].influence) == [ODD]
+    for wrong in ([], [ODD + 1]):
+        with pytest.raises(FedNegError, match="clients must be some of those that"):
+            judged(forgot, clients=wrong)
+
+
+def test_alpha_and_margins_are_the_judge_s(forgot: Forgot):
+    found = judged(forgot, alpha=0.5, margins=(-9.0, 9.0))["repaired"]
+    assert (found.alpha, found.margins) == (0.5, (-9.0, 9.0))
+    with pytest.raises(FedNegError, match="alpha must be in"):
+        judged(forgot, alpha=1.5)
+    with pytest.raises(FedNegError, match="margins must be below and above 0"):
+        judged(forgot, margins=(0.5, 1.0))
 
 
 def test_what_cannot_be_judged_is_one_line(forgot: Forgot):
@@ -171,3 +191,59 @@ def test_what_cannot_be_judged_is_one_line(forgot: Forgot):
             models={},
             retrained=[],
         )
+
+
+# -- models to compare with ------------------------------------------------------------
+
+
+def test_models_to_compare_with_are_trained_without_and_with_the_forgotten():
+    """By hand: those without are of the three others alone, from their own arrays."""
+    held, grid = federation()
+    held.forget([2])
+    grid.sent.clear()
+    found = references(held, grid, initial, 1, n_out=3, n_in=2, timeout=PATIENCE_S)
+    assert (len(found.retrained), len(found.trained_with)) == (3, 2)
+    trained = [k for kind, k in grid.sent if kind == "train"]
+    assert {k: trained.count(k) for k in range(4)} == {0: 5, 1: 5, 2: 2, 3: 5}
+    other, other_grid = federation()
+    other.forget([2])
+    other.reset()
+    by_hand = other.start(other_grid, initial(1), 1, timeout=PATIENCE_S).arrays
+    got = found.retrained[0]
+    for name, array in by_hand.items():
+        np.testing.assert_allclose(got[name].numpy(), array.numpy(), atol=1e-6)
+
+
+def test_a_strategy_that_waits_for_all_waits_for_all_again_where_all_take_part():
+    grid = RecordingGrid(serve(app_of(TASK), TASK), 4)
+    inner = FedAvg(
+        fraction_train=0.1,
+        fraction_evaluate=0.0,
+        min_train_nodes=4,
+        min_available_nodes=4,
+    )
+    held = Forgettable(inner)
+    held.start(grid, initial(0), 1, timeout=PATIENCE_S)
+    held.forget([2])
+    fresh = held.fresh(with_forgotten=True)
+    fresh.start(grid, initial(1), 1, timeout=PATIENCE_S)
+    assert sorted(fresh.clients) == [0, 1, 2, 3]
+    assert fresh.forgotten == ()
+    assert held.forgotten == held.fresh().forgotten == (2,)
+    assert held.fresh().ledger is None
+    assert held.ledger is not None
+
+
+def test_what_cannot_be_compared_with_is_one_line(forgot: Forgot):
+    strategy, grid = forgot.strategy, forgot.grid
+    with pytest.raises(FedNegError, match="those of 1 and 2 are the same"):
+        references(strategy, grid, lambda seed: initial(0), ROUNDS)
+    with pytest.raises(FedNegError, match="n_out must be at least 3, got 2"):
+        references(strategy, grid, initial, ROUNDS, n_out=2)
+    with pytest.raises(FedNegError, match="nobody was forgotten"):
+        references(Forgettable(FedAvg()), grid, initial, ROUNDS)
+    with (
+        offline(forgot, ODD),
+        pytest.raises(FedNegError, match=f"client {ODD} took no part"),
+    ):
+        references(strategy, grid, initial, 1, timeout=PATIENCE_S)

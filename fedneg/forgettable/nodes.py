@@ -96,6 +96,11 @@ class Nodes:
         self._out |= set(client_ids)
         self._minima.fit(out=len(self._out))
 
+    def take_back(self) -> None:
+        """Ask everybody again, as if nobody had been forgotten."""
+        self.forgotten, self._out = set(), set()
+        self._minima.fit(out=0)
+
     def is_in(self, client_id: int) -> bool:
         """Return whether a client may be asked, and believed."""
         return client_id not in self._out

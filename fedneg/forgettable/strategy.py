@@ -167,6 +167,19 @@ class Forgettable(Strategy):
         clear_moments(self.strategy)
         self._holding.clear()
 
+    def fresh(self, *, with_forgotten: bool = False) -> "Forgettable":
+        """Return another one that has trained nothing: for models to compare with.
+
+        This one stays as it is. The other has no `state`, and leaves out whom was
+        forgotten, unless `with_forgotten`.
+        """
+        # Without the rows, which may be large, and would be cleared.
+        found = deepcopy(self, {id(self.ledger): None})
+        found.reset()
+        if with_forgotten:
+            found._nodes.take_back()
+        return found
+
     @property
     def ledger(self) -> Ledger | None:
         """Rows in the order of `clients`; None before `start`."""

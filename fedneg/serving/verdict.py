@@ -1,41 +1,34 @@
 """The verdict on models of somebody's own app, by what its served nodes answer.
 
+    compared = references(strategy, grid, make_initial, num_rounds=7)
     found = verdicts(
         strategy, grid, task,
-        original=original, models={"recovered": arrays}, retrained=references,
+        original=original, models={"repaired": arrays},
+        retrained=compared.retrained, trained_with=compared.trained_with,
     )
-    found["recovered"].outcome
+    print(found["repaired"])
 
-The judge is the app's (`fedneg.evaluation.judgement`); here its questions are asked of
-a served app. A retrained model is one that `start()` returns after `reset()`: who was
-forgotten stays out. Each wants initial arrays of its own, and as many rounds as the
-original had.
+The judge is `fedneg.judge`; what it is shown are the losses of the forgotten clients'
+training examples, which their nodes answer with.
 """
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
-from fedneg.config import load_config
-from fedneg.core.data_settings import AttackSettings
 from fedneg.core.errors import FedNegError
-from fedneg.core.parameters import Vector, digest_of_model, flatten
-from fedneg.core.verdict_settings import VerdictSettings
-from fedneg.evaluation.client_answers import ClientAnswers
-from fedneg.evaluation.evidence import ModelEvidence, ServerTest
-from fedneg.evaluation.judgement import Judgement, Setting
-from fedneg.evaluation.verdict import Verdict
+from fedneg.core.formats import name_clients
+from fedneg.evaluation.influence import MIN_OUT
+from fedneg.evaluation.judge import MARGINS, Finding, judge
+from fedneg.evaluation.seen import Seen
 from fedneg.forgettable.strategy import Forgettable
-from fedneg.serving.asking import ORDER, Asking
+from fedneg.serving.asking import TIMEOUT_S, Asking
 from fedneg.serving.models import load_model
-from fedneg.tasks.calls import Metrics
-from fedneg.tasks.layout import layout_of, read_model
-from fedneg.tasks.prototype import Prototype
-from fedneg.tasks.task import Order, Task
+from fedneg.tasks import calls
+from fedneg.tasks.task import Task
 
 ORIGINAL, RETRAINED = "original", "retrained"
 
@@ -48,13 +41,17 @@ def verdicts(
     original: ArrayRecord,
     models: Mapping[str, ArrayRecord],
     retrained: Sequence[ArrayRecord],
-    order: Order | None = None,
-    settings: VerdictSettings | None = None,
-) -> dict[str, Verdict]:
-    """Return the verdict on each model, and on the original and the first retrained.
+    trained_with: Sequence[ArrayRecord] = (),
+    clients: Collection[int] | None = None,
+    alpha: float = 0.05,
+    margins: tuple[float, float] = MARGINS,
+    timeout: float = TIMEOUT_S,
+) -> dict[str, Finding]:
+    """Return what each model still holds of the forgotten clients.
 
-    These two are controls: the original should be 'not forgotten' and the retrained one
-    'forgotten', else the evidence has no power here.
+    With two controls: the original should be 'not forgotten', else the clients teach
+    too little here to be seen; and the first retrained model, judged by the others,
+    should not be 'not forgotten'.
 
     Parameters
     ----------
@@ -66,126 +63,130 @@ def verdicts(
     original : ArrayRecord
         Before anybody was forgotten.
     models : mapping of str to ArrayRecord
-        What is judged, by names such as 'unlearned' and 'recovered'.
+        What is judged, by names such as 'unlearned' and 'repaired'.
     retrained : sequence of ArrayRecord
-        Models that were trained without the forgotten clients; the judge wants three,
-        each from initial arrays of its own.
-    order : Order, optional
-        How a client trains, to see how soon a model learns again what was forgotten.
-        Without it that is not measured.
-    settings : VerdictSettings, optional
-        By default those of conf/verdict.
+        Trained without the forgotten clients, at least 3: each from initial arrays of
+        its own, and in as many rounds as the judged models had, their repair included.
+        Of exactly 3 none is judged: the other two could not tell.
+    trained_with : sequence of ArrayRecord
+        Trained by everybody, from other initial arrays than the original: at least 1.
+        `fedneg.serving.references.references` trains both.
+    clients : collection of int, optional
+        Of whom; by default of all that were forgotten.
+    alpha, margins
+        As of `fedneg.judge`.
+    timeout : float
+        How long an answer is waited for, seconds.
+
+    Returns
+    -------
+    dict of str to Finding
+        By the models' names, 'original' before them and 'retrained' after.
 
     Raises
     ------
     FedNegError
-        If nobody was forgotten, a name is taken, an array is none of the task's model,
-        or a function of the task fails here.
+        If nobody was forgotten, there are too few models to compare with, a name is
+        taken, an array is none of the task's model, a client answers about none of
+        them, or a function of the task fails here.
     """
-    if not strategy.forgotten:
-        raise FedNegError("nobody was forgotten: there is nothing to judge")
+    out = _asked(strategy, clients)
+    if len(retrained) < MIN_OUT or not trained_with:
+        raise FedNegError(
+            f"at least {MIN_OUT} retrained models and 1 that was trained with the "
+            f"forgotten clients are compared with, got {len(retrained)} and "
+            f"{len(trained_with)}: fedneg.serving.references trains them"
+        )
     for name in models:
         if name in (ORIGINAL, RETRAINED):
             raise FedNegError(f"a model that is judged may not be called {name}")
-    defaults, _ = load_config(["data=digits"])  # whose data are not read
-    chosen = settings or defaults.verdict
-    if order is None:
-        chosen = replace(chosen, relearn_cap=0)
-    asking = Asking(strategy, grid, order=order or ORDER)
-    room = _Models(task, strategy, asking, chosen)
-    setting = Setting(
-        seed=(order or ORDER).seed,
-        clients=len(strategy.clients),
-        forget=strategy.forgotten,
-        verdict=chosen,
-        attack=defaults.attack,
-    )
-    test = (
-        _ClientsTest(task, defaults.attack, room)
-        if task.test is None
-        else ServerTest(Prototype(task), defaults.attack)
-    )
-    judgement = Judgement(setting, test, room.ask)
-    named = {ORIGINAL: original, **models}
-    if retrained:
-        named[RETRAINED] = retrained[0]
-    for name, arrays in named.items():
-        vector = room.vector(arrays)
-        found = ModelEvidence(name, test.measure(vector), None, {})
-        judgement.add(name, vector, found, trained_by=strategy.forgotten)
-    for number, arrays in enumerate(retrained[1:], 1):
-        judgement.add_retrained(f"{RETRAINED} {number}", room.vector(arrays))
-    return {name: judgement.judge(name) for name in named}
+    if not 0 < alpha < 1:
+        raise FedNegError(f"alpha must be in (0, 1), got {alpha!r}")
+    if not margins[0] < 0 < margins[1]:
+        raise FedNegError(f"margins must be below and above 0, got {margins!r}")
+    looking = _Looking(task, strategy, Asking(strategy, grid, timeout=timeout), out)
+    ins = [looking.seen(arrays) for arrays in trained_with]
+    outs = [looking.seen(arrays) for arrays in retrained]
+    judged = {
+        name: looking.seen(arrays)
+        for name, arrays in {ORIGINAL: original, **models}.items()
+    }
+    everything = chain(ins, outs, judged.values())
+    silent = sorted(set(out) - {k for one in everything for k in one.losses})
+    if silent:
+        # Else the others would be acquitted in their name.
+        why = looking.asking.unanswered.get(silent[0], "")
+        raise FedNegError(
+            f"{name_clients(silent)} answered about no model ({why}): let their nodes "
+            "be online, or say in clients= of whom the verdict is"
+        )
+    found = {
+        name: judge(
+            one,
+            trained_with=ins,
+            trained_without=outs,
+            alpha=alpha,
+            margins=margins,
+        )
+        for name, one in judged.items()
+    }
+    if len(outs) > MIN_OUT:
+        found[RETRAINED] = judge(
+            outs[0],
+            trained_with=ins,
+            trained_without=outs[1:],
+            alpha=alpha,
+            margins=margins,
+        )
+    return found
 
 
-class _Models:
-    """Models of a served app, as the judge knows them: a vector in the task's order."""
+def _asked(strategy: Forgettable, clients: Collection[int] | None) -> tuple[int, ...]:
+    """Return the clients of whom the verdict is."""
+    if not strategy.forgotten:
+        raise FedNegError("nobody was forgotten: there is nothing to judge")
+    if clients is None:
+        return strategy.forgotten
+    unknown = sorted(set(clients) - set(strategy.forgotten))
+    if unknown or not clients:
+        raise FedNegError(
+            f"clients must be some of those that were forgotten, "
+            f"{name_clients(strategy.forgotten)}, got {sorted(clients)}"
+        )
+    return tuple(sorted(set(clients)))
+
+
+class _Looking:
+    """What is seen of a served app's models, by clients that were forgotten."""
 
     def __init__(
         self,
         task: Task,
         strategy: Forgettable,
         asking: Asking,
-        settings: VerdictSettings,
+        clients: Collection[int],
     ) -> None:
-        self._task, self._strategy, self.asking = task, strategy, asking
-        self._settings = settings
-        self._records: dict[str, ArrayRecord] = {}
+        self._task, self._strategy, self._clients = task, strategy, clients
+        self.asking = asking
+        self._test = None if task.test is None else calls.test_of(task)
 
-    def vector(self, arrays: ArrayRecord) -> Vector:
-        """Return a model as a vector; from now on clients can be asked about it."""
+    def seen(self, arrays: ArrayRecord) -> Seen:
+        """Return what the judge is shown of a model."""
+        return self.asking.seen(self._clients, arrays, quality=self._quality(arrays))
+
+    def _quality(self, arrays: ArrayRecord) -> float:
+        """Return it on the task's test, or on what the clients that stay test on."""
         model = load_model(self._task, arrays)
-        found = flatten(read_model(layout_of(model), model))
-        self._records[digest_of_model(found)] = arrays
-        return found
-
-    def arrays(self, vector: Vector) -> ArrayRecord:
-        """Return a model as it came."""
-        return self._records[digest_of_model(vector)]
-
-    def ask(
-        self, vector: Vector, targets: Mapping[int, float] | None
-    ) -> Mapping[int, ClientAnswers]:
-        """Return what the forgotten clients say of a model."""
-        return self.asking.answers(
-            self._strategy.forgotten,
-            self.arrays(vector),
-            targets=targets,
-            relearn_cap=max(1, self._settings.relearn_cap),
-            check_every=self._settings.relearn_every,
-        )
-
-    def measure(self, vector: Vector) -> Metrics:
-        """Return quality and loss on what the clients that stay test on."""
+        if not all(np.isfinite(one).all() for one in arrays.to_numpy_ndarrays()):
+            return 0.0
+        if self._test is not None:
+            return calls.measure(self._task, model, self._test).accuracy
         stay = sorted(set(self.asking.online()) - set(self._strategy.forgotten))
-        found = self.asking.measured(stay, self.arrays(vector)).values()
+        found = self.asking.measured(stay, arrays).values()
         total = int(sum(one["num_test"] for one in found))
         if not total:
             raise FedNegError(
                 f"nobody measured a model of task {self._task.name}, which has no test "
                 f"of the server's: {next(iter(self.asking.unanswered.values()), '')}"
             )
-        quality, loss = (
-            sum(one[f"test_{what}"] * one["num_test"] for one in found) / total
-            for what in ("accuracy", "loss")
-        )
-        return Metrics(quality, loss, total)
-
-
-class _ClientsTest(ServerTest):
-    """What models are measured on where the server has nothing: what clients have."""
-
-    def __init__(self, task: Task, attack: AttackSettings, models: _Models) -> None:
-        # Of a model's outputs the clients tell nothing.
-        super().__init__(Prototype(replace(task, outputs=None)), attack, parts=())
-        self._models = models
-        self._known: dict[str, Metrics] = {}
-
-    def measure(self, parameters: Vector) -> Metrics:
-        """Return quality and loss on what the clients that stay test on."""
-        if not np.isfinite(parameters).all():
-            return Metrics(0.0, math.inf, 0)
-        digest = digest_of_model(parameters)
-        if digest not in self._known:
-            self._known[digest] = self._models.measure(parameters)
-        return self._known[digest]
+        return sum(one["test_accuracy"] * one["num_test"] for one in found) / total
