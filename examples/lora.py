@@ -8,7 +8,6 @@ fedneg's: a few lines, and for the verdict a task and what is done with it at th
     python examples/lora.py
 """
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -22,6 +21,7 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from fedneg import ClientRef, Forgettable, Order, Split, Task, serve  # fedneg
+from fedneg.serving.references import references  # fedneg
 from fedneg.serving.verdict import verdicts  # fedneg
 
 WRITERS, WRONG = 5, 3
@@ -200,21 +200,19 @@ def main(grid: Grid, context: Context) -> None:
     show("repaired", arrays)
 
     # fedneg begins: has it been forgotten? Beside models that never saw the writer
-    retraining, retrained = copy.deepcopy(strategy), []
-    for seed in (1, 2, 3):
-        retraining.reset()
-        retrained.append(retraining.start(grid, first(seed), num_rounds=3).arrays)
-    show("retrained", retrained[0])
+    compared = references(strategy, grid, first, num_rounds=5)
+    show("retrained", compared.retrained[0])
     found = verdicts(
         strategy,
         grid,
         task,
         original=trained,
         models={"repaired": arrays},
-        retrained=retrained,
+        retrained=compared.retrained,
+        trained_with=compared.trained_with,
     )
     for name, one in found.items():
-        print(f"verdict on the {name} model: {one.outcome}")
+        print(f"verdict on the {name} model: {one}")
     # fedneg ends
 
 

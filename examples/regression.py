@@ -7,8 +7,6 @@ verdict a task and what is done with it at the end.
     python examples/regression.py
 """
 
-import copy
-
 import torch
 from flwr.app import (
     ArrayRecord,
@@ -28,6 +26,7 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from fedneg import ClientRef, Forgettable, Order, Split, Task, serve  # fedneg
+from fedneg.serving.references import references  # fedneg
 from fedneg.serving.verdict import verdicts  # fedneg
 
 CLINICS, WRONG, MU = 5, 3, 0.1
@@ -153,24 +152,19 @@ def main(grid: Grid, context: Context) -> None:
     show("repaired", arrays)
 
     # fedneg begins: has it been forgotten? Beside models that never saw the clinic
-    retraining, retrained = copy.deepcopy(strategy), []
-    for seed in (1, 2, 3):
-        retraining.reset()
-        result = retraining.start(grid, first(seed), num_rounds=5, train_config=config)
-        retrained.append(result.arrays)
-    show("retrained", retrained[0])
-    order = Order(epochs=1, learning_rate=0.05, batch_size=100, seed=0, device="cpu")
+    compared = references(strategy, grid, first, num_rounds=7, train_config=config)
+    show("retrained", compared.retrained[0])
     found = verdicts(
         strategy,
         grid,
         task,
         original=trained,
         models={"repaired": arrays},
-        retrained=retrained,
-        order=order,
+        retrained=compared.retrained,
+        trained_with=compared.trained_with,
     )
     for name, one in found.items():
-        print(f"verdict on the {name} model: {one.outcome}")
+        print(f"verdict on the {name} model: {one}")
     # fedneg ends
 
 

@@ -47,7 +47,7 @@ def without_fedneg(text: str) -> str:
 
 def verdicts(printed: str) -> dict[str, str]:
     """Return what an example printed as the outcome for each model."""
-    line = r"^verdict on the (\w+) model: ([\w ]+)$"
+    line = r"^verdict on the (\w+) model: ([\w ]+): "
     return dict(re.findall(line, printed, re.M))
 
 
