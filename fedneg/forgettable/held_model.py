@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
@@ -19,6 +18,7 @@ from fedneg.forgettable.moments import (
 from fedneg.forgettable.names import Names
 from fedneg.forgettable.nodes import Nodes
 from fedneg.forgettable.refusals import check_before
+from fedneg.forgettable.views import Joined, digest_of, first_other, whole
 from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.statistics import Statistics
 
@@ -48,10 +48,8 @@ class HeldModel:
         The layout of the arrays; both None before there is a model.
     places : dict of int to int
         The row of each client, in their order.
-    parameters : Vector, shape (d,)
-        The global ones.
-    handed_out : ArrayRecord
-        What the nodes of the present round start from.
+    model : ArrayRecord
+        The global one, in the precision that it has; what is handed out shares it.
     rounds : int
         In which somebody took part.
     """
@@ -76,7 +74,9 @@ class HeldModel:
         self.ledger: Ledger | None = None
         self.names: Names | None = None
         self.places: dict[int, int] = {}
-        self.parameters, self.handed_out = np.empty(0, np.float32), ArrayRecord()
+        self.model = ArrayRecord()
+        # Of the arrays that files were written of, which may be finer than these are.
+        self._digest: str | None = None
         self._depends: set[str] = set()
         self.rounds = 0
         if self.method is not None:
@@ -126,27 +126,55 @@ class HeldModel:
             statistics=Statistics(rest, clients=0, means=means, keep_initial=True),
             **beyond(self.memory_mib),
         )
-        self.names, self.parameters = names, parameters
+        self.names = names
+        self.hold(arrays)
         begin_moments(self.strategy, names, self.ledger)
 
     def check_ours(self, arrays: ArrayRecord) -> None:
         """Raise FedNegError unless these are the arrays that the ledger stands for."""
-        parameters, _ = self.known.read(arrays)
-        if not np.array_equal(parameters, self.parameters):
+        other = self.other_in(arrays)
+        if other is not None and digest_of(arrays) == self._digest:
+            self.hold(arrays)
+        elif other is not None:
             raise FedNegError(
-                "these arrays are not those that the ledger stands for; go on with the "
-                "last ones, or reset() begins anew"
+                f"these arrays are not those that the ledger stands for: {other} is "
+                "another; go on with the last ones, or reset() begins anew"
             )
+
+    def other_in(self, arrays: ArrayRecord) -> str | None:
+        """Return the name of an array that is not as the ledger stands for; or None.
+
+        Raises
+        ------
+        FedNegError
+            If there are other arrays than in the model, or other shapes.
+        """
+        self.known.views(arrays)
+        return first_other(arrays, self.model)
+
+    def hold(self, arrays: ArrayRecord) -> None:
+        """Have these arrays for the model that the ledger stands for."""
+        if self.lasts:
+            arrays = self.known.kept(arrays)
+        # Of one's own, since whoever handed them out may change what they have.
+        self.model = ArrayRecord(dict(arrays))
+        self._digest = None
+
+    @property
+    def parameters(self) -> Joined:
+        """The global ones, as a vector that is read by blocks."""
+        return self.known.joined(self.model)
 
     @property
     def vector(self) -> Vector:
         """The model as one vector, statistics after the parameters."""
-        return self.known_ledger.whole(self.parameters)
+        return self.known_ledger.whole(whole(self.parameters))
 
     @property
     def arrays(self) -> ArrayRecord:
         """The model that the ledger stands for; FedNegError before there is one."""
-        return self.known.record(self.parameters, self.known_ledger.statistics.current)
+        _ = self.known_ledger
+        return ArrayRecord(dict(self.model))
 
     # -- from files --------------------------------------------------------------------
 
@@ -179,10 +207,9 @@ class HeldModel:
         self._depends = set(facts.get("depends", ()))
         if self.method is not None:
             self.method.rounds = 0  # of a forgetting that these files do not know
-        self.parameters = parameters
-        arrays = self.arrays
-        self.parameters, _ = names.read(arrays)
-        give_moments(self.strategy, names, arrays, ledger)
+        self.hold(names.record(parameters, ledger.statistics.current))
+        self._digest = facts.get("model")
+        give_moments(self.strategy, names, self.arrays, ledger)
         self.nodes.leave_out(self.nodes.forgotten)
 
     def by_client(self, report: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,12 +24,10 @@ from fedneg.forgettable.moments import (
     remember_moments,
     take_momentum,
 )
-from fedneg.forgettable.names import joined
 from fedneg.forgettable.parts import Attributed, Round, nobodys
 from fedneg.forgettable.refusals import NotLinearError
 from fedneg.forgettable.replies import Reply, by_client, read_replies
 from fedneg.forgettable.step import attribute
-from fedneg.forgettable.views import blocks
 from fedneg.forgettable.views import whole as whole_of
 from fedneg.forgettable.weighing import Replies, copies
 
@@ -40,11 +38,16 @@ class Holding(HeldModel):
     # -- rounds ------------------------------------------------------------------------
 
     def hand_out(self, arrays: ArrayRecord) -> None:
-        """Remember what a round begins with: a strategy may empty the record."""
-        self.parameters, _ = self.known.read(arrays)
-        self.handed_out = ArrayRecord(dict(arrays))
+        """Begin a round at these arrays; FedNegError if they are not the model's."""
+        other = self.other_in(arrays)
+        if other is not None:
+            raise FedNegError(
+                f"the arrays of this round are not those that the ledger stands for: "
+                f"{other} is another; what runs between rounds, as evaluate_fn does, "
+                "must leave them as they are"
+            )
         if self.method is not None:
-            self.method.begin_round(self.parameters)
+            self.method.begin_round(whole_of(self.parameters))
 
     def takes_part(self, client_id: int) -> bool:
         """Return whether a client may be asked to train in this round."""
@@ -68,7 +71,7 @@ class Holding(HeldModel):
             believed,
             self.strategy,
             names,
-            before=self.handed_out,
+            before=self.model,
             client_of=self.nodes.client,
             rows=self.places,
         )
@@ -78,13 +81,14 @@ class Holding(HeldModel):
             assert method is not None
             if one.client_id not in self.places:
                 continue
-            local = method.adjusted(row, self.parameters + whole_of(one.update))
+            before = whole_of(self.parameters)
+            local = method.adjusted(row, before + whole_of(one.update))
             if local is None:
                 continue
             record = names.record(local, one.rest)
             for reply, message in read:
                 if reply.row == row:
-                    reply.update = local - self.parameters
+                    reply.update = local - before
                     key = next(iter(message.content.array_records))
                     message.content[key] = record.copy()
         contents = copies(self.strategy, [message for _, message in read])
@@ -114,11 +118,11 @@ class Holding(HeldModel):
         for row, one in clients.items() if self.method is not None else ():
             norms[row] = one.norms(names.layout.parameter_shapes)
             if ledger.keep_local:
-                local[row] = before + whole_of(one.update)
+                local[row] = whole_of(before) + whole_of(one.update)
         places = self.places | {one.client_id: row for row, one in clients.items()}
         try:
-            after, _ = names.read(arrays)
-            step = names.difference(arrays, self.handed_out)
+            names.rest(names.views(arrays))
+            step = names.difference(arrays, self.model)
             found, is_somebodys = self._attributed(
                 Round(number, replies, kept, before, step)
             )
@@ -141,16 +145,18 @@ class Holding(HeldModel):
             {row: one.weight for row, one in clients.items()},
         )
         # What rounding made different in the inner strategy's sum is nobody's.
+        after = whole_of(names.joined(arrays))
         ledger.correction += np.subtract(after, expected, out=expected)
         note = advance_moments if is_somebodys else inherit_moments
         note(self.strategy, names, ledger)
         self._depends |= found.depends
         # In the order of their rows.
         self.places = dict(sorted(places.items(), key=lambda item: item[1]))
-        self.parameters, self.rounds = after, number
+        self.hold(self._whole(arrays))
+        self.rounds = number
         if self.lasts:  # as after a kill, to the last bit
             give_moments(self.strategy, names, self.arrays, ledger)
-        return self._whole(arrays)
+        return self.arrays
 
     def _attributed(self, found: Round) -> tuple[Attributed, bool]:
         """Return a step in parts, and whether these are anybody's."""
@@ -199,17 +205,13 @@ class Holding(HeldModel):
                 )
         return ids
 
-    def take_out(
-        self, ids: Sequence[int], arrays: ArrayRecord | None, scale: float
-    ) -> ArrayRecord:
+    def take_out(self, ids: Sequence[int], scale: float) -> ArrayRecord:
         """Forget clients that took part; return the model without them.
 
         Parameters
         ----------
         ids : sequence of int
             As `check` returned them.
-        arrays : ArrayRecord, optional
-            The model as it is, for its precision; by default the ledger's.
         scale : float
             Of a plain subtraction.
         """
@@ -217,46 +219,41 @@ class Holding(HeldModel):
         if self.method is not None:
             found = self._forget_by(self.method, tuple(rows))
         else:
-            found = self._subtract(rows, scale, arrays)
+            found = self._subtract(rows, scale)
         self.nodes.forgotten |= set(ids)
         self.nodes.leave_out(ids)
         return found
 
-    def _subtract(
-        self, rows: Sequence[int], scale: float, arrays: ArrayRecord | None
-    ) -> ArrayRecord:
+    def _subtract(self, rows: Sequence[int], scale: float) -> ArrayRecord:
         """Return the model without some rows, in the precision of its arrays."""
-        ledger, names = self.known_ledger, self.known
-        after = self.parameters.astype(np.float64)
-        if arrays is not None:
-            views = names.views(arrays)
-            after = joined([views[name] for name in names.parameters], np.float64)
-        before = after.astype(np.float32)
-        for block in blocks(after.size):
-            after[block] -= scale * ledger.contribution(rows, block)
+        ledger, names, before = self.known_ledger, self.known, self.parameters
         momentum = None if ledger.buffers is None else ledger.buffers[rows].sum(axis=0)
         ledger.statistics.forget(rows)  # before the model that has what is left of them
-        found = names.record(after, ledger.statistics.current)
-        del after  # twice the bytes of a row
+        self.hold(
+            names.moved(
+                self.model,
+                lambda block: -scale * ledger.contribution(rows, block),
+                ledger.statistics.current,
+            )
+        )
         # What a coarse type rounds away is the correction's.
-        self.parameters, _ = names.read(found)
         ledger.forget(rows, before=before, after=self.parameters)
-        take_momentum(self.strategy, names, found, momentum)
+        take_momentum(self.strategy, names, self.arrays, momentum)
         remember_moments(self.strategy, names, ledger)
         if self.lasts:  # as after a kill, to the last bit
-            give_moments(self.strategy, names, found, ledger)
-        return found
+            give_moments(self.strategy, names, self.arrays, ledger)
+        return self.arrays
 
     def _forget_by(self, method: Method, rows: tuple[int, ...]) -> ArrayRecord:
         """Return the model as one of the app's methods leaves it."""
         ledger, names = self.known_ledger, self.known
         gone = {self.places[k] for k in self.nodes.forgotten if k in self.places}
         after = method.take_out(
-            ledger, names.layout, self.parameters, rows, forgotten=gone
+            ledger, names.layout, whole_of(self.parameters), rows, forgotten=gone
         )
         found = names.record(after, ledger.statistics.current)
-        self.parameters, _ = names.read(found)
-        ledger.correction += self.parameters - after
+        self.hold(found)
+        ledger.correction += whole_of(self.parameters) - after
         if not ledger.participation:  # from scratch
             clear_moments(self.strategy)
             self._depends &= {CLIPPING}  # which is not a moment, and stays

@@ -152,7 +152,7 @@ class Life:
                 self._finish(self.at.work)  # with the rounds of repair that it had
             for client_id in ids:
                 self.state.requests.accept(client_id, clients=None, due_days=DUE_DAYS)
-            found = self._take_out(ids, arrays, scale)
+            found = self._take_out(ids, scale)
             if self.at.work is not None and self._lacks(self.at.work) <= 0:
                 self._finish(self.at.work)
         return found
@@ -257,13 +257,11 @@ class Life:
             # Before anybody trained there is no model to take somebody out of.
             if not (clients and self.at.trainer.ledger.clients):
                 break
-            self._take_out(clients, None, 1.0)
+            self._take_out(clients, 1.0)
             is_other = True
         return is_other
 
-    def _take_out(
-        self, clients: list[int], arrays: ArrayRecord | None, scale: float
-    ) -> ArrayRecord:
+    def _take_out(self, clients: list[int], scale: float) -> ArrayRecord:
         """Take clients out of the model; return it."""
         say(f"forgetting {', '.join(map(str, clients))}")
         ledger, contains = self.at.trainer.ledger, self.at.trainer.contains
@@ -281,7 +279,7 @@ class Life:
         )
         found = self.held.arrays
         if leaving.present:
-            found = self.held.take_out(leaving.present, arrays, scale)
+            found = self.held.take_out(leaving.present, scale)
         if self.held.unlearn_rounds and leaving.present:
             self.leaving = leaving
         else:

@@ -1,7 +1,6 @@
 """What of an ArrayRecord is a sum over clients, where there is no model to ask."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -14,7 +13,13 @@ from numpy.typing import NDArray
 from fedneg.core.errors import FedNegError
 from fedneg.core.layout import MAX_COUNTER, Kind, Layout, Part
 from fedneg.core.parameters import Vector
-from fedneg.forgettable.views import Difference, view_of
+from fedneg.forgettable.views import (
+    Difference,
+    Joined,
+    blocks,
+    digest_of,
+    view_of,
+)
 
 # The kind of what nobody trains, in files.
 FROZEN = "frozen"
@@ -64,12 +69,7 @@ class Names:
 
     def digest_of_frozen(self) -> str:
         """Return a sha256 of what nobody trains."""
-        found = hashlib.sha256()
-        for name in sorted(self.frozen):
-            array = self.frozen[name].numpy()
-            found.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
-            found.update(np.ascontiguousarray(array).tobytes())
-        return found.hexdigest()
+        return digest_of(self.frozen)
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return each array's name, kind, shape and type, in the record's order."""
@@ -190,6 +190,10 @@ class Names:
                 )
         return arrays
 
+    def joined(self, record: ArrayRecord) -> Joined:
+        """Return a record's parameters as one vector, which is read by blocks."""
+        return Joined([view_of(record[name]) for name in self.parameters])
+
     def difference(
         self, after: ArrayRecord, before: ArrayRecord, dtype: Any = np.float64
     ) -> Difference:
@@ -209,6 +213,52 @@ class Names:
             dtype = self.dtypes[name]
             whole = np.rint(array) if dtype.kind in "iu" else array
             found[name] = self.frozen.get(name) or Array(np.asarray(whole, dtype))
+        return ArrayRecord(found)
+
+    def moved(
+        self,
+        record: ArrayRecord,
+        by: Callable[[slice], NDArray[np.float64]],
+        rest: Vector,
+    ) -> ArrayRecord:
+        """Return a record with something added to its parameters, a block at a time.
+
+        Parameters
+        ----------
+        record : ArrayRecord
+        by : callable
+            From a block of the parameters to what is added there.
+        rest : Vector
+            What is not trained, and stands for itself.
+
+        Returns
+        -------
+        ArrayRecord
+            Of the names and types of the first one.
+        """
+        found, start = self.untrained(rest), 0
+        for name in self.parameters:
+            old = view_of(record[name]).reshape(-1)
+            new = np.empty(old.size, self.dtypes[name])
+            for block in blocks(old.size):
+                there = slice(start + block.start, start + block.stop)
+                new[block] = old[block].astype(np.float64) + by(there)
+            found[name] = Array(new.reshape(self.shapes[name]))
+            start += old.size
+        return ArrayRecord({name: found[name] for name in self.order})
+
+    def kept(self, record: ArrayRecord) -> ArrayRecord:
+        """Return a record as files give it back: of no finer type than float32."""
+        found = {}
+        for name, array in record.items():
+            dtype, shape = self.dtypes[name], self.shapes[name]
+            is_exact = dtype.kind != "f" or dtype.itemsize <= np.float32().itemsize
+            is_same = (array.dtype, tuple(array.shape)) == (dtype.name, shape)
+            if name not in self.frozen and not (is_exact and is_same):
+                values = view_of(array).reshape(shape)
+                whole = np.rint(values) if dtype.kind in "iu" else values
+                array = Array(np.asarray(whole.astype(np.float32), dtype))
+            found[name] = array
         return ArrayRecord(found)
 
     def untrained(self, rest: Vector) -> dict[str, Array]:

@@ -8,8 +8,8 @@ from flwr.serverapp.strategy import Strategy
 from fedneg.core.parameters import Vector, weights_of
 from fedneg.forgettable.moments import depends_on_state
 from fedneg.forgettable.replies import Reply
-from fedneg.forgettable.views import Blocks
 from fedneg.forgettable.weighing import Replies
+from fedneg.ledger.ledger import Blocks
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Round:
         those of new clients come after the ones that are there.
     kept : Replies
         Their arrays, copied where the strategy may empty them.
-    before : Vector, shape (d,)
+    before : Blocks, shape (d,)
         The global parameters that the clients started from.
     step : Blocks, shape (d,)
         What the strategy added to them, float64.
@@ -34,7 +34,7 @@ class Round:
     number: int
     replies: Sequence[Reply]
     kept: Replies
-    before: Vector
+    before: Blocks
     step: Blocks
 
 

@@ -13,7 +13,8 @@ from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Shapes, Vector
 from fedneg.forgettable.inner import layers
 from fedneg.forgettable.names import Names
-from fedneg.forgettable.views import Blocks, whole
+from fedneg.forgettable.views import whole
+from fedneg.ledger.ledger import Blocks
 
 # What else a strategy may weigh replies by.
 EXAMPLES = "num-examples"

@@ -20,6 +20,7 @@ from fedneg.forgettable.files import empty_ledger, names_in, shape_of
 from fedneg.forgettable.held import Trainer, fixed_of
 from fedneg.forgettable.holding import Holding
 from fedneg.forgettable.names import Names
+from fedneg.forgettable.views import first_other
 from fedneg.lasting.keeping import write_end, write_kept
 from fedneg.lasting.remnants import Remnants
 from fedneg.lasting.restoring import (
@@ -212,19 +213,17 @@ class Standing:
         )
 
     def _is_model(self, arrays: ArrayRecord) -> bool:
-        names = self.held.names
-        assert names is not None, "a ledger has names"
-        parameters, rest = names.read(arrays)
-        size = self.trainer.ledger.initial.size
-        model = self.held.vector
-        same = np.array_equal(parameters, model[:size])
-        return same and np.array_equal(rest, model[size:])
+        return self.held.other_in(arrays) is None
 
     def _is_origin(self, arrays: ArrayRecord) -> bool:
-        names = self.held.names
-        assert names is not None, "a ledger has names"
-        parameters, _ = names.read(arrays)
-        return digest_of_model(parameters) == self.trainer.ledger.origin
+        names, ledger = self.held.known, self.trainer.ledger
+        parameters, rest = names.read(arrays)
+        frozen = {name: arrays[name] for name in names.frozen}
+        return (
+            digest_of_model(parameters) == ledger.origin
+            and np.array_equal(rest, ledger.statistics.initial)
+            and first_other(frozen, names.frozen) is None
+        )
 
     # -- what is written ---------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fedneg.core.checks import whole
+from fedneg.core import checks
 from fedneg.core.errors import FedNegError
 from fedneg.forgettable.files import read_ledger, write_ledger
 from fedneg.forgettable.holding import Holding
@@ -41,6 +41,7 @@ from fedneg.forgettable.moments import (
     server_optimiser,
 )
 from fedneg.forgettable.nodes import Nodes
+from fedneg.forgettable.views import digest_of, whole
 from fedneg.ledger.ledger import Ledger
 
 # With more of rows they lie on the disk, as those of the app do.
@@ -126,7 +127,7 @@ class Forgettable(Strategy):
             self._nodes,
             method=chosen(method, options),
             module=_module(model),
-            memory_mib=whole("memory_mib", memory_mib, minimum=0),
+            memory_mib=checks.whole("memory_mib", memory_mib, minimum=0),
             lasts=state is not None,
         )
         self._is_going = False
@@ -349,7 +350,7 @@ class Forgettable(Strategy):
         ----------
         client_ids : sequence of int
         arrays : ArrayRecord, optional
-            The model as it is, for its precision; by default the ledger's.
+            The model as it is, to be held to the ledger's.
         scale : float
             The share of the contributions to subtract, in (0, 1]; of another method
             than subtracting, 1.
@@ -378,7 +379,7 @@ class Forgettable(Strategy):
         self._check_idle(
             "forget after it; with state=DIR `fedneg request forget` is heard meanwhile"
         )
-        return holding.take_out(holding.check(client_ids, arrays), arrays, scale)
+        return holding.take_out(holding.check(client_ids, arrays), scale)
 
     # -- files -------------------------------------------------------------------------
 
@@ -403,8 +404,8 @@ class Forgettable(Strategy):
             Path(folder),
             holding.known_ledger,
             holding.known,
-            holding.parameters,
-            holding.facts(),
+            whole(holding.parameters),
+            {**holding.facts(), "model": digest_of(holding.model)},
         )
 
     @classmethod
@@ -433,7 +434,7 @@ class Forgettable(Strategy):
             not the server optimiser, that the ledger was written with.
         """
         module = _module(model)
-        whole("memory_mib", memory_mib, minimum=0)
+        checks.whole("memory_mib", memory_mib, minimum=0)
         ledger, names, parameters, facts = read_ledger(Path(folder), module, memory_mib)
         method, options = facts.get("method") or (SUBTRACT, None)
         found = cls(

@@ -71,8 +71,12 @@ class Participation:
         return Participation(self.server_round, weights, norms)
 
 
-class ReadsBlocks(Protocol):
-    """A vector, or what is computed as one is read."""
+class Blocks(Protocol):
+    """A vector, or what is read as one: a slice of it at a time."""
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
 
     def __getitem__(self, block: slice, /) -> NDArray[Any]:
         """Return some of its numbers."""
@@ -249,8 +253,8 @@ class Ledger:
     def enter(
         self,
         server_round: int,
-        before: Vector,
-        parts: Mapping[int, ReadsBlocks],
+        before: Blocks,
+        parts: Mapping[int, Blocks],
         weights: Mapping[int, float],
         *,
         gain: float | Vector = 1.0,
@@ -300,7 +304,7 @@ class Ledger:
 
     def _advance(
         self,
-        before: Vector,
+        before: Blocks,
         order: Sequence[int],
         part: WritePart,
         gain: np.float32 | Vector,
@@ -376,8 +380,8 @@ class Ledger:
         self,
         client_ids: Iterable[int],
         *,
-        before: Vector,
-        after: Vector,
+        before: Blocks,
+        after: Blocks,
         spread: float = 1.0,
     ) -> None:
         """Zero the rows of clients that a method has taken out of the model.
