@@ -376,7 +376,7 @@ def test_a_client_that_took_part_in_no_round_is_said_first(
     )
     assert set(found["outcomes"].values()) == {"inconclusive"}
     shown = capsys.readouterr().out
-    assert f"verdict (unlearned): inconclusive: {first}" in shown
+    assert f"verdict (unlearned): inconclusive. {first.capitalize()}" in shown
     assert "control failed" not in shown
     page = (tmp_path / "report.html").read_text()
     assert page.index(first) < page.index("Evidence for the verdict")

@@ -31,6 +31,29 @@ def signed(value: object) -> str:
     return f"{found:+.4f}".replace("-", "\N{MINUS SIGN}")
 
 
+def percent(value: object) -> str:
+    """Return a share as people say it: '98 %', '0.2 %'; a dash for null.
+
+    One decimal below 1 % and above 99 %, so that hardly any is not none.
+    """
+    found = number(value)
+    if found is None:
+        return MISSING
+    if 0 < found < 0.0005:
+        return "under 0.1 %"
+    if 0.9995 < found < 1:
+        return "over 99.9 %"
+    if (abs(found) < 0.00995 and found) or 0.99 < found < 1:
+        return f"{100 * found:.1f} %".replace("-", "\N{MINUS SIGN}")
+    return f"{whole_percent(found)} %"
+
+
+def whole_percent(value: float) -> str:
+    """Return a share in whole hundredths, without the sign of percent."""
+    text = f"{100 * value:.0f}"
+    return ("0" if text == "-0" else text).replace("-", "\N{MINUS SIGN}")
+
+
 def human_seconds(value: object) -> str:
     """Return a duration given in seconds as people say it, a dash for null."""
     found = number(value)

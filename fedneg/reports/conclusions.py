@@ -9,7 +9,7 @@ from typing import Any
 
 from fedneg.core.formats import name_clients, number, rate, signed
 from fedneg.evaluation.verdict import TOOK_NO_PART
-from fedneg.reports.verdict_text import verdict_of
+from fedneg.reports.verdict_values import verdict_of
 from fedneg.strategies import method_named
 
 METRICS = {
@@ -63,7 +63,7 @@ def describe_request(results: Mapping[str, Any]) -> str:
 def describe_conclusions(results: Mapping[str, Any]) -> list[str]:
     """Return what the metrics say, one statement each, computed from the values."""
     models = results["models"]
-    said = list(_describe_utility(models))
+    said = list(_describe_utility(models, gaps=not tells_what_was_lost(results)))
     forgotten = _describe_forget_set(models)
     if forgotten:
         said.append(forgotten)
@@ -83,7 +83,16 @@ def describe_conclusions(results: Mapping[str, Any]) -> list[str]:
     return said or ["No metric was measured in this run."]
 
 
-def _describe_utility(models: Mapping[str, Any]) -> Iterator[str]:
+def tells_what_was_lost(results: Mapping[str, Any]) -> bool:
+    """Return whether the verdict says what was lost against retrained models.
+
+    Then nothing else does: a second gap would be another number for one thing, since
+    the verdict has several retrained models, and the tables one.
+    """
+    return number((verdict_of(results) or {}).get("quality_lost")) is not None
+
+
+def _describe_utility(models: Mapping[str, Any], *, gaps: bool) -> Iterator[str]:
     """Yield how test accuracy moved from model to model."""
     value = {name: number(m.get("test_accuracy")) for name, m in models.items()}
     original, unlearned = value.get("original"), value.get("unlearned")
@@ -98,7 +107,7 @@ def _describe_utility(models: Mapping[str, Any]) -> Iterator[str]:
         last = "recovered" if recovered is not None else "unlearned"
         final = value.get(last)
         said = f"Retrained without the forgotten, the model reaches {rate(retrained)}"
-        if final is None:
+        if final is None or not gaps:
             yield f"{said}."
         elif abs(final - retrained) < SMALL:
             yield f"{said}; {last} is level with it (gap {signed(final - retrained)})."
@@ -157,7 +166,7 @@ def _leave(results: Mapping[str, Any]) -> str:
     if verdict is None:
         return ""
     if verdict.get("model") == "unlearned":
-        return " by themselves; the verdict rests on its own lines of evidence"
+        return " by themselves; the verdict rests on its own tests"
     return f"; the verdict is on the {verdict.get('model')} model"
 
 

@@ -12,7 +12,12 @@ from fedneg.core.progress import say
 from fedneg.core.quality import ACCURACY, told
 from fedneg.core.run_log import LOG, visible
 from fedneg.evaluation.decision import FORGOTTEN, NOT_FORGOTTEN
-from fedneg.reports.verdict_text import control_warnings, describe_reason, verdict_of
+from fedneg.reports.verdict_text import (
+    control_warnings,
+    describe_finding,
+    describe_outcome,
+)
+from fedneg.reports.verdict_values import verdict_of
 
 _STYLES = {FORGOTTEN: "bold green", NOT_FORGOTTEN: "bold red"}
 
@@ -66,23 +71,28 @@ def show_summary(
 
 
 def _show_verdict(results: Mapping[str, Any], console: Console) -> None:
-    """Print the verdict in a line, and a line for each control that failed."""
+    """Print the verdict with its sentences, and a line for each control that failed."""
     verdict = verdict_of(results)
     if verdict is None:
         return
     outcome = str(verdict["outcome"])
     quality = str(results.get("quality_name", ACCURACY))
-    reason = told(describe_reason(results, most=1), quality)
+    reason = told(" ".join(describe_finding(results)), quality)
     line = Text(f"verdict ({visible(str(verdict.get('model') or '?'))}): ")
-    line.append(visible(outcome), style=_STYLES.get(outcome, "bold yellow"))
-    line.append(visible(f": {reason}" if reason else ""))
+    style = _STYLES.get(outcome, "bold yellow")
+    line.append(visible(describe_outcome(verdict)), style=style)
+    line.append(visible(f". {reason}" if reason else ""))
     LOG.info("%s", line.plain)
-    console.print(line, soft_wrap=True)
+    # One line for a pipe; for people it breaks between words, and keeps 98 % together.
+    shown = line
+    if console.is_terminal:
+        shown = Text("\N{NO-BREAK SPACE}%").join(line.split(" %", allow_blank=True))
+    console.print(shown, soft_wrap=not console.is_terminal)
     for warning in control_warnings(verdict):
         warning = told(warning, quality)
         LOG.warning("%s", warning)
         said = Text(f"warning: {warning}", style="bold yellow")
-        console.print(said, soft_wrap=True)
+        console.print(said, soft_wrap=not console.is_terminal)
 
 
 def _asked(results: Mapping[str, Any]) -> str:

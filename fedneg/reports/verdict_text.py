@@ -1,195 +1,302 @@
-"""What a verdict in results.json says, in words for the terminal and the report.
+"""What a verdict in results.json says, in sentences for the terminal and the report.
 
-Nothing is decided here: the outcome and each line's decision are taken as
-`fedneg.evaluation.verdict` left them. Absent keys and nulls give fewer words.
+Nothing is decided here: outcome and finding are taken as `fedneg.evaluation.judge` left
+them. Absent keys and nulls give fewer words.
 """
 
-import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from fedneg.core.formats import MISSING, name_clients, number
-from fedneg.evaluation.decision import ABSTAINS, FORGOTTEN, NOT_FORGOTTEN
-from fedneg.evaluation.verdict import (
-    INCONCLUSIVE,
-    IS_RETRAINED,
-    PROVES_NOTHING_ALONE,
-    TOOK_NO_PART,
+from fedneg.core.formats import name_clients, number, percent, whole_percent
+from fedneg.evaluation.decision import FORGOTTEN, NOT_FORGOTTEN
+from fedneg.evaluation.influence import MIN_OUT
+from fedneg.evaluation.judge import MOST_MODELS
+from fedneg.evaluation.verdict import INCONCLUSIVE, TOOK_NO_PART
+from fedneg.reports.conclusions import count, poison_name
+from fedneg.reports.earlier_verdict import describe_reason
+from fedneg.reports.verdict_values import (
+    OPEN,
+    OVERSHOT,
+    TRACES,
+    WITHIN,
+    Residual,
+    adjusted,
+    in_order,
+    interval,
+    is_earlier,
+    is_found,
+    models_of,
+    residuals_of,
+    short_interval,
 )
 
-Evidence = Mapping[str, Any]
-NAMES = {
-    "attack_success_gap": "attack success",
-    "as_trained_accuracy_gap": "accuracy as trained",
-    "membership_auc": "membership AUC",
-    "lira_auc": "LiRA AUC",
-    "canary_auc": "canary AUC",
-    "relearn_ratio": "relearning time",
-    "js_divergence": "JS divergence",
-    "disagreement": "disagreement",
-}
-# What a line's value is, where its name does not say it.
-UNITS = {
-    "attack_success_gap": "gap to retrained models",
-    "as_trained_accuracy_gap": "gap to retrained models",
-    "relearn_ratio": "as a share of retrained models'",
-    "js_divergence": "from retrained models, nats",
-    "disagreement": "with retrained models, share of test examples",
-}
-# The metric of results.json of which a line's value is the gap.
-_METRICS = {
-    "attack_success_gap": "attack_success_rate",
-    "as_trained_accuracy_gap": "forget_accuracy_as_trained",
-}
 EXPECTED = {"original": NOT_FORGOTTEN, "retrained": FORGOTTEN}
+# Of a quality: less is none lost.
+_NO_LOSS = 0.0005
+EARLIER = (
+    "This is a verdict of the earlier judge, which held gaps against thresholds and "
+    "had no interval: run it again for one of today's."
+)
 
 
-def verdict_of(results: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the verdict; None in older results and where nobody was forgotten."""
-    verdict = results.get("verdict")
-    return verdict if isinstance(verdict, Mapping) and verdict.get("outcome") else None
+def describe_outcome(verdict: Mapping[str, Any]) -> str:
+    """Return the outcome, with what was found where that is another word."""
+    outcome, finding = str(verdict["outcome"]), verdict.get("finding")
+    return f"{outcome} ({finding})" if finding in (TRACES, OVERSHOT) else outcome
 
 
-def evidence_of(verdict: Mapping[str, Any]) -> list[Evidence]:
-    """Return the lines of evidence; an empty list without any."""
-    return list(verdict.get("evidence") or ())
-
-
-def name_evidence(piece: Evidence) -> str:
-    """Return the name of a line as people say it; one that is not known as it is."""
-    return NAMES.get(str(piece.get("name")), str(piece.get("name")))
-
-
-def deciding_evidence(verdict: Mapping[str, Any]) -> list[Evidence]:
-    """Return the lines that the outcome rests on; none where it is inconclusive."""
-    outcome = verdict["outcome"]
-    found = [
-        piece for piece in evidence_of(verdict) if piece.get("decision") == outcome
-    ]
-    if outcome == FORGOTTEN:
-        found = [e for e in found if e.get("name") not in PROVES_NOTHING_ALONE]
-    return found
-
-
-def describe_value(piece: Evidence, digits: int = 4) -> str:
-    """Return a line's value, with its sign where it is a gap; a dash for null."""
-    sign = "+" if piece.get("name") in _METRICS else "-"
-    return _write(piece.get("value"), digits, sign)
-
-
-def describe_allowed(piece: Evidence, digits: int = 4) -> str:
-    """Return what a line's value may be, as 'at most 0.02'; a dash without threshold.
-
-    Relearning is the one that must not be *below* its threshold; an AUC has a threshold
-    on either side, and the results name the one that counted.
-    """
-    if number(piece.get("threshold")) is None:
-        return MISSING
-    bound = "at least" if _is_lower_bound(piece) else "at most"
-    return f"{bound} {_write(piece['threshold'], digits)}"
-
-
-def _write(value: object, digits: int, sign: str = "-") -> str:
-    """Return a number, a dash for null; `sign` as in a format."""
-    found = number(value)
-    if found is None:
-        return MISSING
-    return f"{found:{sign}.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _is_lower_bound(piece: Evidence) -> bool:
-    """Return whether the threshold is the least that the value may be."""
-    if piece.get("name") == "relearn_ratio":
-        return True
-    value, threshold = number(piece.get("value")), number(piece.get("threshold"))
-    below = value is not None and threshold is not None and value < threshold
-    return below and piece.get("decision") == NOT_FORGOTTEN
-
-
-def describe_evidence(piece: Evidence, metrics: Mapping[str, Any] | None = None) -> str:
-    """Return a line as half a sentence: what, why, and both numbers.
-
-    Parameters
-    ----------
-    piece : mapping
-        An entry of ``verdict.evidence``.
-    metrics : mapping, optional
-        The model's entry in ``models``: of a gap, the value itself is told as well.
-    """
-    value, threshold = number(piece.get("value")), number(piece.get("threshold"))
-    digits = 2  # more only where two would make equal what is not
-    if value is not None and threshold is not None:
-        while digits < 4 and f"{value:.{digits}f}" == f"{threshold:.{digits}f}":
-            digits += 1
-    own = number((metrics or {}).get(_METRICS.get(str(piece.get("name")), "")))
-    name = name_evidence(piece) + ("" if own is None else f" {own:.2f}")
-    values = [] if value is None else [describe_value(piece, digits)]
-    if threshold is not None:
-        allowed = describe_allowed(piece, digits).removeprefix("at most ")
-        values.append(f"allowed {allowed}")
-    shown = f" ({', '.join(values)})" if values else ""
-    return f"{name} {piece.get('why') or ''}".strip() + shown
-
-
-def describe_reason(results: Mapping[str, Any], *, most: int | None = None) -> str:
-    """Return in half a sentence why the outcome is what it is.
+def describe_finding(results: Mapping[str, Any]) -> list[str]:
+    """Return what a verdict says, in plain sentences that have their numbers.
 
     Parameters
     ----------
     results : mapping
         With a verdict.
-    most : int, optional
-        Lines told in full; further ones are only named.
+
+    Returns
+    -------
+    list of str
+        Of the earlier judge's verdict, that it is one. Else
+        the planted trick, what the client taught, of several the worst one, with what
+        was lost of the quality; what would tell where nothing can be told; canaries.
     """
     verdict = results["verdict"]
     if verdict.get("finding") == TOOK_NO_PART:
-        return f"{name_clients(results['forget'])} {TOOK_NO_PART}"
-    if verdict.get("finding") == IS_RETRAINED:
-        return "it is a retrained model, bit for bit: what points to the " + (
-            "clients is chance" if len(results["forget"]) > 1 else "client is chance"
-        )
-    decided = deciding_evidence(verdict)
-    if not decided:
-        if verdict["outcome"] == INCONCLUSIVE:
-            return "; ".join(_describe_doubt(verdict))
+        absent = verdict.get("absent") or results["forget"]
+        return [
+            f"{_capital(name_clients(absent))} {TOOK_NO_PART}: nothing of "
+            f"{'them' if len(absent) > 1 else 'it'} is in the model, and there was "
+            "nothing to forget."
+        ]
+    if is_earlier(verdict):
+        reason = describe_reason(results, most=1)
+        return [f"{_capital(reason)}.", EARLIER] if reason else [EARLIER]
+    said = [*_describe_marker(results), *_describe_influence(results)]
+    lost = describe_lost(verdict)
+    if lost and said:
+        said[-1] += f"; {lost}"
+    elif lost:
+        said = [_capital(lost)]
+    said += [*_describe_doubt(verdict), *_describe_canaries(verdict)]
+    return [f"{sentence}." for sentence in said]
+
+
+def describe_lost(verdict: Mapping[str, Any]) -> str:
+    """Return what the model lost in quality against retrained ones; '' if not known."""
+    lost = number(verdict.get("quality_lost"))
+    if lost is None:
         return ""
-    models = results.get("models") or {}
-    metrics = models.get(verdict.get("model")) or {}
-    said = [describe_evidence(piece, metrics) for piece in decided[:most]]
-    rest = [] if most is None else [name_evidence(piece) for piece in decided[most:]]
-    if rest:
-        said.append(f"also {', '.join(rest)}")
-    return "; ".join(said)
+    if abs(lost) < _NO_LOSS:
+        return "no accuracy lost"
+    return f"accuracy {'lost' if lost > 0 else 'won'} {abs(lost):.3f}"
+
+
+def describe_marker(results: Mapping[str, Any]) -> str:
+    """Return how often a planted trick works; '' where there is none."""
+    return next(_describe_marker(results), "")
+
+
+def _describe_marker(results: Mapping[str, Any]) -> Iterator[str]:
+    verdict = results["verdict"]
+    after, never = (_rate_of(verdict, name) for name in ("judged", "references"))
+    if after is None or never is None:
+        return
+    before = _rate_of(models_of(verdict).get("original") or {}, "judged")
+    whom = "these clients" if len(results["forget"]) > 1 else "this client"
+    things = "inputs" if results.get("task") else "images"
+    trick = "The planted trick worked on {} of {}"
+    if poison_name(results) == "label_flip":
+        trick = "The flipped labels were answered on {} of {}"
+    shares = f"{percent(never)} in models that never saw {whom}"
+    if before is None:
+        said = trick.format(percent(after), things) + f" after, {shares}"
+    else:
+        said = trick.format(percent(before), things)
+        said += f" before, {percent(after)} after, {shares}"
+    if is_found(verdict, "marker"):
+        said += ": more often than chance explains"
+    yield said
+
+
+def _rate_of(found: Mapping[str, Any], which: str) -> float | None:
+    """Return a rate of the marker's; None where it was not counted."""
+    one = (found.get("marker") or {}).get(which) or {}
+    hits, total = number(one.get("hits")), number(one.get("count"))
+    return None if hits is None or not total else hits / total
+
+
+def _describe_influence(results: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what can be seen of the worst client, and of whom nothing is known."""
+    verdict = results["verdict"]
+    ordered, several = in_order(verdict), len(results["forget"]) > 1
+    unknown = [k for k, one in residuals_of(verdict).items() if one is None]
+    if ordered:
+        worst = ordered[0]
+        whom = name_clients([worst.client_id]) if several else "this client"
+        if len(ordered) > 1:
+            whom += f", the worst of {len(ordered)},"
+        said = f"What {whom} taught: {describe_residual(worst)}"
+        yield said
+    if unknown:
+        whom = name_clients(unknown) if several else "this client"
+        rest = "else " if verdict.get("marker") else ""
+        yield f"What {rest}{whom} taught cannot be told"
 
 
 def _describe_doubt(verdict: Mapping[str, Any]) -> Iterator[str]:
-    """Yield why no line decided."""
-    pieces = evidence_of(verdict)
-    whys = [str(piece.get("why") or "") for piece in pieces]
-    counts = [re.search(r"(\d+) other .*, (\d+) needed", why) for why in whys]
-    few = min((int(m[1]), int(m[2])) for m in counts if m) if any(counts) else None
-    measured = [
-        piece
-        for piece, why, counted in zip(pieces, whys, counts, strict=True)
-        if why != "not measured" and not counted
+    """Yield why it is open how much can be seen, and what would tell."""
+    worst = next(iter(in_order(verdict)), None)
+    if worst is not None and worst.status == OPEN:
+        yield _capital(describe_resolution(verdict, worst))
+    if None in residuals_of(verdict).values():
+        yield _capital(_why_unknown(verdict))
+
+
+def describe_residual(one: Residual) -> str:
+    """Return how much of what a client taught can be seen, with its interval."""
+    share = whole_percent(one.rho)
+    if one.status == OVERSHOT:
+        low, high = whole_percent(-one.high), whole_percent(-one.low)
+        return (
+            f"more than all of it was taken away, by {whole_percent(-one.rho)} % of it "
+            f"(between {low} and {high} %), so that one can see that somebody was "
+            "taken out"
+        )
+    if one.status == OPEN:
+        return f"how much of it can still be seen is open ({share} %, {interval(one)})"
+    if one.status == WITHIN and one.rho < 0.005:
+        return f"none of it can be seen any more ({share} %, {interval(one)})"
+    return f"{share} % of it can still be seen ({interval(one)})"
+
+
+def describe_resolution(verdict: Mapping[str, Any], one: Residual) -> str:
+    """Return what so many retrained models resolve, and what would tell."""
+    said = f"{_retrainings(one.n_out)} resolve {whole_percent(one.half)} % of it"
+    needed = number(verdict.get("models_needed"))
+    if needed is None:
+        return f"{said}, and {MOST_MODELS} would not tell either"
+    return f"{said}; try verdict.retrainings={needed:.0f}"
+
+
+def _retrainings(number_of: int | None) -> str:
+    return (
+        "the retrainings" if number_of is None else f"{count(number_of, 'retraining')}"
+    )
+
+
+def _why_unknown(verdict: Mapping[str, Any]) -> str:
+    """Return why nothing can be said of a client's influence."""
+    trained = number(verdict.get("retrainings"))
+    if trained is not None and trained < MIN_OUT:
+        return (
+            f"it takes at least {MIN_OUT} retrainings, and there were {int(trained)}; "
+            f"try verdict.retrainings={MIN_OUT}"
+        )
+    return (
+        "models trained with it differ from models trained without it by no more than "
+        "chance, or it did not answer"
+    )
+
+
+def _describe_canaries(verdict: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what planted canaries show, of the client of whom they show most."""
+    found = canaries_of(verdict)
+    if not found:
+        return
+    shown = max(found, key=lambda one: one.won / one.total)
+    several = len(found) > 1
+    whose = f" of {name_clients([shown.client_id])}" if several else ""
+    said = (
+        f"Of {shown.total} pairs of a canary{whose} that was planted and one that was "
+        f"not, the model knows the planted one in {shown.won}"
+    )
+    epsilon = number(verdict.get("epsilon"))
+    if epsilon:
+        yield f"{said}: epsilon is at least {epsilon:.2g}"
+    elif is_found(verdict, f"canaries {shown.client_id}"):
+        yield f"{said}: more often than chance explains"
+    else:
+        yield f"{said}, as by chance"
+
+
+@dataclass(frozen=True)
+class Canaries:
+    """Pairs of canaries of a client: how many are won, of how many."""
+
+    client_id: int
+    won: int
+    total: int
+
+
+def canaries_of(verdict: Mapping[str, Any]) -> list[Canaries]:
+    """Return the pairs of each client that has any."""
+    found = []
+    for k, one in (verdict.get("canaries") or {}).items():
+        won, total = (number((one or {}).get(name)) for name in ("won", "count"))
+        if won is not None and total and str(k).isdigit():
+            found.append(Canaries(int(k), int(won), int(total)))
+    return found
+
+
+@dataclass(frozen=True)
+class DecidingTest:
+    """A test that decides: what it is, what it says, and its adjusted p.
+
+    `decision` is what it finds; `look` good, bad or open.
+    """
+
+    name: str
+    said: str
+    p_value: float | None
+    decision: str
+    look: str
+
+
+def deciding_tests(results: Mapping[str, Any]) -> list[DecidingTest]:
+    """Return the tests that a verdict rests on, the worst client first."""
+    verdict = results["verdict"]
+    tests = [_influence_test(one) for one in in_order(verdict)]
+    tests += [
+        DecidingTest(f"residual influence, client {k}", "not known", None, OPEN, "open")
+        for k, one in residuals_of(verdict).items()
+        if one is None
     ]
-    weak = [e for e in measured if str(e.get("why") or "").startswith("no power")]
-    others = [piece for piece in measured if piece not in weak]
-    proofless = [piece for piece in others if piece.get("decision") == FORGOTTEN]
-    if few:
-        models = "retrained model" if few[0] == 1 else "retrained models"
-        yield f"only {few[0]} {models} to compare with, {few[1]} needed"
-    elif not measured:
-        yield "nothing was measured that could tell"
-    elif len(weak) == len(measured):
-        yield "no line of evidence had power"
-    if proofless:
-        names = " and ".join(name_evidence(piece) for piece in proofless)
-        one = len(proofless) == 1
-        yield f"{names} {'proves' if one else 'prove'} nothing alone"
-    for piece in others:
-        if piece.get("decision") == ABSTAINS:
-            yield describe_evidence(piece)
+    after, never = (_rate_of(verdict, name) for name in ("judged", "references"))
+    if after is not None and never is not None:
+        said = f"{percent(after)}; models that never saw it {percent(never)}"
+        tests.append(_counted("planted trick", said, verdict, "marker"))
+    for one in canaries_of(verdict):
+        name, said = f"canaries, client {one.client_id}", f"{one.won} of {one.total}"
+        test = f"canaries {one.client_id}"
+        tests.append(_counted(name, f"{said} pairs won", verdict, test))
+    return tests
+
+
+def _influence_test(one: Residual) -> DecidingTest:
+    models = ", ".join(
+        f"{number_of} {word} it"
+        for number_of, word in ((one.n_in, "with"), (one.n_out, "without"))
+        if number_of is not None
+    )
+    decision, look = {
+        TRACES: (TRACES, "bad"),
+        OVERSHOT: (OVERSHOT, "bad"),
+        WITHIN: ("within the margins", "good"),
+        OPEN: (OPEN, "open"),
+    }[one.status]
+    said = short_interval(one) + (f"; models: {models}" if models else "")
+    name = f"residual influence, client {one.client_id}"
+    return DecidingTest(name, said, one.p_value, decision, look)
+
+
+def _counted(
+    name: str, said: str, verdict: Mapping[str, Any], test: str
+) -> DecidingTest:
+    p_value = adjusted(verdict, test)
+    if is_found(verdict, test):
+        return DecidingTest(name, said, p_value, TRACES, "bad")
+    return DecidingTest(name, said, p_value, "nothing found", "open")
 
 
 def control_warnings(verdict: Mapping[str, Any]) -> list[str]:
@@ -232,3 +339,7 @@ def describe_controls(verdict: Mapping[str, Any]) -> str:
         one = "control" if len(known) == 1 else "controls"
         return f"As expected of the {one}: the test could tell what is known."
     return "A control came out the wrong way: see the note at the top of the page."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

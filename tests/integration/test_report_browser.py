@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
+from builders.findings import judged_run, measured, verdict
 from builders.pages import MEASURE
 from builders.run_results import make_run
-from builders.verdicts import judged_run, measured, verdict
 from fedneg.config import load_config
 from fedneg.engines.simulate import simulate
 from fedneg.reports.compare.sweep import write_sweep
@@ -31,9 +31,18 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "twenty": make_run(total=20, models=("original", "unlearned")),
         "train": make_run(forget=(), models=("original",), attack="none"),
     }
-    for name, attack in (("judged", 0.98), ("forgotten", 0.02)):
-        runs[name] = judged_run(verdict(attack), **measured())
-    runs["open"] = judged_run(verdict(0.98, retrainings=1), **measured())
+    judged = {
+        "judged": verdict(0.6, pairs=(97, 100)),
+        "forgotten": verdict(seed=1),
+        "open": verdict(outs=2),
+        "overshot": verdict({1: -9.0, 3: 0.1}, clients=(1, 3)),
+    }
+    judged["forgotten"]["later"] = [
+        {"rounds_after": rounds, "influence": judged["forgotten"]["influence"]}
+        for rounds in (0, 2, 10, 50)
+    ]
+    for name, found in judged.items():
+        runs[name] = judged_run(found, **measured())
     runs["all"][0]["failures"] = [
         {"server_round": 1, "phase": "train", "client_id": 2, "reason": "late " * 40}
     ]
@@ -56,7 +65,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return pages | {"sweep": write_sweep(root / "sweep")[1]}
 
 
-NAMES = ("all", "many", "twenty", "train", "judged", "sweep", "paper")
+NAMES = (
+    *("all", "many", "twenty", "train", "judged", "forgotten", "overshot"),
+    *("sweep", "paper"),
+)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,99 +10,311 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from builders.findings import judged_run, measured, verdict
 from builders.run_results import make_run, render, said
-from builders.verdicts import judged_run, measured, verdict
-from fedneg.evaluation.rules import RULES as JUDGED
 from fedneg.reports.compare.sweep import collect_sweep, write_sweep
 from fedneg.reports.conclusions import describe_conclusions
 from fedneg.reports.console import show_summary
 from fedneg.reports.run.costs import describe_speed_up
 from fedneg.reports.verdict_text import (
     control_warnings,
-    describe_allowed,
+    deciding_tests,
     describe_controls,
-    describe_evidence,
-    describe_reason,
+    describe_finding,
+    describe_outcome,
 )
 
 
-def shown(results: dict[str, Any], *, colour: bool = False) -> str:
+def shown(
+    results: dict[str, Any],
+    *,
+    colour: bool = False,
+    terminal: bool = False,
+    width: int = 100,
+) -> str:
     """Return what the terminal shows at the end of a run."""
     stream = io.StringIO()
     system = "standard" if colour else None
     console = Console(
-        file=stream, width=100, force_terminal=colour, color_system=system
+        file=stream,
+        width=width,
+        force_terminal=colour or terminal,
+        color_system=system,
     )
     cost = {"reused_retraining": False} | results["cost"]
     show_summary(results | {"cost": cost}, "report.html", console)
     return stream.getvalue()
 
 
-CASES = [
-    (verdict(0.98), "not forgotten", "bad", "(+0.97, allowed 0.02)"),
-    (verdict(0.02), "forgotten", "good", "within the gaps of retrained models (+0.01,"),
-    (verdict(0.98, original=0.02), "inconclusive", "open", "no line of evidence had "),
-    (verdict(0.98, retrainings=1), "inconclusive", "open", "only 1 retrained model to"),
-]
-IDS = ["not forgotten", "forgotten", "no power", "too few"]
+BARE = {"outcome": "not forgotten", "model": None, "controls": None}
+TOO_FEW = {"outs": 3, "ins": 1, "chance": 2.0, "alpha": 0.01}
+# What the judge is given, and the outcome, the look and words of what is said.
+CASES: dict[str, tuple[dict[str, Any], str, str, list[str]]] = {
+    "forgotten": (
+        {"seed": 1},
+        "forgotten",
+        "good",
+        ["% of it can still be seen (between", "; accuracy lost 0.010."],
+    ),
+    "traces": (
+        {"share": 0.6},
+        "not forgotten (traces left)",
+        "bad",
+        ["What this client taught: ", "% of it can still be seen (between "],
+    ),
+    "overshot": (
+        {"share": -1.2},
+        "not forgotten (overshot)",
+        "bad",
+        ["more than all of it was taken away, by ", "somebody was taken out"],
+    ),
+    "open": (
+        TOO_FEW,
+        "inconclusive",
+        "open",
+        ["how much of it can still be seen is open (", "3 retrainings resolve "],
+    ),
+    "too few": (
+        {"outs": 2},
+        "inconclusive",
+        "open",
+        ["What else this client taught cannot be told", "verdict.retrainings=3"],
+    ),
+    "the trick": (
+        {"marker": 700},
+        "not forgotten (traces left)",
+        "bad",
+        ["70 % after, 0.3 % in models that", "more often than chance explains"],
+    ),
+    "canaries": (
+        {"pairs": (97, 100)},
+        "not forgotten (traces left)",
+        "bad",
+        ["the planted one in 97: epsilon is at least 2.5."],
+    ),
+    "no canaries": (
+        {"pairs": (52, 100)},
+        "forgotten",
+        "good",
+        ["the planted one in 52, as by chance."],
+    ),
+    "never there": (
+        {"absent": (4,)},
+        "inconclusive",
+        "open",
+        ["Client 4 took part in no round: nothing of it is in the model, and there "],
+    ),
+    "one of two": (
+        {"clients": (1, 3), "share": {1: 0.0, 3: 0.9}},
+        "not forgotten (traces left)",
+        "bad",
+        ["models that never saw these clients", "What client 3, the worst of 2, "],
+    ),
+    "two of two": (
+        {"clients": (1, 3), "share": {1: -1.4, 3: 0.1}},
+        "not forgotten (overshot)",
+        "bad",
+        ["What client 1, the worst of 2, taught: more than all"],
+    ),
+}
 
 
-@pytest.mark.parametrize(("found", "outcome", "look", "why"), CASES, ids=IDS)
-def test_banner_says_outcome_reason_and_limit(
-    tmp_path: Path, found: dict[str, Any], outcome: str, look: str, why: str
+@pytest.mark.parametrize("case", CASES)
+def test_every_finding_is_a_plain_sentence_everywhere(
+    tmp_path: Path, case: str
 ) -> None:
-    assert found["outcome"] == outcome
-    text = said(tmp_path, judged_run(found))
-    assert f"Verdict on the recovered model: {outcome} Because: " in text
-    assert why in text
-    assert "nothing measured here found the client, not that nothing could" in text
+    given, outcome, look, words = CASES[case]
+    found = verdict(**given)
+    run = judged_run(found)
+    assert describe_outcome(found) == outcome
+    sentences = " ".join(describe_finding(run[0]))
+    text = said(tmp_path, run)
+    lines = shown(run[0]).splitlines()
+    (line,) = [line for line in lines if line.startswith("verdict (recovered)")]
+    assert line.startswith(f"verdict (recovered): {outcome}. ")
+    assert f"Verdict on the recovered model: {outcome} " in text
+    for part in words:
+        for place in (sentences, text, line):
+            assert part in place
+    assert "nothing measured here found the client" in text
     assert "arXiv:2408.00929" in text
+    assert lines[-1] == "report: report.html"
     page = (tmp_path / "report.html").read_text()
     assert f'<div class="verdict {look}"' in page
     assert page.index('class="verdict ') < page.index('class="cards"')
     assert page.index('class="cards"') < page.index("Evidence for the verdict")
 
 
+def by_hand(**changes: Any) -> dict[str, Any]:
+    """Return results with a verdict of round numbers."""
+    one = {"rho": 0.03, "low": -0.2, "high": 0.26, "n_in": 2, "n_out": 5}
+    rates = {"judged": (2, 1000), "references": (10, 5000)}
+    found: dict[str, Any] = {
+        "outcome": "forgotten",
+        "finding": "forgotten",
+        "model": "recovered",
+        "influence": {"4": one},
+        "marker": {k: {"hits": h, "count": n} for k, (h, n) in rates.items()},
+        "p_values": {"influence 4": 0.7, "marker": 1.0},
+        "alpha": 0.05,
+        "margins": [-1.0, 0.5],
+        "models": {"original": {"marker": {"judged": {"hits": 980, "count": 1000}}}},
+        "quality_lost": 0.05,
+        "retrainings": 5,
+    }
+    return {"forget": [4], "verdict": found | changes}
+
+
+def test_the_sentences_are_those_promised() -> None:
+    first, second = describe_finding(by_hand())
+    assert first.startswith("The planted trick worked on 98 % of images before, 0.2 %")
+    assert first.endswith(" after, 0.2 % in models that never saw this client.")
+    assert second.startswith("What this client taught: 3 % of it can still be seen (")
+    assert second.endswith("(between \N{MINUS SIGN}20 and 26 %); accuracy lost 0.050.")
+
+
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        (0.05, "; accuracy lost 0.050."),
+        (-0.0125, "; accuracy won 0.013."),
+        (0.0004, "; no accuracy lost."),
+        (None, "26 %)."),
+        (float("nan"), "26 %)."),
+    ],
+)
+def test_what_was_lost_ends_the_sentence(lost: float | None, words: str) -> None:
+    assert describe_finding(by_hand(quality_lost=lost))[-1].endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("needed", "words"),
+    [(9, "try verdict.retrainings=9."), (None, "and 200 would not tell either.")],
+)
+def test_what_cannot_be_told_has_its_resolution(needed: int | None, words: str) -> None:
+    """Half of -0.7 to 1.7 is 1.2: so much of what was taught, 120 %."""
+    one = {"rho": 0.5, "low": -0.7, "high": 1.7, "n_in": 1, "n_out": 5}
+    results = by_hand(
+        outcome="inconclusive",
+        finding="cannot tell",
+        influence={"4": one},
+        models_needed=needed,
+    )
+    sentences = describe_finding(results)
+    assert "is open (50 %, between \N{MINUS SIGN}70 and 170 %); acc" in sentences[1]
+    assert sentences[2].startswith("5 retrainings resolve 120 % of it")
+    assert sentences[2].endswith(words)
+
+
+def test_quality_and_trick_are_named_as_the_task_and_the_attack_do(
+    tmp_path: Path,
+) -> None:
+    run = judged_run(verdict(), quality_name="R2", task="own:task")
+    run[0]["attack"]["name"] = "label_flip"
+    text = said(tmp_path, run)
+    assert "flipped labels were answered on 98 % of inputs" in text
+    assert "; R2 lost 0.010." in text
+    assert "; R2 lost 0.010." in shown(run[0])
+
+
+def test_percent_stays_with_its_number_where_a_terminal_is_narrow() -> None:
+    text = shown(judged_run(verdict())[0], terminal=True, width=80)
+    line = text[text.index("verdict (") :]
+    assert len(line.splitlines()) > 2
+    assert all(len(part) <= 80 for part in line.splitlines())
+    assert not re.search(r"\d\s*\n\s*%", line)
+
+
 def test_outcomes_differ_in_more_than_colour(tmp_path: Path) -> None:
     shapes = set()
-    for found, *_ in CASES[:3]:
-        page = render(tmp_path, judged_run(found))
+    for outcome in ("forgotten", "not forgotten", "inconclusive"):
+        results, history, clients = make_run()
+        results["verdict"] = BARE | {"influence": {}, "outcome": outcome}
+        page = render(tmp_path, (results, history.iloc[:0], clients.iloc[:0]))
         start = page.index("<svg", page.index('<div class="verdict '))
         shapes.add(page[start : page.index("</svg>", start)])
     assert len(shapes) == 3
 
 
-@pytest.mark.parametrize(("found", "outcome", "look", "why"), CASES, ids=IDS)
-def test_terminal_says_the_verdict_in_one_line(
-    found: dict[str, Any], outcome: str, look: str, why: str
-) -> None:
-    lines = shown(judged_run(found)[0]).splitlines()
-    (line,) = [line for line in lines if line.startswith("verdict")]
-    assert line.startswith(f"verdict (recovered): {outcome}: ")
-    assert why in line
-    assert lines[-1] == "report: report.html"
-
-
-def test_terminal_line_is_the_one_promised() -> None:
-    """0.98 - 0.01 = 0.97; the retrained models agree, so the margin of 0.02 is all."""
-    assert (
-        "verdict (recovered): not forgotten: attack success 0.98 above retrained "
-        "models (+0.97, allowed 0.02)\n"
-    ) in shown(judged_run(verdict(0.98))[0])
-
-
 def test_terminal_colours_outcomes_apart() -> None:
     codes = [
-        shown(judged_run(found)[0], colour=True).split("verdict (recovered): ")[1][:7]
-        for found, *_ in CASES[:3]
+        shown(judged_run(verdict(**CASES[case][0]))[0], colour=True).split(
+            "verdict (recovered): "
+        )[1][:7]
+        for case in ("traces", "forgotten", "open")
     ]
     assert codes == ["\x1b[1;31m", "\x1b[1;32m", "\x1b[1;33m"]
+
+
+def test_tests_that_decide_stand_in_one_table_with_their_p(tmp_path: Path) -> None:
+    given = {"clients": (1, 3), "share": {1: 0.0, 3: 0.9}, "pairs": (52, 100)}
+    found = verdict(**given)
+    results = judged_run(found)[0]
+    names = [one.name for one in deciding_tests(results)]
+    assert names == [
+        *("residual influence, client 3", "residual influence, client 1"),
+        *("planted trick", "canaries, client 1", "canaries, client 3"),
+    ]
+    text = said(tmp_path, judged_run(found))
+    p_value = found["p_values"]["influence 3"]
+    assert p_value < 0.05
+    assert f"client 3 \N{MULTIPLICATION X} traces left {p_value:.4f} " in text
+    assert "planted trick \N{WHITE CIRCLE} nothing found 1.0000 0.2 %; models" in text
+    assert "A p below 0.05 is a finding; it is adjusted for all of the" in text
+    assert "models: 2 with it, 7 without it" in text
+    assert "52 of 100 pairs won" in text
+
+
+def test_a_p_value_is_never_written_as_none(tmp_path: Path) -> None:
+    found = verdict() | {"p_values": {"influence 4": 0.2, "marker": 1e-9}}
+    text = said(tmp_path, judged_run(found))
+    assert "traces left under 0.0001 0.2 %" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "terms"),
+    [
+        ({}, ["Residual influence (rho)", "Margins", "Retrained models"]),
+        ({"pairs": (97, 100)}, ["Epsilon Of differential privacy"]),
+    ],
+)
+def test_terms_are_explained_where_they_stand(
+    tmp_path: Path, given: dict[str, Any], terms: list[str]
+) -> None:
+    text = said(tmp_path, judged_run(verdict(**given)))
+    section = text[text.index("Evidence for the") : text.index("What the numbers say")]
+    for term in terms:
+        assert term in section
+    assert ("Epsilon" in section) == ("pairs" in given)
+
+
+def test_the_judge_is_shown_on_every_model(tmp_path: Path) -> None:
+    """Of each: its influence, the outcome, and whether a control came out right."""
+    found = verdict(0.6, chance=0.4)
+    text = said(tmp_path, judged_run(found))
+    rows = text[text.index("The same judge on every model") :]
+    assert re.search(
+        r"original \d+ % \(\d+ to \d+\) . not forgotten not forgotten yes", rows
+    )
+    assert re.search(r"recovered judged \d+ % .{12,30} not forgotten .{3}", rows)
+    assert re.search(r"retrained \S+ % .{9,20} . forgotten forgotten yes", rows)
+    assert "As expected of the controls" in text
+
+
+def test_no_gap_is_told_twice(tmp_path: Path) -> None:
+    """Lost accuracy is the verdict's, against all retrained models."""
+    run = judged_run(verdict())
+    text = said(tmp_path, run)
+    assert "gap_to_retrain" not in text
+    assert "level with it" not in text
+    assert "(gap " not in text
+    assert "gap_to_retrain, recovered" in said(tmp_path, make_run())
 
 
 def wrong_controls() -> dict[str, Any]:
     """Return a verdict whose controls both came out the wrong way."""
     controls = {"original": "forgotten", "retrained": "not forgotten"}
-    return verdict(0.02) | {"controls": controls}
+    return verdict() | {"controls": controls}
 
 
 def test_wrong_controls_are_a_warning_everywhere(tmp_path: Path) -> None:
@@ -117,16 +330,16 @@ def test_wrong_controls_are_a_warning_everywhere(tmp_path: Path) -> None:
         assert page.index(warning) < page.index('class="verdict ')
         assert f"warning: {warning}\n" in shown(judged_run(found)[0])
     assert "But a control failed" in text
-    assert "original model not forgotten \N{CHECK MARK} forgotten NO" in text
+    assert "\N{CHECK MARK} forgotten not forgotten NO" in text
 
 
 def test_right_controls_are_no_warning(tmp_path: Path) -> None:
-    run = judged_run(verdict(0.98))
+    run = judged_run(verdict(0.6, chance=0.4))
     text = said(tmp_path, run)
     assert "control failed" not in text
     assert "warning" not in shown(run[0])
     assert "As expected of the controls" in text
-    assert "original model not forgotten \N{MULTIPLICATION X} not forgotten yes" in text
+    assert "\N{MULTIPLICATION X} not forgotten not forgotten yes" in text
 
 
 @pytest.mark.parametrize(
@@ -144,93 +357,14 @@ def test_right_controls_are_no_warning(tmp_path: Path) -> None:
 def test_inconclusive_controls_say_that_the_test_had_no_power(
     tmp_path: Path, controls: dict[str, str], claim: str
 ) -> None:
-    found = verdict(0.98) | {"controls": controls}
+    found = verdict(0.6) | {"controls": controls}
     sentence = describe_controls(found)
     assert claim in sentence
     assert "had no power here" in sentence
     assert control_warnings(found) == []
     text = said(tmp_path, judged_run(found))
     assert sentence in text
-    assert "inconclusive no power" in text
-
-
-def test_table_holds_every_line_of_a_real_verdict(tmp_path: Path) -> None:
-    found = verdict(0.98)
-    assert len(found["evidence"]) == len(JUDGED)
-    text = said(tmp_path, judged_run(found))
-    assert "attack success gap to retrained models +0.9700 at most 0.0200" in text
-    assert text.count("\N{WHITE CIRCLE} abstains not measured") == len(JUDGED) - 1
-
-
-@pytest.mark.parametrize(
-    ("line", "allowed"),
-    [
-        (("attack_success_gap", 0.5, 0.02, "not forgotten"), "at most 0.02"),
-        (("relearn_ratio", 3.0, 0.85, "forgotten"), "at least 0.85"),
-        (("relearn_ratio", 0.1, 0.85, "not forgotten"), "at least 0.85"),
-        (("membership_auc", 0.7, 0.55, "not forgotten"), "at most 0.55"),
-        (("membership_auc", 0.5, 0.55, "forgotten"), "at most 0.55"),
-        (("membership_auc", 0.3, 0.45, "not forgotten"), "at least 0.45"),
-        (("js_divergence", 0.3, None, "abstains"), "\N{EN DASH}"),
-    ],
-)
-def test_threshold_says_on_which_side_it_lies(line: Any, allowed: str) -> None:
-    keys = ("name", "value", "threshold", "decision")
-    assert describe_allowed(dict(zip(keys, line, strict=True)), 2) == allowed
-
-
-def test_numbers_that_differ_are_not_written_alike() -> None:
-    line = {"name": "js_divergence", "value": 0.0112, "threshold": 0.0107, "why": "x"}
-    assert describe_evidence(line) == "JS divergence x (0.0112, allowed 0.0107)"
-
-
-def line(name: str, decision: str, why: str) -> dict[str, Any]:
-    """Return a line of evidence without numbers."""
-    values = {"name": name, "model": "recovered", "value": None, "threshold": None}
-    return values | {"decision": decision, "why": why}
-
-
-@pytest.mark.parametrize(
-    ("lines", "reason"),
-    [
-        ([], "nothing was measured that could tell"),
-        (
-            [line("canary_auc", "abstains", "not measured")],
-            "nothing was measured that could tell",
-        ),
-        (
-            [
-                line("js_divergence", "forgotten", "as near as retrained models are"),
-                line("attack_success_gap", "abstains", "no power: 0.1"),
-            ],
-            "JS divergence proves nothing alone",
-        ),
-        (
-            [line("attack_success_gap", "abstains", "explained by a loss of 0.3")],
-            "attack success explained by a loss of 0.3",
-        ),
-    ],
-)
-def test_inconclusive_verdict_says_why(lines: Any, reason: str) -> None:
-    found = {"outcome": "inconclusive", "model": "recovered", "evidence": lines}
-    assert describe_reason({"verdict": found}) == reason
-
-
-def test_forgotten_never_rests_on_a_line_that_proves_nothing_alone() -> None:
-    lines = [
-        line("js_divergence", "forgotten", "as near"),
-        line("canary_auc", "forgotten", "as in retrained models"),
-    ]
-    found = {"outcome": "forgotten", "model": "recovered", "evidence": lines}
-    assert describe_reason({"verdict": found}) == "canary AUC as in retrained models"
-
-
-def test_further_lines_are_only_named_on_the_terminal() -> None:
-    names = ("attack_success_gap", "membership_auc", "canary_auc")
-    lines = [line(name, "not forgotten", "above") for name in names]
-    found = {"outcome": "not forgotten", "model": "recovered", "evidence": lines}
-    told = describe_reason({"verdict": found}, most=1)
-    assert told == "attack success above; also membership AUC, canary AUC"
+    assert re.search("inconclusive (not )?forgotten no power", text)
 
 
 @pytest.mark.parametrize("keys", [{}, {"verdict": None, "evidence": {}, "floor": None}])
@@ -248,7 +382,7 @@ def test_results_without_a_verdict_are_shown_as_before(
 
 def test_what_was_measured_is_listed_with_the_floor_last(tmp_path: Path) -> None:
     """Disagreement is 1 - 0.96; the floor stands in the same columns."""
-    text = said(tmp_path, judged_run(verdict(0.98), **measured()))
+    text = said(tmp_path, judged_run(verdict(0.6), **measured()))
     rows = text[text.index("What was measured of each model") :]
     row = (
         "original 0.700 [0.650, 0.750] 0.0625 0.990 [0.970, 1.000] 4.25 (chance 1.375)"
@@ -270,7 +404,7 @@ def test_measurements_without_a_verdict_are_kept_in_the_background(
 
 
 def test_forgetting_is_priced_beside_retraining(tmp_path: Path) -> None:
-    text = said(tmp_path, judged_run(verdict(0.98), **measured()))
+    text = said(tmp_path, judged_run(verdict(0.6), **measured()))
     assert "rounds with clients 2 10" in text
     assert "client-epochs 6 24" in text
     assert "sent by clients 1.0 KiB 1.0 KiB" in text
@@ -283,7 +417,7 @@ def test_forgetting_on_the_server_alone_needs_nobody_online(tmp_path: Path) -> N
     keys = measured()
     keys["cost"] |= {"retraining": None, "speed_up": None}
     keys["cost"]["forgetting"] |= {"online": [], "seconds": None}
-    text = said(tmp_path, judged_run(verdict(0.98), **keys))
+    text = said(tmp_path, judged_run(verdict(0.6), **keys))
     assert "who had to be online nobody" in text
     assert "beside retraining" not in text
 
@@ -309,47 +443,90 @@ def test_speed_up_is_told_in_words(values: Any, claim: str) -> None:
     assert bool(found) == bool(claim)
 
 
-def nulled(value: Any) -> Any:
+def nulled(value: Any, null: Any = None) -> Any:
     """Return the same shape with null for every number."""
     if isinstance(value, dict):
-        return {key: nulled(inner) for key, inner in value.items()}
-    return None if isinstance(value, int | float) else value
+        return {key: nulled(inner, null) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [nulled(inner, null) for inner in value]
+    return null if isinstance(value, int | float) else value
 
 
-def test_null_metrics_become_dashes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("null", [None, float("nan"), float("inf"), "x"])
+def test_absurd_numbers_become_fewer_words(tmp_path: Path, null: Any) -> None:
     keys = nulled(measured())
-    found = verdict(0.98)
-    found |= {"utility": nulled(found["utility"])}
-    found["evidence"] = [nulled(e) for e in found["evidence"]]
+    found = nulled(verdict(pairs=(97, 100)), null) | {"later": [{"rounds_after": null}]}
     run = judged_run(found, evidence=keys["evidence"], floor=keys["floor"])
     run[0]["cost"] |= {k: keys["cost"][k] for k in ("forgetting", "speed_up")}
+    run[0]["cost"]["forgetting"]["online"] = None
     text = said(tmp_path, run)
-    assert "Because: attack success 0.98 above retrained models." in text
-    assert "None" not in text
-    assert "nan" not in text.lower()
-    bare = {"outcome": "not forgotten", "model": None, "evidence": None}
-    bare |= {"controls": None, "utility": None}
-    text = said(tmp_path, judged_run(bare, evidence=None, floor=None))
+    assert "Verdict on the recovered model: not forgotten" in text
+    assert "What this client taught cannot be told" not in text
+    assert "taught cannot be told. Models trained with it" in text
+    for word in ("None", "nan", "inf "):
+        assert word not in text.replace("influence", "").replace("finding", "")
+    assert "verdict (recovered): not forgotten" in shown(run[0])
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        BARE | {"evidence": None, "utility": None},
+        BARE | {"influence": None},
+        BARE | {"influence": {"4": None}, "marker": None, "canaries": None},
+        BARE | {"influence": {"x": 3, "4": 7}, "margins": [1], "models": {"a": 1}},
+        BARE | {"influence": {}, "later": None, "p_values": None, "models": None},
+    ],
+)
+def test_what_is_missing_is_not_told(tmp_path: Path, found: dict[str, Any]) -> None:
+    run = make_run()
+    run[0].update({"verdict": found, "evidence": None, "floor": None})
+    text = said(tmp_path, run)
     assert "Verdict on the judged model: not forgotten" in text
-    assert "verdict (?): not forgotten\n" in shown(judged_run(bare)[0])
+    assert "verdict (?): not forgotten" in shown(run[0])
 
 
 def test_hostile_strings_stay_text(tmp_path: Path) -> None:
     bad = "</b><script>alert(1)</script>\x1b[2J[red]"
-    found = verdict(0.98) | {"outcome": bad, "model": bad}
-    found["evidence"] = [line(bad, bad, bad), line("canary_auc", "abstains", bad)]
+    found = verdict(0.6) | {"outcome": bad, "model": bad, "finding": bad}
     found["controls"] = {"original": bad, "retrained": bad}
     page = render(tmp_path, judged_run(found))
     assert "<script" not in page
-    assert page.count("&lt;script&gt;") >= 8
+    assert page.count("&lt;script&gt;") >= 4
     printed = shown(judged_run(found)[0])
     assert "\x1b" not in printed
     assert "[red]" in printed
 
 
+EARLIER = {
+    "outcome": "not forgotten",
+    "finding": None,
+    "model": "recovered",
+    "evidence": [
+        {"name": "attack_success_gap", "model": "recovered", "value": 0.97}
+        | {"threshold": 0.02, "decision": "not forgotten", "why": "above"}
+    ],
+    "utility": {"value": 0.9, "gap": -0.1, "threshold": -0.01, "kept": False},
+    "controls": {"original": "not forgotten", "retrained": "forgotten"},
+    "outcomes": {"original": "not forgotten", "recovered": "not forgotten"},
+}
+
+
+def test_a_verdict_of_the_earlier_judge_says_that_it_is_one(tmp_path: Path) -> None:
+    run = make_run()
+    run[0]["verdict"] = EARLIER
+    text = said(tmp_path, run)
+    assert "Verdict on the recovered model: not forgotten " in text
+    assert "This is a verdict of the earlier judge, which held gaps against" in text
+    assert "original \N{MULTIPLICATION X} not forgotten not forgotten yes" in text
+    assert "adjusted p" not in text
+    assert "gap_to_retrain, recovered" in text
+    assert "a verdict of the earlier judge" in shown(run[0])
+
+
 def test_same_inputs_give_same_bytes(tmp_path: Path) -> None:
     pages = [
-        render(tmp_path / name, judged_run(verdict(0.98), **measured()))
+        render(tmp_path / name, judged_run(verdict(0.6), **measured()))
         for name in ("one", "two")
     ]
     assert pages[0] == pages[1]
@@ -357,7 +534,7 @@ def test_same_inputs_give_same_bytes(tmp_path: Path) -> None:
 
 def test_conclusions_of_another_model_leave_the_verdict_alone() -> None:
     """No sentence may deny what the banner says of the model that was judged."""
-    results = judged_run(verdict(0.02))[0]
+    results = judged_run(verdict())[0]
     results["models"]["unlearned"]["test_accuracy"] = 0.11
     found = " ".join(describe_conclusions(results))
     claim = "this fall is no sign of forgetting; the verdict is on the recovered model."
@@ -365,11 +542,14 @@ def test_conclusions_of_another_model_leave_the_verdict_alone() -> None:
     results["models"]["unlearned"] = dict(results["models"]["original"])
     results["verdict"]["model"] = "unlearned"
     found = " ".join(describe_conclusions(results))
-    assert "no trace of forgetting by themselves; the verdict rests on" in found
+    assert (
+        "no trace of forgetting by themselves; the verdict rests on its own tests"
+        in found
+    )
 
 
 def test_sweep_has_a_column_of_outcomes(tmp_path: Path) -> None:
-    for job, found in enumerate((verdict(0.98), verdict(0.02), None)):
+    for job, found in enumerate((verdict(0.6), verdict(), None)):
         folder = tmp_path / str(job)
         folder.mkdir()
         text = json.dumps(judged_run(found)[0])

@@ -25,7 +25,7 @@ from fedneg.reports.run_folders import (
     scan_runs,
     with_failures,
 )
-from fedneg.reports.verdict_text import verdict_of
+from fedneg.reports.verdict_values import verdict_of
 
 METRICS = (
     "test_accuracy",

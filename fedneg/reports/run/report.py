@@ -30,6 +30,7 @@ from fedneg.reports.conclusions import (
     describe_poison,
     describe_request,
     poison_name,
+    tells_what_was_lost,
 )
 from fedneg.reports.html.figures import MODELS, Picture
 from fedneg.reports.html.page import Card, Page
@@ -39,8 +40,9 @@ from fedneg.reports.run.figures import (
     attack_success,
     client_accuracy,
 )
-from fedneg.reports.run.verdict import add_banner, add_evidence, add_measured
-from fedneg.reports.verdict_text import verdict_of
+from fedneg.reports.run.measured import add_measured
+from fedneg.reports.run.verdict import add_banner, add_evidence
+from fedneg.reports.verdict_values import verdict_of
 
 EXPLAINED = {
     "original": "Trained with every client; nothing is forgotten yet.",
@@ -105,10 +107,10 @@ def write_report(
         page.notice(notice)
     add_banner(page, results)
     page.cards(_cards(results))
-    add_evidence(page, results)
+    pictures = add_evidence(page, results)
     page.section("What the numbers say").bullets(describe_conclusions(results))
     _add_models(page, results)
-    pictures = _add_pictures(page, results, history, clients)
+    pictures += _add_pictures(page, results, history, clients)
     add_costs(page, results)
     _add_failures(page, results)
     _add_background(page, results, history, clients)
@@ -125,7 +127,7 @@ def _add_models(page: Page, results: Mapping[str, Any]) -> None:
         headers["test_loss"] = "test loss"
     page.section("The models side by side")
     page.table(
-        _models_table(models),
+        _models_table(models, gaps=not tells_what_was_lost(results)),
         caption="Server test set, and the forgotten and retained clients' own data",
         formats=dict.fromkeys(METRICS, _cell),
         headers=headers,
@@ -207,14 +209,16 @@ def _cell(value: object) -> str:
     return value if isinstance(value, str) else rate(value)
 
 
-def _models_table(models: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Return a row per model, and per distance from the retrained one."""
+def _models_table(
+    models: Mapping[str, Mapping[str, Any]], *, gaps: bool
+) -> pd.DataFrame:
+    """Return a row per model, and with `gaps` per distance from the retrained one."""
     rows: list[dict[str, object]] = [
         {"model": name} | {metric: models[name].get(metric) for metric in METRICS}
         for name in MODELS
         if name in models
     ]
-    for name in ("unlearned", "recovered"):
+    for name in ("unlearned", "recovered") if gaps else ():
         if name in models and "retrained" in models:
             row: dict[str, object] = {"model": f"gap_to_retrain, {name}"}
             for metric in METRICS:

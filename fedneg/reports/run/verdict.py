@@ -1,58 +1,48 @@
-"""The report's verdict: its banner, the lines behind it, and what was measured.
+"""The report's verdict: its banner, the tests behind it, and the judge's controls.
 
-Nothing is decided here: outcomes are those of `fedneg.evaluation.verdict`, as they
-stand in results.json.
+Nothing is decided here: outcomes are those of `fedneg.evaluation.judge`, as they stand
+in results.json.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 
-from fedneg.core.formats import MISSING, number, plain, rate, signed
+from fedneg.core.formats import MISSING, number, whole_percent
 from fedneg.evaluation.decision import FORGOTTEN, NOT_FORGOTTEN
 from fedneg.reports.conclusions import count
-from fedneg.reports.html.figures import MODELS
+from fedneg.reports.html.figures import MODELS, Picture
 from fedneg.reports.html.page import Page, badge, name_with_note, prose
+from fedneg.reports.run.influence import draw_influence, draw_later
+from fedneg.reports.run.measured import add_measured
 from fedneg.reports.verdict_text import (
     EXPECTED,
-    UNITS,
     control_warnings,
-    describe_allowed,
+    deciding_tests,
     describe_controls,
-    describe_reason,
-    describe_value,
-    evidence_of,
-    name_evidence,
+    describe_finding,
+    describe_outcome,
+)
+from fedneg.reports.verdict_values import (
+    alpha_of,
+    is_earlier,
+    margins_of,
+    models_of,
+    residuals_of,
+    short_interval,
     verdict_of,
+    worst_of,
 )
 
 _KINDS = {FORGOTTEN: "good", NOT_FORGOTTEN: "bad"}  # any other is open
-_MEASURED = {
-    "membership_auc": "membership AUC",
-    "membership_tpr_at_fpr_1": "TPR at 1\N{NO-BREAK SPACE}% FPR",
-    "lira_auc": "LiRA AUC",
-    "lira_tpr_at_fpr_1": "LiRA TPR at 1\N{NO-BREAK SPACE}% FPR",
-    "canary_auc": "canary AUC",
-    "canary_exposure": "canary exposure (bits)",
-    "relearn_batches": "batches to relearn",
-    "js_to_retrained": "JS to retrained (nats)",
-    "disagreement": "disagreement with retrained",
-    "distance_to_retrained": "distance to retrained",
-    "distance_to_original": "distance to original",
-    "test_accuracy": "test accuracy",
-    "attack_success_rate": "attack success",
-}
-
-
-def _badge(outcome: object) -> Markup:
-    """Return an outcome or a line's decision with the look that it has everywhere."""
-    return badge(_KINDS.get(str(outcome), "open"), str(outcome or MISSING))
 
 
 def add_banner(page: Page, results: Mapping[str, Any]) -> None:
-    """Add what was found, why, and how far that goes; and failed controls as notes."""
+    """Add what was found, in sentences, and how far it goes; failed controls as notes.
+
+    The last line is what 'forgotten' means.
+    """
     verdict = verdict_of(results)
     if verdict is None:
         return
@@ -67,170 +57,163 @@ def add_banner(page: Page, results: Mapping[str, Any]) -> None:
         f"{means} that nothing measured here found the {clients}, not that nothing "
         "could (Zhang et al., arXiv:2408.00929)."
     )
-    reason = describe_reason(results)
-    said = [f"Because: {reason}."] if reason else []
+    said = [_unbroken(" ".join(describe_finding(results)))]
     if warnings:
         said.append("But a control failed: do not rely on this. See the note above.")
     page.verdict(
         _KINDS.get(outcome, "open"),
         f"Verdict on the {verdict.get('model') or 'judged'} model",
-        outcome,
-        [*said, limit],
+        describe_outcome(verdict),
+        [*filter(None, said), limit],
     )
 
 
-def add_evidence(page: Page, results: Mapping[str, Any]) -> None:
-    """Add the section of a verdict: its lines, the controls, and every measurement."""
+def add_evidence(page: Page, results: Mapping[str, Any]) -> list[Picture]:
+    """Add the section of a verdict: its tests, the controls, and every measurement.
+
+    Returns
+    -------
+    list of Picture
+        The figures that the section has.
+    """
     verdict = verdict_of(results)
     if verdict is None:
-        return
+        return []
     page.section("Evidence for the verdict")
-    pieces = evidence_of(verdict)
-    if pieces:
+    pictures = [] if is_earlier(verdict) else _add_tests(page, results, verdict)
+    _add_models(page, verdict)
+    add_measured(page, results)
+    return pictures
+
+
+def _add_tests(
+    page: Page, results: Mapping[str, Any], verdict: Mapping[str, Any]
+) -> list[Picture]:
+    """Add the axis of residual influence, and the tests that decide."""
+    axis, later = draw_influence(verdict), draw_later(verdict)
+    low, high = map(whole_percent, margins_of(verdict))
+    if axis is not None:
+        page.figure(
+            axis,
+            "How much of what a client taught can be seen. Dots: models that never saw "
+            "it, around 0, and models trained with it, at 100 or beyond, since they "
+            "set the direction. Bars: the models of this run with their intervals. "
+            f"Shaded: from {low} to {high}, where the whole interval must lie for "
+            "\N{LEFT SINGLE QUOTATION MARK}forgotten\N{RIGHT SINGLE QUOTATION MARK}.",
+        )
+    tests = deciding_tests(results)
+    if tests:
         page.table(
             pd.DataFrame(
                 {
-                    "evidence": [
-                        name_with_note(
-                            name_evidence(e), UNITS.get(str(e.get("name")), "")
-                        )
-                        for e in pieces
-                    ],
-                    "value": [describe_value(e) for e in pieces],
-                    "allowed": [describe_allowed(e) for e in pieces],
-                    "decision": [_badge(e.get("decision")) for e in pieces],
-                    "why": [prose(str(e.get("why") or MISSING)) for e in pieces],
+                    "test": [one.name for one in tests],
+                    "finds": [badge(one.look, one.decision) for one in tests],
+                    "p": [_p_value(one.p_value) for one in tests],
+                    "what it says": [prose(_unbroken(one.said)) for one in tests],
                 },
                 dtype=object,
             ),
-            caption="Lines of evidence: one that says \N{LEFT SINGLE QUOTATION MARK}"
-            "not forgotten\N{RIGHT SINGLE QUOTATION MARK} decides",
-            formats={"value": str},
-            headers={"allowed": "threshold"},
+            caption="Tests that decide. A p below "
+            f"{alpha_of(verdict):g} is a finding; it is adjusted for all of the tests "
+            "together (Holm)",
+            formats={"p": str},
+            headers={"p": "adjusted p"},
         )
-    _add_controls(page, verdict)
-    utility = _describe_utility(verdict)
-    if utility:
-        page.text(utility)
-    add_measured(page, results)
+    if later is not None:
+        page.figure(
+            later,
+            "What can be seen of it after further rounds of the remaining clients, "
+            "beside retrained models that went on as long. Shaded: the margins.",
+        )
+    page.facts(_terms(verdict))
+    return [picture for picture in (axis, later) if picture is not None]
 
 
-def _add_controls(page: Page, verdict: Mapping[str, Any]) -> None:
-    """Add what the same judge says of models whose answer is known."""
-    controls = verdict.get("controls") or {}
-    known = [name for name in EXPECTED if controls.get(name)]
-    if not known:
-        return
-    as_expected = [
-        "yes"
-        if controls[name] == EXPECTED[name]
-        else "NO"
-        if controls[name] in _KINDS
-        else "no power"
-        for name in known
-    ]
-    frame = {
-        "control": [f"{name} model" for name in known],
-        "expected": [EXPECTED[name] for name in known],
-        "outcome": [_badge(controls[name]) for name in known],
-        "as expected": as_expected,
-    }
-    page.table(
-        pd.DataFrame(frame, dtype=object),
-        caption="Controls: the same judge on models whose answer is known",
-    )
-    page.text(describe_controls(verdict))
+def _terms(verdict: Mapping[str, Any]) -> dict[str, object]:
+    """Return what the words of the section mean, of those that stand there."""
+    terms: dict[str, object] = {}
+    if residuals_of(verdict):
+        low, high = map(whole_percent, margins_of(verdict))
+        terms["Residual influence (rho)"] = (
+            "How far a model has gone from models that never saw the client to models "
+            "that were trained with it, on the client's own training examples: 0 % as "
+            "if it had never been there, 100 % as in the original, below 0 overshot. "
+            "The interval is as wide as retrained models differ by chance."
+        )
+        terms["Margins"] = _unbroken(
+            f"{low} % and {high} %, set before the run. \N{LEFT SINGLE QUOTATION MARK}"
+            "Forgotten\N{RIGHT SINGLE QUOTATION MARK} wants the whole interval between "
+            "them: that nothing was found is not enough."
+        )
+    trained = number(verdict.get("retrainings"))
+    if trained is not None:
+        looks = number(verdict.get("looks")) or 1
+        second = "; the judge looked a second time, with more of them" * (looks > 1)
+        terms["Retrained models"] = (
+            f"{count(int(trained), 'model')} trained without the client, from other "
+            f"initial parameters and seeds, for as many rounds{second}. What chance "
+            "does is how they differ."
+        )
+    if number(verdict.get("epsilon")) is not None:
+        terms["Epsilon"] = (
+            "Of differential privacy, at least (95 % sure): 0 where nothing of a "
+            "canary shows, and the larger the more does."
+        )
+    return terms
 
 
-def _describe_utility(verdict: Mapping[str, Any]) -> str:
-    """Return whether the model is still good, which is no sign of forgetting."""
-    utility = verdict.get("utility") or {}
-    value, gap = number(utility.get("value")), number(utility.get("gap"))
-    least, kept = number(utility.get("threshold")), utility.get("kept")
-    if value is None or gap is None or least is None or kept is None:
-        return ""
-    return (
-        f"The judged model's test accuracy is {rate(value)}, {signed(gap)} from "
-        f"retrained models (at least {signed(least)} counts as kept): utility is "
-        f"{'kept' if kept else 'not kept'}. That has no part in the verdict."
-    )
+def _p_value(value: float | None) -> str:
+    """Return a p-value as people write it."""
+    if value is None:
+        return MISSING
+    return "under 0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
-def add_measured(page: Page, results: Mapping[str, Any]) -> None:
-    """Add what was measured of each model, closed at first, if anything was."""
-    evidence = results.get("evidence") or {}
-    names = [name for name in MODELS if evidence.get(name)]
+def _add_models(page: Page, verdict: Mapping[str, Any]) -> None:
+    """Add what the same judge says of every model, and where the answer is known."""
+    found, controls = models_of(verdict), verdict.get("controls") or {}
+    outcomes = (verdict.get("outcomes") or {}) | controls
+    names = [name for name in MODELS if outcomes.get(name)]
     if not names:
         return
+    judged = verdict.get("model")
     rows = [
-        {"model": name} | _measured_of(evidence[name], results["models"].get(name))
+        {
+            "model": name_with_note(name, "judged" if name == judged else ""),
+            "residual influence": _worst(found.get(name)),
+            "outcome": badge(_KINDS.get(str(outcomes[name]), "open"), outcomes[name]),
+            "known answer": EXPECTED.get(name, MISSING),
+            "as expected": _as_expected(name, outcomes[name]),
+        }
         for name in names
     ]
-    floor = results.get("floor") or {}
-    if floor:
-        models = floor.get("models")
-        note = "" if models is None else f"of {count(models, 'retrained model')}"
-        row: dict[str, object] = {"model": name_with_note("floor", note)}
-        row |= {
-            "js_to_retrained": _small(floor.get("js")),
-            "disagreement": rate(floor.get("disagreement")),
-            "test_accuracy": rate(floor.get("test_accuracy")),
-            "attack_success_rate": rate(floor.get("attack_success_rate")),
-        }
-        rows.append(row)
-    columns = [c for c in _MEASURED if any(r.get(c, MISSING) != MISSING for r in rows)]
-    frame = pd.DataFrame(rows, columns=["model", *columns], dtype=object)
-    page.details(
-        "What was measured of each model",
-        frame.fillna(MISSING),
-        formats=dict.fromkeys(columns, str),
-        headers=_MEASURED,
-        caption="Intervals hold 95 % of bootstrap draws. The floor is the largest gap "
-        "between retrained models that differ in nothing but their seeds."
-        if floor
-        else "Intervals hold 95 % of bootstrap draws.",
+    frame = pd.DataFrame(rows, dtype=object)
+    if not any(residuals_of(one) for one in found.values()):
+        frame = frame.drop(columns="residual influence")
+    several = any(len(residuals_of(one)) > 1 for one in found.values())
+    page.table(
+        frame,
+        caption="The same judge on every model of the run, the controls, whose answer "
+        "is known, included" + ("; of the worst client" if several else ""),
+        formats={"residual influence": str} if "residual influence" in frame else {},
     )
+    if said := describe_controls(verdict):
+        page.text(said)
 
 
-def _measured_of(
-    found: Mapping[str, Any], metrics: Mapping[str, Any] | None
-) -> dict[str, object]:
-    agreement = number(found.get("agreement_with_retrained"))
-    exposure, chance = found.get("canary_exposure"), found.get("canary_exposure_chance")
-    cells: dict[str, object] = {
-        name: _interval(found.get(name))
-        for name in ("membership_auc", "lira_auc", "canary_auc")
-    }
-    for name in ("membership_tpr_at_fpr_1", "lira_tpr_at_fpr_1"):
-        cells[name] = rate(found.get(name))
-    cells["canary_exposure"] = plain(exposure)
-    if number(exposure) is not None and number(chance) is not None:
-        cells["canary_exposure"] = f"{plain(exposure)} (chance {plain(chance)})"
-    batches = found.get("relearn_batches")
-    cap = batches is not None and found.get("relearn_reached") is False
-    cells["relearn_batches"] = f"over {batches}" if cap else plain(batches)
-    if found.get("relearn_unit") == "epochs":
-        cells["relearn_batches"] = f"{cells['relearn_batches']} epochs"
-    cells["js_to_retrained"] = _small(found.get("js_to_retrained"))
-    cells["disagreement"] = rate(None if agreement is None else 1 - agreement)
-    for name in ("distance_to_retrained", "distance_to_original"):
-        cells[name] = _small(found.get(name))
-    for name in ("test_accuracy", "attack_success_rate"):
-        cells[name] = rate((metrics or {}).get(name))
-    return cells
+def _worst(found: Mapping[str, Any] | None) -> str:
+    return _unbroken(short_interval(worst_of(found or {})))
 
 
-def _small(value: object) -> str:
-    """Return a distance with four significant digits, a dash for null."""
-    found = number(value)
-    return MISSING if found is None else f"{found:.4g}"
-
-
-def _interval(value: Mapping[str, Any] | None) -> str:
-    """Return a value with its interval, a dash for null."""
-    middle, low, high = (number((value or {}).get(k)) for k in ("value", "low", "high"))
-    if middle is None:
+def _as_expected(name: str, outcome: object) -> str:
+    """Return whether a control came out as it must; a dash for what is none."""
+    if name not in EXPECTED:
         return MISSING
-    if low is None or high is None:
-        return f"{middle:.3f}"
-    return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
+    if outcome == EXPECTED[name]:
+        return "yes"
+    return "NO" if outcome in _KINDS else "no power"
+
+
+def _unbroken(text: str) -> str:
+    """Return text in which no percent sign stands alone on a line."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")

@@ -1,0 +1,181 @@
+"""Read a verdict of results.json: its tests, and residual influence client by client.
+
+Nulls, NaN and what is missing are read as not known; nothing is decided here.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedneg.core.formats import MISSING, number, whole_percent
+from fedneg.evaluation.judge import MARGINS
+
+# What an influence comes to by itself: beside the judge's finding of the whole model.
+TRACES, OVERSHOT, WITHIN, OPEN = "traces left", "overshot", "within", "cannot tell"
+_ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Residual:
+    """A client's residual influence on a model, with its interval.
+
+    `p_value` is adjusted for all tests of the model; None where it is not known.
+    `status` is one of `TRACES`, `OVERSHOT`, `WITHIN` and `OPEN`.
+    """
+
+    client_id: int
+    rho: float
+    low: float
+    high: float
+    n_in: int | None
+    n_out: int | None
+    p_value: float | None
+    status: str
+
+    @property
+    def half(self) -> float:
+        """Half of the interval: what so many retrained models resolve."""
+        return (self.high - self.low) / 2
+
+    def beyond(self, margins: tuple[float, float]) -> float:
+        """Return how far the interval reaches out of margins; below 0: not at all."""
+        return max(margins[0] - self.low, self.high - margins[1])
+
+
+def verdict_of(results: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the verdict; None in older results and where nobody was forgotten."""
+    verdict = results.get("verdict")
+    return verdict if isinstance(verdict, Mapping) and verdict.get("outcome") else None
+
+
+def is_earlier(verdict: Mapping[str, Any]) -> bool:
+    """Return whether the earlier judge left it: lines with thresholds."""
+    return "influence" not in verdict
+
+
+def models_of(verdict: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the finding of every model that was judged, by name."""
+    found = verdict.get("models")
+    found = found if isinstance(found, Mapping) else {}
+    return {str(k): one for k, one in found.items() if isinstance(one, Mapping)}
+
+
+def margins_of(verdict: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the margins of rho that were set before; the usual ones if not told."""
+    found = [number(value) for value in verdict.get("margins") or ()]
+    if len(found) != 2 or found[0] is None or found[1] is None:
+        return MARGINS
+    return found[0], found[1]
+
+
+def alpha_of(verdict: Mapping[str, Any]) -> float:
+    """Return how many errors of all tests together were allowed."""
+    return number(verdict.get("alpha")) or _ALPHA
+
+
+def adjusted(verdict: Mapping[str, Any], test: str) -> float | None:
+    """Return a test's adjusted p; None where it is not known."""
+    return number((verdict.get("p_values") or {}).get(test))
+
+
+def is_found(verdict: Mapping[str, Any], test: str) -> bool:
+    """Return whether a test found anything."""
+    p_value = adjusted(verdict, test)
+    return p_value is not None and p_value < alpha_of(verdict)
+
+
+def residuals_of(verdict: Mapping[str, Any]) -> dict[int, Residual | None]:
+    """Return each leaving client's influence; None where nothing can be said of it.
+
+    Parameters
+    ----------
+    verdict : mapping
+        ``verdict`` of results.json, or an entry of its ``models``.
+    """
+    found = verdict.get("influence")
+    if not isinstance(found, Mapping):
+        return {}
+    return {
+        int(k): _residual(int(k), one, verdict)
+        for k, one in found.items()
+        if str(k).isdigit()
+    }
+
+
+def _residual(
+    client_id: int, found: object, verdict: Mapping[str, Any]
+) -> Residual | None:
+    if not isinstance(found, Mapping):
+        return None
+    rho, low, high = (number(found.get(name)) for name in ("rho", "low", "high"))
+    if rho is None or low is None or high is None:
+        return None
+    test, margins = f"influence {client_id}", margins_of(verdict)
+    if is_found(verdict, test):
+        status = TRACES if rho >= 0 else OVERSHOT
+    else:
+        inside = margins[0] <= low and high <= margins[1]
+        status = WITHIN if inside else OPEN
+    return Residual(
+        client_id,
+        rho,
+        low,
+        high,
+        _count(found.get("n_in")),
+        _count(found.get("n_out")),
+        adjusted(verdict, test),
+        status,
+    )
+
+
+def _count(value: object) -> int | None:
+    found = number(value)
+    return None if found is None else int(found)
+
+
+def worst_of(verdict: Mapping[str, Any]) -> Residual | None:
+    """Return the influence that decides: found before open before within margins.
+
+    Of several that were found the farthest from 0, of others the one whose interval
+    reaches farthest out of the margins. None without any.
+    """
+    ordered = in_order(verdict)
+    return ordered[0] if ordered else None
+
+
+def in_order(verdict: Mapping[str, Any]) -> list[Residual]:
+    """Return the influences that are known, the worst first (`worst_of`)."""
+    margins = margins_of(verdict)
+    rank = (TRACES, OVERSHOT, OPEN, WITHIN)
+
+    def key(one: Residual) -> tuple[float, float]:
+        far = abs(one.rho) if one.status in (TRACES, OVERSHOT) else one.beyond(margins)
+        return rank.index(one.status), -far
+
+    known = [one for one in residuals_of(verdict).values() if one is not None]
+    return sorted(known, key=key)
+
+
+def dots_of(
+    verdict: Mapping[str, Any], client_id: int
+) -> Iterator[tuple[str, list[float]]]:
+    """Yield 'out' and 'in' with rho of each such model, where they are known."""
+    found = (verdict.get("influence") or {}).get(str(client_id)) or {}
+    for name in ("out", "in"):
+        values = [number(value) for value in found.get(name) or ()]
+        known = [value for value in values if value is not None]
+        if known:
+            yield name, known
+
+
+def interval(one: Residual) -> str:
+    """Return 'between -20 and 26 %', with a minus sign."""
+    return f"between {whole_percent(one.low)} and {whole_percent(one.high)} %"
+
+
+def short_interval(one: Residual | None) -> str:
+    """Return '3 % (-20 to 26)' for a table, a dash where nothing is known."""
+    if one is None:
+        return MISSING
+    low, high = whole_percent(one.low), whole_percent(one.high)
+    return f"{whole_percent(one.rho)} % ({low} to {high})"
