@@ -27,6 +27,7 @@ from fedneg.reports.verdict_values import (
     is_earlier,
     is_found,
     models_of,
+    name_whose,
     residuals_of,
     short_interval,
 )
@@ -130,12 +131,14 @@ def _describe_influence(results: Mapping[str, Any]) -> Iterator[str]:
     """Yield what can be seen of the worst client, and of whom nothing is known."""
     verdict = results["verdict"]
     ordered, several = in_order(verdict), len(results["forget"]) > 1
-    unknown = [k for k, one in residuals_of(verdict).items() if one is None]
+    unknown = [k for (k, _), one in residuals_of(verdict).items() if one is None]
     if ordered:
         worst = ordered[0]
-        whom = name_clients([worst.client_id]) if several else "this client"
-        if len(ordered) > 1:
-            whom += f", the worst of {len(ordered)},"
+        whom = name_whose(worst.whose) if several else "this client"
+        if worst.ordinary and not several:
+            whom = f"the ordinary examples of {whom}"
+        if len({one.client_id for one in ordered}) > 1:
+            whom += f", the worst of {len({one.client_id for one in ordered})},"
         said = f"What {whom} taught: {describe_residual(worst)}"
         yield said
     if unknown:
@@ -147,7 +150,7 @@ def _describe_influence(results: Mapping[str, Any]) -> Iterator[str]:
 def _describe_doubt(verdict: Mapping[str, Any]) -> Iterator[str]:
     """Yield why it is open how much can be seen, and what would tell."""
     worst = next(iter(in_order(verdict)), None)
-    if worst is not None and worst.status == OPEN:
+    if worst is not None and worst.status == OPEN and not worst.partial:
         yield _capital(describe_resolution(verdict, worst))
     if None in residuals_of(verdict).values():
         yield _capital(_why_unknown(verdict))
@@ -162,6 +165,12 @@ def describe_residual(one: Residual) -> str:
             f"more than all of it was taken away, by {whole_percent(-one.rho)} % of it "
             f"(between {low} and {high} %), so that one can see that somebody was "
             "taken out"
+        )
+    if one.status == OPEN and one.partial:
+        return (
+            f"{share} % of it can still be seen ({interval(one)}), nearly all in "
+            "examples that models without it contradict: of the ordinary ones nothing "
+            "can be told"
         )
     if one.status == OPEN:
         return f"how much of it can still be seen is open ({share} %, {interval(one)})"
@@ -259,7 +268,7 @@ def deciding_tests(results: Mapping[str, Any]) -> list[DecidingTest]:
     tests = [_influence_test(one) for one in in_order(verdict)]
     tests += [
         DecidingTest(f"residual influence, client {k}", "not known", None, OPEN, "open")
-        for k, one in residuals_of(verdict).items()
+        for (k, _), one in residuals_of(verdict).items()
         if one is None
     ]
     after, never = (_rate_of(verdict, name) for name in ("judged", "references"))
@@ -286,7 +295,7 @@ def _influence_test(one: Residual) -> DecidingTest:
         OPEN: (OPEN, "open"),
     }[one.status]
     said = short_interval(one) + (f"; models: {models}" if models else "")
-    name = f"residual influence, client {one.client_id}"
+    name = f"residual influence, {name_whose(one.whose)}"
     return DecidingTest(name, said, one.p_value, decision, look)
 
 

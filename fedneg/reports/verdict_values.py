@@ -10,6 +10,8 @@ from typing import Any
 from fedneg.core.formats import MISSING, number, whole_percent
 from fedneg.evaluation.judge import MARGINS
 
+# Whose examples: a client's, all of them or (True) the ordinary ones alone.
+Whose = tuple[int, bool]
 # What an influence comes to by itself: beside the judge's finding of the whole model.
 TRACES, OVERSHOT, WITHIN, OPEN = "traces left", "overshot", "within", "cannot tell"
 _ALPHA = 0.05
@@ -20,10 +22,14 @@ class Residual:
     """A client's residual influence on a model, with its interval.
 
     `p_value` is adjusted for all tests of the model; None where it is not known.
-    `status` is one of `TRACES`, `OVERSHOT`, `WITHIN` and `OPEN`.
+    `status` is one of `TRACES`, `OVERSHOT`, `WITHIN` and `OPEN`. `ordinary`: measured
+    on the examples that models without the client do not contradict alone; `partial`:
+    these could not be measured, though the others are nearly all of it.
     """
 
     client_id: int
+    ordinary: bool
+    partial: bool
     rho: float
     low: float
     high: float
@@ -31,6 +37,11 @@ class Residual:
     n_out: int | None
     p_value: float | None
     status: str
+
+    @property
+    def whose(self) -> Whose:
+        """Whose examples it is measured on."""
+        return self.client_id, self.ordinary
 
     @property
     def half(self) -> float:
@@ -84,40 +95,53 @@ def is_found(verdict: Mapping[str, Any], test: str) -> bool:
     return p_value is not None and p_value < alpha_of(verdict)
 
 
-def residuals_of(verdict: Mapping[str, Any]) -> dict[int, Residual | None]:
+def residuals_of(verdict: Mapping[str, Any]) -> dict[Whose, Residual | None]:
     """Return each leaving client's influence; None where nothing can be said of it.
+
+    Of a client whose ordinary examples were measured by themselves there are two.
 
     Parameters
     ----------
     verdict : mapping
         ``verdict`` of results.json, or an entry of its ``models``.
     """
-    found = verdict.get("influence")
-    if not isinstance(found, Mapping):
+    influence = verdict.get("influence")
+    if not isinstance(influence, Mapping):
         return {}
-    return {
-        int(k): _residual(int(k), one, verdict)
-        for k, one in found.items()
-        if str(k).isdigit()
-    }
+    found: dict[Whose, Residual | None] = {}
+    for k, one in influence.items():
+        if not str(k).isdigit():
+            continue
+        client_id = int(k)
+        found[client_id, False] = _residual((client_id, False), one, verdict)
+        rest = one.get("rest") if isinstance(one, Mapping) else None
+        if rest is not None:
+            found[client_id, True] = _residual((client_id, True), rest, verdict)
+    return found
 
 
 def _residual(
-    client_id: int, found: object, verdict: Mapping[str, Any]
+    whose: Whose, found: object, verdict: Mapping[str, Any]
 ) -> Residual | None:
     if not isinstance(found, Mapping):
         return None
+    client_id, ordinary = whose
+    partial = found.get("is_partial") is True
     rho, low, high = (number(found.get(name)) for name in ("rho", "low", "high"))
     if rho is None or low is None or high is None:
         return None
     test, margins = f"influence {client_id}", margins_of(verdict)
+    if ordinary:
+        test += ", ordinary examples"
     if is_found(verdict, test):
         status = TRACES if rho >= 0 else OVERSHOT
     else:
-        inside = margins[0] <= low and high <= margins[1]
+        inside = margins[0] <= low and high <= margins[1] and not partial
         status = WITHIN if inside else OPEN
     return Residual(
         client_id,
+        ordinary,
+        partial,
         rho,
         low,
         high,
@@ -156,11 +180,20 @@ def in_order(verdict: Mapping[str, Any]) -> list[Residual]:
     return sorted(known, key=key)
 
 
+def name_whose(whose: Whose) -> str:
+    """Return 'client 3', or 'the ordinary examples of client 3'."""
+    client_id, ordinary = whose
+    return f"{'the ordinary examples of ' if ordinary else ''}client {client_id}"
+
+
 def dots_of(
-    verdict: Mapping[str, Any], client_id: int
+    verdict: Mapping[str, Any], whose: Whose
 ) -> Iterator[tuple[str, list[float]]]:
     """Yield 'out' and 'in' with rho of each such model, where they are known."""
+    client_id, ordinary = whose
     found = (verdict.get("influence") or {}).get(str(client_id)) or {}
+    if ordinary:
+        found = found.get("rest") or {}
     for name in ("out", "in"):
         values = [number(value) for value in found.get(name) or ()]
         known = [value for value in values if value is not None]

@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 
 from builders.run_results import Run, make_run
-from fedneg.evaluation.influence import Influence, influences
 from fedneg.evaluation.judge import Finding, judge
 from fedneg.evaluation.seen import Seen
-from fedneg.tasks.confidence import confidence_of_losses
 
 MODELS = ("original", "unlearned", "recovered", "retrained")
 # How often the planted trick works, of a thousand images, by model and in references.
@@ -56,20 +54,17 @@ class World:
 
 def finding_json(found: Finding) -> dict[str, Any]:
     """Return a finding as an entry of ``verdict.models``."""
-    values = found.to_json()
-    for k, one in found.influence.items():
-        if one is not None:
-            values["influence"][str(k)] |= {"p_value": one.p_value}
-    return values | {"models_needed": found.models_needed, "said": str(found)}
+    more = {"models_needed": found.models_needed, "said": str(found)}
+    return found.to_json() | more
 
 
-def _at(seen: Sequence[Seen], k: int, ins: Sequence[Seen], outs: Sequence[Seen]) -> Any:
-    """Return rho of several models, for the dots of a figure."""
-    of = [[confidence_of_losses(m.losses[k]) for m in ms] for ms in (seen, ins, outs)]
-    found: list[Influence] | None = influences(
-        of[0], with_client=of[1], without_client=of[2]
-    )
-    return None if found is None else [one.rho for one in found]
+def _without_dots(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry of ``verdict.models``: where references lie stands once."""
+    influence = {
+        k: one and {name: v for name, v in one.items() if name not in ("out", "in")}
+        for k, one in entry["influence"].items()
+    }
+    return {**entry, "influence": influence}
 
 
 def verdict(
@@ -140,23 +135,15 @@ def verdict(
         for name, one in seen.items()
     }
     entries = {name: finding_json(one) for name, one in found.items()}
-    own = {**entries[model], "influence": dict(entries[model]["influence"])}
-    for k, one in own["influence"].items():
-        if one is not None:
-            ids = (int(k), with_client, without)
-            own["influence"][k] = one | {
-                "out": _at(without, *ids),
-                "in": _at(with_client, *ids),
-            }
     outcomes = {name: one.outcome for name, one in found.items()}
-    return own | {
+    return entries[model] | {
         "model": model,
         "looks": 1,
         "retrainings": outs,
         "absent": list(absent),
         "controls": {k: outcomes[k] for k in ("original", "retrained") if k in models},
         "outcomes": outcomes,
-        "models": entries,
+        "models": {name: _without_dots(one) for name, one in entries.items()},
         "later": [],
     }
 

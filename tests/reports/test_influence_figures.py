@@ -6,7 +6,7 @@ import pytest
 
 from builders.findings import verdict
 from fedneg.reports.html.figures import LIGHT
-from fedneg.reports.run.influence import MAX_CLIENTS, draw_influence, draw_later
+from fedneg.reports.run.influence import MAX_PANELS, draw_influence, draw_later
 
 
 def texts(svg: bytes) -> str:
@@ -27,7 +27,7 @@ def test_the_axis_shows_every_kind_of_model_with_its_numbers() -> None:
     rho, low, high = (f"{100 * own[key]:.0f}" for key in ("rho", "low", "high"))
     assert f"recovered {rho} % ({low} to {high})" in picture.alt
     assert "7 models without it from " in picture.alt
-    assert "2 models with it from 1" in picture.alt
+    assert "2 models with it from 98 to 102 %" in picture.alt
     assert picture.alt.startswith("Residual influence in percent. Client 4: ")
 
 
@@ -41,10 +41,10 @@ def test_each_client_has_a_panel_the_worst_first() -> None:
 
 
 def test_only_so_many_clients_are_drawn() -> None:
-    clients = tuple(range(MAX_CLIENTS + 2))
+    clients = tuple(range(MAX_PANELS + 2))
     picture = draw_influence(verdict(clients=clients, outs=3, models=("recovered",)))
     assert picture is not None
-    assert picture.alt.count("Client ") == MAX_CLIENTS
+    assert picture.alt.count("Client ") == MAX_PANELS
 
 
 def test_what_lies_far_beyond_stands_at_the_edge_with_its_number() -> None:
@@ -89,7 +89,7 @@ def test_later_rounds_are_shown_in_their_order() -> None:
     ]
     picture = draw_later(found)
     assert picture is not None
-    said = "Client 4: after 2 30 % (25 to 75); after 10 50 % (25 to 75)."
+    said = "client 4: after 2 30 % (25 to 75); after 10 50 % (25 to 75)."
     assert picture.alt.endswith(said)
     assert ">client 4<" in texts(picture.svg["wide"])
 

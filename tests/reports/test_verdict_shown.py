@@ -206,6 +206,42 @@ def test_what_cannot_be_told_has_its_resolution(needed: int | None, words: str) 
     assert sentences[2].endswith(words)
 
 
+def test_ordinary_examples_are_told_by_themselves(tmp_path: Path) -> None:
+    """Whose trick is gone may be seen in the others all the same."""
+    rest = {"rho": 0.8, "low": 0.6, "high": 1.0, "n_in": 2, "n_out": 5}
+    one = {"rho": 0.1, "low": -0.1, "high": 0.3, "n_in": 2, "n_out": 5, "rest": rest}
+    results = by_hand(
+        outcome="not forgotten",
+        finding="traces left",
+        influence={"4": one},
+        p_values={"influence 4": 0.3, "influence 4, ordinary examples": 0.001},
+    )
+    sentence = describe_finding(results)[1]
+    assert sentence.startswith("What the ordinary examples of this client taught: 80 %")
+    names = [(one.name, one.decision) for one in deciding_tests(results)[:2]]
+    assert names == [
+        ("residual influence, the ordinary examples of client 4", "traces left"),
+        ("residual influence, client 4", "within the margins"),
+    ]
+    run = judged_run(results["verdict"])
+    assert "The ordinary examples of client 4: recovered 80 %" in said(tmp_path, run)
+
+
+def test_what_nearly_all_lies_in_a_trick_acquits_nobody() -> None:
+    one = {"rho": 0.0, "low": -0.1, "high": 0.1, "n_in": 2, "n_out": 5}
+    results = by_hand(
+        outcome="inconclusive",
+        finding="cannot tell",
+        influence={"4": one | {"is_partial": True}},
+    )
+    sentences = describe_finding(results)
+    assert "can be told; accuracy lost 0.050." in sentences[1]
+    assert len(sentences) == 2
+    assert [t.decision for t in deciding_tests(results)] == [
+        *("cannot tell", "nothing found"),
+    ]
+
+
 def test_quality_and_trick_are_named_as_the_task_and_the_attack_do(
     tmp_path: Path,
 ) -> None:

@@ -19,15 +19,17 @@ from fedneg.reports.html.figures import (
 )
 from fedneg.reports.verdict_values import (
     Residual,
+    Whose,
     dots_of,
     in_order,
     margins_of,
     models_of,
+    name_whose,
     residuals_of,
     short_interval,
 )
 
-MAX_CLIENTS = 6  # drawn; the worst of them
+MAX_PANELS = 6  # drawn; the worst clients
 # In hundredths: what lies beyond is drawn at the edge, with its number.
 _EDGE = 600.0
 _DOTS = {"out": "without it", "in": "with it"}
@@ -49,15 +51,15 @@ def draw_influence(verdict: Mapping[str, Any]) -> Picture | None:
         trained with the client dots around 100, the models of the run bars with their
         intervals, and the margins are shaded.
     """
-    clients = [one.client_id for one in in_order(verdict)]
-    clients += [
-        k
+    wanted = [one.whose for one in in_order(verdict)]
+    wanted += [
+        whose
         for found in models_of(verdict).values()
-        for k, one in residuals_of(found).items()
+        for whose, one in residuals_of(found).items()
         if one is not None
     ]
-    clients = list(dict.fromkeys(clients))[:MAX_CLIENTS]
-    panels = {k: _rows(verdict, k) for k in clients}
+    wanted = list(dict.fromkeys(wanted))[:MAX_PANELS]
+    panels = {whose: _rows(verdict, whose) for whose in wanted}
     if not panels:
         return None
     margins = margins_of(verdict)
@@ -68,11 +70,11 @@ def draw_influence(verdict: Mapping[str, Any]) -> Picture | None:
         grid = figure.subplots(
             len(panels), 1, squeeze=False, height_ratios=[n + 0.5 for n in tallest]
         )
-        for place, (client_id, rows) in enumerate(panels.items()):
+        for place, (whose, rows) in enumerate(panels.items()):
             axes = grid[place, 0]
             _draw_panel(axes, rows, margins, limits)
             if len(panels) > 1:
-                axes.set_title(f"client {client_id}", loc="left")
+                axes.set_title(name_whose(whose), loc="left")
             if place == len(panels) - 1:
                 axes.set_xlabel(
                     "residual influence (%)"
@@ -92,14 +94,14 @@ def draw_influence(verdict: Mapping[str, Any]) -> Picture | None:
     )
 
 
-def _rows(verdict: Mapping[str, Any], client_id: int) -> Rows:
+def _rows(verdict: Mapping[str, Any], whose: Whose) -> Rows:
     """Return what a panel shows, from top to bottom."""
-    rows: Rows = [(_DOTS[name], dots) for name, dots in dots_of(verdict, client_id)]
+    rows: Rows = [(_DOTS[name], dots) for name, dots in dots_of(verdict, whose)]
     models = {**models_of(verdict)}
     if (own := str(verdict.get("model"))) in MODELS:
         models[own] = verdict
     for name in MODELS:
-        one = residuals_of(models.get(name) or {}).get(client_id)
+        one = residuals_of(models.get(name) or {}).get(whose)
         if one is not None:
             rows.append((name, one))
     return rows
@@ -132,7 +134,11 @@ def _draw_panel(
             _draw_bar(axes, row, name, found, limits)
         else:
             values = [_inside(100 * value, limits) for value in found]
-            style = {"mfc": LIGHT["surface"], "mec": LIGHT["ink"], "ls": "none"}
+            style: dict[str, Any] = {
+                "mfc": LIGHT["surface"],
+                "mec": LIGHT["ink"],
+                "ls": "none",
+            }
             axes.plot(values, [row] * len(values), marker="o", ms=5, mew=1.0, **style)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.tick_params(axis="y", length=0)
@@ -158,7 +164,7 @@ def _inside(value: float, limits: tuple[float, float]) -> float:
     return min(max(value, limits[0]), limits[1])
 
 
-def _described(client_id: int, rows: Rows) -> str:
+def _described(whose: Whose, rows: Rows) -> str:
     """Return a panel in words, with its numbers."""
     parts = []
     for name, found in rows:
@@ -168,7 +174,8 @@ def _described(client_id: int, rows: Rows) -> str:
             ends = f"from {whole_percent(min(found))} to {whole_percent(max(found))} %"
             models = "model" if len(found) == 1 else "models"
             parts.append(f"{len(found)} {models} {name} {ends}")
-    return f"Client {client_id}: {'; '.join(parts)}."
+    name = name_whose(whose)
+    return f"{name[:1].upper()}{name[1:]}: {'; '.join(parts)}."
 
 
 def draw_later(verdict: Mapping[str, Any]) -> Picture | None:
@@ -179,16 +186,16 @@ def draw_later(verdict: Mapping[str, Any]) -> Picture | None:
     verdict : mapping
         Its ``later``: entries of ``rounds_after`` and ``influence`` by client.
     """
-    series: dict[int, list[tuple[int, Residual]]] = {}
+    series: dict[Whose, list[tuple[int, Residual]]] = {}
     for entry in verdict.get("later") or ():
         rounds = number(entry.get("rounds_after"))
-        for client_id, one in residuals_of({**verdict, **entry}).items():
+        for whose, one in residuals_of({**verdict, **entry}).items():
             if rounds is not None and one is not None:
-                series.setdefault(client_id, []).append((int(rounds), one))
+                series.setdefault(whose, []).append((int(rounds), one))
     if not series:
         return None
     ordered = sorted(series, key=lambda k: -max(abs(one.rho) for _, one in series[k]))
-    shown = {k: sorted(series[k], key=lambda p: p[0]) for k in ordered[:MAX_CLIENTS]}
+    shown = {k: sorted(series[k], key=lambda p: p[0]) for k in ordered[:MAX_PANELS]}
     steps = sorted({rounds for points in shown.values() for rounds, _ in points})
     margins = margins_of(verdict)
 
@@ -198,20 +205,20 @@ def draw_later(verdict: Mapping[str, Any]) -> Picture | None:
         axes.axhspan(100 * margins[0], 100 * margins[1], color=LIGHT["band"], lw=0)
         for at in (0, 100):
             axes.axhline(at, color=LIGHT["muted"], lw=0.9, zorder=1)
-        for place, (client_id, points) in enumerate(shown.items()):
+        for place, (_, points) in enumerate(shown.items()):
             # Beside each other, so that no interval hides another.
             shift = 0.12 * (place - (len(shown) - 1) / 2)
             x = [steps.index(rounds) + shift for rounds, _ in points]
             y = [100 * one.rho for _, one in points]
             half = [100 * one.half for _, one in points]
             style = method_style(place)
-            axes.errorbar(x, y, yerr=half, lw=1.6, ms=6, label=str(client_id), **style)
+            axes.errorbar(x, y, yerr=half, lw=1.6, ms=6, **style)
         axes.set_xticks(range(len(steps)), [str(rounds) for rounds in steps])
         axes.set_xlim(-0.5, len(steps) - 0.5)
         axes.set_xlabel("rounds of the remaining clients after the verdict")
         axes.set_ylabel("residual influence (%)")
         handles: list[Line2D | Patch] = [
-            Line2D([], [], ls="none", ms=6, label=f"client {k}", **method_style(place))
+            Line2D([], [], ls="none", ms=6, label=name_whose(k), **method_style(place))
             for place, k in enumerate(shown)
         ]
         handles.append(Patch(color=LIGHT["band"], label="margins"))
@@ -219,7 +226,7 @@ def draw_later(verdict: Mapping[str, Any]) -> Picture | None:
         figure.legend(handles=handles, loc="outside upper left", ncols=columns)
 
     said = " ".join(
-        f"Client {k}: "
+        f"{name_whose(k)}: "
         + "; ".join(f"after {rounds} {short_interval(one)}" for rounds, one in points)
         + "."
         for k, points in shown.items()

@@ -96,8 +96,8 @@ def _add_tests(
         page.figure(
             axis,
             "How much of what a client taught can be seen. Dots: models that never saw "
-            "it, around 0, and models trained with it, at 100 or beyond, since they "
-            "set the direction. Bars: the models of this run with their intervals. "
+            "it, around 0, and models trained with it, around 100. Bars: the models of "
+            "this run with their intervals. "
             f"Shaded: from {low} to {high}, where the whole interval must lie for "
             "\N{LEFT SINGLE QUOTATION MARK}forgotten\N{RIGHT SINGLE QUOTATION MARK}.",
         )
