@@ -224,7 +224,7 @@ def test_ordinary_examples_are_told_by_themselves(tmp_path: Path) -> None:
         ("residual influence, client 4", "within the margins"),
     ]
     run = judged_run(results["verdict"])
-    assert "The ordinary examples of client 4: recovered 80 %" in said(tmp_path, run)
+    assert "The ordinary examples of client 4: recovered 80 %" in render(tmp_path, run)
 
 
 def test_what_nearly_all_lies_in_a_trick_acquits_nobody() -> None:
