@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # for people's editors and mypy; at run time `__getattr__` do
     from fedneg.forgettable.strategy import Forgettable as Forgettable
     from fedneg.serving.app import serve as serve
     from fedneg.strategies.compensated import Compensated as Compensated
+    from fedneg.strategies.counterfactual import Counterfactual as Counterfactual
     from fedneg.strategies.dampening import Dampening as Dampening
     from fedneg.strategies.distillation import Distillation as Distillation
     from fedneg.strategies.do_nothing import DoNothing as DoNothing
@@ -52,6 +53,7 @@ if not os.path.isdir(os.path.join(_HERE, "strategies")):
 _HOMES = {
     "ClientRef": "tasks.task",
     "Compensated": "strategies.compensated",
+    "Counterfactual": "strategies.counterfactual",
     "Dampening": "strategies.dampening",
     "Distillation": "strategies.distillation",
     "DoNothing": "strategies.do_nothing",

@@ -1,0 +1,218 @@
+"""What would not be there: sources by hand, and worlds in which the answer is known."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builders.federations import Answer, Behaviour, Bench, small_config
+from builders.networks import initial_parameters
+from fedneg.core.assignment import Assignment
+from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import NDArrays
+from fedneg.strategies.counterfactual import left_of, rates_of, source_of
+
+EXAMPLES = {0: 1, 1: 2, 2: 3, 3: 2}
+# Where each client's own data would have the two parameters.
+GOALS = {0: [4.0, 0.0], 1: [-9.0, 5.0], 2: [1.0, 8.0], 3: [2.0, 6.0]}
+
+
+def pulls(client_id: int, rate: float, fails: int | None = None) -> Behaviour:
+    """Return a client that goes a share of the way to where it wants to be."""
+    goal = np.array(GOALS[client_id])
+    calls = []
+
+    def train(arrays: NDArrays, server_round: int) -> Answer:
+        calls.append(server_round)
+        if fails is not None and len(calls) > fails:
+            raise RuntimeError("it is gone")
+        moved = arrays[0] + rate * (goal - arrays[0])
+        return [moved.astype(np.float32)], EXAMPLES[client_id]
+
+    return train
+
+
+def bench(*options: str, rate: float = 0.4, fails: int | None = None) -> Bench:
+    """Return four clients, untrained; the model has one row of two parameters."""
+    config = small_config(
+        *("clients=4", "forget=null", "rounds=3", "strategy=counterfactual"), *options
+    )
+    behaviours = {k: pulls(k, rate, None if k == 1 else fails) for k in EXAMPLES}
+    return Bench(config, [np.array([10.0, -3.0], np.float32)], behaviours)
+
+
+def retrained(leave: tuple[int, ...], rounds: int, rate: float = 0.4) -> np.ndarray:
+    """Return the model without the clients, by FedAvg as it is printed."""
+    model = np.array([10.0, -3.0])
+    stay = [k for k in EXAMPLES if k not in leave]
+    total = sum(EXAMPLES[k] for k in stay)
+    for _ in range(rounds):
+        step = [EXAMPLES[k] / total * rate * (GOALS[k] - model) for k in stay]
+        model = model + sum(step)
+    return model
+
+
+@pytest.mark.parametrize("leave", [(1,), (1, 3)])
+@pytest.mark.parametrize("rate", [0.1, 0.4, 0.8])
+def test_where_all_push_back_alike_it_is_the_retrained_model(
+    leave: tuple[int, ...], rate: float
+):
+    """Two rounds are corrected and the third is run again: nothing is approximate."""
+    made = bench(rate=rate)
+    made.train(3)
+    after = made.unlearn(*leave)
+    np.testing.assert_allclose(after, retrained(leave, 3, rate), rtol=2e-5)
+    rates = made.strategy.method_report["rates"]
+    assert rates == pytest.approx({"min": rate, "mean": rate, "max": rate}, rel=1e-4)
+
+
+def test_the_model_to_start_from_is_the_retrained_one_of_a_round_before():
+    made = bench()
+    made.train(3)
+    made.unlearn(1)
+    np.testing.assert_allclose(made.after[-2], retrained((1,), 2), rtol=2e-5)
+
+
+def test_without_a_probe_the_rate_is_the_option():
+    made = bench("strategy.probe=0", "strategy.rate=0.4")
+    made.train(3)
+    np.testing.assert_allclose(made.unlearn(1), retrained((1,), 3), rtol=2e-5)
+    assert made.strategy.unlearn_rounds(made.config) == 1
+    other = bench("strategy.probe=0", "strategy.rate=0.1")
+    other.train(3)
+    assert np.abs(other.unlearn(1) - retrained((1,), 3)).max() > 0.05
+
+
+def test_two_rounds_again():
+    made = bench("strategy.rewind=2")
+    made.train(3)
+    np.testing.assert_allclose(made.unlearn(1), retrained((1,), 3), rtol=2e-5)
+    assert [r.clients for r in made.strategy.reports[3:]] == [3, 3, 3]
+
+
+def test_all_rounds_again_is_retraining():
+    made = bench("strategy.rewind=3", "strategy.probe=0")
+    made.train(3)
+    np.testing.assert_allclose(made.unlearn(1), retrained((1,), 3), rtol=2e-5)
+
+
+def test_after_a_probe_that_nobody_answered_it_goes_on_with_the_option():
+    """Those who stay fail in the probe, and so in all rounds after it."""
+    made = bench(fails=3)
+    made.train(3)
+    after = made.unlearn(1)
+    model, sources = np.array([10.0, -3.0]), []
+    for _ in range(2):
+        updates = {k: np.float32(0.4 * (GOALS[k] - model)) for k in EXAMPLES}
+        shares = {k: n / 8 for k, n in EXAMPLES.items()}
+        sources.append(source_of(updates, shares, (1,)))
+        model = model + sum(shares[k] * updates[k] for k in EXAMPLES)
+    expected = model - left_of(sources, np.full(2, 0.3))
+    np.testing.assert_allclose(after, expected, rtol=1e-5)
+    assert made.strategy.method_report["probed"] == []
+    np.testing.assert_allclose(made.strategy.ledger.rebuilt(), after, rtol=1e-5)
+
+
+def test_the_ledger_stands_for_the_model_and_knows_who_stays():
+    """Whoever is forgotten next owns no part of a round that was run again."""
+    made = bench()
+    made.train(3)
+    after = made.unlearn(1)
+    ledger = made.strategy.ledger
+    np.testing.assert_allclose(ledger.rebuilt(), after, rtol=1e-5)
+    assert not ledger.contributions[1].any()
+    assert [sorted(p.weights) for p in ledger.participation] == [
+        [0, 2, 3],
+        [0, 2, 3],
+        [0, 2, 3],
+    ]
+    start = made.after[-2]
+    last = 3 / 6 * 0.4 * (GOALS[2] - start)  # of the round that was run again
+    first, second = [10.0, -3.0], made.after[0]
+    own = [3 / 8 * 0.4 * (GOALS[2] - np.array(w)) for w in (first, second)]
+    np.testing.assert_allclose(ledger.contributions[2], sum(own) + last, rtol=1e-4)
+
+
+def test_a_source_by_hand():
+    """With p = 2/8 + 2/8; u = ([8,0] + [0,4]) / 2, 8 dw = 2 [8,0] + 3 [2,2] + 2 [0,4].
+
+    Half of the weight: p / (1 - p) = 1, so s = [4, 2] - [2.75, 1.75].
+    """
+    updates = {1: [8, 0], 2: [2, 2], 3: [0, 4], 0: [0, 0]}
+    weights = {0: 1 / 8, 1: 2 / 8, 2: 3 / 8, 3: 2 / 8}
+    found = source_of(
+        {k: np.array(u, np.float32) for k, u in updates.items()}, weights, (1, 3)
+    )
+    np.testing.assert_allclose(found, [1.25, 0.25])
+
+
+def test_who_had_no_part_in_a_round_brought_nothing_in():
+    updates = {0: np.ones(3, np.float32), 2: np.full(3, 5, np.float32)}
+    assert not source_of(updates, {0: 0.25, 2: 0.75}, (1,)).any()
+
+
+def test_alone_in_a_round_it_brought_in_the_step():
+    found = source_of({1: np.full(2, 3, np.float32)}, {1: 1.0}, (1,))
+    assert found.tolist() == [3, 3]
+
+
+def test_rates_by_hand_per_unit():
+    taken = np.array([1.0, 2.0, 3.0, 0.0, 1.0])
+    back = np.array([0.5, 1.0, -3.0, 7.0, 9.0])
+    units = np.array([0, 0, 1, 2, 3])
+    assert rates_of(taken, back, units).tolist() == [0.5, 0.0, 0.0, 0.95]
+
+
+def test_what_is_left_by_hand():
+    """With g = 1 / .25 - 1 = 3: ages 0, 1, 2 leave 1, 1/2 and 1/sqrt(7)."""
+    sources = [np.array([7.0**0.5]), np.array([2.0]), np.array([1.0])]
+    assert left_of(sources, np.array([0.5])).tolist() == pytest.approx([3.0])
+
+
+@given(
+    rates=st.lists(st.floats(0, 0.95), min_size=1, max_size=6),
+    rounds=st.integers(1, 12),
+)
+def test_no_more_is_left_than_was_brought_in_and_less_the_faster_it_goes(
+    rates: list[float], rounds: int
+):
+    source = np.ones(len(rates))
+    found = left_of([source] * rounds, np.array(rates))
+    assert (found >= 1 - 1e-9).all()
+    assert (found <= rounds + 1e-9).all()
+    order = np.argsort(rates)
+    assert (np.diff(found[order]) <= 1e-9).all()
+
+
+def test_real_clients_repeat_their_batches():
+    """Probed with nothing taken out they answer what they answered in training."""
+    config = small_config(
+        *("clients=4", "forget=1", "rounds=2", "strategy=counterfactual"),
+        "strategy.rewind=2",
+    )
+    made = Bench(
+        config,
+        initial_parameters(64, config.model.hidden, 10, seed=0),
+        assignment=Assignment.of(config, root=None).to_json(),
+    )
+    made.train(2)
+    made.unlearn(1)
+    assert made.failures() == []
+    assert made.strategy.method_report["rates"]["max"] == 0.0
+    np.testing.assert_allclose(made.strategy.ledger.rebuilt(), made.model, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("strategy.rewind=0",), "strategy.rewind must be"),
+        (("strategy.rewind=4", "rounds=3"), "at most rounds=3, got 4"),
+        (("strategy.probe=2",), "strategy.probe must be at most 1"),
+        (("strategy.rate=1",), "strategy.rate must be at most 0.95"),
+        (("strategy.server_momentum=0.5",), "needs strategy.server_momentum=0"),
+        (("state=somewhere",), "cannot have state=DIR"),
+    ],
+)
+def test_options_are_checked(options: tuple[str, ...], said: str):
+    with pytest.raises(FedNegError, match=said):
+        bench(*options)
