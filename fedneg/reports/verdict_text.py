@@ -12,7 +12,7 @@ from fedneg.core.formats import name_clients, number, percent, whole_percent
 from fedneg.evaluation.decision import FORGOTTEN, NOT_FORGOTTEN
 from fedneg.evaluation.influence import MIN_OUT
 from fedneg.evaluation.judge import MOST_MODELS
-from fedneg.evaluation.verdict import INCONCLUSIVE, TOOK_NO_PART
+from fedneg.evaluation.verdict import INCONCLUSIVE, IS_RETRAINED, TOOK_NO_PART
 from fedneg.reports.conclusions import count, poison_name
 from fedneg.reports.earlier_verdict import describe_reason
 from fedneg.reports.verdict_values import (
@@ -69,6 +69,12 @@ def describe_finding(results: Mapping[str, Any]) -> list[str]:
             f"{_capital(name_clients(absent))} {TOOK_NO_PART}: nothing of "
             f"{'them' if len(absent) > 1 else 'it'} is in the model, and there was "
             "nothing to forget."
+        ]
+    if verdict.get("finding") == IS_RETRAINED:
+        whom = "these clients" if len(results["forget"]) > 1 else "this client"
+        return [
+            "It is a retrained model, bit for bit: what seems to point to "
+            f"{whom} is chance."
         ]
     if is_earlier(verdict):
         reason = describe_reason(results, most=1)
@@ -180,27 +186,33 @@ def describe_residual(one: Residual) -> str:
 
 
 def describe_resolution(verdict: Mapping[str, Any], one: Residual) -> str:
-    """Return what so many retrained models resolve, and what would tell."""
-    said = f"{_retrainings(one.n_out)} resolve {whole_percent(one.half)} % of it"
+    """Return what so many retrainings resolve, and how many would tell."""
+    there = [n for n in (one.n_in, one.n_out) if n is not None]
+    who = count(sum(there), "retraining") if there else "the retrainings"
+    said = f"{who} resolve {whole_percent(one.half)} % of it"
     needed = number(verdict.get("models_needed"))
-    if needed is None:
-        return f"{said}, and {MOST_MODELS} would not tell either"
-    return f"{said}; try verdict.retrainings={needed:.0f}"
+    if needed is not None:
+        return f"{said}; try verdict.retrainings={retrainings_for(int(needed))}"
+    if any(found is not None and found.partial for found in in_order(verdict)):
+        return said
+    return f"{said}, and {MOST_MODELS} would not tell either"
 
 
-def _retrainings(number_of: int | None) -> str:
-    return (
-        "the retrainings" if number_of is None else f"{count(number_of, 'retraining')}"
-    )
+def retrainings_for(models: int) -> int:
+    """Return of how many retrainings so many are without the client.
+
+    Of nine two are with it, of fewer than nine one (`fedneg.evaluation.looks`).
+    """
+    return next(n for n in range(4, 2 * models + 8) if n - max(1, 2 * n // 9) >= models)
 
 
 def _why_unknown(verdict: Mapping[str, Any]) -> str:
     """Return why nothing can be said of a client's influence."""
     trained = number(verdict.get("retrainings"))
-    if trained is not None and trained < MIN_OUT:
+    if trained is not None and trained < MIN_OUT + 1:
         return (
-            f"it takes at least {MIN_OUT} retrainings, and there were {int(trained)}; "
-            f"try verdict.retrainings={MIN_OUT}"
+            f"it takes at least {MIN_OUT + 1} retrainings, and there were "
+            f"{int(trained)}; try verdict.retrainings={MIN_OUT + 1}"
         )
     return (
         "models trained with it differ from models trained without it by no more than "

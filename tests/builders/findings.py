@@ -139,7 +139,7 @@ def verdict(
     return entries[model] | {
         "model": model,
         "looks": 1,
-        "retrainings": outs,
+        "retrainings": outs + ins,
         "absent": list(absent),
         "controls": {k: outcomes[k] for k in ("original", "retrained") if k in models},
         "outcomes": outcomes,

@@ -46,6 +46,7 @@ def shown(
     return stream.getvalue()
 
 
+TOLD = {"outcome": "inconclusive", "finding": "is a retrained model"}
 BARE = {"outcome": "not forgotten", "model": None, "controls": None}
 TOO_FEW = {"outs": 3, "ins": 1, "chance": 2.0, "alpha": 0.01}
 # What the judge is given, and the outcome, the look and words of what is said.
@@ -72,13 +73,16 @@ CASES: dict[str, tuple[dict[str, Any], str, str, list[str]]] = {
         TOO_FEW,
         "inconclusive",
         "open",
-        ["how much of it can still be seen is open (", "3 retrainings resolve "],
+        ["how much of it can still be seen is open (", "4 retrainings resolve "],
     ),
     "too few": (
-        {"outs": 2},
+        {"outs": 2, "ins": 1},
         "inconclusive",
         "open",
-        ["What else this client taught cannot be told", "verdict.retrainings=3"],
+        [
+            "What else this client taught cannot be told",
+            "at least 4 retrainings, and there were 3; try",
+        ],
     ),
     "the trick": (
         {"marker": 700},
@@ -189,7 +193,12 @@ def test_what_was_lost_ends_the_sentence(lost: float | None, words: str) -> None
 
 @pytest.mark.parametrize(
     ("needed", "words"),
-    [(9, "try verdict.retrainings=9."), (None, "and 200 would not tell either.")],
+    [
+        (5, "try verdict.retrainings=6."),
+        (7, "=9."),
+        (20, "=25."),
+        (None, "and 200 would not tell either."),
+    ],
 )
 def test_what_cannot_be_told_has_its_resolution(needed: int | None, words: str) -> None:
     """Half of -0.7 to 1.7 is 1.2: so much of what was taught, 120 %."""
@@ -202,7 +211,7 @@ def test_what_cannot_be_told_has_its_resolution(needed: int | None, words: str) 
     )
     sentences = describe_finding(results)
     assert "is open (50 %, between \N{MINUS SIGN}70 and 170 %); acc" in sentences[1]
-    assert sentences[2].startswith("5 retrainings resolve 120 % of it")
+    assert sentences[2].startswith("6 retrainings resolve 120 % of it")
     assert sentences[2].endswith(words)
 
 
@@ -240,6 +249,11 @@ def test_what_nearly_all_lies_in_a_trick_acquits_nobody() -> None:
     assert [t.decision for t in deciding_tests(results)] == [
         *("cannot tell", "nothing found"),
     ]
+
+
+def test_a_retrained_model_is_told_to_be_one(tmp_path: Path) -> None:
+    text = said(tmp_path, judged_run(verdict() | TOLD))
+    assert "inconclusive It is a retrained model, bit for bit: what seems to" in text
 
 
 def test_quality_and_trick_are_named_as_the_task_and_the_attack_do(

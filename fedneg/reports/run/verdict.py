@@ -141,18 +141,25 @@ def _terms(verdict: Mapping[str, Any]) -> dict[str, object]:
             "The interval is as wide as retrained models differ by chance."
         )
         terms["Margins"] = _unbroken(
-            f"{low} % and {high} %, set before the run. \N{LEFT SINGLE QUOTATION MARK}"
-            "Forgotten\N{RIGHT SINGLE QUOTATION MARK} wants the whole interval between "
+            f"{low} % and {high} % (verdict.margins), set before the run. "
+            "\N{LEFT SINGLE QUOTATION MARK}Forgotten\N{RIGHT SINGLE QUOTATION MARK} wants the whole interval between "
             "them: that nothing was found is not enough."
         )
     trained = number(verdict.get("retrainings"))
     if trained is not None:
-        looks = number(verdict.get("looks")) or 1
-        second = "; the judge looked a second time, with more of them" * (looks > 1)
+        worst = worst_of(verdict)
+        known = worst is not None and worst.n_in is not None
+        told = (
+            f"{worst.n_out} without the client, {worst.n_in} with it"
+            if worst is not None and known
+            else count(int(trained), "training")
+        )
+        second = (number(verdict.get("looks")) or 1) > 1
         terms["Retrained models"] = (
-            f"{count(int(trained), 'model')} trained without the client, from other "
-            f"initial parameters and seeds, for as many rounds{second}. What chance "
-            "does is how they differ."
+            f"{told}: from other initial parameters and seeds, for as many rounds. "
+            "What chance does is how those without the client differ."
+            + second
+            * " The first look could not tell; this is the second."
         )
     if number(verdict.get("epsilon")) is not None:
         terms["Epsilon"] = (
