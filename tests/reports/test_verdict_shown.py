@@ -195,7 +195,7 @@ def test_what_was_lost_ends_the_sentence(lost: float | None, words: str) -> None
     ("needed", "words"),
     [
         (5, "try verdict.retrainings=6."),
-        (7, "=9."),
+        (7, "=8."),
         (20, "=25."),
         (None, "and 200 would not tell either."),
     ],

@@ -35,6 +35,7 @@ from fedneg.reports.verdict_values import (
     worst_of,
 )
 
+_FORGOTTEN = "\N{LEFT SINGLE QUOTATION MARK}Forgotten\N{RIGHT SINGLE QUOTATION MARK}"
 _KINDS = {FORGOTTEN: "good", NOT_FORGOTTEN: "bad"}  # any other is open
 
 
@@ -53,9 +54,8 @@ def add_banner(page: Page, results: Mapping[str, Any]) -> None:
     clients = "clients" if len(results["forget"]) > 1 else "client"
     means = "means" if outcome == FORGOTTEN else "would only mean"
     limit = (
-        f"\N{LEFT SINGLE QUOTATION MARK}Forgotten\N{RIGHT SINGLE QUOTATION MARK} "
-        f"{means} that nothing measured here found the {clients}, not that nothing "
-        "could (Zhang et al., arXiv:2408.00929)."
+        f"{_FORGOTTEN} {means} that nothing measured here found the {clients}, not "
+        "that nothing could (Zhang et al., arXiv:2408.00929)."
     )
     said = [_unbroken(" ".join(describe_finding(results)))]
     if warnings:
@@ -142,8 +142,8 @@ def _terms(verdict: Mapping[str, Any]) -> dict[str, object]:
         )
         terms["Margins"] = _unbroken(
             f"{low} % and {high} % (verdict.margins), set before the run. "
-            "\N{LEFT SINGLE QUOTATION MARK}Forgotten\N{RIGHT SINGLE QUOTATION MARK} wants the whole interval between "
-            "them: that nothing was found is not enough."
+            f"{_FORGOTTEN} wants the whole interval between them: that nothing was "
+            "found is not enough."
         )
     trained = number(verdict.get("retrainings"))
     if trained is not None:
