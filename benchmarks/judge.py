@@ -235,10 +235,15 @@ def references_of(
     return ins, outs
 
 
-def looked_at(model: Seen, ins: Sequence[Seen], outs: Sequence[Seen]) -> list[Finding]:
+def looked_at(
+    model: Seen,
+    ins: Sequence[Seen],
+    outs: Sequence[Seen],
+    looks: Sequence[tuple[int, int, float]] = LOOKS,
+) -> list[Finding]:
     """Return what is found at the first look, and at the second where one is needed."""
     found = []
-    for n_out, n_in, alpha in LOOKS:
+    for n_out, n_in, alpha in looks:
         found.append(
             judge(
                 model,
