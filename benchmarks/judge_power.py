@@ -45,8 +45,8 @@ HERE = Path(__file__).resolve().parent
 REPAIR = 2
 # Federations with half of the clients each, and models without the client.
 BANK, OUT = 16, 14
-# By whom, at each look: how many without the client, how many with it (None: those of the
-# bank), and what share may err.
+# By whom, at each look: how many without the client, how many with it (None: those of
+# the bank), and what share may err.
 FIRST = (3, 1, 0.01)
 PLANS: dict[str, tuple[tuple[int, int | None, float], ...]] = {
     "4 retrainings, one look": ((3, 1, 0.05),),
