@@ -1,0 +1,145 @@
+"""The judge's own benchmark: what it trains, and how it counts."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks import judge_power
+from benchmarks.judge import looked_at, table
+from benchmarks.judge_power import BANK, Federations, Setting, halves
+from fedneg import Seen
+from fedneg.core.seeding import rng, torch_generator
+from fedneg.tasks.cohort import Examples, train_cohort
+
+SMALL = Setting(("data=digits", "clients=3", "rounds=2", "model.hidden=[8]"), (1,), 40)
+
+
+@pytest.fixture(scope="module")
+def federations(tmp_path_factory: pytest.TempPathFactory) -> Federations:
+    """Three clients of the digits, of unequal numbers of images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDNEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        found = Federations(SMALL, 1)
+    found.data[2] = (found.data[2][0][:10], found.data[2][1][:10])
+    return found
+
+
+def test_federations_side_by_side_are_what_each_is_alone(federations: Federations):
+    """The mean of clients that each train alone, by 40 and 10 images: .8 and .2."""
+    members, draws = [[0, 2], [1]], [5, 6]
+    start = federations.start(draws)
+    assert not torch.equal(start[0], start[1])
+    found = federations.train(start, members, draws, range(1))
+    network, config = federations.prototype.build(), federations.config
+    local = {}
+    for m, k in ((0, 0), (0, 2), (1, 1)):
+        stream = torch_generator(1, "power", 1000 * draws[m], k)
+        alone = train_cohort(
+            network,
+            start[m],
+            [Examples(*federations.data[k], stream)],
+            scaling=federations.scaling,
+            settings=config.client,
+        )
+        local[k] = alone.parameters[0]
+    expected = torch.stack([0.8 * local[0] + 0.2 * local[2], local[1]])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    both = federations.train(start, members, draws, range(2), together=1)
+    torch.testing.assert_close(
+        both, federations.train(found, members, draws, range(1, 2))
+    )
+
+
+def test_what_is_seen_are_the_losses_of_the_clients_images(federations: Federations):
+    models = federations.start([1, 2])
+    found = federations.seen(models, 2)
+    assert [list(one.losses) for one in found] == [[2], [2]]
+    assert [len(one.losses[2]) for one in found] == [10, 10]
+    # Ten classes of which an untrained network knows nothing: log 10 = 2.3.
+    assert 1.5 < np.mean([one.losses[2].mean() for one in found]) < 3.5
+
+
+def test_of_the_bank_each_client_is_in_half():
+    found = halves(6, 3)
+    assert len(found) == BANK
+    assert {len(some) for some in found} == {3}
+    assert [sum(k in some for some in found) for k in range(6)] == [BANK // 2] * 6
+    assert found == halves(6, 3)
+    assert found != halves(6, 4)
+
+
+def test_the_second_look_is_only_where_the_first_cannot_tell():
+    draw = rng(1, "looks")
+    middle, taught = draw.normal(size=100), np.full(100, 1.5)
+
+    def seen(share: float) -> Seen:
+        scores = middle + share * taught + draw.normal(size=100)
+        return Seen({0: np.logaddexp(0, -scores)})
+
+    ins, outs = [seen(1) for _ in range(2)], [seen(0) for _ in range(7)]
+    looks = ((3, 1, 0.01), (7, 2, 0.04))
+    both = looked_at(seen(0.3), ins, outs, looks)
+    assert [one.alpha for one in both] == [0.01, 0.04]
+    first = both[0].influence[0]
+    assert first is not None
+    assert (first.n_in, first.n_out) == (1, 3)
+    assert len(looked_at(seen(60.0), ins, outs, looks)) == 1
+
+
+def test_wrong_is_the_other_outcome_of_what_is_known():
+    """Of 4 originals one is forgotten, of 2 retrained ones one is found."""
+    of = {"kind": ["original"] * 4 + ["retrained"] * 2}
+    of["finding"] = [*["traces left"] * 3, "forgotten", "overshot", "cannot tell"]
+    of["outcome"] = [*["not forgotten"] * 3, "forgotten", "not forgotten"]
+    of["outcome"] += ["inconclusive"]
+    lines = table(pd.DataFrame(of)).splitlines()
+    assert "| original | 4 | 1 | 3 | 0 | 0 | 25.0% (0.6% to 80.6%) |" in lines
+    assert "| retrained | 2 | 0 | 0 | 1 | 1 | 50.0% (1.3% to 98.7%) |" in lines
+
+
+def test_power_by_hand():
+    """Of 2 originals one found, of 2 fine-tuned both; of 4 retrained one accused."""
+    kinds = ["original"] * 2 + ["fine_tune"] * 2 + ["retrained", "retrained, repaired"]
+    outcomes = ["not forgotten", "forgotten", *["not forgotten"] * 3, "forgotten"]
+    rows = pd.DataFrame({"kind": kinds, "outcome": outcomes})
+    rows["setting"], rows["by"] = "digits", "9 retrainings"
+    line = judge_power.table(rows).splitlines()[-1]
+    assert line == (
+        "| digits | 9 retrainings | 1 of 2 (1% to 99%) | 2 of 2 | 1 | 1 of 2 | 50% |"
+    )
+
+
+def test_what_was_judged_is_not_judged_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """A kill between two federations loses none."""
+    asked = []
+
+    def rows_of(setting: Setting, seed: int) -> list[dict[str, object]]:
+        asked.append(seed)
+        if asked == [7, 8]:
+            raise KeyboardInterrupt
+        kinds = ("original", "fine_tune", "retrained")
+        return [
+            {
+                "kind": k,
+                "by": "few",
+                "outcome": "inconclusive",
+                "finding": "cannot tell",
+            }
+            for k in kinds
+        ]
+
+    monkeypatch.setattr(judge_power, "rows_of", rows_of)
+    monkeypatch.setattr(judge_power, "POWER", {"small": Setting((), (7, 8))})
+    out = ["--out", str(tmp_path / "rows.csv")]
+    with pytest.raises(KeyboardInterrupt):
+        judge_power.main(out)
+    judge_power.main(out)
+    assert asked == [7, 8, 8]
+    assert "| small | few | 0 of 2 (0% to 84%)" in capsys.readouterr().out
+    judge_power.main(out)
+    assert asked == [7, 8, 8]
