@@ -17,7 +17,7 @@ SEAM := tests/test_flower_internals.py tests/test_flower_hub.py \
   tests/integration/test_ray.py tests/integration/test_up.py \
   tests/integration/test_examples.py::test_flowers_template_forgets_under_flwr_run
 
-.PHONY: help run paper compare test test-all test-newest lint format bench bench-capacity hub clean
+.PHONY: help run paper compare test test-all test-newest lint format bench bench-capacity bench-judge hub clean
 help:
 	@echo 'make run     train a federation, forget client 4, write a report to outputs/'
 	@echo 'make paper   reproduce the paper (outputs/paper)'
@@ -86,6 +86,11 @@ bench: $(STAMP)
 
 bench-capacity: $(STAMP)
 	$(BIN)/python -m benchmarks.capacity $(ARGS)
+
+# What is in benchmarks/judge.csv and judge_power.csv stays; ARGS=--anew starts over.
+bench-judge: $(STAMP)
+	$(BIN)/python -m benchmarks.judge $(ARGS)
+	$(BIN)/python -m benchmarks.judge_power $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(NEWEST) .venv-pfl .mypy_stage build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -221,7 +221,13 @@ def judge(
         finding = TRACES
     elif found:
         finding = OVERSHOT
-    elif influence and _are_within(influence, margins):
+    elif (
+        influence
+        and _are_within(influence, margins)
+        # What is no finding beside all other tests, but would be one alone, acquits
+        # nobody.
+        and min(tests.values()) >= alpha
+    ):
         finding = GONE
     elif marker is not None and not any(influence.values()):
         finding = MARKER_ONLY

@@ -229,6 +229,19 @@ def test_several_tests_err_together_as_one():
     assert judge(Seen(canaries={0: rows[0], 1: mixed[1]})).finding == "traces left"
 
 
+def test_what_would_be_a_finding_alone_acquits_nobody():
+    """Canaries' p is 1/32, beside a marker's and an influence's no finding."""
+    world = World(6)
+    references = world.references()
+    alone = judge(world.seen({3: 0.0}), **references, absent=[5])
+    assert alone.finding == "forgotten"
+    planted = {3: (np.zeros(5), np.ones(5))}
+    seen = world.seen({3: 0.0}, canaries=planted)
+    found = judge(seen, **references, absent=[5])
+    assert found.p_values["canaries 3"] == pytest.approx(2 / 32)
+    assert found.finding == "cannot tell"
+
+
 def test_who_took_part_in_no_round_cannot_be_forgotten():
     world = World(3)
     found = judge(
