@@ -319,7 +319,7 @@ def power(rows: pd.DataFrame) -> str:
         "repaired: median rho |",
         "| --- | --- | --- | ---: |",
     ]
-    for name, some in rows.groupby("setting", sort=False):
+    for name, some in rows.groupby("setting", sort=False, observed=True):
         cells = []
         for kind in ("original", "fine_tune"):
             found = some[some["kind"] == kind]["outcome"] == "not forgotten"
@@ -356,6 +356,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     found = pd.concat([found, pd.DataFrame(rows)], ignore_index=True)
                     found.to_csv(out, index=False, float_format="%.6g")
                     print(f"{name}, seed {seed}, client {client}", file=sys.stderr)
+    found["setting"] = pd.Categorical(found["setting"], [*SETTINGS])
+    found = found.sort_values(["setting", "seed"], kind="stable")
     text = f"{table(found)}\n\n{power(found)}"
     print(text)
     if given.out is None:

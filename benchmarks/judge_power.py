@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from benchmarks.judge import COMMON, DIGITS, MNIST, SETTINGS, federate, looked_at
+from benchmarks.judge import COMMON, MNIST, SETTINGS, federate, looked_at
 from benchmarks.markers import fill
 from fedneg.config import load_config
 from fedneg.core.parameters import flatten, unflatten
@@ -237,7 +237,9 @@ def table(rows: pd.DataFrame) -> str:
         "retrained: accused | acquitted |",
         "| --- | --- | --- | --- | --- | --- | ---: |",
     ]
-    for (setting, plan), some in rows.groupby(["setting", "by"], sort=False):
+    for (setting, plan), some in rows.groupby(
+        ["setting", "by"], sort=False, observed=True
+    ):
 
         def share(
             kind: str, outcome: str, some: pd.DataFrame = some
@@ -281,6 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 found = pd.concat([found, pd.DataFrame(rows)], ignore_index=True)
                 found.to_csv(out, index=False, float_format="%.4g")
                 print(f"{name}, seed {seed}", file=sys.stderr)
+    found["setting"] = pd.Categorical(found["setting"], [*POWER])
+    found = found.sort_values(["setting", "seed"], kind="stable")
     text = table(found)
     print(text)
     if given.out is None:
