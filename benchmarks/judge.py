@@ -36,17 +36,16 @@ from fedneg.core.seeding import rng
 from fedneg.core.settings import Config
 from fedneg.engines.simulate import simulate
 from fedneg.evaluation.exact import rate_of
-from fedneg.evaluation.judge import CANNOT_TELL, OUTCOMES, Finding, judge
+from fedneg.evaluation.judge import OUTCOMES
+from fedneg.evaluation.looks import Look, looked_at
 from fedneg.evaluation.seen import Seen
 from fedneg.federation import Federation
-from fedneg.strategies.phases import RoundReport
 from fedneg.tasks.model import get_parameters, set_parameters
 
 HERE = Path(__file__).resolve().parent
 REPAIR = 2
-# Models without the client, and with it, at the first look and at the second, and what
-# of the 5 % each may spend.
-LOOKS = ((3, 1, 0.01), (7, 2, 0.04))
+# Of a run with verdict.looks=2.
+LOOKS = (Look(1, 3, 0.01), Look(2, 7, 0.04))
 POOL = 8
 COMMON = (
     # Of dense networks all clients are trained at once: the same up to rounding.
@@ -215,48 +214,16 @@ def references_of(
 
     def work(federation: Federation) -> None:
         config = federation.config
-        for draw in range(1, 1 + max(n_in for _, n_in, _ in LOOKS)):
-            model = federation.retrain_again(range(config.clients), 500 + draw)
+        for draw in range(1, 1 + max(look.n_in for look in LOOKS)):
+            model = federation.reference(range(config.clients), 500 + draw)[0]
             ins.append(seen(federation, model))
         for draw in range(1, 1 + POOL):
-            kept = list[Vector]()
-
-            def after(
-                report: RoundReport, model: Vector, kept: list[Vector] = kept
-            ) -> None:
-                if report.server_round == config.rounds:
-                    kept.append(model.copy())
-
-            last = federation.retrain_again(
-                config.remaining, draw, more=REPAIR, after_round=after
-            )
-            outs[False].append(seen(federation, kept[0]))
-            outs[True].append(seen(federation, last))
+            models = federation.reference(config.remaining, draw, after=(0, REPAIR))
+            for repaired, kept in outs.items():
+                kept.append(seen(federation, models[REPAIR if repaired else 0]))
 
     federate(load_config([*overrides, "strategy=do_nothing"])[0], work)
     return ins, outs
-
-
-def looked_at(
-    model: Seen,
-    ins: Sequence[Seen],
-    outs: Sequence[Seen],
-    looks: Sequence[tuple[int, int, float]] = LOOKS,
-) -> list[Finding]:
-    """Return what is found at the first look, and at the second where one is needed."""
-    found = []
-    for n_out, n_in, alpha in looks:
-        found.append(
-            judge(
-                model,
-                trained_with=ins[:n_in],
-                trained_without=outs[:n_out],
-                alpha=alpha,
-            )
-        )
-        if found[-1].finding != CANNOT_TELL:
-            break
-    return found
 
 
 def is_there(rows: pd.DataFrame, which: Mapping[str, Any]) -> bool:
@@ -278,7 +245,9 @@ def rows_of(overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
             others = [*pool[place + 1 :], *pool[:place]]
             judged.append((kind, model, others))
     for kind, model, references in judged:
-        looks = looked_at(model, ins, references)
+        looks = looked_at(
+            model, trained_with=ins, trained_without=references, looks=LOOKS
+        )
         last = looks[-1]
         row: dict[str, Any] = {"kind": kind, "looks": len(looks)}
         row |= {"first": looks[0].finding, "finding": last.finding}

@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from benchmarks.judge import COMMON, MNIST, SETTINGS, federate, looked_at
+from benchmarks.judge import COMMON, MNIST, SETTINGS, federate
 from benchmarks.markers import fill
 from fedneg.config import load_config
 from fedneg.core.parameters import flatten, unflatten
@@ -30,6 +30,7 @@ from fedneg.core.seeding import rng, torch_generator
 from fedneg.core.settings import Config
 from fedneg.data.kinds import Scaling
 from fedneg.evaluation.exact import rate_of
+from fedneg.evaluation.looks import Look, looked_at
 from fedneg.evaluation.seen import Seen
 from fedneg.federation import Federation
 from fedneg.tasks import calls
@@ -220,8 +221,13 @@ def rows_of(setting: Setting, seed: int) -> Iterator[dict[str, Any]]:
             for plan, looks in PLANS.items():
                 from_ins = all(n_in is not None for _, n_in, _ in looks)
                 with_it = ins if from_ins else from_bank
-                counted = [(n, m or len(with_it), alpha) for n, m, alpha in looks]
-                last = looked_at(model, with_it, references, counted)[-1]
+                counted = [Look(m or len(with_it), n, alpha) for n, m, alpha in looks]
+                last = looked_at(
+                    model,
+                    trained_with=with_it,
+                    trained_without=references,
+                    looks=counted,
+                )[-1]
                 row = {"client": client, "kind": kind, "by": plan}
                 row |= {"finding": last.finding, "outcome": last.outcome}
                 one = last.influence[client]

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from fedneg.core.arguments import quoted
 from fedneg.core.errors import FedNegError
 from fedneg.core.settings import Config, conf_dir, methods
+from fedneg.core.verdict_settings import DROPPED
 from fedneg.overrides import (
     chosen,
     extended,
@@ -159,7 +160,8 @@ def _with_stored(overrides: Sequence[str], below: Path) -> list[str]:
     if "state" not in paths:
         return list(overrides)
     facts = State(paths["state"], paths.get("keys")).facts()
-    stored = [] if facts is None else facts.overrides
+    # Settings of earlier releases are of no use to this one.
+    stored = [o for o in facts.overrides if key_of(o) not in DROPPED] if facts else []
     defaults = ("forget=null", "retrain=remaining", "reference=false")
     return merged([*defaults, *stored], overrides)
 

@@ -14,9 +14,11 @@ from fedneg.core.parameters import Vector
 from fedneg.core.progress import Progress, show_notice
 from fedneg.core.settings import Config
 from fedneg.core.unanswered import notices_of
+from fedneg.evaluation.decision import TOOK_NO_PART
 from fedneg.evaluation.evidence import ModelEvidence
 from fedneg.evaluation.judgement import Judgement
-from fedneg.evaluation.verdict import TOOK_NO_PART
+from fedneg.evaluation.looks import looks_of
+from fedneg.federation.looking import train_references
 from fedneg.reports.console import show_summary
 from fedneg.reports.paper.measure import measure, planned_rounds
 from fedneg.reports.paper.report import show_paper_summary, write_paper_report
@@ -85,6 +87,8 @@ class Run:
         # The model in hand, and whose updates are in it or in those it was made from.
         self._model: Vector = federation.initial
         self._took_part: set[int] = set()
+        # Its rounds beyond the training's.
+        self._after = 0
         self._ledger_bytes = self._server_bytes = 0
         self._absent: list[str] = []
 
@@ -105,7 +109,8 @@ class Run:
             federation.progress.step(f"{name_clients(absent)} {TOOK_NO_PART}")
         self._model = federation.unlearn(original, self.config.forget)
         self._took_part = self._took_part | federation.took_part
-        self._keep("unlearned", self._model, self._took_part)
+        self._after = self._rounds_of_method()
+        self._keep("unlearned", self._model, self._took_part, self._after)
         changed = bool((self._model != original).any())
         self._absent = notices_of_absent(self.judgement, changed=changed)
 
@@ -116,7 +121,7 @@ class Run:
             return
         if config.retrain == "scratch":
             self._model = federation.retrain(config.remaining, recovery=True)
-            self._took_part = federation.took_part
+            self._took_part, self._after = federation.took_part, 0
         else:
             # The paper's section 4.2 retrains on the removed data itself, without
             # FedAvg: a round with one client is local SGD. Several removed clients are
@@ -129,7 +134,20 @@ class Run:
                 forget=config.forget,
             )
             self._took_part = self._took_part | federation.took_part
-        self._keep("recovered", self._model, self._took_part)
+            self._after += config.retrain_rounds if again else 0
+        self._keep("recovered", self._model, self._took_part, self._after)
+
+    def _rounds_of_method(self) -> int:
+        """Return how many rounds beyond the training's those who stay trained.
+
+        Below 0 of a method that started over, and had fewer.
+        """
+        strategy, forget = self.federation.strategy, set(self.config.forget)
+        reports = [r for r in strategy.reports if r.phase == "unlearn"]
+        ran = sum(bool(set(report.metrics) - forget) for report in reports)
+        if strategy.rebuilds:  # what it kept of a round is a round, too
+            ran = len(reports)
+        return ran - self.config.rounds if strategy.starts_over else ran
 
     def retrain(self) -> None:
         """Train the gold standard, and its like with other seeds."""
@@ -139,10 +157,7 @@ class Run:
         else:
             retrained = federation.retrain(remaining)
             self._keep("retrained", retrained, federation.took_part)
-        for draw in range(1, self.config.verdict.retrainings + 1):
-            federation.progress.step(f"retraining with another seed ({draw})")
-            again = federation.retrain_again(remaining, draw)
-            self.judgement.add_retrained(f"retrained with seed {draw}", again)
+        train_references(federation, self.judgement)
 
     def _recovered_is_retrained(self) -> None:
         """Call the recovered model, from scratch, the retrained one too."""
@@ -151,12 +166,24 @@ class Run:
         self.federation.save(self.out / "model_retrained.safetensors", self._model)
         self.federation.seconds["retrain"] = self.federation.seconds["recover"]
 
-    def _keep(self, name: str, parameters: Vector, took_part: Collection[int]) -> None:
+    def _keep(
+        self,
+        name: str,
+        parameters: Vector,
+        took_part: Collection[int],
+        rounds_after: int = 0,
+    ) -> None:
         """Save and measure a model, and show it to the judge."""
         self.federation.save(self.out / f"model_{name}.safetensors", parameters)
         self.models[name] = found = self.federation.evaluate(name, parameters)
         if self.config.forget:
-            self.judgement.add(name, parameters, found, trained_by=took_part)
+            self.judgement.add(
+                name,
+                parameters,
+                found,
+                trained_by=took_part,
+                rounds_after=rounds_after,
+            )
 
     def notices(self, given: Sequence[str] = ()) -> list[str]:
         """Return what a user must not miss; `given` are those from before the run."""
@@ -167,6 +194,7 @@ class Run:
             *given,
             *federation.notices,
             *notices_of_empty_rounds(federation.strategy.reports),
+            *notices_of_empty_rounds(federation.reference_reports),
             *notices_of(federation.unanswered),
             *([report["notice"]] if "notice" in report else []),
         ]
@@ -180,7 +208,7 @@ class Run:
             test_examples=federation.test.num_examples,
             models=self.models,
             history=federation.history,
-            reports=federation.strategy.reports,
+            reports=[*federation.strategy.reports, *federation.reference_reports],
             method_report=federation.strategy.method_report,
             seconds=federation.seconds,
             ledger_bytes=self._ledger_bytes,
@@ -218,7 +246,7 @@ def _planned_rounds(config: Config) -> int:
     )
     references = 0
     if config.reference:
-        references = config.verdict.retrainings + (config.retrain != "scratch")
+        references = looks_of(config.verdict)[0].models + (config.retrain != "scratch")
     return config.rounds + 1 + after + config.rounds * references
 
 

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from benchmarks import judge_power
-from benchmarks.judge import looked_at, table
+from benchmarks.judge import table
 from benchmarks.judge_power import BANK, Federations, Setting, halves
-from fedneg import Seen
-from fedneg.core.seeding import rng, torch_generator
+from fedneg.core.seeding import torch_generator
 from fedneg.tasks.cohort import Examples, train_cohort
 
 SMALL = Setting(("data=digits", "clients=3", "rounds=2", "model.hidden=[8]"), (1,), 40)
@@ -69,24 +68,6 @@ def test_of_the_bank_each_client_is_in_half():
     assert [sum(k in some for some in found) for k in range(6)] == [BANK // 2] * 6
     assert found == halves(6, 3)
     assert found != halves(6, 4)
-
-
-def test_the_second_look_is_only_where_the_first_cannot_tell():
-    draw = rng(1, "looks")
-    middle, taught = draw.normal(size=100), np.full(100, 1.5)
-
-    def seen(share: float) -> Seen:
-        scores = middle + share * taught + draw.normal(size=100)
-        return Seen({0: np.logaddexp(0, -scores)})
-
-    ins, outs = [seen(1) for _ in range(2)], [seen(0) for _ in range(7)]
-    looks = ((3, 1, 0.01), (7, 2, 0.04))
-    both = looked_at(seen(0.3), ins, outs, looks)
-    assert [one.alpha for one in both] == [0.01, 0.04]
-    first = both[0].influence[0]
-    assert first is not None
-    assert (first.n_in, first.n_out) == (1, 3)
-    assert len(looked_at(seen(60.0), ins, outs, looks)) == 1
 
 
 def test_wrong_is_the_other_outcome_of_what_is_known():

@@ -402,7 +402,8 @@ def test_of_several_clients_it_is_said_who_took_no_part(tmp_path: Path):
     )
     assert done.history["clients"].tolist()[1] == 2
     found = done.results["verdict"]
-    assert (found["absent"], found["finding"]) == ([1], None)
+    assert (found["absent"], found["finding"]) == ([1], "cannot tell")
+    assert list(found["influence"]) == ["2"]
     notice = done.results["notices"][0]
     assert notice.startswith("client 1 took part in no round")
     assert "judged are the others" in notice

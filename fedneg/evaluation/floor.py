@@ -5,19 +5,7 @@ retrained models, which differ in nothing but their seeds. With n of them there 
 n (n - 1) / 2 pairs; the floor of a metric is the 95th percentile of the pairs' gaps, or
 their maximum below 20 pairs (n at most 6), where a 95th percentile is one anyway.
 
-The gap of a model that is judged is the *median* of its gaps to the n retrained ones,
-so that one odd retraining does not decide.
-
-How far it can be trusted: were the judged model one more retraining, with metrics
-normal over seeds, its gap would pass the floor by chance with the probability
-
-    n          2     3     4     5     6     7    10
-    chance   .46   .25   .14   .09   .06   .07   .04
-
-(20,000 draws; tests/evaluation/test_floor.py repeats it; half of it for a gap that
-counts in one direction only). With 2 or 3 retrainings a 'not forgotten' that rests on
-the floor is weak: margins (`fedneg.core.verdict_settings`) stand on top of it, and with
-a single retraining there is no floor at all.
+It is shown, and decides nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -72,16 +60,3 @@ def floor_of(models: Sequence[T], gap: Callable[[T, T], float]) -> Floor | None:
     if len(gaps) < MIN_PAIRS_FOR_QUANTILE:
         return Floor(max(gaps), len(models), "max")
     return Floor(float(np.quantile(gaps, QUANTILE)), len(models), "p95")
-
-
-def median_gap(model: T, retrained: Sequence[T], gap: Callable[[T, T], float]) -> float:
-    """Return the median of a model's gaps to retrained models, signed as `gap` is.
-
-    Raises
-    ------
-    ValueError
-        If there is no retrained model.
-    """
-    if not retrained:
-        raise ValueError("at least one retrained model is needed, got none")
-    return float(np.median([gap(model, other) for other in retrained]))

@@ -20,12 +20,17 @@ import numpy as np
 from scipy.stats import t as student
 
 from fedneg.core.formats import name_clients
-from fedneg.evaluation.decision import FORGOTTEN, NOT_FORGOTTEN
+from fedneg.evaluation.decision import (
+    FORGOTTEN,
+    INCONCLUSIVE,
+    IS_RETRAINED,
+    NOT_FORGOTTEN,
+    TOOK_NO_PART,
+)
 from fedneg.evaluation.exact import Pairs, holm, pairs_of
 from fedneg.evaluation.influence import MIN_OUT, Influence, influences
 from fedneg.evaluation.marker import Marker, marker_of
 from fedneg.evaluation.seen import Losses, Seen
-from fedneg.evaluation.verdict import INCONCLUSIVE, TOOK_NO_PART
 from fedneg.tasks.confidence import confidence_of_losses
 
 # What is found; the outcome follows from it (`OUTCOMES`).
@@ -38,7 +43,10 @@ OUTCOMES = {
     MARKER_ONLY: INCONCLUSIVE,
     CANNOT_TELL: INCONCLUSIVE,
     TOOK_NO_PART: INCONCLUSIVE,
+    IS_RETRAINED: INCONCLUSIVE,
 }
+# Of which no number says more.
+ANSWERED = frozenset({TOOK_NO_PART, MARKER_ONLY, IS_RETRAINED})
 # Of rho: less than half of what the client taught, and no more than as much below 0.
 MARGINS = (-1.0, 0.5)
 # How many models without the client a way on is looked for.
@@ -129,7 +137,7 @@ class Finding:
             whose = "" if unknown else "the ordinary examples of "
             whose += name_clients(unknown or partial)
             return f"{self.finding}; nothing can be told of {whose}"
-        if worst is None or self.finding in (TOOK_NO_PART, MARKER_ONLY):
+        if worst is None or self.finding in ANSWERED:
             return self.finding
         whose, found = worst
         said = "" if self.finding == self.outcome else f"{self.finding}; "
@@ -158,6 +166,7 @@ def judge(
     *,
     trained_with: Sequence[Seen] = (),
     trained_without: Sequence[Seen] = (),
+    clients: Collection[int] = (),
     absent: Collection[int] = (),
     alpha: float = 0.05,
     margins: tuple[float, float] = MARGINS,
@@ -179,6 +188,8 @@ def judge(
         Of models that were trained without the clients: fresh initial parameters, other
         seeds, and as many rounds as the judged one had, repair included. At least
         three; validity rests on them.
+    clients : collection of int
+        Leaving clients of whom perhaps nothing was seen in any model.
     absent : collection of int
         Leaving clients that took part in no round.
     alpha : float
@@ -200,12 +211,12 @@ def judge(
         raise ValueError(f"margins must be below and above 0, got {margins!r}")
     models = (model, *trained_with, *trained_without)
     seen = {k for one in models for k in (*one.losses, *one.canaries)}
-    clients = sorted(seen - set(absent))
+    leaving = sorted((seen | set(clients)) - set(absent))
     influence = {
-        k: _influence(k, model, trained_with, trained_without, alpha) for k in clients
+        k: _influence(k, model, trained_with, trained_without, alpha) for k in leaving
     }
     marker = marker_of(model.marker, [m.marker for m in trained_without], alpha=alpha)
-    planted = [k for k in clients if k in model.canaries]
+    planted = [k for k in leaving if k in model.canaries]
     canaries = {k: _pairs(*model.canaries[k], alpha / len(planted)) for k in planted}
     measured = {f"influence {name}": one for name, _, one in _measured(influence)}
     tests = {name: one.p_value for name, one in measured.items()}
@@ -215,7 +226,7 @@ def judge(
     p_values = holm(tests)
     found = {name for name, p_value in p_values.items() if p_value < alpha}
     below = {name for name, one in measured.items() if one.rho < 0}
-    if not clients and absent:
+    if not leaving and absent:
         finding = TOOK_NO_PART
     elif found - below:
         finding = TRACES

@@ -1,50 +1,49 @@
-"""A run's models measured alike, and the verdict on the one that it hands over.
+"""A run's models measured alike, and what the judge finds of each.
 
 Every model is asked the same: the server's test set, canaries that the server makes
-itself, and what the leaving clients answer from their own data. The judge is asked
-about the original and the retrained model too: their answers are known.
-
-Where several clients are to be forgotten each counts the same: rates and AUCs are means
-over them, relearn times sums.
+itself, and what the leaving clients answer from their own data. References are asked
+too: models of other seeds, trained with the clients and without. The judge is asked
+about the original and the retrained model as well: their answers are known.
 """
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from statistics import fmean
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedneg.core.parameters import Vector
-from fedneg.core.settings import AttackSettings, Config
-from fedneg.core.verdict_settings import VerdictSettings
-from fedneg.evaluation.canary import chance_exposure, exposures
+from fedneg.core.settings import Config
 from fedneg.evaluation.client_answers import ClientAnswers
-from fedneg.evaluation.divergence import mean_js_divergence, prediction_agreement
+from fedneg.evaluation.decision import INCONCLUSIVE, IS_RETRAINED, NOT_FORGOTTEN
 from fedneg.evaluation.evidence import ModelEvidence, ServerTest
-from fedneg.evaluation.floor import absolute_gap, floor_of
-from fedneg.evaluation.measurements import Measurements
-from fedneg.evaluation.membership_attacks import Attacks, Measured
+from fedneg.evaluation.judge import Finding
+from fedneg.evaluation.looks import OPEN, looked_at, looks_of
+from fedneg.evaluation.membership_attacks import Measured
 from fedneg.evaluation.relearn import RelearnTime
-from fedneg.evaluation.verdict import TOOK_NO_PART, Verdict, judge, outcome_of
+from fedneg.evaluation.seen import Seen
+from fedneg.evaluation.shown import Shown
 
 # Asks leaving clients about a model, given how good each is to become by relearning.
 Ask = Callable[[Vector, Mapping[int, float] | None], Mapping[int, ClientAnswers]]
+CONTROLS = ("original", "retrained")
+# Where each reference lies: told of the judged model alone.
+PLACES = ("out", "in")
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What the judge is to know of a federation that has no `Config`."""
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What the judge is shown of a model, and of which references.
 
-    seed: int
-    clients: int
-    forget: tuple[int, ...]
-    verdict: VerdictSettings
-    attack: AttackSettings
-    retrain: str = "none"
-    reference: bool = True
+    `rounds_after`: rounds beyond the training's that the clients who stay trained in
+    it.
+    """
+
+    seen: Seen
+    rounds_after: int
 
 
 class Judgement:
@@ -52,19 +51,27 @@ class Judgement:
 
     Parameters
     ----------
-    config : Config or Setting
+    config : Config
     test : ServerTest
     ask : callable
         Asks the leaving clients; those that do not answer are missing.
+
+    Attributes
+    ----------
+    looks : tuple of Look
+        That there may be: how many references each needs.
     """
 
-    def __init__(self, config: Config | Setting, test: ServerTest, ask: Ask) -> None:
+    def __init__(self, config: Config, test: ServerTest, ask: Ask) -> None:
         self.config, self.test, self._ask = config, test, ask
+        self.looks = looks_of(config.verdict)
         self.models: dict[str, Measured] = {}
-        self.retrained: list[Measured] = []
+        self._judged: dict[str, Judged] = {}
         self._trained_by: dict[str, Collection[int]] = {}
-        self._measurements: dict[str, Measurements] = {}
-        self._attacks = Attacks(config.seed, self.models, self.retrained)
+        self.trained_with: list[Seen] = []
+        self._without: dict[int, list[Seen]] = {}
+        # What the run's own retrained model and those of other seeds look like.
+        self.retrained: list[Measured] = []
 
     def add(
         self,
@@ -73,33 +80,77 @@ class Judgement:
         found: ModelEvidence,
         *,
         trained_by: Collection[int] | None = None,
+        rounds_after: int = 0,
     ) -> None:
         """Add a model of the run: the original first.
-
-        One called 'retrained' is among those that the others are compared with.
 
         Parameters
         ----------
         trained_by : collection of int, optional
             Client ids that took part in a round that led to the model; by default all.
+        rounds_after : int
+            Rounds beyond the training's in which clients that stay trained it; below 0
+            if it had fewer than the training.
         """
-        self._trained_by[name] = (
-            range(self.config.clients) if trained_by is None else set(trained_by)
-        )
-        self.models[name] = self._measure(
+        everybody = range(self.config.clients)
+        self._trained_by[name] = everybody if trained_by is None else set(trained_by)
+        measured = self._measure(
             name, parameters, found.test.accuracy, found.attack_success_rate
         )
+        self.models[name] = measured
+        self._judged[name] = Judged(self._seen(measured), rounds_after)
         if name == "retrained":
-            self.retrained.append(self.models[name])
+            self.retrained.append(measured)
 
-    def add_retrained(self, name: str, parameters: Vector) -> None:
-        """Add a model that was retrained with another seed."""
-        accuracy = self.test.measure(parameters).accuracy
+    def add_trained_with(self, parameters: Vector) -> None:
+        """Add a reference of another seed, trained with all clients."""
+        self.trained_with.append(self._seen(self._measure_reference("", parameters)))
+
+    def add_trained_without(self, models: Mapping[int, Vector]) -> None:
+        """Add a reference of another seed that was trained without the clients.
+
+        Parameters
+        ----------
+        models : mapping of int to Vector
+            By rounds beyond the training's, of `rounds_after`.
+        """
+        for after, parameters in models.items():
+            name = f"retrained with seed {len(self._without.get(after, ())) + 1}"
+            measured = self._measure_reference(name, parameters)
+            self._without.setdefault(after, []).append(self._seen(measured))
+            if not after:
+                self.retrained.append(measured)
+
+    @property
+    def rounds_after(self) -> frozenset[int]:
+        """After how many rounds beyond the training's references are needed."""
+        return frozenset(one.rounds_after for one in self._judged.values())
+
+    def trained_without(self, rounds_after: int) -> Sequence[Seen]:
+        """Return the references without the clients, after so many further rounds."""
+        return self._without.get(rounds_after, ())
+
+    @property
+    def references(self) -> int:
+        """How many trainings of other seeds there are."""
+        without = max(map(len, self._without.values()), default=0)
+        return len(self.trained_with) + without
+
+    # -- what is seen of a model -------------------------------------------------------
+
+    def _measure_reference(self, name: str, parameters: Vector) -> Measured:
+        quality = self.test.measure(parameters).accuracy
         success = self.test.attack_success_rate(parameters)
-        self.retrained.append(self._measure(name, parameters, accuracy, success))
+        return self._measure(name, parameters, quality, success, relearn=False)
 
     def _measure(
-        self, name: str, parameters: Vector, accuracy: float, success: float | None
+        self,
+        name: str,
+        parameters: Vector,
+        quality: float,
+        success: float | None,
+        *,
+        relearn: bool = True,
     ) -> Measured:
         """See a model on the server's data and on the leaving clients'."""
         finite = bool(np.isfinite(parameters).all())
@@ -111,19 +162,39 @@ class Judgement:
         return Measured(
             name,
             parameters,
-            accuracy,
+            quality,
             success,
             self.test.attack_base(parameters),
             probabilities,
             self._canary_losses(parameters) if finite else {},
-            self._answers(parameters) if finite else {},
+            self._answers(parameters, relearn=relearn) if finite else {},
+        )
+
+    def _seen(self, measured: Measured) -> Seen:
+        """Return what the judge is shown of a model."""
+        marker, rate = None, measured.attack_success
+        if rate is not None:
+            count = sum(map(len, self.test.attacked))
+            marker = (round(rate * count), count)
+        # A member's scaled confidence is log(p / (1 - p)), of a loss of -log(p).
+        losses = {k: np.logaddexp(0, -a.members) for k, a in measured.answers.items()}
+        return Seen(
+            losses,
+            quality=measured.test_accuracy,
+            marker=marker,
+            canaries=measured.canaries,
         )
 
     @property
     def absent(self) -> tuple[int, ...]:
         """Clients to forget that took part in no round before they were forgotten."""
-        there = self._trained_by.get("original", self.config.forget)
-        return tuple(k for k in self.config.forget if k not in there)
+        return self._absent_in("original")
+
+    def _absent_in(self, *names: str) -> tuple[int, ...]:
+        """Return who of those to forget is in none of some models."""
+        forget = self.config.forget
+        there = {k for name in names for k in self._trained_by.get(name, forget)}
+        return tuple(k for k in forget if k not in there)
 
     def _is_asked(self, client_id: int) -> bool:
         """Return whether a leaving client's answers belong to what is judged.
@@ -136,25 +207,27 @@ class Judgement:
             return True
         return client_id not in absent
 
-    def _answers(self, parameters: Vector) -> Mapping[int, ClientAnswers]:
+    def _answers(
+        self, parameters: Vector, *, relearn: bool
+    ) -> Mapping[int, ClientAnswers]:
         """Return what those leaving clients say whose answers count."""
-        said = self._all_answers(parameters)
-        return {k: found for k, found in said.items() if self._is_asked(k)}
-
-    def _all_answers(self, parameters: Vector) -> Mapping[int, ClientAnswers]:
-        """Ask the leaving clients, if there is anything to compare the answers with."""
+        # Without anything to compare the answers with nobody is asked.
         if not self.config.reference:
             return {}
-        original = self.models.get("original")
-        if not self.config.verdict.relearn_cap:
-            return self._ask(parameters, None)
-        if original is None:
+        relearn = relearn and self.config.verdict.relearn_cap > 0
+        said = self._ask(parameters, self._targets() if relearn else None)
+        if relearn and "original" not in self.models:
             # As good as the original is what the others are to become: it is so now.
             at_once = RelearnTime(0, True)
-            said = self._ask(parameters, None)
-            return {k: replace(t, relearn=at_once) for k, t in said.items()}
-        targets = {k: t.check_loss for k, t in original.answers.items()}
-        return self._ask(parameters, targets)
+            said = {k: replace(t, relearn=at_once) for k, t in said.items()}
+        return {k: found for k, found in said.items() if self._is_asked(k)}
+
+    def _targets(self) -> Mapping[int, float] | None:
+        """Return what loss each client's model is to come to; None of the original."""
+        original = self.models.get("original")
+        if original is None:
+            return None
+        return {k: said.check_loss for k, said in original.answers.items()}
 
     def _canary_losses(
         self, parameters: Vector
@@ -175,152 +248,114 @@ class Judgement:
 
     # -- the verdict -------------------------------------------------------------------
 
-    def measurements_of(self, model: Measured) -> Measurements:
-        """Return what the verdict is to know of a model; all models have been added."""
-        if model.name not in self._measurements:
-            membership, lira, canary = self._attacks.on(model)
-            others = [*self.retrained, self.models["original"]]
-            pairs = [
-                (other.digest, model.probabilities, other.probabilities)
-                for other in others
-                if other.digest != model.digest
-            ]
-            self._measurements[model.name] = Measurements(
-                model.name,
-                model.digest,
-                model.test_accuracy,
-                attack_success=model.attack_success,
-                attack_base=model.attack_base,
-                as_trained_accuracy=model.as_trained_accuracy,
-                membership_auc=membership.auc if membership else None,
-                lira_auc=lira.auc if lira else None,
-                canary_auc=canary.auc if canary else None,
-                relearn=model.relearn,
-                js_divergence={
-                    key: mean_js_divergence(mine, theirs)
-                    for key, mine, theirs in pairs
-                    if mine is not None and theirs is not None
-                },
-                disagreement={
-                    key: 1 - prediction_agreement(mine, theirs)
-                    for key, mine, theirs in pairs
-                    if mine is not None and theirs is not None
-                },
-            )
-        return self._measurements[model.name]
-
     @property
     def handed_over(self) -> str:
         """Name of the model that the run hands over."""
         return "recovered" if "recovered" in self.models else "unlearned"
 
-    def judge(self, name: str) -> Verdict:
-        """Return the verdict on one of the models."""
-        return judge(
-            self.measurements_of(self.models[name]),
-            original=self.measurements_of(self.models["original"]),
-            retrained=[self.measurements_of(m) for m in self.retrained],
-            settings=self.config.verdict,
-            took_part=self._took_part(name),
+    @property
+    def tells(self) -> bool:
+        """Whether no further look is needed for the model that is handed over."""
+        return self.look_at(self.handed_over)[-1].finding not in OPEN
+
+    def look_at(self, name: str) -> list[Finding]:
+        """Return what every look at one of the models has found, by the numbers."""
+        judged = self._judged[name]
+        with_clients = self.trained_with
+        without = self.trained_without(judged.rounds_after)
+        model, *others = alike([judged.seen, *with_clients, *without])
+        return looked_at(
+            model,
+            trained_with=others[: len(with_clients)],
+            trained_without=others[len(with_clients) :],
+            looks=self.looks,
+            clients=self.config.forget,
+            absent=self._absent_in("original", name),
+            margins=self.config.verdict.margins,
         )
 
-    def _took_part(self, name: str) -> bool:
-        """Return whether anybody who leaves is in the original or in this model."""
-        there = {*self._trained_by["original"], *self._trained_by[name]}
-        return not there.isdisjoint(self.config.forget)
+    def judge(self, name: str) -> Finding:
+        """Return what is found of one of the models.
 
-    def _control(self, name: str) -> str:
-        """Return what the evidence alone says of a model whose answer is known."""
-        found = self.judge(name)
-        if found.overruled_by == TOOK_NO_PART:
-            return found.outcome
-        return outcome_of(found.evidence)
+        One that is a retrained model, bit for bit, holds nothing of the clients: where
+        the numbers say otherwise that is chance.
+        """
+        found = self.look_at(name)[-1]
+        digests = {model.digest for model in self.retrained}
+        if found.outcome == NOT_FORGOTTEN and self.models[name].digest in digests:
+            return replace(found, outcome=INCONCLUSIVE, finding=IS_RETRAINED)
+        return found
 
     # -- results.json ------------------------------------------------------------------
 
+    @cached_property
+    def shown(self) -> Shown:
+        """What is told beside the verdict; all models have been added."""
+        config = self.config
+        return Shown(config.seed, config.attack, self.models, self.retrained)
+
     def to_json(self) -> dict[str, Any]:
         """Return the entries verdict, evidence and floor of results.json."""
-        controls = [name for name in ("original", "retrained") if name in self.models]
-        outcomes = {name: self.judge(name).outcome for name in self.models}
+        found = {name: self.judge(name) for name in self.models}
+        looks = self.look_at(self.handed_over)
         return {
             "verdict": {
-                **self.judge(self.handed_over).to_json(),
+                **told(found[self.handed_over]),
                 "model": self.handed_over,
-                "retrainings": len(self.retrained),
+                "looks": len(looks),
+                "spent": [look.alpha for look in looks],
+                "retrainings": self.references,
                 "absent": list(self.absent),
-                "controls": {name: self._control(name) for name in controls},
-                "outcomes": outcomes,
+                # What the numbers alone say of models whose answer is known.
+                "controls": {
+                    name: self.look_at(name)[-1].outcome
+                    for name in CONTROLS
+                    if name in self.models
+                },
+                "outcomes": {name: one.outcome for name, one in found.items()},
+                "models": {
+                    name: without_places(told(one)) for name, one in found.items()
+                },
+                "later": [],
             },
-            "evidence": {name: self._entry(m) for name, m in self.models.items()},
-            "floor": self._floor(),
-        }
-
-    def _entry(self, model: Measured) -> dict[str, Any]:
-        membership, lira, canary = self._attacks.on(model)
-        relearn, retrained = model.relearn, self.models.get("retrained")
-        exposure = [exposures(*losses).mean() for losses in model.canaries.values()]
-        attack = self.config.attack
-        return {
-            # The model digest, under the name that results.json has had from the first.
-            "fingerprint": model.digest,
-            "attack_base": model.attack_base,
-            "membership_auc": membership and asdict(membership.auc),
-            "membership_advantage": membership and membership.advantage,
-            "membership_tpr_at_fpr_1": membership and membership.tpr,
-            "lira_auc": lira and asdict(lira.auc),
-            "lira_tpr_at_fpr_1": lira and lira.tpr,
-            "canary_auc": canary and asdict(canary.auc),
-            "canary_exposure": float(fmean(exposure)) if exposure else None,
-            "canary_exposure_chance": (
-                chance_exposure(attack.canaries) if exposure else None
-            ),
-            "relearn_batches": relearn and relearn.batches,
-            "relearn_unit": relearn and relearn.unit,
-            "relearn_reached": relearn and relearn.reached,
-            **_apart(model, retrained),
-            "distance_to_original": _distance(model, self.models["original"]),
-        }
-
-    def _floor(self) -> dict[str, Any]:
-        """Return how far retrained models are from each other."""
-        accuracies = [m.test_accuracy for m in self.retrained]
-        successes = [
-            m.attack_success for m in self.retrained if m.attack_success is not None
-        ]
-        seen = [m.probabilities for m in self.retrained if m.probabilities is not None]
-        return {
-            "models": len(self.retrained),
-            "test_accuracy": _gap(accuracies, absolute_gap),
-            "attack_success_rate": _gap(successes, absolute_gap),
-            "js": _gap(seen, mean_js_divergence),
-            "disagreement": _gap(seen, lambda p, q: 1 - prediction_agreement(p, q)),
+            "evidence": self.shown.evidence(),
+            "floor": self.shown.floor(),
         }
 
 
-def _gap(values: Sequence[Any], gap: Callable[[Any, Any], float]) -> float | None:
-    """Return the floor of a metric; None with fewer than two values."""
-    found = floor_of(values, gap)
-    return None if found is None else found.gap
+def alike(models: Sequence[Seen]) -> list[Seen]:
+    """Return what is seen of models without clients that answered of other examples.
+
+    A client's own answers may change in number; of it nothing can be told then.
+    """
+    sizes: dict[int, set[int]] = {}
+    for model in models:
+        for client_id, losses in model.losses.items():
+            sizes.setdefault(client_id, set()).add(len(losses))
+    same = {k for k, found in sizes.items() if len(found) == 1}
+    return [
+        replace(model, losses={k: v for k, v in model.losses.items() if k in same})
+        for model in models
+    ]
 
 
-def _apart(model: Measured, retrained: Measured | None) -> dict[str, float | None]:
-    """Return how a model's answers and parameters differ from the retrained one's."""
-    js = agreement = distance = None
-    if retrained is not None:
-        distance = _distance(model, retrained)
-        mine, theirs = model.probabilities, retrained.probabilities
-        if mine is not None and theirs is not None:
-            js = mean_js_divergence(mine, theirs)
-            agreement = prediction_agreement(mine, theirs)
+def told(finding: Finding) -> dict[str, Any]:
+    """Return a finding's entry in results.json."""
     return {
-        "js_to_retrained": js,
-        "agreement_with_retrained": agreement,
-        "distance_to_retrained": distance,
+        **finding.to_json(),
+        "said": str(finding),
+        "models_needed": finding.models_needed,
     }
 
 
-def _distance(model: Measured, other: Measured) -> float | None:
-    """Return the Euclidean distance of parameters; None if one is not finite."""
-    with np.errstate(over="ignore", invalid="ignore"):  # of a model that diverged
-        found = float(np.linalg.norm(model.parameters - other.parameters))
-    return found if math.isfinite(found) else None
+def without_places(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry without where each reference lies."""
+    influence = {k: _without_places(one) for k, one in entry["influence"].items()}
+    return {**entry, "influence": influence}
+
+
+def _without_places(influence: dict[str, Any] | None) -> dict[str, Any] | None:
+    if influence is None:
+        return None
+    kept = {key: value for key, value in influence.items() if key not in PLACES}
+    return {**kept, "rest": _without_places(influence["rest"])}

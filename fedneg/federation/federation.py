@@ -4,10 +4,11 @@ The seam between mathematics and Flower, whatever Grid reaches the clients. The 
 is told in these words (fedneg/job.py), and so is that of a federation that lives on
 (fedneg/live/job.py). Here stands which phase each word is; what a federation is made
 of (composition.py), how rounds are run (rounds.py), what of earlier runs is taken
-(kept.py) and who is asked about a model (asking.py) stand beside it.
+(kept.py), what a verdict compares with (references.py) and who is asked about a model
+(asking.py) stand beside it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedneg.core import outputs
-from fedneg.core.parameters import Vector, digest_of_model, flatten, unflatten
+from fedneg.core.parameters import Vector, digest_of_model, unflatten
 from fedneg.core.progress import Progress
 from fedneg.core.settings import Config
 from fedneg.evaluation.client_answers import ClientAnswers
@@ -23,14 +24,11 @@ from fedneg.evaluation.evidence import ModelEvidence
 from fedneg.federation.asking import Asking
 from fedneg.federation.composition import compose
 from fedneg.federation.kept import KeptTrainings
+from fedneg.federation.references import References
 from fedneg.federation.rounds import AfterRound, Rounds
 from fedneg.ledger.training_cache import digest_of
 from fedneg.strategies.hooks import NO_HOOKS, Hooks
 from fedneg.strategies.phases import Phase, RoundReport
-
-# What retrainings with other seeds draw, nobody else does.
-REFERENCE_DRAWS = 1000
-REFERENCE_ROUNDS = 10**6
 
 
 class Federation:
@@ -64,6 +62,8 @@ class Federation:
         Wall time of each phase, and of writing checkpoints.
     notices : list of str
         What a user must not miss.
+    reference_reports : list of RoundReport
+        Of the references' rounds.
     unanswered : list of Unanswered
         Questions about models that clients did not answer.
     reused : set of str
@@ -96,6 +96,8 @@ class Federation:
         self.history, self.seconds = self._rounds.history, self._rounds.seconds
         self._kept = KeptTrainings(parts, self._rounds)
         self.reused, self.resumed = self._kept.reused, self._kept.resumed
+        self._references = References(parts, self._kept)
+        self.reference_reports = self._references.reports
         self._asking = Asking(parts, self._rounds, self._kept)
         self.unanswered = self._asking.unanswered
         self.unlearn_rounds = self.strategy.unlearn_rounds(config)
@@ -209,46 +211,14 @@ class Federation:
         phase = Phase(name, tuple(clients), rounds, first_round=first)
         return self._kept.run(phase, self.initial, self._kept.identity(tuple(clients)))
 
-    def retrain_again(
-        self,
-        clients: Sequence[int],
-        draw: int,
-        *,
-        more: int = 0,
-        after_round: AfterRound | None = None,
-    ) -> Vector:
-        """Return a model retrained with another seed.
+    def reference(
+        self, clients: Sequence[int], draw: int, *, after: Collection[int] = (0,)
+    ) -> dict[int, Vector]:
+        """Return a model trained with another seed, after so many further rounds.
 
-        The clients hold what they held; initial parameters, order of the examples and
-        sampling of clients are drawn anew. Its rounds are not part of the history.
-
-        Parameters
-        ----------
-        draw : int
-            1, 2, ..: which other seed.
-        more : int
-            Rounds beyond those of the training: as many as the model that is compared
-            with it was repaired for.
-        after_round : callable, optional
-            Called after every round; the training is then one of its own.
+        See `References.train`. Not part of the history; the ledger stays as it is.
         """
-        arrays = self.prototype.initial(
-            seed=self.config.seed, draw=REFERENCE_DRAWS + draw
-        )
-        self.strategy.reset(arrays)
-        # Streams hang on the round that clients are told, and no run has so many.
-        first = 1 + draw * REFERENCE_ROUNDS
-        clients, rows = tuple(clients), len(self.history)
-        rounds = self.config.rounds + more
-        phase = Phase("reference", clients, rounds, 1, first_stream=first)
-        if after_round is not None:
-            found = self._rounds.run(phase, flatten(arrays), after_round=after_round)
-        else:
-            identity = self._kept.identity(clients) | {"draw": draw}
-            identity |= {"more": more} if more else {}
-            found = self._kept.run(phase, flatten(arrays), identity)
-        del self.history[rows:]
-        return found
+        return self._references.train(clients, draw, after=after)
 
     def evaluate(self, name: str, parameters: Vector) -> ModelEvidence:
         """Measure a model on the server's test set and on every client's data."""

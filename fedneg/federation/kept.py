@@ -31,6 +31,8 @@ class KeptTrainings:
     parts : Parts
     rounds : Rounds
         Run what nobody has trained; taken back are history and times.
+    beside : KeptTrainings, optional
+        Who is to know where these are kept, too.
 
     Attributes
     ----------
@@ -40,13 +42,16 @@ class KeptTrainings:
         Phases that were trained, and after which round they went on (0: new).
     """
 
-    def __init__(self, parts: Parts, rounds: Rounds) -> None:
+    def __init__(
+        self, parts: Parts, rounds: Rounds, *, beside: "KeptTrainings | None" = None
+    ) -> None:
         self.parts, self.rounds = parts, rounds
         self.reused: set[str] = set()
         self.resumed: dict[str, int] = {}
         self._temporary: list[Entry] = []
+        self._beside = beside
         self._digest: str | None = None
-        self._entries: dict[bytes, Entry] = {}
+        self._entries: dict[bytes, Entry] = beside._entries if beside else {}
 
     def identity(self, clients: tuple[int, ...]) -> dict[str, Any]:
         """Return everything that determines a training with these clients.
@@ -78,6 +83,8 @@ class KeptTrainings:
         """
         if not self._may:
             return ""  # whatever they are
+        if self._beside is not None:
+            return self._beside._digest_of_data()
         if self._digest is None:
             task, clients = self.parts.task, self.parts.config.clients
             device = choose_device(self.parts.config.client.device)

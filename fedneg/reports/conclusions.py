@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedneg.core.formats import name_clients, number, rate, signed
-from fedneg.evaluation.verdict import TOOK_NO_PART
+from fedneg.evaluation.decision import TOOK_NO_PART
 from fedneg.reports.verdict_values import verdict_of
 from fedneg.strategies import method_named
 

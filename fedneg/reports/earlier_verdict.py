@@ -8,15 +8,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedneg.core.formats import MISSING, name_clients, number
-from fedneg.evaluation.decision import ABSTAINS, FORGOTTEN, NOT_FORGOTTEN
-from fedneg.evaluation.verdict import (
+from fedneg.evaluation.decision import (
+    FORGOTTEN,
     INCONCLUSIVE,
     IS_RETRAINED,
-    PROVES_NOTHING_ALONE,
+    NOT_FORGOTTEN,
     TOOK_NO_PART,
 )
 
 Evidence = Mapping[str, Any]
+ABSTAINS = "abstains"
+# With one of these alone nothing was called forgotten.
+PROVES_NOTHING_ALONE = frozenset({"js_divergence", "disagreement", "relearn_ratio"})
 NAMES = {
     "attack_success_gap": "attack success",
     "as_trained_accuracy_gap": "accuracy as trained",

@@ -9,10 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedneg.core.formats import name_clients, number, percent, whole_percent
-from fedneg.evaluation.decision import FORGOTTEN, NOT_FORGOTTEN
+from fedneg.evaluation.decision import (
+    FORGOTTEN,
+    INCONCLUSIVE,
+    IS_RETRAINED,
+    NOT_FORGOTTEN,
+    TOOK_NO_PART,
+)
 from fedneg.evaluation.influence import MIN_OUT
 from fedneg.evaluation.judge import MOST_MODELS
-from fedneg.evaluation.verdict import INCONCLUSIVE, IS_RETRAINED, TOOK_NO_PART
 from fedneg.reports.conclusions import count, poison_name
 from fedneg.reports.earlier_verdict import describe_reason
 from fedneg.reports.verdict_values import (

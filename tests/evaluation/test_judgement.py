@@ -1,4 +1,4 @@
-"""A run's models measured alike: by hand, and on whole runs whose outcome is known."""
+"""A run's models measured alike, and judged: by hand, and on whole runs."""
 
 import json
 from collections.abc import Mapping
@@ -88,8 +88,8 @@ def full(asked_clients: AnsweringClients, *overrides: str) -> Judgement:
     made.add("original", parameters(0), evidence("original"))
     made.add("unlearned", parameters(1), evidence("unlearned"))
     made.add("retrained", parameters(2), evidence("retrained"))
-    made.add_retrained("seed 1", parameters(3))
-    made.add_retrained("seed 2", parameters(4))
+    made.add_trained_without({0: parameters(3)})
+    made.add_trained_without({0: parameters(4)})
     return made
 
 
@@ -141,8 +141,6 @@ def test_lira_takes_the_other_retrained_models_for_shadows():
     found = made.to_json()["evidence"]
     assert found["unlearned"]["lira_auc"]["value"] == auc(1, (4.0, 2.5))
     assert found["retrained"]["lira_auc"]["value"] == auc(2, values[2])
-    # With itself among the shadows the retrained model's scores would turn around.
-    assert made.measurements_of(made.retrained[1]).lira_auc is not None
 
 
 def test_lira_needs_two_other_retrained_models():
@@ -158,7 +156,7 @@ def test_lira_needs_two_other_retrained_models():
     made.add("original", parameters(0), evidence("original"))
     made.add("unlearned", parameters(1), evidence("unlearned"))
     made.add("retrained", parameters(2), evidence("retrained"))
-    made.add_retrained("seed 1", parameters(3))
+    made.add_trained_without({0: parameters(3)})
     found = made.to_json()["evidence"]
     assert found["unlearned"]["lira_auc"] is not None
     assert found["retrained"]["lira_auc"] is None
@@ -176,7 +174,8 @@ def test_models_are_to_relearn_up_to_the_originals_loss():
     }
     made = full(asked_clients)
     assert asked_clients.asked[0] is None
-    assert asked_clients.asked[1:] == [{1: 0.25, 2: 0.5}] * 4
+    # References are compared with by their losses alone: they need not relearn.
+    assert asked_clients.asked[1:] == [{1: 0.25, 2: 0.5}] * 2 + [None] * 2
     found = made.to_json()["evidence"]
     assert (found["original"]["relearn_batches"], found["unlearned"]) == (
         0,
@@ -252,7 +251,6 @@ def test_attack_base_is_measured_without_the_trigger():
     made = full(asked_clients, "attack=backdoor", f"attack.target={target}")
     original = made.models["original"]
     assert original.attack_base == pytest.approx(by_hand)
-    assert made.measurements_of(original).attack_base == original.attack_base
     assert (
         full(asked_clients, "attack=label_flip").models["original"].attack_base is None
     )
@@ -266,7 +264,6 @@ def test_a_test_set_of_the_target_class_alone_has_no_attack_base():
     )
     made.add("original", parameters(0), evidence("original"))
     assert made.models["original"].attack_base is None
-    assert made.measurements_of(made.models["original"]).attack_base is None
 
 
 def test_who_answers_of_other_examples_each_time_is_no_shadow():
@@ -311,14 +308,12 @@ def test_without_outputs_all_else_is_measured():
     made = judgement_of(asked_clients, outputs=None)
     made.add("original", parameters(0), evidence("original"))
     made.add("unlearned", parameters(1), evidence("unlearned"))
-    made.add_retrained("seed 1", parameters(3))
-    made.add_retrained("seed 2", parameters(4))
+    made.add_trained_without({0: parameters(3)})
+    made.add_trained_without({0: parameters(4)})
     found = made.to_json()["evidence"]["unlearned"]
     assert found["membership_auc"]["value"] == 0.5
     assert found["distance_to_original"] > 0
     assert made.models["unlearned"].probabilities is None
-    numbers = made.measurements_of(made.models["unlearned"])
-    assert (numbers.js_divergence, numbers.disagreement) == ({}, {})
     assert made.to_json()["floor"]["js"] is None
     assert made.to_json()["floor"]["test_accuracy"] is not None
     asked_clients.asked.clear()
@@ -360,7 +355,7 @@ def results_of(out: Path, *overrides: str) -> dict[str, Any]:
     """Return results.json of a run with reference models."""
     config: Config = small_config(
         "clients=4", "forget=1", "rounds=10", "client.local_epochs=5",
-        "model.hidden=[64]", "verdict.retrainings=2", "report=false", "cache=true",
+        "model.hidden=[64]", "verdict.retrainings=null", "report=false", "cache=true",
         *overrides,
     )  # fmt: skip
     simulate(
@@ -402,20 +397,19 @@ def test_the_judge_knows_its_controls_in_every_setting(
 ):
     """What did nothing is never 'forgotten', what was retrained never 'not forgotten'.
 
-    And where the original is found out, the outcome is the right one of the two.
+    And of the original and what did nothing, bit for bit the same, the same is said.
     """
     found = results_of(tmp_path, *SETTINGS[setting], f"strategy={method}")
     verdict, controls = found["verdict"], found["verdict"]["controls"]
     assert verdict["model"] == "unlearned"
-    assert verdict["retrainings"] == 3
     assert controls["original"] in ("not forgotten", "inconclusive")
     assert controls["retrained"] in ("forgotten", "inconclusive")
     if method == "do_nothing":
         assert verdict["outcome"] == controls["original"]
     else:
         assert verdict["outcome"] == controls["retrained"]
-    if setting != "nobody attacks":
-        assert controls == {"original": "not forgotten", "retrained": "forgotten"}
+    if setting not in ("nobody attacks", "dirichlet, backdoor"):
+        assert controls["original"] == "not forgotten"
 
 
 def test_fine_tuning_leaves_the_backdoor_and_the_verdict_says_so(tmp_path: Path):
@@ -431,7 +425,7 @@ def test_references_are_trainings_of_their_own_and_no_part_of_the_history(
     history = (tmp_path / "history.csv").read_text()
     assert "reference" not in history
     assert history.count("\nretrain,") + history.count(",retrain,") == 10
-    assert found["floor"]["models"] == 3
+    assert found["floor"]["models"] == 1 + 3
     assert found["floor"]["js"] > 0
     cost = found["cost"]
     assert cost["forgetting"] | {"seconds": 0, "server_bytes": 0} == {
@@ -465,11 +459,11 @@ def test_references_differ_in_all_that_a_seed_decides(
     trained = [entry for entry in begun if entry[0] != "unlearn"]
     assert [(name, stream) for name, stream, _ in trained] == [
         *(("train", 1), ("retrain", 1)),
-        *(("reference", 1_000_001), ("reference", 2_000_001)),
+        *(("reference", 1 + draw * 10**6) for draw in (1, 2, 3, 501)),
     ]
     first, retrained, *others = [start for _, _, start in trained]
     assert first == retrained
-    assert len({first, *others}) == 3
+    assert len({first, *others}) == 5
 
 
 def test_a_second_run_asks_nobody_about_models_that_are_kept(
@@ -498,18 +492,3 @@ def test_a_second_run_asks_nobody_about_models_that_are_kept(
         assert again[key] == first[key]
     assert len(asked) == 1  # the unlearned model
     assert begun == ["unlearn"]
-
-
-def test_verdict_follows_the_model_and_not_its_name(tmp_path: Path):
-    """Swapping what is called unlearned and retrained swaps their outcomes."""
-    outcomes = []
-    for attack_success in (0.9, 0.0):
-        made = full(AnsweringClients(), "attack=backdoor")
-        models, retrained = made.models, made.retrained
-        retrained[:] = [replace(m, attack_success=0.0) for m in retrained]
-        models["original"] = replace(models["original"], attack_success=0.95)
-        models["unlearned"] = replace(
-            models["unlearned"], attack_success=attack_success
-        )
-        outcomes.append(made.judge("unlearned").outcome)
-    assert outcomes == ["not forgotten", "forgotten"]

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from fedneg.core.formats import name_clients
+from fedneg.evaluation.decision import TOOK_NO_PART
 from fedneg.evaluation.judgement import Judgement
-from fedneg.evaluation.verdict import TOOK_NO_PART
 from fedneg.strategies.phases import RoundReport
 
 
