@@ -5,9 +5,11 @@ import pandas as pd
 from fedneg.reports.compare.statistics import (
     REFERENCES,
     about_of,
+    count_outcomes,
     of_kind,
     settings_of,
     strategies_of,
+    verdicts_of,
 )
 from fedneg.reports.conclusions import count
 from fedneg.strategies.method import CONTROL
@@ -24,11 +26,7 @@ def control_warnings(frame: pd.DataFrame) -> list[str]:
         is (`About.never`). Repair rounds after a control are fine-tuning by another
         name, and no control.
     """
-    methods = set(frame["method"]) - set(REFERENCES)
-    controls = frame["method"].isin(of_kind(CONTROL, methods))
-    frame = frame[~(controls & (frame["model"] == "recovered"))]
-    never = dict(zip(REFERENCES, ("forgotten", "not forgotten"), strict=True))
-    never |= {m: wrong for m in methods if (wrong := about_of(m).never) is not None}
+    never, frame = _known(frame), _controls(frame)
     warnings = []
     for method in sorted(strategies_of(never), key=never.__getitem__):
         wrong = never[method]
@@ -44,6 +42,54 @@ def control_warnings(frame: pd.DataFrame) -> list[str]:
             f"{shown}). The verdicts of those settings cannot be trusted."
         )
     return warnings
+
+
+def controls_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return how models whose answer is known came out, over all runs.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        `collect_comparison`'s. A method's models are its unrepaired ones, where it is a
+        control: repair rounds are fine-tuning by another name.
+
+    Returns
+    -------
+    DataFrame
+        ``control``, what it ``must never be``, ``verdicts`` and ``as it must``; a row
+        for each that was judged.
+    """
+    rows = []
+    for method, wrong in _known(frame).items():
+        judged = _controls(frame)
+        judged = judged[(judged["method"] == method) & judged["outcome"].notna()]
+        if judged.empty:
+            continue
+        counts = verdicts_of(judged)
+        rows.append(
+            {
+                "control": method,
+                "must never be": wrong,
+                "verdicts": count_outcomes(counts),
+                "as it must": "NO" if counts[wrong] else "yes",
+            }
+        )
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _known(frame: pd.DataFrame) -> dict[str, str]:
+    """Return what models whose answer is known must never be, the references first."""
+    never = dict(zip(REFERENCES, ("forgotten", "not forgotten"), strict=True))
+    methods = set(frame["method"]) - set(REFERENCES)
+    never |= {m: wrong for m in methods if (wrong := about_of(m).never) is not None}
+    return {name: never[name] for name in strategies_of(never)}
+
+
+def _controls(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows without the repaired models of controls."""
+    methods = set(frame["method"]) - set(REFERENCES)
+    controls = frame["method"].isin(of_kind(CONTROL, methods))
+    return frame[~(controls & (frame["model"] == "recovered"))]
 
 
 def describe_all(frame: pd.DataFrame, summary: pd.DataFrame) -> str:

@@ -53,7 +53,7 @@ def draw_pareto(summary: pd.DataFrame, *, quality: str = ACCURACY) -> Picture | 
     groups = settings_of(points)
     labels = setting_labels([key for key, _ in groups])
     strategies = strategies_of(points["strategy"])
-    styles = dict(zip(strategies, _styles(strategies), strict=True))
+    styles = dict(zip(strategies, method_styles(strategies), strict=True))
     limits = _limits(points)
     most = max(map(_epochs, points["client_epochs"]))
 
@@ -67,7 +67,7 @@ def draw_pareto(summary: pd.DataFrame, *, quality: str = ACCURACY) -> Picture | 
                 continue
             _draw_panel(axes, groups[place][1], styles, most=most)
             _scale(axes, limits)
-            axes.set_title(_wrapped(labels[place], 42 if narrow else 34), loc="left")
+            axes.set_title(wrapped(labels[place], 42 if narrow else 34), loc="left")
             below = place + columns >= len(groups)
             if below:
                 axes.set_xlabel(_axis_name(groups[place][1], points))
@@ -90,7 +90,7 @@ def draw_pareto(summary: pd.DataFrame, *, quality: str = ACCURACY) -> Picture | 
     )
 
 
-def _styles(strategies: list[str]) -> list[dict[str, Any]]:
+def method_styles(strategies: list[str]) -> list[dict[str, Any]]:
     """Return each strategy's colour and marker: the method's own if all have one."""
     places = [about_of(name).place for name in strategies]
     own = [place for place in places if place is not None]
@@ -186,7 +186,7 @@ def _axis_name(rows: pd.DataFrame, points: pd.DataFrame) -> str:
     return "forgetting gap"
 
 
-def _wrapped(label: str, width: int) -> str:
+def wrapped(label: str, width: int) -> str:
     """Return a label in at most two lines, broken between its parts."""
     lines = [""]
     for part in label.split(" · "):

@@ -11,12 +11,18 @@ import pandas as pd
 from markupsafe import Markup
 
 from fedneg.core.files import write_bytes
-from fedneg.core.formats import MISSING, number, rate, signed
-from fedneg.reports.compare.controls import control_warnings, describe_all
+from fedneg.core.formats import MISSING, number, rate, signed, whole_percent
+from fedneg.reports.compare.controls import (
+    control_warnings,
+    controls_table,
+    describe_all,
+)
 from fedneg.reports.compare.figures import draw_pareto
-from fedneg.reports.compare.rows import SETTING, find_comparison
+from fedneg.reports.compare.influence import draw_influences
+from fedneg.reports.compare.rows import SETTING, Found, find_comparison
 from fedneg.reports.compare.single import METRICS
 from fedneg.reports.compare.statistics import (
+    HOW,
     OUTCOMES,
     pool,
     setting_key,
@@ -40,6 +46,11 @@ _SIZES = {
     "bytes_down": "MiB down",
     "server_bytes": "MiB on the server",
 }
+_SHARES = {
+    "rho": "residual influence",
+    "rho_low": "its interval from",
+    "rho_high": "to",
+}
 _COUNTS = ("rounds", "client_epochs", "seconds", "online")
 _RATIOS = ("relearn_ratio", "speed_up_retrain", "speed_up_fine_tune")
 _HEADERS = {
@@ -52,6 +63,7 @@ _HEADERS = {
     "speed_up_retrain": "speed-up, retraining",
     "speed_up_fine_tune": "speed-up, fine-tuning",
     **_SIZES,
+    **_SHARES,
 }
 _COSTS = (
     "Costs are of forgetting and repair. A speed-up is how many times fewer "
@@ -92,11 +104,11 @@ def write_comparison(sweep_dir: Path) -> tuple[Path, Path]:
     if unfinished := not_begun(sweep_dir):
         page.notice(unfinished)
     if len(summary):
-        _fill(page, summary, quality)
+        _fill(page, found, summary, quality)
     return table, page.write(sweep_dir / "comparison.html")
 
 
-def _fill(page: Page, summary: pd.DataFrame, quality: str) -> None:
+def _fill(page: Page, found: Found, summary: pd.DataFrame, quality: str) -> None:
     """Add everything that needs at least one run."""
     page.section("What the numbers say").bullets(describe_winners(summary)).text(RULE)
     same = _same_everywhere(summary)
@@ -110,6 +122,7 @@ def _fill(page: Page, summary: pd.DataFrame, quality: str) -> None:
             formats=dict.fromkeys(list(glance(rows).columns)[1:], str)
             | {"verdicts": str},
         )
+    _add_influence(page, found)
     picture = draw_pareto(summary, quality=quality)
     if picture is not None:
         page.section("Forgetting against accuracy").figure(
@@ -119,12 +132,40 @@ def _fill(page: Page, summary: pd.DataFrame, quality: str) -> None:
             "client-epochs, bars are 95 % intervals over seeds. Both axes are linear "
             "within 0.01 and logarithmic beyond.",
         )
+    controls = controls_table(found.frame)
+    if len(controls):
+        page.section("The judge's controls").table(
+            controls,
+            caption="Models whose answer is known, over all runs. Repaired ones are "
+            "fine-tuned by another name, and none",
+        )
     page.section("Setting by setting").bullets(
         Markup("<strong>{}</strong><br>{}").format(label, " ".join(sentences))
         for label, sentences in describe_settings(summary)
     )
     page.section("Every method, setting and model").text(_COSTS)
     _add_table(page, summary)
+
+
+def _add_influence(page: Page, found: Found) -> None:
+    """Add the figure of what can still be seen, by method, where it was measured."""
+    picture = draw_influences(found.frame, found.margins)
+    if picture is None:
+        return
+    shaded = ""
+    if found.margins is not None:
+        low, high = map(whole_percent, found.margins)
+        shaded = (
+            f" Shaded: from {low} to {high}, where the whole interval must lie for a "
+            "model to be forgotten."
+        )
+    page.section("What can still be seen of the client").figure(
+        picture,
+        "Residual influence of the judged models, of several clients the one that "
+        "decides: a mark and an interval for each run. 0: as if the client had never "
+        "been there. 100: as in the original. Below 0: overshot, so that one can see "
+        f"that somebody was taken out. Arrows lie beyond the axis.{shaded}",
+    )
 
 
 def _same_everywhere(summary: pd.DataFrame) -> dict[str, object]:
@@ -165,7 +206,7 @@ def _add_table(page: Page, summary: pd.DataFrame) -> None:
             "Partition": _choices(rows, "partition"),
             "Clients": _choices(rows, "clients"),
             "Model": _choices(rows, "model"),
-            "Outcome": [[o for o in OUTCOMES if row[o]] for row in rows],
+            "Outcome": [[o for o in (*OUTCOMES, *HOW) if row[o]] for row in rows],
         },
         search="Method contains",
         formats=formats,
@@ -185,6 +226,9 @@ def _cell(name: str, row: Mapping[str, object]) -> str:
         return MISSING
     if name in _SIZES:
         value, half = value / _MIB, None if half is None else half / _MIB
+    if name in _SHARES:
+        text = f"{whole_percent(value)} %"
+        return text if half is None else f"{text} ± {whole_percent(half)}"
     if name in _COUNTS:
         # Costs hardly differ between seeds: an interval of 0 only takes space.
         text, width = short_number(value), short_number(half)

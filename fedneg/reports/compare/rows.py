@@ -12,6 +12,7 @@ import pandas as pd
 
 from fedneg.reports.compare.apart import apart
 from fedneg.reports.compare.single import METRICS, ModelRow, Run, read_run
+from fedneg.reports.conclusions import count
 from fedneg.reports.run_folders import scan_runs
 from fedneg.strategies import method_named
 
@@ -27,17 +28,21 @@ MEASURES = {
 }
 COLUMNS = (
     *("run", "strategy", "method", *SETTING, "seed", "model", "judged", "outcome"),
-    *("forgetting_measure", *METRICS),
+    *("finding", "forgetting_measure", *METRICS),
 )
 
 
 @dataclass(frozen=True)
 class Found:
-    """The table, why runs were left out, and what the reader should be warned of."""
+    """The table, why runs were left out, and what the reader should be warned of.
+
+    `margins` of residual influence are those of all runs; None where they differ.
+    """
 
     frame: pd.DataFrame
     skipped: Mapping[str, str]
     notices: Sequence[str]
+    margins: tuple[float, float] | None = None
 
 
 def collect_comparison(sweep_dir: Path) -> pd.DataFrame:
@@ -54,8 +59,10 @@ def collect_comparison(sweep_dir: Path) -> pd.DataFrame:
         ``run``; ``strategy``, with the options of it that differ in the sweep, and
         ``method``, its bare name; the setting (``data clients partition attack
         fraction forget other``, where `other` is what else differs); ``seed``;
-        ``model``; ``judged``, whether it is the run's last model; ``outcome`` of the
-        verdict, for the judged model only; ``forgetting_measure``; then `METRICS`.
+        ``model``; ``judged``, whether it is the run's last model; ``outcome`` and
+        ``finding`` of the verdict, where there is one (an earlier judge's has no
+        finding); ``forgetting_measure``; then `METRICS`, among which ``rho`` is the
+        residual influence of the client that decides, with its interval.
 
         Metrics are null where a run did not measure them. A gap is the model's value
         minus the retrained's, so 0 is the target; ``forgetting_gap`` is the size of one
@@ -85,7 +92,14 @@ def find_comparison(sweep_dir: Path) -> Found:
         frame[name] = pd.to_numeric(frame[name])
     _add_fine_tune(frame, kept, others)
     _add_forgetting(frame)
-    return Found(frame, skipped, notices)
+    margins = {run.margins for run in kept} - {None}
+    earlier = sum(run.margins is None and run.has_verdict for run in kept)
+    if earlier:
+        notices.append(
+            f"The verdicts of {count(earlier, 'run')} are of the earlier judge, which "
+            "held gaps against thresholds and had no interval."
+        )
+    return Found(frame, skipped, notices, margins.pop() if len(margins) == 1 else None)
 
 
 def _row(
@@ -101,6 +115,7 @@ def _row(
         "model": model.name,
         "judged": model.judged,
         "outcome": model.outcome,
+        "finding": model.finding,
         **model.metrics,
     }
 

@@ -13,10 +13,18 @@ from fedneg.core.quality import ACCURACY, columns_told
 from fedneg.evaluation.cost import Curve, Row, cost_of, curve_of, speed_up
 from fedneg.reports.conclusions import attack_name
 from fedneg.reports.run_folders import LeftOutError
+from fedneg.reports.verdict_values import (
+    is_earlier,
+    margins_of,
+    models_of,
+    verdict_of,
+    worst_of,
+)
 
 COSTS = ("rounds", "client_epochs", "bytes_up", "bytes_down", "seconds")
 METRICS = (
     *("test_accuracy", "test_accuracy_gap", "accuracy_lost", "forgetting_gap"),
+    *("rho", "rho_low", "rho_high", "epsilon"),
     *("forget_accuracy_gap", "forget_accuracy_as_trained_gap", "retain_accuracy_gap"),
     *("attack_success_rate", "attack_success_gap"),
     *("membership_auc_gap", "lira_auc_gap", "canary_auc_gap"),
@@ -45,11 +53,15 @@ _NOT_OPTIONS = ("strategy.name", "strategy.ledger_memory_mib")
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One model of a run: its metrics, whether it was judged, and what came of it."""
+    """One model of a run: its metrics, whether it was judged, and what came of it.
+
+    `finding` is what an outcome of the present judge rests on; None of an earlier one.
+    """
 
     name: str
     judged: bool
     outcome: str | None
+    finding: str | None
     metrics: Mapping[str, float | None]
     digest: str | None = None
 
@@ -60,6 +72,7 @@ class Run:
 
     `others` is the rest of the configuration; `curve` is test accuracy over
     client-epochs of forgetting and repair, None without a readable ``history.csv``.
+    `margins` are the verdict's, of residual influence; None of an earlier judge's.
     """
 
     name: str
@@ -70,6 +83,7 @@ class Run:
     others: Mapping[str, str]
     models: tuple[ModelRow, ...]
     references: tuple[ModelRow, ...]
+    margins: tuple[float, float] | None
     curve: Curve | None = field(repr=False)
 
     @property
@@ -77,6 +91,11 @@ class Run:
         """A text that two runs share only if they are the same run."""
         parts = [self.method, self.seed, self.setting, self.options, self.others]
         return json.dumps(parts, sort_keys=True)
+
+    @property
+    def has_verdict(self) -> bool:
+        """Whether any judge was asked."""
+        return any(model.outcome for model in (*self.models, *self.references))
 
     def speed_up_against(self, reference: "Run") -> float | None:
         """Return how much cheaper this run is than another at equal test accuracy."""
@@ -125,6 +144,7 @@ def read_run(name: str, folder: Path, results: Mapping[str, Any]) -> Run:
             for n in ("original", "retrained")
             if n in results["models"]
         ),
+        margins=None if not verdict or is_earlier(verdict) else margins_of(verdict),
         curve=_curve(rows, epochs),
     )
 
@@ -183,6 +203,7 @@ def _model(
     cost: Mapping[str, float | None],
 ) -> ModelRow:
     models, evidence = results["models"], results["evidence"]
+    found_of = _finding_of(results, name)
     own, reference = models[name], models.get("retrained") or {}
     seen, seen_reference = evidence.get(name) or {}, evidence.get("retrained") or {}
     found: dict[str, float | None] = dict.fromkeys(METRICS)
@@ -197,14 +218,29 @@ def _model(
     found["js"] = number(seen.get("js_to_retrained"))
     found["agreement"] = number(seen.get("agreement_with_retrained"))
     found["relearn_ratio"] = _relearn_ratio(seen, seen_reference)
+    # Of several clients the one that decides.
+    worst = worst_of(found_of)
+    if worst is not None:
+        found |= {"rho": worst.rho, "rho_low": worst.low, "rho_high": worst.high}
+    found["epsilon"] = number(found_of.get("epsilon"))
+    finding = found_of.get("finding")
     digest = seen.get("fingerprint")
     return ModelRow(
         name,
         judged,
         str(outcome) if outcome else None,
+        str(finding) if finding and outcome else None,
         {**found, **cost},
         None if digest is None else str(digest),
     )
+
+
+def _finding_of(results: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return what the present judge found of a model; {} where it was not asked."""
+    verdict = verdict_of(results)
+    if verdict is None or is_earlier(verdict):
+        return {}
+    return verdict if verdict.get("model") == name else models_of(verdict).get(name, {})
 
 
 def _value(evidence: Mapping[str, Any], name: str) -> object:

@@ -4,22 +4,29 @@ The one job: `fedneg.reports.compare.rows`'s table in, means, intervals and coun
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from fedneg.core.formats import number
+from fedneg.evaluation.judge import OVERSHOT, TRACES
 from fedneg.reports.compare.rows import SETTING
 from fedneg.reports.compare.single import METRICS
 from fedneg.strategies import method_named
 from fedneg.strategies.method import KINDS, About
 
 OUTCOMES = ("forgotten", "not forgotten", "inconclusive")
+# Of what is not forgotten, how.
+HOW = (TRACES, OVERSHOT)
 REFERENCES = ("original", "retrained")
-POOLED = ("test_accuracy", "test_accuracy_gap", "forgetting_gap", "client_epochs")
+POOLED = (
+    *("test_accuracy", "test_accuracy_gap", "forgetting_gap", "client_epochs"),
+    "rho",
+)
 _MODELS = ("original", "unlearned", "recovered", "retrained")
 _GROUP = [*SETTING, "strategy", "model"]
 
@@ -65,10 +72,10 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         The setting, ``strategy``, ``method``, ``model``, ``judged``,
         ``forgetting_measure``; ``seeds``, how many; ``outcomes`` in words ('2
-        forgotten, 1 inconclusive') and a count for each of `OUTCOMES`; then each
-        metric's mean and, as ``<metric>_half``, the half width of its 95 % t-interval,
-        over the seeds that measured it. Settings in the order of the runs, methods in
-        that of `strategies_of`.
+        forgotten, 1 traces left') and a count for each of `OUTCOMES` and `HOW`; then
+        each metric's mean and, as ``<metric>_half``, the half width of its 95 %
+        t-interval, over the seeds that measured it. Settings in the order of the runs,
+        methods in that of `strategies_of`.
     """
     rows: list[dict[str, object]] = []
     for _, group in frame.groupby(_GROUP, dropna=False, sort=False):
@@ -76,23 +83,36 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
         row: dict[str, object] = {name: first[name] for name in (*_GROUP, "method")}
         row |= {"judged": bool(group["judged"].any()), "seeds": group["seed"].nunique()}
         row["forgetting_measure"] = first["forgetting_measure"]
-        counts = {o: int((group["outcome"] == o).sum()) for o in OUTCOMES}
-        row |= {"outcomes": count_outcomes(counts.values()), **counts}
+        counts = verdicts_of(group)
+        row |= {"outcomes": count_outcomes(counts), **counts}
         for metric in METRICS:
             found = mean_of(group[metric])
             row |= {metric: found.value, f"{metric}_half": found.half}
         rows.append(row)
     names = [*_GROUP, "method", "judged", "seeds", "forgetting_measure", "outcomes"]
     columns = [name for m in METRICS for name in (m, f"{m}_half")]
-    summary = pd.DataFrame(rows, columns=[*names, *OUTCOMES, *columns])
+    summary = pd.DataFrame(rows, columns=[*names, *OUTCOMES, *HOW, *columns])
     summary[columns] = summary[columns].apply(pd.to_numeric)
     return _sorted(summary)
 
 
-def count_outcomes(counts: Iterable[int]) -> str:
-    """Return '2 forgotten, 1 inconclusive' of counts in the order of `OUTCOMES`."""
-    pairs = zip(counts, OUTCOMES, strict=True)
-    return ", ".join(f"{count} {name}" for count, name in pairs if count)
+def verdicts_of(rows: pd.DataFrame) -> dict[str, int]:
+    """Return how many rows have each of `OUTCOMES`, and each of `HOW`."""
+    outcomes = rows["outcome"]
+    counts = {outcome: int((outcomes == outcome).sum()) for outcome in OUTCOMES}
+    failed = rows[outcomes == "not forgotten"]
+    return counts | {how: int((failed["finding"] == how).sum()) for how in HOW}
+
+
+def count_outcomes(counts: Mapping[str, Any]) -> str:
+    """Return '2 forgotten, 1 traces left' of counts of `OUTCOMES` and `HOW`.
+
+    What is not forgotten is told by how, where that is known.
+    """
+    told = {name: int(counts[name]) for name in ("forgotten", *HOW)}
+    told["not forgotten"] = int(counts["not forgotten"]) - sum(told[h] for h in HOW)
+    told["inconclusive"] = int(counts["inconclusive"])
+    return ", ".join(f"{count} {name}" for name, count in told.items() if count > 0)
 
 
 def strategies_of(names: Iterable[str]) -> list[str]:
@@ -192,9 +212,9 @@ def pool(summary: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         ``attack strategy method settings runs``, ``forgetting_measure`` (several are
         joined by ' / '), ``test_accuracy test_accuracy_gap forgetting_gap
-        client_epochs`` as means of the settings' means, so that each setting counts
+        client_epochs rho`` as means of the settings' means, so that each setting counts
         alike, ``accuracy_at_once`` of the models before repair likewise, and `OUTCOMES`
-        as sums. No interval: settings are no sample of anything.
+        and `HOW` as sums. No interval: settings are no sample of anything.
     """
     rows: list[dict[str, object]] = []
     judged = summary[summary["judged"].astype(bool)]
@@ -215,9 +235,9 @@ def pool(summary: pd.DataFrame) -> pd.DataFrame:
                 & (summary["model"] == "unlearned")
             ]
         ).value
-        rows.append(row | {name: int(group[name].sum()) for name in OUTCOMES})
+        rows.append(row | {n: int(group[n].sum()) for n in (*OUTCOMES, *HOW)})
     names = ["attack", "strategy", "method", "settings", "runs", "forgetting_measure"]
-    columns = [*names, *POOLED, "accuracy_at_once", *OUTCOMES]
+    columns = [*names, *POOLED, "accuracy_at_once", *OUTCOMES, *HOW]
     pooled = pd.DataFrame(rows, columns=columns)
     attacks = {name: n for n, name in enumerate(pooled["attack"].unique())}
     order = {name: n for n, name in enumerate(strategies_of(pooled["strategy"]))}

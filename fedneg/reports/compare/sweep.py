@@ -14,7 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fedneg.core.files import write_bytes
-from fedneg.core.formats import MISSING, human_bytes, human_seconds, number, rate
+from fedneg.core.formats import (
+    MISSING,
+    human_bytes,
+    human_seconds,
+    number,
+    rate,
+    whole_percent,
+)
 from fedneg.core.quality import ACCURACY
 from fedneg.reports.compare.apart import apart, varying
 from fedneg.reports.html.figures import MODELS, Picture, dot_style, draw_picture
@@ -25,7 +32,7 @@ from fedneg.reports.run_folders import (
     scan_runs,
     with_failures,
 )
-from fedneg.reports.verdict_values import verdict_of
+from fedneg.reports.verdict_values import is_earlier, verdict_of, worst_of
 
 METRICS = (
     "test_accuracy",
@@ -35,6 +42,7 @@ METRICS = (
     "attack_success_rate",
 )
 SETTINGS = ("seed", "forget", "retrain", "strategy", "data", "attack")
+VERDICT = ("outcome", "finding", "rho")
 COSTS = (
     "train_seconds",
     "unlearn_seconds",
@@ -63,9 +71,9 @@ def collect_sweep(sweep_dir: Path) -> pd.DataFrame:
     -------
     DataFrame
         ``run`` (path below `sweep_dir`), ``seed forget retrain strategy data attack``,
-        ``outcome`` (of the verdict), then ``<model>_<metric>`` for each of the four
-        models, then the costs (seconds and bytes). `forget` is '1 4' for two clients
-        and '' for none; null where a run did not measure something.
+        ``outcome finding rho`` of the verdict, then ``<model>_<metric>`` for each of
+        the four models, then the costs (seconds and bytes). `forget` is '1 4' for two
+        clients and '' for none; null where a run did not measure something.
     """
     return _scan(sweep_dir).frame
 
@@ -181,7 +189,7 @@ def _scan(sweep_dir: Path) -> _Found:
 
     rows, skipped = scan_runs(sweep_dir, read)
     metrics = [f"{m}_{k}" for m in MODELS for k in METRICS]
-    names = ["run", *SETTINGS, "outcome", *metrics, *COSTS]
+    names = ["run", *SETTINGS, *VERDICT, *metrics, *COSTS]
     return _Found(pd.DataFrame(rows, columns=names), skipped, notices)
 
 
@@ -203,12 +211,24 @@ def _row(results: Mapping[str, Any]) -> dict[str, object]:
         "strategy": results["strategy"],
         "data": results["data"]["name"],
         "attack": (results.get("attack") or {}).get("name", "none"),
-        "outcome": (verdict_of(results) or {}).get("outcome"),
+        **_verdict(results),
     }
     for model in MODELS:
         for metric in METRICS:
             row[f"{model}_{metric}"] = number(models.get(model, {}).get(metric))
     return row | {name: cost.get(name) for name in COSTS}
+
+
+def _verdict(results: Mapping[str, Any]) -> dict[str, object]:
+    """Return the columns of the verdict; rho is of the client that decides."""
+    verdict = verdict_of(results) or {}
+    worst = worst_of(verdict)
+    earlier = not verdict or is_earlier(verdict)
+    return {
+        "outcome": verdict.get("outcome"),
+        "finding": None if earlier else verdict.get("finding"),
+        "rho": None if worst is None else worst.rho,
+    }
 
 
 def _varying(frame: pd.DataFrame) -> list[str]:
@@ -225,6 +245,11 @@ def _run_labels(frame: pd.DataFrame, longest: int) -> list[str]:
         label = f"{run}: {settings}" if settings else str(run)
         labels.append(label if len(label) <= longest else f"{label[: longest - 1]}…")
     return labels
+
+
+def _share(value: object) -> str:
+    found = number(value)
+    return MISSING if found is None else f"{whole_percent(found)} %"
 
 
 def _summary(frame: pd.DataFrame) -> str:
@@ -264,7 +289,7 @@ def _add_table(page: Page, frame: pd.DataFrame, sweep_dir: Path) -> None:
         for model in MODELS
         if frame[f"{model}_{metric}"].notna().any()
     ]
-    judged = ["outcome"] if frame["outcome"].notna().any() else []
+    judged = [name for name in VERDICT if frame[name].notna().any()]
     shown = frame[["run", *varying, *judged, *metrics, *COSTS]].copy()
     shown["run"] = [
         link(run, f"{run}/report.html")
@@ -276,6 +301,7 @@ def _add_table(page: Page, frame: pd.DataFrame, sweep_dir: Path) -> None:
     page.table(
         shown,
         caption="Metrics of each model by run; a run's name opens its report",
-        formats={**dict.fromkeys(metrics, rate), **sizes},
-        headers={name: name.replace("_", " ") for name in (*metrics, *COSTS)},
+        formats={**dict.fromkeys(metrics, rate), **sizes, "rho": _share},
+        headers={name: name.replace("_", " ") for name in (*metrics, *COSTS)}
+        | {"rho": "residual influence"},
     )

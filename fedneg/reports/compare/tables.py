@@ -7,14 +7,19 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from fedneg.core.formats import MISSING, number, rate, signed
-from fedneg.reports.compare.statistics import OUTCOMES, count_outcomes, pool
+from fedneg.core.formats import MISSING, number, rate, signed, whole_percent
+from fedneg.reports.compare.statistics import count_outcomes, pool
 from fedneg.reports.compare.text import short_number
 from fedneg.reports.conclusions import count
 
+RHO = "residual influence"
+
 
 def glance(pooled: pd.DataFrame) -> pd.DataFrame:
-    """Return one attack's rows of `pool` as text, headers included."""
+    """Return one attack's rows of `pool` as text, headers included.
+
+    Residual influence is left out where nobody measured it.
+    """
     measures = [m for m in pooled["forgetting_measure"].unique() if m]
     measure = f" ({measures[0]})" if len(measures) == 1 else ""
     rows = [
@@ -23,12 +28,14 @@ def glance(pooled: pd.DataFrame) -> pd.DataFrame:
             "accuracy before repair": rate(row["accuracy_at_once"]),
             "test accuracy": _accuracy(row),
             f"forgetting gap{measure}": rate(row["forgetting_gap"]),
-            "verdicts": count_outcomes(row[o] for o in OUTCOMES) or MISSING,
+            RHO: _influence(row["rho"]),
+            "verdicts": count_outcomes(row) or MISSING,
             "client-epochs": short_number(row["client_epochs"]),
         }
         for row in pooled.to_dict("records")
     ]
-    return pd.DataFrame(rows, dtype=object)
+    frame = pd.DataFrame(rows, dtype=object)
+    return frame if pooled["rho"].notna().any() else frame.drop(columns=RHO)
 
 
 def markdown_table(summary: pd.DataFrame, *, attack: str | None = None) -> str:
@@ -66,10 +73,17 @@ def _markdown(title: str, table: pd.DataFrame) -> Iterator[str]:
     yield ""
     columns = [str(name) for name in table.columns]
     yield f"| {' | '.join(columns)} |"
-    yield "| --- | ---: | ---: | ---: | --- | ---: |"
+    places = ["---" if name in ("method", "verdicts") else "---:" for name in columns]
+    yield f"| {' | '.join(places)} |"
     for row in table.to_numpy().tolist():
         cells = [str(cell).replace("\\", "\\\\").replace("|", "\\|") for cell in row]
         yield f"| {' | '.join(cells)} |"
+
+
+def _influence(value: object) -> str:
+    """Return residual influence in hundredths, a dash for null."""
+    found = number(value)
+    return MISSING if found is None else f"{whole_percent(found)} %"
 
 
 def _accuracy(row: dict[str, object]) -> str:

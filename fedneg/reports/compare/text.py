@@ -7,13 +7,15 @@ Where the original is level with the retrained model already there is nothing to
 Nothing is said of what was not measured.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from fedneg.core.formats import MISSING, number, rate
+from fedneg.core.formats import MISSING, number, rate, whole_percent
 from fedneg.reports.compare.statistics import (
+    HOW,
     OUTCOMES,
     REFERENCES,
     about_of,
@@ -33,7 +35,8 @@ RULE = (
     "others; without an attack, and where the measure was not taken, that between the "
     "AUCs of the membership attack (LiRA if it was run, else the loss threshold). The "
     "accuracy gap is the retrained model's test accuracy minus the model's: positive "
-    "is lost."
+    "is lost. Gaps rank the methods; what is forgotten the verdict decides, by other "
+    "tests."
 )
 
 
@@ -147,6 +150,7 @@ def describe_setting(rows: pd.DataFrame) -> list[str]:
     if nothing is None and (best or not contestants):
         said += _describe_baselines(entries, best)
     said += _describe_losses(contestants)
+    said += _describe_influence(rows)
     said += _describe_outcomes(rows)
     return said
 
@@ -240,12 +244,30 @@ def _describe_outcomes(rows: pd.DataFrame) -> Iterator[str]:
         ("inconclusive", "Inconclusive"),
     ):
         failed = [
-            f"{row['strategy']} ({row[outcome]} of {sum(row[o] for o in OUTCOMES)})"
+            f"{row['strategy']} ({row[outcome]} of {sum(row[o] for o in OUTCOMES)}"
+            f"{_how(row) if outcome == 'not forgotten' else ''})"
             for row in methods.to_dict("records")
             if row[outcome]
         ]
         if failed:
             yield f"{text}: {', '.join(failed)}."
+
+
+def _how(row: Mapping[str, Any]) -> str:
+    """Return ': 2 traces left, 1 overshot', '' where nothing says how."""
+    found = [f"{row[how]} {how}" for how in HOW if row.get(how)]
+    return f": {', '.join(found)}" if found else ""
+
+
+def _describe_influence(rows: pd.DataFrame) -> Iterator[str]:
+    """Yield how much of what was taught each judged model still shows."""
+    shown = [
+        f"{row['strategy']} {whole_percent(rho)} %"
+        for row in rows.to_dict("records")
+        if row["judged"] and (rho := number(row.get("rho"))) is not None
+    ]
+    if shown:
+        yield f"Of what was taught can still be seen: {', '.join(shown)}."
 
 
 def describe_winners(summary: pd.DataFrame) -> list[str]:

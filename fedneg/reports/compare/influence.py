@@ -1,0 +1,139 @@
+"""Draw what can still be seen of the client, by method: one panel per setting."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fedneg.core.formats import number, whole_percent
+from fedneg.reports.compare.figures import method_styles, wrapped
+from fedneg.reports.compare.statistics import (
+    REFERENCES,
+    setting_labels,
+    settings_of,
+    strategies_of,
+)
+from fedneg.reports.html.figures import LIGHT, Picture, draw_picture
+
+# In hundredths: what lies beyond is drawn at the edge, as an arrow.
+EDGE = 300.0
+
+
+def draw_influences(
+    frame: pd.DataFrame, margins: tuple[float, float] | None
+) -> Picture | None:
+    """Return residual influence by method, a panel per setting and a mark per run.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        `fedneg.reports.compare.rows.collect_comparison`'s; judged models are drawn.
+    margins : tuple of float, optional
+        Shaded, where all runs have the same.
+
+    Returns
+    -------
+    Picture or None
+        None where it was never measured.
+    """
+    points = frame[frame["judged"].astype(bool) & frame["rho"].notna()]
+    if points.empty:
+        return None
+    groups = settings_of(points)
+    labels = setting_labels([key for key, _ in groups])
+    strategies = strategies_of(points["strategy"])
+    styles = dict(zip(strategies, method_styles(strategies), strict=True))
+    limits = _limits(points, margins)
+    tall = [len(strategies_of(rows["strategy"])) for _, rows in groups]
+
+    def draw(figure: Figure, narrow: bool) -> None:
+        columns = 1 if narrow else min(2, len(groups))
+        shape = (math.ceil(len(groups) / columns), columns)
+        grid = figure.subplots(*shape, squeeze=False)
+        for place, axes in enumerate(grid.flat):
+            if place >= len(groups):
+                axes.set_visible(False)
+                continue
+            _draw_panel(axes, groups[place][1], styles, limits, margins)
+            axes.set_title(wrapped(labels[place], 40), loc="left")
+            if place + columns >= len(groups):
+                axes.set_xlabel("residual influence (%)")
+
+    rows_wide = math.ceil(len(groups) / 2)
+    said = " ".join(
+        f"{label}: {'; '.join(_described(rows))}."
+        for label, (_, rows) in zip(labels, groups, strict=True)
+    )
+    return draw_picture(
+        "influence",
+        draw,
+        alt=f"Residual influence by method, in percent, means over runs. {said}",
+        height_wide=0.4 + rows_wide * (0.75 + 0.24 * max(tall)),
+        height_narrow=0.4 + sum(0.75 + 0.24 * n for n in tall),
+    )
+
+
+def _described(rows: pd.DataFrame) -> Sequence[str]:
+    """Return each method's mean in words."""
+    found = rows.groupby("strategy")["rho"].mean()
+    return [
+        f"{name} {whole_percent(float(found[name]))}"
+        for name in strategies_of(rows["strategy"])
+    ]
+
+
+def _limits(
+    points: pd.DataFrame, margins: tuple[float, float] | None
+) -> tuple[float, float]:
+    """Return what all panels show, in hundredths."""
+    ends = [100 * value for name in ("rho_low", "rho_high") for value in points[name]]
+    known = [v for v in map(number, ends) if v is not None]
+    known += [0.0, 100.0, *(100 * margin for margin in margins or ())]
+    low, high = max(min(known), -EDGE), min(max(known), EDGE)
+    room = 0.04 * (high - low)
+    return low - room, high + room
+
+
+def _draw_panel(
+    axes: Axes,
+    rows: pd.DataFrame,
+    styles: Mapping[str, Mapping[str, Any]],
+    limits: tuple[float, float],
+    margins: tuple[float, float] | None,
+) -> None:
+    axes.grid(axis="y", visible=False)
+    if margins is not None:
+        axes.axvspan(100 * margins[0], 100 * margins[1], color=LIGHT["band"], lw=0)
+    for at in (0, 100):
+        axes.axvline(at, color=LIGHT["muted"], lw=0.9, zorder=1)
+    names = strategies_of(rows["strategy"])
+    for row, name in enumerate(names):
+        runs = rows[rows["strategy"] == name].to_dict("records")
+        style = styles[name] | ({"color": LIGHT["ink"]} if name in REFERENCES else {})
+        for place, run in enumerate(runs):
+            at = row + 0.5 * ((place + 0.5) / len(runs) - 0.5)
+            _draw_run(axes, at, run, style, limits)
+    axes.set_yticks(range(len(names)), [wrapped(name, 24) for name in names])
+    axes.tick_params(axis="y", length=0)
+    axes.set(xlim=limits, ylim=(len(names) - 0.5, -0.5))
+
+
+def _draw_run(
+    axes: Axes,
+    row: float,
+    run: Mapping[str, Any],
+    style: Mapping[str, Any],
+    limits: tuple[float, float],
+) -> None:
+    """Draw one run's influence and interval; an arrow where it lies beyond the axis."""
+    low, high = (number(run[name]) for name in ("rho_low", "rho_high"))
+    if low is not None and high is not None:
+        ends = [min(max(100 * end, limits[0]), limits[1]) for end in (low, high)]
+        axes.plot(ends, [row, row], color=style["color"], lw=1.0, zorder=2)
+    at = 100 * float(run["rho"])
+    shown = min(max(at, limits[0]), limits[1])
+    marker = style["marker"] if shown == at else "<" if at < 0 else ">"
+    axes.plot(shown, row, ms=5, zorder=3, **(dict(style) | {"marker": marker}))
