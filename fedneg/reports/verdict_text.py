@@ -5,7 +5,6 @@ them. Absent keys and nulls give fewer words.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from fedneg.core.formats import name_clients, number, percent, whole_percent
@@ -19,22 +18,21 @@ from fedneg.evaluation.decision import (
 from fedneg.evaluation.influence import MIN_OUT
 from fedneg.evaluation.judge import MOST_MODELS
 from fedneg.reports.conclusions import count, poison_name
-from fedneg.reports.earlier_verdict import describe_reason
 from fedneg.reports.verdict_values import (
     OPEN,
     OVERSHOT,
     TRACES,
     WITHIN,
     Residual,
-    adjusted,
+    canaries_of,
     in_order,
     interval,
     is_earlier,
     is_found,
+    marker_rate,
     models_of,
     name_whose,
     residuals_of,
-    short_interval,
 )
 
 EXPECTED = {"original": NOT_FORGOTTEN, "retrained": FORGOTTEN}
@@ -63,9 +61,9 @@ def describe_finding(results: Mapping[str, Any]) -> list[str]:
     Returns
     -------
     list of str
-        Of the earlier judge's verdict, that it is one. Else
-        the planted trick, what the client taught, of several the worst one, with what
+        The planted trick; what the client taught, of several the worst one, with what
         was lost of the quality; what would tell where nothing can be told; canaries.
+        Of an earlier judge's verdict only that it is one.
     """
     verdict = results["verdict"]
     if verdict.get("finding") == TOOK_NO_PART:
@@ -82,8 +80,7 @@ def describe_finding(results: Mapping[str, Any]) -> list[str]:
             f"{whom} is chance."
         ]
     if is_earlier(verdict):
-        reason = describe_reason(results, most=1)
-        return [f"{_capital(reason)}.", EARLIER] if reason else [EARLIER]
+        return [EARLIER]
     said = [*_describe_marker(results), *_describe_influence(results)]
     lost = describe_lost(verdict)
     if lost and said:
@@ -111,10 +108,10 @@ def describe_marker(results: Mapping[str, Any]) -> str:
 
 def _describe_marker(results: Mapping[str, Any]) -> Iterator[str]:
     verdict = results["verdict"]
-    after, never = (_rate_of(verdict, name) for name in ("judged", "references"))
+    after, never = (marker_rate(verdict, name) for name in ("judged", "references"))
     if after is None or never is None:
         return
-    before = _rate_of(models_of(verdict).get("original") or {}, "judged")
+    before = marker_rate(models_of(verdict).get("original") or {}, "judged")
     whom = "these clients" if len(results["forget"]) > 1 else "this client"
     things = "inputs" if results.get("task") else "images"
     trick = "The planted trick worked on {} of {}"
@@ -129,13 +126,6 @@ def _describe_marker(results: Mapping[str, Any]) -> Iterator[str]:
     if is_found(verdict, "marker"):
         said += ": more often than chance explains"
     yield said
-
-
-def _rate_of(found: Mapping[str, Any], which: str) -> float | None:
-    """Return a rate of the marker's; None where it was not counted."""
-    one = (found.get("marker") or {}).get(which) or {}
-    hits, total = number(one.get("hits")), number(one.get("count"))
-    return None if hits is None or not total else hits / total
 
 
 def _describe_influence(results: Mapping[str, Any]) -> Iterator[str]:
@@ -244,85 +234,6 @@ def _describe_canaries(verdict: Mapping[str, Any]) -> Iterator[str]:
         yield f"{said}: more often than chance explains"
     else:
         yield f"{said}, as by chance"
-
-
-@dataclass(frozen=True)
-class Canaries:
-    """Pairs of canaries of a client: how many are won, of how many."""
-
-    client_id: int
-    won: int
-    total: int
-
-
-def canaries_of(verdict: Mapping[str, Any]) -> list[Canaries]:
-    """Return the pairs of each client that has any."""
-    found = []
-    for k, one in (verdict.get("canaries") or {}).items():
-        won, total = (number((one or {}).get(name)) for name in ("won", "count"))
-        if won is not None and total and str(k).isdigit():
-            found.append(Canaries(int(k), int(won), int(total)))
-    return found
-
-
-@dataclass(frozen=True)
-class DecidingTest:
-    """A test that decides: what it is, what it says, and its adjusted p.
-
-    `decision` is what it finds; `look` good, bad or open.
-    """
-
-    name: str
-    said: str
-    p_value: float | None
-    decision: str
-    look: str
-
-
-def deciding_tests(results: Mapping[str, Any]) -> list[DecidingTest]:
-    """Return the tests that a verdict rests on, the worst client first."""
-    verdict = results["verdict"]
-    tests = [_influence_test(one) for one in in_order(verdict)]
-    tests += [
-        DecidingTest(f"residual influence, client {k}", "not known", None, OPEN, "open")
-        for (k, _), one in residuals_of(verdict).items()
-        if one is None
-    ]
-    after, never = (_rate_of(verdict, name) for name in ("judged", "references"))
-    if after is not None and never is not None:
-        said = f"{percent(after)}; models that never saw it {percent(never)}"
-        tests.append(_counted("planted trick", said, verdict, "marker"))
-    for one in canaries_of(verdict):
-        name, said = f"canaries, client {one.client_id}", f"{one.won} of {one.total}"
-        test = f"canaries {one.client_id}"
-        tests.append(_counted(name, f"{said} pairs won", verdict, test))
-    return tests
-
-
-def _influence_test(one: Residual) -> DecidingTest:
-    models = ", ".join(
-        f"{number_of} {word} it"
-        for number_of, word in ((one.n_in, "with"), (one.n_out, "without"))
-        if number_of is not None
-    )
-    decision, look = {
-        TRACES: (TRACES, "bad"),
-        OVERSHOT: (OVERSHOT, "bad"),
-        WITHIN: ("within the margins", "good"),
-        OPEN: (OPEN, "open"),
-    }[one.status]
-    said = short_interval(one) + (f"; models: {models}" if models else "")
-    name = f"residual influence, {name_whose(one.whose)}"
-    return DecidingTest(name, said, one.p_value, decision, look)
-
-
-def _counted(
-    name: str, said: str, verdict: Mapping[str, Any], test: str
-) -> DecidingTest:
-    p_value = adjusted(verdict, test)
-    if is_found(verdict, test):
-        return DecidingTest(name, said, p_value, TRACES, "bad")
-    return DecidingTest(name, said, p_value, "nothing found", "open")
 
 
 def control_warnings(verdict: Mapping[str, Any]) -> list[str]:

@@ -212,3 +212,35 @@ def short_interval(one: Residual | None) -> str:
         return MISSING
     low, high = whole_percent(one.low), whole_percent(one.high)
     return f"{whole_percent(one.rho)} % ({low} to {high})"
+
+
+def marker_rate(verdict: Mapping[str, Any], which: str) -> float | None:
+    """Return how often a planted trick worked; None where it was not counted.
+
+    Parameters
+    ----------
+    which : str
+        judged: in the judged model; references: in models that never saw it.
+    """
+    one = (verdict.get("marker") or {}).get(which) or {}
+    hits, total = number(one.get("hits")), number(one.get("count"))
+    return None if hits is None or not total else hits / total
+
+
+@dataclass(frozen=True)
+class Canaries:
+    """Pairs of canaries of a client: how many are won, of how many."""
+
+    client_id: int
+    won: int
+    total: int
+
+
+def canaries_of(verdict: Mapping[str, Any]) -> list[Canaries]:
+    """Return the pairs of each client that has any."""
+    found = []
+    for k, one in (verdict.get("canaries") or {}).items():
+        won, total = (number((one or {}).get(name)) for name in ("won", "count"))
+        if won is not None and total and str(k).isdigit():
+            found.append(Canaries(int(k), int(won), int(total)))
+    return found

@@ -16,9 +16,9 @@ from fedneg.reports.compare.sweep import collect_sweep, write_sweep
 from fedneg.reports.conclusions import describe_conclusions
 from fedneg.reports.console import show_summary
 from fedneg.reports.run.costs import describe_speed_up
+from fedneg.reports.verdict_tests import deciding_tests
 from fedneg.reports.verdict_text import (
     control_warnings,
-    deciding_tests,
     describe_controls,
     describe_finding,
     describe_outcome,

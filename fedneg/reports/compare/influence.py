@@ -112,10 +112,10 @@ def _draw_panel(
     names = strategies_of(rows["strategy"])
     for row, name in enumerate(names):
         runs = rows[rows["strategy"] == name].to_dict("records")
-        style = styles[name] | ({"color": LIGHT["ink"]} if name in REFERENCES else {})
+        own = {"color": LIGHT["ink"]} if name in REFERENCES else {}
         for place, run in enumerate(runs):
-            at = row + 0.5 * ((place + 0.5) / len(runs) - 0.5)
-            _draw_run(axes, at, run, style, limits)
+            height = row + 0.5 * ((place + 0.5) / len(runs) - 0.5)
+            _draw_run(axes, height, run, {**styles[name], **own}, limits)
     axes.set_yticks(range(len(names)), [wrapped(name, 24) for name in names])
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=limits, ylim=(len(names) - 0.5, -0.5))

@@ -16,10 +16,10 @@ from fedneg.reports.html.figures import MODELS, Picture
 from fedneg.reports.html.page import Page, badge, name_with_note, prose
 from fedneg.reports.run.influence import draw_influence, draw_later
 from fedneg.reports.run.measured import add_measured
+from fedneg.reports.verdict_tests import deciding_tests
 from fedneg.reports.verdict_text import (
     EXPECTED,
     control_warnings,
-    deciding_tests,
     describe_controls,
     describe_finding,
     describe_outcome,
