@@ -190,7 +190,8 @@ def describe_resolution(verdict: Mapping[str, Any], one: Residual) -> str:
         return f"{said}; try verdict.retrainings={retrainings_for(int(needed))}"
     if any(found is not None and found.partial for found in in_order(verdict)):
         return said
-    return f"{said}, and {MOST_MODELS} would not tell either"
+    share = whole_percent(one.rho)
+    return f"{said}; were it {share} % indeed, {MOST_MODELS} would not tell either"
 
 
 def retrainings_for(models: int) -> int:

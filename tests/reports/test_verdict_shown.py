@@ -197,7 +197,7 @@ def test_what_was_lost_ends_the_sentence(lost: float | None, words: str) -> None
         (5, "try verdict.retrainings=6."),
         (7, "=8."),
         (20, "=25."),
-        (None, "and 200 would not tell either."),
+        (None, "; were it 50 % indeed, 200 would not tell either."),
     ],
 )
 def test_what_cannot_be_told_has_its_resolution(needed: int | None, words: str) -> None:

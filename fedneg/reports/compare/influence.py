@@ -45,7 +45,10 @@ def draw_influences(
     groups = settings_of(points)
     labels = setting_labels([key for key, _ in groups])
     strategies = strategies_of(points["strategy"])
-    styles = dict(zip(strategies, method_styles(strategies), strict=True))
+    # As in the other figure, where references are none.
+    methods = [name for name in strategies if name not in REFERENCES]
+    styles = dict(zip(methods, method_styles(methods), strict=True))
+    styles |= {key: {"color": LIGHT["ink"], "marker": "o"} for key in REFERENCES}
     limits = _limits(points, margins)
     tall = [len(strategies_of(rows["strategy"])) for _, rows in groups]
 
@@ -112,10 +115,9 @@ def _draw_panel(
     names = strategies_of(rows["strategy"])
     for row, name in enumerate(names):
         runs = rows[rows["strategy"] == name].to_dict("records")
-        own = {"color": LIGHT["ink"]} if name in REFERENCES else {}
         for place, run in enumerate(runs):
             height = row + 0.5 * ((place + 0.5) / len(runs) - 0.5)
-            _draw_run(axes, height, run, {**styles[name], **own}, limits)
+            _draw_run(axes, height, run, styles[name], limits)
     axes.set_yticks(range(len(names)), [wrapped(name, 24) for name in names])
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=limits, ylim=(len(names) - 0.5, -0.5))

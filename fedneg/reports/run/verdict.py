@@ -201,7 +201,8 @@ def _add_models(page: Page, verdict: Mapping[str, Any]) -> None:
     page.table(
         frame,
         caption="The same judge on every model of the run, the controls, whose answer "
-        "is known, included" + ("; of the worst client" if several else ""),
+        "is known, included"
+        + ("; of each the influence that decides" if several else ""),
         formats={"residual influence": str} if "residual influence" in frame else {},
     )
     if said := describe_controls(verdict):
