@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from builders.checkout import REPOSITORY
@@ -23,6 +24,9 @@ FILLED = {
     "docs/methods.md": ["comparison"],
     "docs/paper.md": ["paper"],
 }
+
+
+REPAIRED = "subtracted, repaired"
 
 
 def anchors(page: Path) -> set[str]:
@@ -74,3 +78,37 @@ def test_what_scripts_fill_has_its_place(name: str):
     text = (REPOSITORY / name).read_text()
     for what in FILLED[name]:
         assert text.count(f"<!-- {what} -->") == 1, what
+
+
+def test_what_the_pages_say_of_the_judge_is_what_was_measured():
+    """Numbers of docs/verdict.md and the README, from benchmarks/judge.csv."""
+    table = pd.read_csv(REPOSITORY / "benchmarks" / "judge.csv")
+    findings = table.groupby("kind")["finding"].value_counts().unstack(fill_value=0)
+    rho = table.groupby("kind")["rho"].quantile([0.25, 0.5, 0.75]).unstack()
+    subtracted, repaired = findings.loc["subtracted"], findings.loc[REPAIRED]
+    accused = findings[["traces left", "overshot"]].sum(axis=1)
+    flipped = table[(table["kind"] == REPAIRED) & table["setting"].str.contains("flip")]
+    middle = 100 * rho.loc[REPAIRED]
+    over = f"{subtracted['overshot']} of {subtracted.sum()} models"
+    beyond = f"{-100 * rho.loc['subtracted', 0.5]:.0f} %"
+    for page in ("README.md", "docs/verdict.md"):
+        text = " ".join((REPOSITORY / page).read_text().split())
+        for part in (
+            over,
+            beyond,
+            f"{repaired['overshot']} still overshot"
+            if page == "README.md"
+            else f"{repaired['overshot']} overshot",
+            f"{repaired['traces left']} have traces",
+        ):
+            assert part in text, (page, part)
+    for part in (
+        f"{repaired['forgotten']} of {repaired.sum()} are `forgotten`",
+        f"between \N{MINUS SIGN}{-middle[0.25]:.0f} and {middle[0.75]:.0f} %",
+        f"{(flipped['finding'] == 'traces left').sum()} of these of flipped labels",
+        f"Of {findings.loc['retrained'].sum()} models that were retrained without the "
+        f"client {accused['retrained']} were called",
+        f"and {accused['retrained, repaired']} of them after repair rounds",
+        f"{100 * rho.loc['fine_tune', 0.5]:.0f} % of it can be seen after it",
+    ):
+        assert part in text, part
