@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from builders.findings import verdict
 from builders.pages import MEASURE
 from builders.run_folders import add_run
 from fedneg.reports.compare.page import write_comparison
@@ -36,6 +37,23 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
             epochs=epochs,
             recovered=False,
         )
+    return write_comparison(root)[1]
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the page of methods of which residual influence was measured."""
+    root = tmp_path_factory.mktemp("judged")
+    for job, (method, attack, share) in enumerate(
+        (
+            ("compensated", "backdoor", 0.1),
+            ("fine_tune", "backdoor", 0.9),
+            ("negative_gradient", "none", -9.0),
+            ("do_nothing", "none", 1.0),
+        )
+    ):
+        found = verdict(share, marked=attack != "none")
+        add_run(root / str(job), method=method, attack=attack, verdict=found)
     return write_comparison(root)[1]
 
 
@@ -81,10 +99,12 @@ def test_heading_sorts_by_number_with_missing_last(
         view.close()
 
 
+@pytest.mark.parametrize("name", ["page", "judged"])
 @pytest.mark.parametrize("width", [1280, 400])
 def test_page_is_quiet_and_within_the_window(
-    browser: "Browser", page: Path, width: int
+    browser: "Browser", request: pytest.FixtureRequest, name: str, width: int
 ) -> None:
+    page: Path = request.getfixturevalue(name)
     trouble: list[str] = []
     requests: list[str] = []
     view = browser.new_page(viewport={"width": width, "height": 800})
