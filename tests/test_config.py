@@ -12,6 +12,8 @@ from fedneg.core.errors import FedNegError
 from fedneg.core.settings import Config
 from fedneg.data.datasets import load_dataset
 from fedneg.data.partition import partition_by_writer
+from fedneg.records.facts import Facts
+from fedneg.records.state import State
 
 MISTAKES = [
     ("forget=9", r"forget must name client ids from 0 to 4 \(clients=5\), got 9"),
@@ -306,3 +308,17 @@ def test_a_sweep_is_checked_job_by_job():
         check_sweep(["rounds=1,0"])
     with pytest.raises(FedNegError):
         check_sweep(["forget=0,[1"])
+
+
+def test_a_federation_goes_on_without_settings_of_earlier_releases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Which its folder holds still; the others stand, and a new mistake is one."""
+    begun = ["verdict.power=3", "++verdict.lira_margin=0.1", "verdict.retrainings=2"]
+    facts = Facts("id", "then", {"clients": 3}, [*begun, "rounds=3"], False, False)
+    monkeypatch.setattr(State, "facts", lambda _: facts)
+    words = ["data=digits", f"state={tmp_path / 'state'}"]
+    config, _ = load_config(words)
+    assert (config.rounds, config.verdict.retrainings) == (3, 2)
+    with pytest.raises(FedNegError, match="power"):
+        load_config([*words, "verdict.power=3"])
