@@ -43,7 +43,7 @@ $(STAMP) $(NEWEST)/.installed: pyproject.toml
 	touch $@
 
 run: $(STAMP)
-	$(BIN)/fedneg attack=backdoor retrain=remaining $(ARGS)
+	$(BIN)/fedneg attack=backdoor retrain=remaining verdict.looks=2 $(ARGS)
 
 paper: $(STAMP)
 	$(BIN)/fedneg experiment=paper $(ARGS)

@@ -138,16 +138,11 @@ class Run:
         self._keep("recovered", self._model, self._took_part, self._after)
 
     def _rounds_of_method(self) -> int:
-        """Return how many rounds beyond the training's those who stay trained.
-
-        Below 0 of a method that started over, and had fewer.
-        """
+        """Return how many rounds beyond the training's the unlearned model has had."""
         strategy, forget = self.federation.strategy, set(self.config.forget)
         reports = [r for r in strategy.reports if r.phase == "unlearn"]
         ran = sum(bool(set(report.metrics) - forget) for report in reports)
-        if strategy.rebuilds:  # what it kept of a round is a round, too
-            ran = len(reports)
-        return ran - self.config.rounds if strategy.starts_over else ran
+        return strategy.rounds_beyond(ran, self.config.rounds)
 
     def retrain(self) -> None:
         """Train the gold standard, and its like with other seeds."""

@@ -190,6 +190,10 @@ class Counterfactual(LedgerFedAvg):
             server_bytes=ledger.initial.nbytes + ledger.updates.rows.nbytes,
         )
 
+    def rounds_beyond(self, ran: int, rounds: int) -> int:
+        """Return none: its rounds are the training's last ones, again."""
+        return 0
+
     # -- on the server ---------------------------------------------------------------
 
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:

@@ -142,6 +142,10 @@ class FedEraser(LedgerFedAvg):
         }
         return self.initial
 
+    def rounds_beyond(self, ran: int, rounds: int) -> int:
+        """Return how many fewer are rebuilt; what is kept of a round is one, too."""
+        return len(self._retained) - rounds
+
     def _places(self) -> range:
         """Return the places of the rounds to rebuild among the ledger's rounds."""
         count, most = len(self.ledger.participation), self.unlearn_rounds(self.config)

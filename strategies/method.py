@@ -168,6 +168,25 @@ class ForgettingMethod:
         """Return how many rounds an unlearn phase has."""
         return 1
 
+    def rounds_beyond(self, ran: int, rounds: int) -> int:
+        """Return how many rounds beyond the training's the unlearned model has had.
+
+        What it is compared with is retrained for as many.
+
+        Parameters
+        ----------
+        ran : int
+            In how many rounds of the unlearn phase clients that stay trained.
+        rounds : int
+            Of the training.
+
+        Returns
+        -------
+        int
+            Below 0 of a method that started over, and had fewer.
+        """
+        return ran - rounds if self.starts_over else ran
+
     def unlearn_clients(self, number: int) -> tuple[int, ...]:
         """Return who is asked in unlearn round `number` (1-based); by default nobody.
 

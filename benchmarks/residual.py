@@ -1,0 +1,193 @@
+"""What methods leave of a client, and their price: `python -m benchmarks.residual`.
+
+Residual influence (fedneg/evaluation/influence.py) of the model right after forgetting
+and after two rounds of repair, beside models that were retrained for as many rounds
+from other initial parameters: eight without the client and two with it. Writes
+benchmarks/residual.csv, a row for every model, and the table of docs/methods.md. Half
+an hour on two cores, of which it may do a part each time: what is in the file stays.
+
+No option of a method was chosen on these seeds.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.judge import COMMON, DIGITS, federate, is_there, seen
+from benchmarks.markers import fill
+from fedneg.config import load_config
+from fedneg.evaluation.judge import judge
+from fedneg.evaluation.seen import Seen
+from fedneg.federation import Federation
+
+HERE = Path(__file__).resolve().parent
+REPAIR = 2
+WITH, WITHOUT = 2, 8
+# None of those that models without the client have.
+WITH_DRAWS = 500
+# PUF has one round more of those who stay, fine_tune two; FedEraser rebuilds five of ten.
+AFTER = (-5, -5 + REPAIR, 0, 1, REPAIR, REPAIR + 1, 2 * REPAIR)
+FIVE, TEN = (*DIGITS, "clients=5"), (*DIGITS, "clients=10")
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "5 clients": FIVE,
+    "10 clients": TEN,
+    "10 clients, dirichlet": (*TEN, "data.partition=dirichlet"),
+    "5 clients, backdoor": (*FIVE, "attack=backdoor"),
+    "5 clients, half of the labels flipped": (
+        *FIVE,
+        "attack=label_flip",
+        "attack.fraction=0.5",
+    ),
+    "5 clients, cnn": (*FIVE, "model=cnn"),
+}
+METHODS: dict[str, tuple[str, ...]] = {
+    "negative_gradient": ("strategy=negative_gradient",),
+    "negative_gradient, renormalise": (
+        "strategy=negative_gradient",
+        "strategy.renormalise=true",
+    ),
+    "negative_gradient, scale=0.5": (
+        "strategy=negative_gradient",
+        "strategy.scale=0.5",
+    ),
+    "compensated": ("strategy=compensated",),
+    "counterfactual": ("strategy=counterfactual",),
+    "counterfactual, rewind=2": ("strategy=counterfactual", "strategy.rewind=2"),
+    "puf": ("strategy=puf",),
+    "puf, learning_rate=8": ("strategy=puf", "strategy.learning_rate=8"),
+    "federaser": ("strategy=federaser",),
+    "fine_tune": ("strategy=fine_tune",),
+}
+
+
+def references_of(overrides: Sequence[str]) -> tuple[list[Seen], dict[int, list[Seen]]]:
+    """Return models with the client; and those without it, by rounds after training."""
+    ins: list[Seen] = []
+    outs: dict[int, list[Seen]] = {after: [] for after in AFTER}
+
+    def work(federation: Federation) -> None:
+        config = federation.config
+        for draw in range(1, 1 + WITH):
+            everybody = range(config.clients)
+            found = federation.reference(everybody, WITH_DRAWS + draw)
+            ins.append(seen(federation, found[0]))
+        for draw in range(1, 1 + WITHOUT):
+            models = federation.reference(config.remaining, draw, after=AFTER)
+            for after, model in models.items():
+                outs[after].append(seen(federation, model))
+
+    federate(load_config([*overrides, "strategy=do_nothing"])[0], work)
+    return ins, outs
+
+
+def models_of(overrides: Sequence[str]) -> Iterator[tuple[bool, int, float, Seen]]:
+    """Yield a method's models: repaired, rounds after training, price, what is seen.
+
+    The price is in client-epochs, as a share of retraining's.
+    """
+    found: list[tuple[bool, int, float, Seen]] = []
+
+    def work(federation: Federation) -> None:
+        config, strategy = federation.config, federation.strategy
+        original = federation.train()
+        before = len(strategy.reports)
+        unlearned = federation.unlearn(original, config.forget)
+        reports = strategy.reports[before:]
+        stay = [set(report.metrics) - set(config.forget) for report in reports]
+        more = strategy.rounds_beyond(sum(map(bool, stay)), config.rounds)
+        retraining = config.rounds * len(config.remaining)
+        share = sum(report.clients for report in reports) / retraining
+        found.append((False, more, share, seen(federation, unlearned)))
+        repaired = federation.recover(unlearned, config.remaining, REPAIR)
+        share += REPAIR / config.rounds
+        found.append((True, more + REPAIR, share, seen(federation, repaired)))
+
+    federate(load_config(list(overrides))[0], work)
+    yield from found
+
+
+def rows_of(overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield a row for every model of every method."""
+    ins, outs = references_of(overrides)
+    for name, words in METHODS.items():
+        for repaired, after, price, model in models_of([*overrides, *words]):
+            found = judge(model, trained_with=ins, trained_without=outs[after])
+            row: dict[str, Any] = {"method": name, "repaired": repaired}
+            for one in found.influence.values():
+                if one is not None:
+                    row |= {"rho": one.rho, "sd": one.sd}
+            row |= {"finding": found.finding, "quality_lost": found.quality_lost}
+            if found.marker is not None:
+                judged, others = found.marker.judged, found.marker.references
+                row |= {"marker": judged.value, "marker_retrained": others.value}
+            yield row | {"price": price}
+
+
+def table(rows: pd.DataFrame) -> str:
+    """Return Markdown: a method's mean rho in every setting, before / after repair."""
+    names = [name for name in SETTINGS if (rows["setting"] == name).any()]
+    lines = [
+        f"| rho right after / repaired | {' | '.join(names)} | worst accuracy lost, "
+        "repaired | price |",
+        f"| --- |{' ---: |' * (len(names) + 2)}",
+    ]
+    for method in METHODS:
+        some = rows[rows["method"] == method]
+        if some.empty:
+            continue
+        cells = []
+        for name in names:
+            here = some[some["setting"] == name]
+            means = [here[here["repaired"] == r]["rho"].mean() for r in (False, True)]
+            cells.append(" / ".join(f"{mean:+.2f}" for mean in means))
+        repaired = some[some["repaired"]].groupby("setting")["quality_lost"].mean()
+        price = some[~some["repaired"].astype(bool)]["price"].mean()
+        lines.append(
+            f"| {method} | {' | '.join(cells)} | {repaired.max():.3f} | {price:.0%} |"
+        )
+    spread = rows.groupby(["setting", "repaired"])["sd"].mean()
+    cells = [
+        " / ".join(f"{spread[name, r]:.2f}" for r in (False, True)) for name in names
+    ]
+    lines.append(f"| *deviation of retrained models* | {' | '.join(cells)} | | |")
+    return "\n".join(lines).replace("+nan", "-")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, write, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", nargs="*", choices=[*SETTINGS], metavar="SETTING")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[501, 502])
+    parser.add_argument("--clients", nargs="*", type=int, default=[0, 4])
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args(arguments)
+    out = given.out or HERE / "residual.csv"
+    found = pd.read_csv(out) if out.exists() else pd.DataFrame()
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["FEDNEG_CACHE"] = cache
+        for name in given.settings or SETTINGS:
+            for seed in given.seeds:
+                for client in given.clients:
+                    which: Mapping[str, Any]
+                    which = {"setting": name, "seed": seed, "client": client}
+                    if is_there(found, which):
+                        continue
+                    words = [*COMMON, *SETTINGS[name], f"seed={seed}"]
+                    rows = [which | r for r in rows_of([*words, f"forget={client}"])]
+                    found = pd.concat([found, pd.DataFrame(rows)], ignore_index=True)
+                    found.to_csv(out, index=False, float_format="%.6g")
+                    print(f"{name}, seed {seed}, client {client}", file=sys.stderr)
+    text = table(found)
+    print(text)
+    if given.out is None:
+        fill(HERE.parent / "docs" / "methods.md", "residual", text)
+
+
+if __name__ == "__main__":
+    main()

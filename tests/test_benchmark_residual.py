@@ -1,0 +1,49 @@
+"""The benchmark of what methods leave: prices by hand, and how its table is made."""
+
+import pandas as pd
+import pytest
+
+from benchmarks.judge import COMMON
+from benchmarks.residual import METHODS, models_of, table
+
+TINY = (
+    *(*COMMON, "data=digits", "clients=4", "rounds=4", "model.hidden=[8]"),
+    "forget=1",
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "beyond", "price"),
+    [
+        ("negative_gradient", 0, 0.0),
+        # Retraining is three clients in four rounds; the probe asks all three.
+        ("counterfactual", 0, (3 + 3) / 12),
+        ("counterfactual, rewind=2", 0, (3 + 6) / 12),
+        ("puf", 1, 4 / 12),
+        ("fine_tune", 2, 6 / 12),
+        ("federaser", -2, 6 / 12),
+    ],
+)
+def test_rounds_and_prices(method: str, beyond: int, price: float):
+    first, second = models_of([*TINY, "cache=false", *METHODS[method]])
+    assert [first[:2], second[:2]] == [(False, beyond), (True, beyond + 2)]
+    assert first[2] == pytest.approx(price)
+    assert second[2] == pytest.approx(price + 2 / 4)
+    assert list(first[3].losses) == [1]
+
+
+def test_the_table_has_means_before_and_after_repair():
+    rows = pd.DataFrame(
+        {
+            "setting": "5 clients",
+            "method": "puf",
+            "repaired": [False, False, True, True],
+            "rho": [0.5, 1.0, -0.25, 0.05],
+            "sd": 0.1,
+            "quality_lost": [9, 9, 0.01, 0.03],
+            "price": [0.1, 0.3, 1, 1],
+        }
+    )
+    lines = table(rows).splitlines()
+    assert lines[2] == "| puf | +0.75 / -0.10 | 0.020 | 20% |"
+    assert "0.10 / 0.10" in lines[-1]
