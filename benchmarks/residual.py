@@ -31,7 +31,7 @@ REPAIR = 2
 WITH, WITHOUT = 2, 8
 # None of those that models without the client have.
 WITH_DRAWS = 500
-# PUF has one round more of those who stay, fine_tune two; FedEraser rebuilds five of ten.
+# PUF has one round more of those who stay, fine_tune two; FedEraser has five of ten.
 AFTER = (-5, -5 + REPAIR, 0, 1, REPAIR, REPAIR + 1, 2 * REPAIR)
 FIVE, TEN = (*DIGITS, "clients=5"), (*DIGITS, "clients=10")
 SETTINGS: dict[str, tuple[str, ...]] = {
