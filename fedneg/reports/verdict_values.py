@@ -71,6 +71,21 @@ def models_of(verdict: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {str(k): one for k, one in found.items() if isinstance(one, Mapping)}
 
 
+def later_of(verdict: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
+    """Return what was found after further rounds: how many, and the finding, in order.
+
+    What an entry does not have is as in the verdict itself.
+    """
+    found = []
+    for entry in verdict.get("later") or ():
+        if not isinstance(entry, Mapping):
+            continue
+        rounds = number(entry.get("rounds_after"))
+        if rounds is not None:
+            found.append((int(rounds), {**verdict, "p_values": None, **entry}))
+    return sorted(found, key=lambda one: one[0])
+
+
 def margins_of(verdict: Mapping[str, Any]) -> tuple[float, float]:
     """Return the margins of rho that were set before; the usual ones if not told."""
     found = [number(value) for value in verdict.get("margins") or ()]

@@ -10,7 +10,7 @@ import pytest
 from builders.findings import verdict
 from builders.run_folders import add_run
 from fedneg.reports.compare.controls import controls_table
-from fedneg.reports.compare.influence import draw_influences
+from fedneg.reports.compare.influence import draw_influences, draw_laters
 from fedneg.reports.compare.page import write_comparison
 from fedneg.reports.compare.rows import collect_comparison, find_comparison
 from fedneg.reports.compare.statistics import count_outcomes, summarise
@@ -124,6 +124,31 @@ def test_margins_that_differ_are_not_shaded(sweep: Path) -> None:
     path.write_text(json.dumps(results))
     assert find_comparison(sweep).margins is None
     assert "Shaded" not in write_comparison(sweep)[1].read_text()
+
+
+def test_later_rounds_are_a_line_for_each_method(
+    tmp_path: Path, verdicts: dict[str, Any]
+) -> None:
+    """Means over seeds: 0.2 and 0.4 after 10 rounds."""
+    one = {"rho": 0.2, "low": 0.0, "high": 0.4}
+    for seed, rho in ((0, 0.2), (1, 0.4)):
+        later = [
+            {"rounds_after": 10, "influence": {"4": one | {"rho": rho}}},
+            {"rounds_after": 0, "influence": {"4": one | {"rho": -0.1}}},
+        ]
+        found = verdicts["forgotten"] | {"later": later}
+        add_run(tmp_path / str(seed), seed=seed, verdict=found)
+    later_rows = find_comparison(tmp_path).later
+    assert sorted(later_rows["rho"]) == pytest.approx([-0.1, -0.1, 0.2, 0.4])
+    picture = draw_laters(later_rows, (-1.0, 0.5))
+    assert picture is not None
+    assert "compensated \N{MINUS SIGN}10 after 0, 30 after 10." in picture.alt
+    assert "what comes back" in write_comparison(tmp_path)[1].read_text()
+
+
+def test_without_later_rounds_there_is_no_figure_of_them(sweep: Path) -> None:
+    assert draw_laters(find_comparison(sweep).later, None) is None
+    assert "what comes back" not in write_comparison(sweep)[1].read_text()
 
 
 def test_what_lies_far_beyond_is_an_arrow(tmp_path: Path) -> None:

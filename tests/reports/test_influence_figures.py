@@ -94,6 +94,6 @@ def test_later_rounds_are_shown_in_their_order() -> None:
     assert ">client 4<" in texts(picture.svg["wide"])
 
 
-@pytest.mark.parametrize("later", [None, [], [{"rounds_after": None}], [{}]])
+@pytest.mark.parametrize("later", [None, [], [{"rounds_after": None}], [{}], [3]])
 def test_without_later_rounds_there_is_no_figure(later: Any) -> None:
     assert draw_later({"influence": {}, "later": later}) is None

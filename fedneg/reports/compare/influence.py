@@ -1,12 +1,13 @@
 """Draw what can still be seen of the client, by method: one panel per setting."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from fedneg.core.formats import number, whole_percent
 from fedneg.reports.compare.figures import method_styles, wrapped
@@ -139,3 +140,80 @@ def _draw_run(
     shown = min(max(at, limits[0]), limits[1])
     marker = style["marker"] if shown == at else "<" if at < 0 else ">"
     axes.plot(shown, row, ms=5, zorder=3, **(dict(style) | {"marker": marker}))
+
+
+def draw_laters(
+    later: pd.DataFrame, margins: tuple[float, float] | None
+) -> Picture | None:
+    """Return residual influence over further rounds, a panel per setting.
+
+    Parameters
+    ----------
+    later : DataFrame
+        `fedneg.reports.compare.rows.Found`'s; lines are means over runs.
+    margins : tuple of float, optional
+        Shaded, where all runs have the same.
+
+    Returns
+    -------
+    Picture or None
+        None where no model was judged again.
+    """
+    if later.empty:
+        return None
+    groups = settings_of(later)
+    labels = setting_labels([key for key, _ in groups])
+    strategies = strategies_of(later["strategy"])
+    styles = dict(zip(strategies, method_styles(strategies), strict=True))
+    steps = sorted(set(later["rounds_after"].astype(int)))
+    means = [
+        rows.groupby(["strategy", "rounds_after"])["rho"].mean() for _, rows in groups
+    ]
+
+    def draw(figure: Figure, narrow: bool) -> None:
+        columns = 1 if narrow else min(2, len(groups))
+        shape = (math.ceil(len(groups) / columns), columns)
+        grid = figure.subplots(*shape, squeeze=False)
+        for place, axes in enumerate(grid.flat):
+            if place >= len(groups):
+                axes.set_visible(False)
+                continue
+            axes.grid(axis="x", visible=False)
+            if margins is not None:
+                axes.axhspan(*(100 * m for m in margins), color=LIGHT["band"], lw=0)
+            for at in (0, 100):
+                axes.axhline(at, color=LIGHT["muted"], lw=0.9, zorder=1)
+            for name in strategies_of(groups[place][1]["strategy"]):
+                line = means[place][name]
+                x = [steps.index(int(rounds)) for rounds in line.index]
+                y = [min(max(100 * rho, -EDGE), EDGE) for rho in line]
+                axes.plot(x, y, ms=5, lw=1.5, **styles[name])
+            axes.set_xticks(range(len(steps)), [str(rounds) for rounds in steps])
+            axes.set_xlim(-0.4, len(steps) - 0.6)
+            axes.set_title(wrapped(labels[place], 40), loc="left")
+            axes.set_xlabel("further rounds of the remaining clients")
+            axes.set_ylabel("residual influence (%)")
+        handles = [Line2D([], [], ms=5, **style) for style in styles.values()]
+        figure.legend(
+            handles, list(styles), loc="outside upper left", ncols=2 if narrow else 5
+        )
+
+    said = " ".join(
+        f"{label}: {'; '.join(_lines(line))}."
+        for label, line in zip(labels, means, strict=True)
+    )
+    rows_wide = math.ceil(len(groups) / 2)
+    return draw_picture(
+        "influence_later",
+        draw,
+        alt=f"Residual influence over further rounds, in percent. {said}",
+        height_wide=0.6 + 2.5 * rows_wide,
+        height_narrow=0.4 + 0.2 * math.ceil(len(strategies) / 2) + 2.5 * len(groups),
+    )
+
+
+def _lines(means: "pd.Series[float]") -> Iterator[str]:
+    """Yield each method's means by round, in words."""
+    for name in strategies_of(means.index.get_level_values(0)):
+        found = [f"{whole_percent(rho)} after {n}" for n, rho in means[name].items()]
+        yield f"{name} {', '.join(found)}"

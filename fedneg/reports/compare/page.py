@@ -18,7 +18,7 @@ from fedneg.reports.compare.controls import (
     describe_all,
 )
 from fedneg.reports.compare.figures import draw_pareto
-from fedneg.reports.compare.influence import draw_influences
+from fedneg.reports.compare.influence import draw_influences, draw_laters
 from fedneg.reports.compare.rows import SETTING, Found, find_comparison
 from fedneg.reports.compare.single import METRICS
 from fedneg.reports.compare.statistics import (
@@ -166,6 +166,13 @@ def _add_influence(page: Page, found: Found) -> None:
         "been there. 100: as in the original. Below 0: overshot, so that one can see "
         f"that somebody was taken out. Arrows lie beyond the axis.{shaded}",
     )
+    later = draw_laters(found.later, found.margins)
+    if later is not None:
+        page.figure(
+            later,
+            "The same models after further rounds of the remaining clients, beside "
+            "references that went on as long: what comes back. Means over runs.",
+        )
 
 
 def _same_everywhere(summary: pd.DataFrame) -> dict[str, object]:

@@ -5,7 +5,7 @@ seeds is `fedneg.reports.compare.statistics`, in words `fedneg.reports.compare.t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -31,18 +31,22 @@ COLUMNS = (
     *("finding", "forgetting_measure", *METRICS),
 )
 
+LATER = (*SETTING, "strategy", "rounds_after", "rho")
+
 
 @dataclass(frozen=True)
 class Found:
     """The table, why runs were left out, and what the reader should be warned of.
 
     `margins` of residual influence are those of all runs; None where they differ.
+    `later` has a row for each judgement after further rounds (`LATER`).
     """
 
     frame: pd.DataFrame
     skipped: Mapping[str, str]
     notices: Sequence[str]
     margins: tuple[float, float] | None = None
+    later: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def collect_comparison(sweep_dir: Path) -> pd.DataFrame:
@@ -99,7 +103,13 @@ def find_comparison(sweep_dir: Path) -> Found:
             f"The verdicts of {count(earlier, 'run')} are of the earlier judge, which "
             "held gaps against thresholds and had no interval."
         )
-    return Found(frame, skipped, notices, margins.pop() if len(margins) == 1 else None)
+    return Found(
+        frame,
+        skipped,
+        notices,
+        margins.pop() if len(margins) == 1 else None,
+        _later(kept, others, labels),
+    )
 
 
 def _row(
@@ -118,6 +128,24 @@ def _row(
         "finding": model.finding,
         **model.metrics,
     }
+
+
+def _later(
+    runs: Sequence[Run], others: Mapping[str, str], labels: Mapping[str, str]
+) -> pd.DataFrame:
+    """Return a row for each run and each number of further rounds."""
+    rows = [
+        {
+            **run.setting,
+            "other": others[run.name],
+            "strategy": labels[run.name],
+            "rounds_after": after,
+            "rho": one.rho,
+        }
+        for run in runs
+        for after, one in run.later
+    ]
+    return pd.DataFrame(rows, columns=list(LATER))
 
 
 def _key(run: Run, others: Mapping[str, str]) -> tuple[object, ...]:

@@ -14,7 +14,9 @@ from fedneg.evaluation.cost import Curve, Row, cost_of, curve_of, speed_up
 from fedneg.reports.conclusions import attack_name
 from fedneg.reports.run_folders import LeftOutError
 from fedneg.reports.verdict_values import (
+    Residual,
     is_earlier,
+    later_of,
     margins_of,
     models_of,
     verdict_of,
@@ -73,6 +75,7 @@ class Run:
     `others` is the rest of the configuration; `curve` is test accuracy over
     client-epochs of forgetting and repair, None without a readable ``history.csv``.
     `margins` are the verdict's, of residual influence; None of an earlier judge's.
+    `later` is residual influence after so many further rounds, with its interval.
     """
 
     name: str
@@ -84,6 +87,7 @@ class Run:
     models: tuple[ModelRow, ...]
     references: tuple[ModelRow, ...]
     margins: tuple[float, float] | None
+    later: tuple[tuple[int, Residual], ...]
     curve: Curve | None = field(repr=False)
 
     @property
@@ -145,6 +149,11 @@ def read_run(name: str, folder: Path, results: Mapping[str, Any]) -> Run:
             if n in results["models"]
         ),
         margins=None if not verdict or is_earlier(verdict) else margins_of(verdict),
+        later=tuple(
+            (after, worst)
+            for after, found in later_of(verdict)
+            if (worst := worst_of(found)) is not None
+        ),
         curve=_curve(rows, epochs),
     )
 

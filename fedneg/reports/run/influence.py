@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from fedneg.core.formats import number, whole_percent
+from fedneg.core.formats import whole_percent
 from fedneg.reports.html.figures import (
     LIGHT,
     MODELS,
@@ -22,6 +22,7 @@ from fedneg.reports.verdict_values import (
     Whose,
     dots_of,
     in_order,
+    later_of,
     margins_of,
     models_of,
     name_whose,
@@ -187,15 +188,14 @@ def draw_later(verdict: Mapping[str, Any]) -> Picture | None:
         Its ``later``: entries of ``rounds_after`` and ``influence`` by client.
     """
     series: dict[Whose, list[tuple[int, Residual]]] = {}
-    for entry in verdict.get("later") or ():
-        rounds = number(entry.get("rounds_after"))
-        for whose, one in residuals_of({**verdict, **entry}).items():
-            if rounds is not None and one is not None:
-                series.setdefault(whose, []).append((int(rounds), one))
+    for rounds, found in later_of(verdict):
+        for whose, one in residuals_of(found).items():
+            if one is not None:
+                series.setdefault(whose, []).append((rounds, one))
     if not series:
         return None
     ordered = sorted(series, key=lambda k: -max(abs(one.rho) for _, one in series[k]))
-    shown = {k: sorted(series[k], key=lambda p: p[0]) for k in ordered[:MAX_PANELS]}
+    shown = {k: series[k] for k in ordered[:MAX_PANELS]}
     steps = sorted({rounds for points in shown.values() for rounds, _ in points})
     margins = margins_of(verdict)
 
