@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp, softmax
 
 Floats = NDArray[np.float64]
+# In float32 -log(p) is 0 from p = 1 - 2^-25 on, and 2^-24 or a multiple of it before.
+ROUNDED = 2.0**-24
 
 
 def scaled_confidence(
@@ -92,9 +94,14 @@ def confidence_of_losses(losses: Floats) -> Floats:
     Returns
     -------
     array, shape (N,)
-        Finite where the losses are: a loss of 0 counts as the smallest normal number.
+        Finite where the losses are. A loss of 0 counts as what float32 cannot tell from
+        it, or as half of the smallest other one where that is less: most come of
+        rounding, and one that counted as next to nothing would outweigh all others.
     """
-    least = np.maximum(losses, np.finfo(np.float64).tiny)
+    smallest = float(losses.min(where=losses > 0, initial=np.inf))
+    rounded = min(ROUNDED, smallest / 2)
+    least = np.where(losses == 0, rounded, losses)
+    least = np.maximum(least, np.finfo(np.float64).tiny)
     # log(expm1(x)), where exp(x) may be beyond float64.
     found: Floats = -(least + np.log(-np.expm1(-least)))
     return found

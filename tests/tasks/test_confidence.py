@@ -38,9 +38,22 @@ def test_of_a_cross_entropy_it_is_the_scaled_confidence(
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("loss", [0.0, 5e-324, 1e-300, 800.0, 1e300])
+def test_what_float32_rounds_to_0_does_not_outweigh_the_rest():
+    """A sure model's losses, all alike but for rounding, are alike as scores."""
+    logits = np.array([[16.0, 0.0], [17.0, 0.0], [18.0, 0.0]], np.float32)
+    own = logits[:, 0] - np.log(np.exp(logits).sum(axis=1, dtype=np.float32))
+    losses = np.maximum(-own, 0).astype(np.float64)
+    assert losses[-1] == 0
+    found = confidence_of_losses(losses)
+    np.testing.assert_allclose(found, [16, 17, 18], atol=2)
+    assert confidence_of_losses(np.array([0.0, 1e-30])).tolist() == pytest.approx(
+        [-np.log(5e-31), -np.log(1e-30)]
+    )
+
+
+@pytest.mark.parametrize("loss", [5e-324, 1e-300, 800.0, 1e300])
 def test_it_is_finite_where_the_loss_is(loss: float):
-    """Where p is 1, or so near to 0 that exp(loss) is beyond float64."""
+    """Where p is nearly 1, or so near to 0 that exp(loss) is beyond float64."""
     (found,) = confidence_of_losses(np.array([loss]))
     assert np.isfinite(found)
     assert found > 600 if loss < 1 else found == -loss
