@@ -53,6 +53,7 @@ def do_job(
         if config.forget:
             run.forget()
             run.recover()
+            run.go_on()
             if config.reference:
                 run.retrain()
         notices = run.notices(notices)
@@ -136,6 +137,16 @@ class Run:
             self._took_part = self._took_part | federation.took_part
             self._after += config.retrain_rounds if again else 0
         self._keep("recovered", self._model, self._took_part, self._after)
+
+    def go_on(self) -> None:
+        """Let those who stay train on, if the model is to be judged again later."""
+        later = self.config.verdict.later
+        if not later:
+            return
+        self.federation.progress.step("training on, to judge the model again")
+        models = self.federation.go_on(self._model, self.config.remaining, later)
+        for rounds, model in models.items():
+            self.judgement.add_later(rounds, model)
 
     def _rounds_of_method(self) -> int:
         """Return how many rounds beyond the training's the unlearned model has had."""
@@ -239,6 +250,7 @@ def _planned_rounds(config: Config) -> int:
     after = {"none": 0, "scratch": config.rounds}.get(
         config.retrain, config.retrain_rounds
     )
+    after += max(config.verdict.later, default=0)
     references = 0
     if config.reference:
         references = looks_of(config.verdict)[0].models + (config.retrain != "scratch")

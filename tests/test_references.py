@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from flwr.app import Context
 from flwr.serverapp import Grid
@@ -310,3 +311,67 @@ def test_results_hold_the_whole_finding_of_every_model(tmp_path: Path):
         assert (len(one["out"]), len(one["in"])) == (one["n_out"], one["n_in"])
         assert np.mean(one["out"]) == pytest.approx(0, abs=1e-9)
         assert one["low"] <= one["rho"] <= one["high"]
+
+
+# -- later -----------------------------------------------------------------------------
+
+
+def test_the_model_is_judged_again_after_further_rounds(
+    tmp_path: Path, begun: Iterator[list[Phase]]
+):
+    """One continued training, references continued alike; no part of the history."""
+    (phases,) = begun
+    plain = results_of(tmp_path / "plain", *REPAIRED, "verdict.retrainings=4")
+    phases.clear()
+    found = results_of(
+        tmp_path / "later",
+        *(*REPAIRED, "verdict.later=[0,3,1]", "verdict.retrainings=4"),
+    )
+    later = found["verdict"]["later"]
+    assert [entry["rounds_after"] for entry in later] == [0, 1, 3]
+    recovered = found["verdict"]["models"]["recovered"]
+    assert later[0] == {"rounds_after": 0} | recovered
+    assert recovered == plain["verdict"]["models"]["recovered"]
+    assert later[0]["influence"] != later[2]["influence"]
+    assert [p.rounds for p in phases if p.name == "later"] == [1, 2]
+    assert len({p.clients for p in phases if p.name == "later"}) == 1
+    # Three went on after the repair's round for 1, and for 2 more.
+    assert trained(phases) == [(k, n) for k in (1, 2, 3) for n in (1, 2)]
+    history = (tmp_path / "later" / "history.csv").read_text()
+    assert "later" not in history
+    assert len(history.splitlines()) == len(
+        (tmp_path / "plain" / "history.csv").read_text().splitlines()
+    )
+    assert found["cost"]["bytes_up"] == plain["cost"]["bytes_up"]
+    table = pd.read_csv(tmp_path / "later" / "later.csv")
+    assert table["rounds_after"].tolist() == [0, 1, 3]
+    assert table["client_id"].tolist() == [1, 1, 1]
+    for row, entry in zip(table.to_dict("records"), later, strict=True):
+        assert row["rho"] == pytest.approx(entry["influence"]["1"]["rho"])
+        assert row["finding"] == entry["finding"]
+    assert not (tmp_path / "plain" / "later.csv").exists()
+
+
+def test_what_goes_on_draws_as_no_round_before_and_has_a_state(
+    begun: Iterator[list[Phase]],
+):
+    """With server momentum one round and then two are not three anew."""
+    (phases,) = begun
+    config = small_config(*WORDS, "strategy.server_momentum=0.5")
+
+    def work(federation: Federation) -> dict[int, Vector]:
+        model = federation.unlearn(federation.train(), (1,))
+        model = federation.recover(model, (0, 2), 1)
+        return federation.go_on(model, (0, 2), ends)
+
+    ends: tuple[int, ...] = (0, 1, 3)
+    pieces = in_federation(config, work)
+    ends = (3,)
+    whole = in_federation(config, work)
+    assert pieces[3].tobytes() == whole[3].tobytes()
+    streams = [p.first_stream + k for p in phases[:5] for k in range(p.rounds)]
+    assert [p.name for p in phases[:5]] == [
+        *("train", "unlearn", "recover"),
+        *("later", "later"),
+    ]
+    assert len(set(streams)) == len(streams)

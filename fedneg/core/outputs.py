@@ -20,6 +20,7 @@ RUN_FILES = (
     "model_retrained.safetensors",
     "history.csv",
     "clients.csv",
+    "later.csv",
     "results.json",
     "report.html",
 )

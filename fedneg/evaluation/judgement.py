@@ -67,6 +67,7 @@ class Judgement:
         self.looks = looks_of(config.verdict)
         self.models: dict[str, Measured] = {}
         self._judged: dict[str, Judged] = {}
+        self._later: dict[int, Judged] = {}
         self._trained_by: dict[str, Collection[int]] = {}
         self.trained_with: list[Seen] = []
         self._without: dict[int, list[Seen]] = {}
@@ -102,6 +103,18 @@ class Judgement:
         if name == "retrained":
             self.retrained.append(measured)
 
+    def add_later(self, rounds: int, parameters: Vector) -> None:
+        """Add the model that was handed over, after further rounds of those who stay.
+
+        Parameters
+        ----------
+        rounds : int
+            How many; at least 0.
+        """
+        after = self._judged[self.handed_over].rounds_after + rounds
+        seen = self._seen(self._measure_reference("", parameters))
+        self._later[rounds] = Judged(seen, after)
+
     def add_trained_with(self, parameters: Vector) -> None:
         """Add a reference of another seed, trained with all clients."""
         self.trained_with.append(self._seen(self._measure_reference("", parameters)))
@@ -124,7 +137,8 @@ class Judgement:
     @property
     def rounds_after(self) -> frozenset[int]:
         """After how many rounds beyond the training's references are needed."""
-        return frozenset(one.rounds_after for one in self._judged.values())
+        all_of = (*self._judged.values(), *self._later.values())
+        return frozenset(one.rounds_after for one in all_of)
 
     def trained_without(self, rounds_after: int) -> Sequence[Seen]:
         """Return the references without the clients, after so many further rounds."""
@@ -260,7 +274,10 @@ class Judgement:
 
     def look_at(self, name: str) -> list[Finding]:
         """Return what every look at one of the models has found, by the numbers."""
-        judged = self._judged[name]
+        return self._look(self._judged[name], name)
+
+    def _look(self, judged: Judged, name: str) -> list[Finding]:
+        """Look at a model that whoever is in one of this name is in, too."""
         with_clients = self.trained_with
         without = self.trained_without(judged.rounds_after)
         model, *others = alike([judged.seen, *with_clients, *without])
@@ -316,7 +333,11 @@ class Judgement:
                 "models": {
                     name: without_places(told(one)) for name, one in found.items()
                 },
-                "later": [],
+                "later": [
+                    {"rounds_after": rounds}
+                    | without_places(told(self._look(one, self.handed_over)[-1]))
+                    for rounds, one in sorted(self._later.items())
+                ],
             },
             "evidence": self.shown.evidence(),
             "floor": self.shown.floor(),

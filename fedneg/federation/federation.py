@@ -197,6 +197,35 @@ class Federation:
         }
         return self._kept.run(phase, parameters, identity, lasting=False)
 
+    def go_on(
+        self, parameters: Vector, clients: Sequence[int], ends: Collection[int]
+    ) -> dict[int, Vector]:
+        """Return the model after some further numbers of rounds of FedAvg.
+
+        As a federation does that is not over: one training, no part of the history.
+
+        Parameters
+        ----------
+        parameters : Vector, shape (d,)
+            Of the current lineage's model.
+        ends : collection of int
+            After how many rounds the model is wanted; at least 0.
+        """
+        rows, config = len(self.history), self.config
+        # Streams that no round of the run has had.
+        first = config.rounds + self.unlearn_rounds
+        first += 1 + max(config.rounds, config.retrain_rounds)
+        found, done = {}, 0
+        for end in sorted(ends):
+            if end > done:
+                phase = Phase(
+                    *("later", tuple(clients), end - done, first + done, first + done)
+                )
+                parameters = self._rounds.run(phase, parameters)
+            found[end], done = parameters, end
+        del self.history[rows:]
+        return found
+
     def retrain(self, clients: Sequence[int], *, recovery: bool = False) -> Vector:
         """Return the gold standard: from the initial parameters, with `clients` only.
 

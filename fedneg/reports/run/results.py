@@ -1,4 +1,4 @@
-"""What results.json, history.csv and clients.csv hold; their keys are a contract."""
+"""What results.json and the tables of a run hold; their keys are a contract."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -17,6 +17,7 @@ from fedneg.strategies.phases import RoundReport
 from fedneg.tasks.task import Task
 
 SCHEMA = 1
+LATER_COLUMNS = ("rounds_after", "client_id", "rho", "low", "high", "finding")
 CLIENT_COLUMNS = (
     "num_writers",
     "num_train",
@@ -103,6 +104,18 @@ def clients_table(run: RunRecord) -> pd.DataFrame:
     return table.astype(
         {c: "Int64" if c.startswith("num_") else "float64" for c in CLIENT_COLUMNS}
     )
+
+
+def later_table(results: Mapping[str, Any]) -> pd.DataFrame:
+    """Return later.csv: a row for each later round and leaving client."""
+    rows = []
+    for entry in results["verdict"]["later"]:
+        for client_id, found in entry["influence"].items():
+            row = {name: entry[name] for name in ("rounds_after", "finding")}
+            row["client_id"] = int(client_id)
+            row |= {name: (found or {}).get(name) for name in ("rho", "low", "high")}
+            rows.append(row)
+    return pd.DataFrame(rows, columns=list(LATER_COLUMNS))
 
 
 def results_of(

@@ -18,7 +18,12 @@ from fedneg.core.progress import Progress, show_error
 from fedneg.core.quality import columns_told
 from fedneg.evaluation.judgement import Judgement
 from fedneg.reports.run.report import write_report
-from fedneg.reports.run.results import RunRecord, clients_table, results_of
+from fedneg.reports.run.results import (
+    RunRecord,
+    clients_table,
+    later_table,
+    results_of,
+)
 
 NOT_JUDGED = "the models were not judged: the run ended before that"
 
@@ -31,6 +36,8 @@ def write_run(
     progress: Progress,
 ) -> tuple[dict[str, Any], Path]:
     """Write history.csv, clients.csv, results.json and the report into a folder.
+
+    And later.csv, where the model was judged again later.
 
     Parameters
     ----------
@@ -66,6 +73,9 @@ def write_run(
         with _keeping_results("judging", shown, results):
             judged = results_of(run, judgement, notices)
             outputs.write_json(shown, judged)
+            later = later_table(judged)
+            if len(later):
+                outputs.write_csv(out / "later.csv", later)
         results = judged
     if run.config.report:
         progress.step("writing the report")
