@@ -174,6 +174,13 @@ def test_controls_are_counted_over_runs(sweep: Path, verdicts: dict[str, Any]) -
     assert "The judge&#39;s controls" in write_comparison(sweep)[1].read_text()
 
 
+def test_what_was_lost_has_one_column(sweep: Path) -> None:
+    page = write_comparison(sweep)[1].read_text()
+    assert page.count(">accuracy lost</th>") == 1
+    assert "test accuracy gap" not in page
+    assert ">accuracy gap<" not in page
+
+
 def test_markdown_has_a_column_of_influence_only_where_it_was_measured(
     sweep: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -1,10 +1,12 @@
 """Figures of residual influence: what they show, in words and in drawing."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builders.findings import verdict
+from builders.findings import judged_run, verdict
+from builders.run_results import said
 from fedneg.reports.html.figures import LIGHT
 from fedneg.reports.run.influence import MAX_PANELS, draw_influence, draw_later
 
@@ -92,6 +94,19 @@ def test_later_rounds_are_shown_in_their_order() -> None:
     said = "client 4: after 2 30 % (25 to 75); after 10 50 % (25 to 75)."
     assert picture.alt.endswith(said)
     assert ">client 4<" in texts(picture.svg["wide"])
+
+
+def test_later_rounds_stand_in_a_table_too(tmp_path: Path) -> None:
+    found = verdict()
+    one = {"rho": 0.5, "low": 0.25, "high": 0.75}
+    found["later"] = [
+        {"rounds_after": 10, "influence": {"4": one}, "finding": "traces left"},
+        {"rounds_after": 2, "influence": {"4": None}, "finding": "cannot tell"},
+    ]
+    text = said(tmp_path, judged_run(found))
+    rows = "2 client 4 \N{EN DASH} cannot tell 10 client 4 50 % (25 to 75) traces left"
+    assert rows in text
+    assert (tmp_path / "figures" / "influence_later.svg").is_file()
 
 
 @pytest.mark.parametrize("later", [None, [], [{"rounds_after": None}], [{}], [3]])

@@ -29,7 +29,7 @@ _SMALLEST, _LARGEST = 26.0, 150.0  # areas of markers, in square points
 
 
 def draw_pareto(summary: pd.DataFrame, *, quality: str = ACCURACY) -> Picture | None:
-    """Return forgetting gap against accuracy gap, a panel per setting.
+    """Return forgetting gap against accuracy lost, a panel per setting.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def draw_pareto(summary: pd.DataFrame, *, quality: str = ACCURACY) -> Picture | 
             if below:
                 axes.set_xlabel(_axis_name(groups[place][1], points))
             if place % columns == 0:
-                axes.set_ylabel("accuracy gap")
+                axes.set_ylabel("accuracy lost")
         _draw_legend(figure, styles, columns=2 if narrow else 5)
 
     rows_wide = math.ceil(len(groups) / 3)
@@ -81,8 +81,8 @@ def draw_pareto(summary: pd.DataFrame, *, quality: str = ACCURACY) -> Picture | 
         "pareto",
         draw,
         alt=(
-            "Scatter plots by setting: forgetting gap from left to right, accuracy gap "
-            f"from bottom to top; {', '.join(strategies)}."
+            "Scatter plots by setting: forgetting gap from left to right, accuracy "
+            f"lost from bottom to top; {', '.join(strategies)}."
         ),
         height_wide=0.5 + 0.2 * legend[0] + 2.35 * rows_wide,
         height_narrow=0.5 + 0.19 * legend[1] + 2.35 * len(groups),

@@ -26,7 +26,7 @@ def glance(pooled: pd.DataFrame) -> pd.DataFrame:
         {
             "method": row["strategy"],
             "accuracy before repair": rate(row["accuracy_at_once"]),
-            "test accuracy": _accuracy(row),
+            "test accuracy (beside the retrained)": _accuracy(row),
             f"forgetting gap{measure}": rate(row["forgetting_gap"]),
             RHO: _influence(row["rho"]),
             "verdicts": count_outcomes(row) or MISSING,

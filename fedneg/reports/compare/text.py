@@ -34,9 +34,8 @@ RULE = (
     "model's; with canaries that between the AUCs at telling planted canaries from "
     "others; without an attack, and where the measure was not taken, that between the "
     "AUCs of the membership attack (LiRA if it was run, else the loss threshold). The "
-    "accuracy gap is the retrained model's test accuracy minus the model's: positive "
-    "is lost. Gaps rank the methods; what is forgotten the verdict decides, by other "
-    "tests."
+    "accuracy lost is the retrained model's test accuracy minus the model's. Gaps rank "
+    "the methods; what is forgotten the verdict decides, by other tests."
 )
 
 

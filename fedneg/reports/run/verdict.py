@@ -27,8 +27,10 @@ from fedneg.reports.verdict_text import (
 from fedneg.reports.verdict_values import (
     alpha_of,
     is_earlier,
+    later_of,
     margins_of,
     models_of,
+    name_whose,
     residuals_of,
     short_interval,
     verdict_of,
@@ -125,8 +127,28 @@ def _add_tests(
             "What can be seen of it after further rounds of the remaining clients, "
             "beside retrained models that went on as long. Shaded: the margins.",
         )
+        page.table(
+            _later(verdict),
+            caption="The same judge after further rounds",
+            formats={"residual influence": str},
+        )
     page.facts(_terms(verdict))
     return [picture for picture in (axis, later) if picture is not None]
+
+
+def _later(verdict: Mapping[str, Any]) -> pd.DataFrame:
+    """Return what was found after further rounds, a row per client and round."""
+    rows = [
+        {
+            "after rounds": rounds,
+            "of": name_whose(whose),
+            "residual influence": _unbroken(short_interval(one)),
+            "finding": str(found.get("finding") or MISSING),
+        }
+        for rounds, found in later_of(verdict)
+        for whose, one in residuals_of(found).items()
+    ]
+    return pd.DataFrame(rows, dtype=object)
 
 
 def _terms(verdict: Mapping[str, Any]) -> dict[str, object]:
