@@ -4,7 +4,7 @@ A run is told in fedneg/job.py, in the words of a `Federation` (fedneg/federatio
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -15,10 +15,14 @@ from flwr.serverapp import Grid, ServerApp
 from fedneg.config import load_config, overrides_of_run_config, paths_in
 from fedneg.core import outputs
 from fedneg.core.errors import FedNegError
-from fedneg.core.progress import show_notice
+from fedneg.core.progress import Progress, show_notice
 from fedneg.core.run_log import log_into
 from fedneg.core.settings import Config
+from fedneg.evaluation.judgement import Judgement
+from fedneg.evaluation.looks import looks_of
 from fedneg.federation import Federation
+from fedneg.federation.looking import judge_models
+from fedneg.federation.model_files import read_model_file
 from fedneg.job import do_job
 from fedneg.live.job import do_live_job
 from fedneg.overrides import lasting
@@ -29,6 +33,26 @@ app = ServerApp()
 def run(grid: Grid, config: Config, out: Path, notices: Sequence[str] = ()) -> None:
     """Do the main job with the clients behind a Grid; write everything into `out`."""
     do_job(lambda c, progress: Federation(grid, c, progress), config, out, notices)
+
+
+def judge_files(
+    grid: Grid, config: Config, files: Mapping[str, Path], rounds_after: int
+) -> Judgement:
+    """Return what is found of the models in files, by name.
+
+    Raises
+    ------
+    FedNegError
+        If one is no model of the task; before anything is trained.
+    """
+    rounds = config.rounds * looks_of(config.verdict)[0].models
+    progress = Progress(f"fedneg judge: {', '.join(files)}", rounds)
+    federation = Federation(grid, config, progress)
+    progress.quality = federation.task.shown_quality
+    layout, task = federation.prototype.layout, federation.task.name
+    models = {name: read_model_file(p, layout, task) for name, p in files.items()}
+    with progress:
+        return judge_models(federation, models, rounds_after=rounds_after)
 
 
 def live(

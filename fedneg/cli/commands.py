@@ -13,6 +13,7 @@ from fedneg.core.texts import did_you_mean
 # From the name of a sub-command to the module whose Typer `app` has it.
 COMMANDS = {
     "compare": "fedneg.cli.compare",
+    "judge": "fedneg.cli.judge",
     "cache": "fedneg.cli.cache",
     "check-data": "fedneg.cli.check_data",
     "certificates": "fedneg.cli.certificates",
@@ -38,6 +39,7 @@ fedneg: train a federated model, forget a client, show how well that worked.
   fedneg state=DIR                                      a federation that lives on
   fedneg --cfg job [key=value ..]                       show the configuration
   fedneg compare [key=value,value ..]                   all methods side by side
+  fedneg judge MODEL.safetensors forget=4               anybody's model, judged
   fedneg cache list|prune                               trainings that are kept
   fedneg check-data PATH | --task module:name           a client's own data
   fedneg certificates DIR --clients 3 --host NAME       keys for real clients
@@ -64,8 +66,8 @@ strategy=module:Class is a method of your own, task=module:name a task (a model 
 data, in place of model= and data=), installed or in the folder you are in:
 {groups}
 
-FEDNEG_DATA is the folder with torchvision's MNIST/ and QMNIST/ (else a cache folder,
-filled by downloading; data=digits needs neither); FEDNEG_CACHE that of what is kept.
+FEDNEG_DATA is the folder with torchvision's MNIST/ and QMNIST/ (else downloaded;
+data=digits needs neither); FEDNEG_CACHE that of what is kept.
 """
 # Beyond this column a line of the help goes on in the next.
 WIDTH = 88

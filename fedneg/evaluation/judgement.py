@@ -55,6 +55,9 @@ class Judgement:
     test : ServerTest
     ask : callable
         Asks the leaving clients; those that do not answer are missing.
+    deciding : sequence of str
+        Of which models it is to be told whether they have forgotten; by default of the
+        one that the run hands over.
 
     Attributes
     ----------
@@ -62,8 +65,16 @@ class Judgement:
         That there may be: how many references each needs.
     """
 
-    def __init__(self, config: Config, test: ServerTest, ask: Ask) -> None:
+    def __init__(
+        self,
+        config: Config,
+        test: ServerTest,
+        ask: Ask,
+        *,
+        deciding: Sequence[str] = (),
+    ) -> None:
         self.config, self.test, self._ask = config, test, ask
+        self._deciding = tuple(deciding)
         self.looks = looks_of(config.verdict)
         self.models: dict[str, Measured] = {}
         self._judged: dict[str, Judged] = {}
@@ -269,8 +280,9 @@ class Judgement:
 
     @property
     def tells(self) -> bool:
-        """Whether no further look is needed for the model that is handed over."""
-        return self.look_at(self.handed_over)[-1].finding not in OPEN
+        """Whether no further look is needed for the models that decide."""
+        deciding = self._deciding or (self.handed_over,)
+        return all(self.look_at(name)[-1].finding not in OPEN for name in deciding)
 
     def look_at(self, name: str) -> list[Finding]:
         """Return what every look at one of the models has found, by the numbers."""

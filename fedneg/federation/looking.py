@@ -1,5 +1,9 @@
 """The references of a verdict, trained look by look, as far as they are needed."""
 
+from collections.abc import Mapping
+
+from fedneg.core.parameters import Vector
+from fedneg.evaluation.evidence import ModelEvidence
 from fedneg.evaluation.judgement import Judgement
 from fedneg.evaluation.looks import Look
 from fedneg.federation.federation import Federation
@@ -24,6 +28,35 @@ def train_references(federation: Federation, judgement: Judgement) -> None:
         _train(federation, judgement, look, planned=not number)
         if judgement.tells:
             break
+
+
+def judge_models(
+    federation: Federation, models: Mapping[str, Vector], *, rounds_after: int = 0
+) -> Judgement:
+    """Return what is found of anybody's models of a federation's task.
+
+    Parameters
+    ----------
+    federation : Federation
+        Its `forget` are asked, and its references are trained.
+    models : mapping of str to Vector, shape (d,)
+        By name.
+    rounds_after : int
+        Rounds that they had beyond those of the training, repair included.
+    """
+    names = list(models)
+    judgement = Judgement(
+        federation.config, federation.test, federation.question, deciding=names
+    )
+    for name, model in models.items():
+        federation.progress.step(f"asking about {name}")
+        test = federation.test
+        found = ModelEvidence(
+            name, test.measure(model), test.attack_success_rate(model), {}
+        )
+        judgement.add(name, model, found, rounds_after=rounds_after)
+    train_references(federation, judgement)
+    return judgement
 
 
 def _train(
