@@ -14,12 +14,15 @@ from fedneg.reports.verdict_values import (
     adjusted,
     canaries_of,
     in_order,
+    is_alone,
     is_found,
     marker_rate,
     name_whose,
     residuals_of,
     short_interval,
 )
+
+ALONE = "alone a finding"
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,14 @@ def deciding_tests(results: Mapping[str, Any]) -> list[DecidingTest]:
     after, never = (marker_rate(verdict, name) for name in ("judged", "references"))
     if after is not None and never is not None:
         said = f"{percent(after)}; models that never saw it {percent(never)}"
-        tests.append(_counted("planted trick", said, verdict, "marker"))
+        tests.append(
+            _counted("planted trick", said, verdict, "marker", verdict["marker"])
+        )
     for one in canaries_of(verdict):
         name, said = f"canaries, client {one.client_id}", f"{one.won} of {one.total}"
         test = f"canaries {one.client_id}"
-        tests.append(_counted(name, f"{said} pairs won", verdict, test))
+        found = verdict["canaries"][str(one.client_id)]
+        tests.append(_counted(name, f"{said} pairs won", verdict, test, found))
     return tests
 
 
@@ -68,15 +74,22 @@ def _influence_test(one: Residual) -> DecidingTest:
         WITHIN: ("within the margins", "good"),
         OPEN: (OPEN, "open"),
     }[one.status]
+    decision = ALONE if one.alone else decision
     said = short_interval(one) + (f"; models: {models}" if models else "")
     name = f"residual influence, {name_whose(one.whose)}"
     return DecidingTest(name, said, one.p_value, decision, look)
 
 
 def _counted(
-    name: str, said: str, verdict: Mapping[str, Any], test: str
+    name: str,
+    said: str,
+    verdict: Mapping[str, Any],
+    test: str,
+    found: Mapping[str, Any],
 ) -> DecidingTest:
     p_value = adjusted(verdict, test)
     if is_found(verdict, test):
         return DecidingTest(name, said, p_value, TRACES, "bad")
+    if is_alone(verdict, test, found):
+        return DecidingTest(name, said, p_value, ALONE, "open")
     return DecidingTest(name, said, p_value, "nothing found", "open")

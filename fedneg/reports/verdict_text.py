@@ -27,6 +27,7 @@ from fedneg.reports.verdict_values import (
     canaries_of,
     in_order,
     interval,
+    is_alone,
     is_earlier,
     is_found,
     marker_rate,
@@ -38,6 +39,7 @@ from fedneg.reports.verdict_values import (
 EXPECTED = {"original": NOT_FORGOTTEN, "retrained": FORGOTTEN}
 # Of a quality: less is none lost.
 _NO_LOSS = 0.0005
+_ALONE = ": alone it would be a finding, beside the other tests it is none"
 EARLIER = (
     "This is a verdict of the earlier judge, which held gaps against thresholds and "
     "had no interval: run it again for one of today's."
@@ -125,6 +127,8 @@ def _describe_marker(results: Mapping[str, Any]) -> Iterator[str]:
         said += f" before, {percent(after)} after, {shares}"
     if is_found(verdict, "marker"):
         said += ": more often than chance explains"
+    elif is_alone(verdict, "marker", verdict["marker"]):
+        said += _ALONE
     yield said
 
 
@@ -167,6 +171,11 @@ def describe_residual(one: Residual) -> str:
             f"(between {low} and {high} %), so that one can see that somebody was "
             "taken out"
         )
+    if one.alone and one.rho < 0:
+        seems = "it seems that more than all of it was taken away"
+        return f"{seems} ({share} %, {interval(one)}){_ALONE}"
+    if one.alone:
+        return f"{share} % of it can still be seen ({interval(one)}){_ALONE}"
     if one.status == OPEN and one.partial:
         return (
             f"{share} % of it can still be seen ({interval(one)}), nearly all in "
@@ -231,8 +240,10 @@ def _describe_canaries(verdict: Mapping[str, Any]) -> Iterator[str]:
     epsilon = number(verdict.get("epsilon"))
     if epsilon:
         yield f"{said}: epsilon is at least {epsilon:.2g}"
-    elif is_found(verdict, f"canaries {shown.client_id}"):
+    elif is_found(verdict, test := f"canaries {shown.client_id}"):
         yield f"{said}: more often than chance explains"
+    elif is_alone(verdict, test, verdict["canaries"][str(shown.client_id)]):
+        yield said + _ALONE
     else:
         yield f"{said}, as by chance"
 

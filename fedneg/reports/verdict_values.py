@@ -24,12 +24,14 @@ class Residual:
     `p_value` is adjusted for all tests of the model; None where it is not known.
     `status` is one of `TRACES`, `OVERSHOT`, `WITHIN` and `OPEN`. `ordinary`: measured
     on the examples that models without the client do not contradict alone; `partial`:
-    these could not be measured, though the others are nearly all of it.
+    these could not be measured, though the others are nearly all of it. `alone`: it
+    would be a finding if it were the only test, and is none beside the others.
     """
 
     client_id: int
     ordinary: bool
     partial: bool
+    alone: bool
     rho: float
     low: float
     high: float
@@ -110,6 +112,21 @@ def is_found(verdict: Mapping[str, Any], test: str) -> bool:
     return p_value is not None and p_value < alpha_of(verdict)
 
 
+def is_alone(verdict: Mapping[str, Any], test: str, found: Mapping[str, Any]) -> bool:
+    """Return whether a test would find something, were it the only one.
+
+    Such a test acquits nobody.
+
+    Parameters
+    ----------
+    found : mapping
+        What it says, with a p that is not adjusted.
+    """
+    p_value = number(found.get("p_value"))
+    alone = p_value is not None and p_value < alpha_of(verdict)
+    return alone and not is_found(verdict, test)
+
+
 def residuals_of(verdict: Mapping[str, Any]) -> dict[Whose, Residual | None]:
     """Return each leaving client's influence; None where nothing can be said of it.
 
@@ -148,15 +165,17 @@ def _residual(
     test, margins = f"influence {client_id}", margins_of(verdict)
     if ordinary:
         test += ", ordinary examples"
+    alone = is_alone(verdict, test, found)
     if is_found(verdict, test):
         status = TRACES if rho >= 0 else OVERSHOT
     else:
-        inside = margins[0] <= low and high <= margins[1] and not partial
-        status = WITHIN if inside else OPEN
+        inside = margins[0] <= low and high <= margins[1]
+        status = WITHIN if inside and not (partial or alone) else OPEN
     return Residual(
         client_id,
         ordinary,
         partial,
+        alone,
         rho,
         low,
         high,

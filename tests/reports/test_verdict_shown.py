@@ -251,6 +251,49 @@ def test_what_nearly_all_lies_in_a_trick_acquits_nobody() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("rho", "words"),
+    [
+        (0.08, "8 % of it can still be seen (between 1 and 16 %): alone it would be"),
+        (-0.08, "it seems that more than all of it was taken away ("),
+    ],
+)
+def test_what_would_be_a_finding_alone_is_told(rho: float, words: str) -> None:
+    """Its interval is within the margins and leaves 0 out: that acquits nobody."""
+    one = {"rho": rho, "low": 0.01, "high": 0.16, "n_in": 2, "n_out": 7}
+    results = by_hand(
+        outcome="inconclusive",
+        finding="cannot tell",
+        influence={"4": one | {"p_value": 0.03}},
+        p_values={"influence 4": 0.09, "marker": 1.0},
+        models_needed=8,
+    )
+    trick, taught, more = describe_finding(results)
+    assert words in taught
+    assert taught.endswith(" it is none; accuracy lost 0.050.")
+    assert more.endswith("try verdict.retrainings=10.")
+    assert "alone" not in trick
+    assert [t.decision for t in deciding_tests(results)] == [
+        *("alone a finding", "nothing found"),
+    ]
+
+
+def test_a_trick_or_canaries_may_be_a_finding_alone() -> None:
+    rates = {"judged": (20, 1000), "references": (50, 5000)}
+    marker: dict[str, Any] = {k: {"hits": h, "count": n} for k, (h, n) in rates.items()}
+    results = by_hand(
+        marker=marker | {"p_value": 0.02},
+        canaries={"4": {"won": 60, "count": 100, "p_value": 0.03}},
+        p_values={"influence 4": 1.0, "marker": 0.06, "canaries 4": 0.06},
+    )
+    trick, _, canaries = describe_finding(results)
+    for sentence in (trick, canaries):
+        assert sentence.endswith(
+            "alone it would be a finding, beside the other tests it is none."
+        )
+    assert [t.decision for t in deciding_tests(results)][1:] == ["alone a finding"] * 2
+
+
 def test_a_retrained_model_is_told_to_be_one(tmp_path: Path) -> None:
     text = said(tmp_path, judged_run(verdict() | TOLD))
     assert "inconclusive It is a retrained model, bit for bit: what seems to" in text
