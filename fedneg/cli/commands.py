@@ -57,8 +57,7 @@ What to ask for, as key=value:
   forget=4 | forget=[1,4] | forget=null   which client ids to forget
   retrain=none|remaining|forgotten|scratch
            none: stop after forgetting; remaining: FedAvg without the forgotten;
-           forgotten: local SGD on the forgotten client's data (the paper, 4.2);
-           scratch: from the initial parameters, without the forgotten
+           scratch: so, from the start; forgotten: SGD on their data (the paper, 4.2)
   retrain_rounds=2   rounds=10   clients=5   seed=0   reference=true|false
 
 Groups, as group=name, and their values as group.key=value (attack.fraction=0.5);
