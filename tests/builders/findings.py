@@ -15,6 +15,20 @@ MODELS = ("original", "unlearned", "recovered", "retrained")
 HITS = {"original": 981, "unlearned": 2, "recovered": 2, "retrained": 3}
 N = 120
 
+# What the earlier judge left in results.json.
+EARLIER: dict[str, Any] = {
+    "outcome": "not forgotten",
+    "finding": None,
+    "model": "recovered",
+    "evidence": [
+        {"name": "attack_success_gap", "model": "recovered", "value": 0.97}
+        | {"threshold": 0.02, "decision": "not forgotten", "why": "above"}
+    ],
+    "utility": {"value": 0.9, "gap": -0.1, "threshold": -0.01, "kept": False},
+    "controls": {"original": "not forgotten", "retrained": "forgotten"},
+    "outcomes": {"original": "not forgotten", "recovered": "not forgotten"},
+}
+
 
 class World:
     """Models that have a share of what clients taught; `chance` sets them apart."""

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from builders.findings import verdict
+from builders.findings import EARLIER, verdict
 from builders.run_folders import add_run
 from fedneg.reports.compare.controls import controls_table
 from fedneg.reports.compare.influence import draw_influences, draw_laters
@@ -200,11 +200,15 @@ def test_markdown_has_a_column_of_influence_only_where_it_was_measured(
 def test_runs_of_the_earlier_judge_are_shown_and_said_to_be_such(
     tmp_path: Path,
 ) -> None:
-    add_run(tmp_path / "0")
+    add_run(tmp_path / "0", verdict=EARLIER)
     page = write_comparison(tmp_path)[1].read_text()
     assert "The verdicts of 1 run are of the earlier judge" in page
     assert "What can still be seen" not in page
-    assert "1 forgotten" in page
+    assert "1 not forgotten" in page
+    frame = collect_sweep(tmp_path)
+    assert frame["outcome"].tolist() == ["not forgotten"]
+    assert frame[["finding", "rho"]].isna().to_numpy().all()
+    assert ">not forgotten</td>" in write_sweep(tmp_path)[1].read_text()
 
 
 @pytest.mark.parametrize("null", [None, float("nan"), "x"])

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from builders.findings import judged_run, measured, verdict
+from builders.findings import EARLIER, judged_run, measured, verdict
 from builders.run_results import make_run, render, said
 from fedneg.reports.compare.sweep import collect_sweep, write_sweep
 from fedneg.reports.conclusions import describe_conclusions
@@ -589,20 +589,6 @@ def test_hostile_strings_stay_text(tmp_path: Path) -> None:
     printed = shown(judged_run(found)[0])
     assert "\x1b" not in printed
     assert "[red]" in printed
-
-
-EARLIER = {
-    "outcome": "not forgotten",
-    "finding": None,
-    "model": "recovered",
-    "evidence": [
-        {"name": "attack_success_gap", "model": "recovered", "value": 0.97}
-        | {"threshold": 0.02, "decision": "not forgotten", "why": "above"}
-    ],
-    "utility": {"value": 0.9, "gap": -0.1, "threshold": -0.01, "kept": False},
-    "controls": {"original": "not forgotten", "retrained": "forgotten"},
-    "outcomes": {"original": "not forgotten", "recovered": "not forgotten"},
-}
 
 
 def test_a_verdict_of_the_earlier_judge_says_that_it_is_one(tmp_path: Path) -> None:
