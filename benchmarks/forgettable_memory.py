@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fedneg import Forgettable
 from fedneg.core.formats import human_bytes, human_seconds
@@ -32,6 +32,7 @@ from fedneg.flower_internals import be_somebody
 ARRAYS = 20
 ROUNDS = 2
 KINDS = ("FedAvg", "Forgettable", "on the disk")
+Trained = tuple[Strategy, ArrayRecord]
 
 
 def noisy_clients() -> ClientApp:
@@ -39,7 +40,7 @@ def noisy_clients() -> ClientApp:
     app = ClientApp()
 
     @app.train()
-    def train(message: Message, context: Context) -> Message:
+    def add_noise(message: Message, context: Context) -> Message:
         client_id = int(str(context.node_config["partition-id"]))
         draws = rng(0, "noise", 0, client_id)
         found = {}
@@ -56,24 +57,29 @@ def noisy_clients() -> ClientApp:
     return app
 
 
-def measure(kind: str, parameters: int, clients: int) -> dict[str, float]:
-    """Train and, where it can be, forget; return this process's peak in bytes."""
-    logging.disable(logging.WARNING)
+def train(inner: Strategy, kind: str, parameters: int, clients: int) -> Trained:
+    """Train a model of zeros by a strategy, as it is or held, in memory or not."""
     be_somebody(task_id=1, run_id=RUN_ID, node_id=SERVER_NODE_ID)
     each = parameters // ARRAYS
     arrays = ArrayRecord(
         {f"layers.{k}": Array(np.zeros(each, np.float32)) for k in range(ARRAYS)}
     )
     grid = InlineGrid(noisy_clients(), clients)
-    inner = FedAvg(fraction_evaluate=0.0)
     memory = 0 if kind == "on the disk" else 2**20
     strategy = inner if kind == "FedAvg" else Forgettable(inner, memory_mib=memory)
+    return strategy, strategy.start(grid, arrays, num_rounds=ROUNDS).arrays
+
+
+def measure(kind: str, parameters: int, clients: int) -> dict[str, float]:
+    """Train and, where it can be, forget; return this process's peak in bytes."""
+    logging.disable(logging.WARNING)
     start = time.perf_counter()
-    result = strategy.start(grid, arrays, num_rounds=ROUNDS)
+    inner = FedAvg(fraction_evaluate=0.0)
+    strategy, arrays = train(inner, kind, parameters, clients)
     trained = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if isinstance(strategy, Forgettable):
-        strategy.forget([strategy.clients[1]], result.arrays)
+        strategy.forget([strategy.clients[1]], arrays)
     whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"trained": peak, "forgotten": whole, "seconds": trained / ROUNDS}
 

@@ -7,7 +7,6 @@ folder is told in life.py.
 from collections.abc import Sequence
 from operator import index
 
-import numpy as np
 from flwr.app import ArrayRecord, Message
 
 from fedneg.core.errors import FedNegError
@@ -131,7 +130,8 @@ class Holding(HeldModel):
             # The round never was, for the strategy's moments neither.
             give_moments(self.strategy, names, self.arrays, ledger)
             raise
-        expected = ledger.enter(
+        after = names.joined(arrays)
+        ledger.enter(
             number,
             before,
             found.parts,
@@ -139,14 +139,13 @@ class Holding(HeldModel):
             gain=found.gain,
             local=local,
             norms=norms,
+            # What rounding made different in the inner strategy's sum is nobody's.
+            take=lambda block, made: ledger.correct(block, after[block], made),
         )
         ledger.statistics.record(
             {row: one.rest for row, one in clients.items()},
             {row: one.weight for row, one in clients.items()},
         )
-        # What rounding made different in the inner strategy's sum is nobody's.
-        after = whole_of(names.joined(arrays))
-        ledger.correction += np.subtract(after, expected, out=expected)
         note = advance_moments if is_somebodys else inherit_moments
         note(self.strategy, names, ledger)
         self._depends |= found.depends

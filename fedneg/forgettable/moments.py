@@ -17,7 +17,7 @@ References
 Reddi et al., Adaptive federated optimization, ICLR 2021, Algorithm 2. arXiv:2003.00295
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from fedneg.core.parameters import Vector
 from fedneg.forgettable.inner import layers
 from fedneg.forgettable.names import Names, joined
+from fedneg.forgettable.views import blocks
 from fedneg.ledger.ledger import Ledger
 
 # What of the server still depends on who was forgotten.
@@ -63,11 +64,16 @@ class Server:
         if inner is None:
             return cls(1.0, server_optimiser(strategy)[0])
         if _is_adaptive(inner) and inner.v_t:
-            second = joined([inner.v_t[n] for n in names.parameters], np.float64)
             with np.errstate(invalid="ignore"):
-                gain = 1 / (np.sqrt(second) + inner.tau)
-            return cls(1 - float(inner.beta_1), gain.astype(np.float32))
+                gains = [_gain(inner.v_t[n], inner.tau) for n in names.parameters]
+            return cls(1 - float(inner.beta_1), joined(gains))
         return cls(1.0, server_optimiser(strategy)[0])
+
+
+def _gain(second: NDArray[Any], tau: float) -> NDArray[np.float32]:
+    """Return what a momentum is multiplied with, but for a factor, in an array."""
+    wide = np.sqrt(np.asarray(second, np.float64)) + tau
+    return np.asarray(1 / wide, np.float32)
 
 
 def optimiser_of(strategy: Strategy) -> Any | None:
@@ -115,9 +121,9 @@ def begin_moments(strategy: Strategy, names: Names, ledger: Ledger) -> None:
 
     Their momentum is nobody's.
     """
-    found = _momentum(optimiser_of(strategy), names)
+    found = _momentum(optimiser_of(strategy), names, names.parameters)
     if ledger.buffers is not None and found is not None:
-        vector = joined([found[name] for name in names.parameters])
+        vector = joined(list(found.values()))
         if vector.any():
             ledger.shared[INHERITED] = vector
     remember_moments(strategy, names, ledger)
@@ -135,10 +141,10 @@ def inherit_moments(strategy: Strategy, names: Names, ledger: Ledger) -> None:
 
     What the strategy's momentum has beyond the rows is nobody's then.
     """
-    found = _momentum(optimiser_of(strategy), names)
+    found = _momentum(optimiser_of(strategy), names, names.parameters)
     if ledger.buffers is not None and found is not None:
         ledger.shared.pop(INHERITED, None)
-        vector = joined([found[name] for name in names.parameters], np.float64)
+        vector = joined(list(found.values()), np.float64)
         vector -= momentum_of(ledger, slice(None))
         ledger.shared[INHERITED] = vector.astype(np.float32)
     remember_moments(strategy, names, ledger)
@@ -149,9 +155,9 @@ def remember_moments(strategy: Strategy, names: Names, ledger: Ledger) -> None:
     inner = optimiser_of(strategy)
     if inner is None:
         return
-    found = _momentum(inner, names)
+    found = _momentum(inner, names, (*names.statistics, *names.counters))
     if found is not None and ledger.buffers is not None:
-        rest = joined([found[name] for name in (*names.statistics, *names.counters)])
+        rest = joined(list(found.values()))
         if rest.size:
             ledger.shared[REST] = rest
     if _is_adaptive(inner) and inner.v_t:
@@ -174,7 +180,7 @@ def take_momentum(
     for one in layers(strategy):
         _put_model(one, arrays)
     inner = optimiser_of(strategy)
-    found = _momentum(inner, names)
+    found = _momentum(inner, names, names.order)
     if found is not None and gone is not None:
         # There is one of running statistics too, of which nobody knows whose it is.
         theirs = _as_arrays(names, gone)
@@ -201,7 +207,9 @@ def give_moments(
         inner.current_arrays = arrays
     if ledger.buffers is not None:
         rest = shared.get(REST, np.zeros(layout.width - layout.size, np.float32))
-        momentum = momentum_of(ledger, slice(None)).astype(np.float32)
+        momentum = np.empty(layout.size, np.float32)
+        for block in blocks(layout.size):
+            momentum[block] = momentum_of(ledger, block)
         _put_momentum(inner, _typed(names, names.arrays(momentum, rest)))
     if _is_adaptive(inner):
         second = shared.get(SECOND)
@@ -219,16 +227,16 @@ def clear_moments(strategy: Strategy) -> None:
                 setattr(one, name, None)
 
 
-def _momentum(inner: Any | None, names: Names) -> Named | None:
+def _momentum(inner: Any | None, names: Names, of: Sequence[str]) -> Named | None:
     """Return a momentum of updates by name; Flower's FedAvgM has one of gradients."""
     if inner is None:
         return None
     if _is_adaptive(inner):
-        return dict(inner.m_t) if inner.m_t else None
+        return {name: inner.m_t[name] for name in of} if inner.m_t else None
     if inner.momentum_vector is None:
         return None
-    vector = zip(names.order, inner.momentum_vector, strict=True)
-    return {name: -array for name, array in vector}
+    vector = dict(zip(names.order, inner.momentum_vector, strict=True))
+    return {name: -vector[name] for name in of}
 
 
 def _put_momentum(inner: Any, found: Mapping[str, NDArray[Any]]) -> None:

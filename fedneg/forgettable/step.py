@@ -23,7 +23,7 @@ from fedneg.forgettable.moments import Server, depends_on_state, momentum_of
 from fedneg.forgettable.names import Names
 from fedneg.forgettable.parts import Attributed, Round
 from fedneg.forgettable.refusals import NotLinearError, refusal
-from fedneg.forgettable.views import blocks, is_finite, norm
+from fedneg.forgettable.views import blocks, dot, is_finite, norm
 from fedneg.forgettable.weighing import CHOSEN, Weighing, fixed, rules
 from fedneg.ledger.ledger import BLOCK, Ledger
 
@@ -95,16 +95,16 @@ def _tries(
     for weighing in _weighings(strategy, server, found, carried):
         gain = server.gain
         if isinstance(gain, np.ndarray):
-            length = dot = 0.0
+            length = product = 0.0
             for block, moved in _moved(names, server, found, carried, weighing):
-                length += float(moved @ moved)
-                dot += float(found.step[block] @ moved)
-            gain = gain * np.float32(dot / length if length else 1.0)
+                length += dot(moved, moved)
+                product += dot(found.step[block], moved)
+            gain = gain * np.float32(product / length if length else 1.0)
         off = dict.fromkeys(rounding, 0.0)
         made = _moved(names, replace(server, gain=gain), found, carried, weighing)
         for (block, moved), (_, dtype) in zip(made, _typed(names), strict=True):
             moved -= found.step[block]
-            off[dtype] += float(moved @ moved)
+            off[dtype] += dot(moved, moved)
         # What a coarse type rounds excuses its own arrays, and no others.
         beyond = [max(0.0, off[d] ** 0.5 - OF_EPSILON * r) for d, r in rounding.items()]
         tried.append((float(np.linalg.norm(beyond)), gain, weighing))
@@ -119,8 +119,9 @@ def _rounding(
     for block, dtype in _typed(names):
         by = scale[block] if isinstance(scale, np.ndarray) and scale.ndim else scale
         epsilon = max(np.finfo(dtype).eps, np.finfo(np.float32).eps)
-        sizes = (np.linalg.norm(by * one[block]) for one in (found.before, found.step))
-        squares[dtype] = squares.get(dtype, 0.0) + float(epsilon * sum(sizes)) ** 2
+        two = (by * one[block].astype(np.float64) for one in (found.before, found.step))
+        size = sum(dot(part, part) ** 0.5 for part in two)
+        squares[dtype] = squares.get(dtype, 0.0) + float(epsilon * size) ** 2
     return {dtype: square**0.5 for dtype, square in squares.items()}
 
 
@@ -202,8 +203,10 @@ def _weighed(
     """Yield blocks with the weights and updates there of all replies."""
     for block, dtype in _typed(names, inside):
         updates = np.stack([reply.update[block] for reply in found.replies])
-        values = found.before[block] + updates
-        weights = weighing.of(values.astype(dtype, copy=False))
+        weights = weighing.column
+        if weights is None:
+            values = found.before[block] + updates
+            weights = weighing.of(values.astype(dtype, copy=False))
         yield block, weights, updates.astype(np.float64)
 
 
@@ -224,9 +227,12 @@ def _parts(
 ) -> Attributed:
     """Return the parts by client."""
     means = np.zeros(len(found.replies))
-    for _, weights, updates in _weighed(names, found, weighing):
-        wide = np.broadcast_to(weights, updates.shape)
-        means += wide.sum(axis=1) / found.before.size
+    if weighing.column is not None:
+        means += weighing.column[:, 0]
+    else:
+        for _, weights, updates in _weighed(names, found, weighing):
+            wide = np.broadcast_to(weights, updates.shape)
+            means += wide.sum(axis=1) / found.before.size
     shares = dict[int, float]()
     for reply, mean in zip(found.replies, means, strict=True):
         shares[reply.row] = shares.get(reply.row, 0.0) + float(mean)

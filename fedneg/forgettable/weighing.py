@@ -47,16 +47,19 @@ class Weighing:
         parameters' own type, to weights (n, size), or (n, 1) where all are alike.
     depends : str
         What of it hung on all clients together, for people; empty: nothing.
+    column : array (n, 1), optional
+        What `of` returns, where that hangs on no values.
     """
 
     of: Callable[[Values], Weights]
     depends: str = ""
+    column: Weights | None = None
 
 
 def fixed(weights: Sequence[float] | Weights, depends: str = "") -> Weighing:
     """Return the rule that each reply has one weight, whatever its values."""
     column = np.asarray(weights, np.float64)[:, None]
-    return Weighing(lambda _: column, depends)
+    return Weighing(lambda _: column, depends, column)
 
 
 def by_examples(examples: Sequence[float]) -> Weighing:

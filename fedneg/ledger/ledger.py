@@ -20,6 +20,7 @@ changes one has to have the others before their eyes.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +37,8 @@ from fedneg.ledger.statistics import Statistics
 BLOCK = 1 << 15
 # Writes a block of what a client added to the aggregate into the vector given last.
 WritePart = Callable[[int, slice, Vector], None]
+# Takes a block of the parameters after a round.
+TakeBlock = Callable[[slice, Vector], None]
 # How far ledger and global parameters may be apart (`Ledger.deviation`).
 TOLERANCE = 1e-5
 
@@ -149,6 +152,23 @@ class Ledger:
         self.participation: list[Participation] = []
         self.shared: dict[str, Vector] = {}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Ledger":
+        """Return a copy whose rows lie where these do: on the disk, if they are there.
+
+        Raises
+        ------
+        FedNegError
+            If the disk cannot hold them twice.
+        """
+        stores = [self.contributions, self.buffers, self.local.rows]
+        for rows in (*stores, self.updates.rows, self.statistics.rows):
+            if isinstance(rows, np.memmap):
+                memo[id(rows)] = grown(rows, 0, self.folder)
+        found = memo[id(self)] = type(self).__new__(type(self))
+        for name, value in vars(self).items():
+            setattr(found, name, deepcopy(value, memo))
+        return found
+
     @property
     def clients(self) -> int:
         """K, the number of rows."""
@@ -236,7 +256,12 @@ class Ledger:
             np.subtract(local[client_id][block], before[block], out=out)
             out *= np.float32(weights[client_id])
 
-        after = self._advance(before, order, part, np.float32(self.learning_rate))
+        after = np.empty(before.size, dtype=np.float32)
+
+        def take(block: slice, found: Vector) -> None:
+            after[block] = found
+
+        self._advance(before, order, part, np.float32(self.learning_rate), take)
         if self.keep_local:
             for client_id in order:
                 self.local[client_id] = local[client_id]
@@ -260,6 +285,7 @@ class Ledger:
         gain: float | Vector = 1.0,
         local: Mapping[int, Vector] | None = None,
         norms: Mapping[int, tuple[float, ...]] | None = None,
+        take: TakeBlock | None = None,
     ) -> Vector:
         """Enter a round of which each client's part is known, and no one weight is.
 
@@ -281,18 +307,25 @@ class Ledger:
             What the server multiplied the aggregate, or its momentum, with.
         local, norms
             As of `record`; `local` is looked at only where last local models are kept.
+        take : callable, optional
+            (block, parameters after the server step): given the result by blocks, in
+            any order and in threads. Then none is returned whole.
 
         Returns
         -------
         Vector
-            Parameters after the server step.
+            Parameters after the server step; empty if `take` had them.
         """
+        after = np.empty(0 if take else before.size, dtype=np.float32)
 
         def part(client_id: int, block: slice, out: Vector) -> None:
             out[...] = parts[client_id][block]
 
-        found = gain if isinstance(gain, np.ndarray) else np.float32(gain)
-        after = self._advance(before, sorted(parts), part, found)
+        def keep(block: slice, found: Vector) -> None:
+            after[block] = found
+
+        rate = gain if isinstance(gain, np.ndarray) else np.float32(gain)
+        self._advance(before, sorted(parts), part, rate, take or keep)
         if self.keep_local:
             for client_id, vector in sorted((local or {}).items()):
                 self.local[client_id] = vector
@@ -302,28 +335,32 @@ class Ledger:
         self.release()
         return after
 
+    def correct(self, block: slice, after: Vector, expected: Vector) -> None:
+        """Say that a step ended elsewhere than its parts do, by what is nobody's."""
+        self.correction[block] += after - expected
+
     def _advance(
         self,
         before: Blocks,
         order: Sequence[int],
         part: WritePart,
         gain: np.float32 | Vector,
-    ) -> Vector:
-        """Enter parts, which `part` writes block by block; return the parameters."""
-        after = np.empty(before.size, dtype=np.float32)
+        take: TakeBlock,
+    ) -> None:
+        """Enter parts that `part` writes block by block; `take` has what they make."""
 
         def sum_block(start: int) -> None:
             block = slice(start, start + BLOCK)
             rate = gain[block] if isinstance(gain, np.ndarray) else gain
-            step = self._step(block, before[block].size, order, part, rate)
-            after[block] = before[block] + step
+            old = before[block]
+            step = self._step(block, old.size, order, part, rate)
+            take(block, (old + step).astype(np.float32))
             self.release()  # not all rows at once, if they are maps
 
         # Blocks have nothing to do with each other: their order changes no bit.
         starts = range(0, before.size, BLOCK)
         with ThreadPoolExecutor(min(cores(), len(starts))) as pool:
             list(pool.map(sum_block, starts))
-        return after
 
     def _step(
         self,
@@ -533,10 +570,10 @@ class Ledger:
         self.local.restore({int(k): place for k, place in places.items()})
         self.statistics.restore_facts(facts.get("statistics", {}))
 
-    def rebuilt(self) -> Vector:
+    def rebuilt(self, block: slice = slice(None)) -> Vector:
         """Return initial + all contributions + correction: the global parameters."""
-        total = self.initial + self.contribution(range(self.clients)) + self.correction
-        return total.astype(np.float32)
+        total = self.initial[block] + self.contribution(range(self.clients), block)
+        return (total + self.correction[block]).astype(np.float32)
 
     def deviation(self, parameters: Vector) -> float:
         """Return how far global parameters are from `rebuilt`, relative to their norms.
@@ -546,9 +583,14 @@ class Ledger:
         for two hundred thousand, and less than what a client leaves in a round.
         Infinite parameters, which tell nothing, deviate by 0.
         """
-        parameters = parameters[: self.initial.size]
-        if not np.isfinite(parameters).all():
+        squares = np.zeros(3)
+        for start in range(0, self.initial.size, BLOCK):
+            block = slice(start, min(start + BLOCK, self.initial.size))
+            ours, theirs = self.rebuilt(block), parameters[block].astype(np.float64)
+            vectors = ours - theirs, theirs, self.initial[block].astype(np.float64)
+            squares += [np.einsum("i,i->", one, one) for one in vectors]
+        difference, *sizes = np.sqrt(squares)
+        if not np.isfinite(sizes[0]):
             return 0.0
-        difference = self.rebuilt().astype(np.float64) - parameters
-        scale = np.linalg.norm(parameters) + np.linalg.norm(self.initial)
-        return float(np.linalg.norm(difference) / scale) if scale else 0.0
+        scale = sum(sizes)
+        return float(difference / scale) if scale else 0.0
