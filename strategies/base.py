@@ -93,7 +93,7 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
         self.options = self.parse_options(config)
         self.hooks = hooks
         self.roster = roster or Roster(config.clients, hooks=hooks)
-        self.forgotten: set[int] = set()
+        self.forgotten = set()
         self.forgetting: tuple[int, ...] = ()
         self.phase = Phase("train", tuple(range(config.clients)), config.rounds)
         self.reports: list[RoundReport] = []
@@ -266,23 +266,13 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
     def _record(self, local: Mapping[int, Vector], good: Mapping[int, Reply]) -> Vector:
         """Enter local models into the ledger; return the parameters after FedAvg."""
         number = self.reports[-1].server_round
-        counts = {k: reply.num_examples for k, reply in good.items()}
         norms = {k: reply.norms for k, reply in good.items()}
-        self._record_statistics(good)
-        return self.ledger.record(number, self._global, local, counts, norms)
-
-    def _record_statistics(self, good: Mapping[int, Reply]) -> None:
-        """Enter what of the clients' models is not trained."""
-        self.ledger.statistics.record(
-            {k: reply.statistics for k, reply in good.items()},
-            {k: reply.num_examples for k, reply in good.items()},
-        )
+        return self.enter_models(number, self._global, local, good, norms)
 
     def _unlearn(self) -> None:
         """Run the method, and take the forgotten clients out of ledger and sampling."""
         ids = self.forgetting
         self._global = self._rectified = self.take_out(self._global, ids)
-        self.forgotten |= set(ids)
 
     def _out(self) -> set[int]:
         """Return who is out, but for those that take part in their own forgetting."""

@@ -202,7 +202,7 @@ class FedEraser(LedgerFedAvg):
         """Return the parameters after a rebuilt round, entered into the ledger."""
         if number == 1 and not self._first:
             return super().combine(number, good)
-        counts: dict[int, float] = {k: r.num_examples for k, r in good.items()}
+        counts = {k: r.weight for k, r in good.items()}
         local: dict[int, Vector] = {}
         if number == 1:
             counts = dict(self._retained[0].weights)
@@ -210,7 +210,7 @@ class FedEraser(LedgerFedAvg):
         local |= {k: self.adjust(number, k, r.local) for k, r in good.items()}
         # What is forgotten later is rebuilt from these in turn.
         norms = {k: self._retained[number - 1].norms[k] for k in local}
-        self._record_statistics(good)
-        return self.ledger.record(
-            self.reports[-1].server_round, self._global, local, counts, norms
+        number = self.reports[-1].server_round
+        return self.enter_models(
+            number, self._global, local, good, norms, weights=counts
         )

@@ -1,5 +1,7 @@
 """The ledger of the models that descend from the same initial parameters."""
 
+from collections.abc import Collection
+
 from fedneg.core.errors import FedNegError
 from fedneg.core.layout import Layout
 from fedneg.core.machine import cache_root
@@ -7,13 +9,13 @@ from fedneg.core.parameters import NDArrays, Shapes, Vector, flatten
 from fedneg.core.settings import Config
 from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.rows import KeptUpdates, Rows, make_rows
-from fedneg.ledger.statistics import Statistics
+from fedneg.ledger.strategy import LedgerStrategy, empty_ledger
 from fedneg.strategies.method import ForgettingMethod
 from fedneg.strategies.sampling import sample_size
 from fedneg.tasks.prototype import Prototype
 
 
-def empty_ledger(
+def ledger_of(
     model: Vector,
     layout: Layout,
     config: Config,
@@ -21,7 +23,7 @@ def empty_ledger(
     keep_local: bool,
     keep_updates: int,
 ) -> tuple[Ledger, Rows]:
-    """Return a ledger, and rows where a round's replies can wait.
+    """Return an empty ledger, and rows where a round's replies can wait.
 
     Both lie on the disk if the ledger is larger than `strategy.ledger_memory_mib`.
 
@@ -37,32 +39,25 @@ def empty_ledger(
         Every how many rounds it keeps all clients' updates; 0: never.
     """
     settings, clients = config.strategy, config.clients
-    initial, statistics = model[: layout.size], model[layout.size :]
     kept = -(-config.rounds // keep_updates) if keep_updates else 0
     rows = clients * (1 + kept)
-    large = rows * initial.nbytes > settings.ledger_memory_mib * 2**20
+    large = rows * 4 * layout.size > settings.ledger_memory_mib * 2**20
     folder = cache_root() / "scratch" if large else None
-    ledger = Ledger(
-        initial,
+    ledger = empty_ledger(
+        model,
+        layout,
         clients=clients,
-        learning_rate=settings.server_learning_rate,
-        momentum=settings.server_momentum,
+        server=(settings.server_learning_rate, settings.server_momentum),
         keep_local=keep_local,
         updates=KeptUpdates(
-            keep_updates, make_rows(clients * kept, initial.size, folder)
+            keep_updates, make_rows(clients * kept, layout.size, folder)
         ),
         folder=folder,
-        statistics=Statistics(
-            statistics,
-            clients=clients,
-            means=layout.means,
-            folder=folder,
-        ),
     )
     return ledger, make_rows(sample_size(config, clients), model.size, folder)
 
 
-class Lineage(ForgettingMethod):
+class Lineage(LedgerStrategy, ForgettingMethod):
     """The part of a strategy that keeps a ledger of the current model.
 
     Attributes
@@ -73,26 +68,16 @@ class Lineage(ForgettingMethod):
         Parameters that the current lineage began with.
     prototype : Prototype
         Makes models of the task; `use_task` sets it.
-    layout : Layout
-        Of the model: a whole one's vector has statistics after the d parameters.
     """
 
     config: Config
     initial: Vector
     prototype: Prototype
-    layout: Layout = Layout(())
     # Of the parameters alone: what the ledger's rows are made of.
     _shapes: Shapes = ()
-    _ledger: Ledger | None = None
     _server_bytes: int | None = None
     # Replies of a round wait here until all are in.
     _waiting: Rows
-
-    @property
-    def ledger(self) -> Ledger:
-        """The ledger of the current model; made by `reset`."""
-        assert self._ledger is not None, "reset() comes first"
-        return self._ledger
 
     @property
     def server_bytes(self) -> int:
@@ -139,7 +124,7 @@ class Lineage(ForgettingMethod):
         start = flatten(initial)
         # The ledger's own may come to hold what forgetting left (`fold_correction`).
         self.initial = start[: self.layout.size]
-        self._ledger, self._waiting = empty_ledger(
+        self._ledger, self._waiting = ledger_of(
             start,
             self.layout,
             self.config,
@@ -147,13 +132,15 @@ class Lineage(ForgettingMethod):
             keep_updates=self.keeps_updates,
         )
 
-    def take_on(self, ledger: Ledger, layout: Layout) -> None:
-        """Take a ledger that another strategy keeps, of whose model this is the layout.
+    def take_on(
+        self, ledger: Ledger | None, layout: Layout, forgotten: Collection[int] = ()
+    ) -> None:
+        """Go on with a ledger that another strategy keeps; `reset` makes one's own.
 
-        For methods that need no task; `reset` makes one of its own.
+        For methods that need no task.
         """
-        self._ledger, self.layout = ledger, layout
-        self._shapes, self.initial = layout.parameter_shapes, ledger.initial
+        super().take_on(ledger, layout, forgotten)
+        self._shapes, self.initial = layout.parameter_shapes, self.ledger.initial
 
     def take_out(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return the parameters after forgetting; the ledger stands for them then.
@@ -167,12 +154,13 @@ class Lineage(ForgettingMethod):
         """
         self._server_bytes = self.needs().server_bytes  # while all rows are there
         after = self.rectify(before, client_ids)
-        if self.starts_over:
-            self.ledger.start_over(after)
-        else:
-            self.ledger.forget(
-                client_ids, before=before, after=after, spread=self.spread
-            )
+        self.drop(
+            client_ids,
+            before=before,
+            after=after,
+            spread=self.spread,
+            starts_over=self.starts_over,
+        )
         return after
 
     def fresh_parameters(self, draw: int) -> Vector:

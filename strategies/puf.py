@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from fedneg.core.checks import choice, number
 from fedneg.core.formats import name_clients
 from fedneg.core.parameters import Vector, add, weights_of
+from fedneg.ledger.steps import Step
 from fedneg.strategies.base import LedgerFedAvg
 from fedneg.strategies.method import About, Needs
 from fedneg.strategies.replies import Reply
@@ -134,13 +135,11 @@ class PUF(LedgerFedAvg):
         self, before: Vector, stay: Mapping[int, Reply], weights: Mapping[int, float]
     ) -> Vector:
         """Return the parameters after those who stay, who share the round's weight."""
-        self._record_statistics(stay)
-        return self.ledger.enter(
-            self.reports[-1].server_round,
-            before,
+        step = Step(
             {k: (r.local - before) * weights[k] for k, r in stay.items()},
             {k: weights[k] for k in stay},
             gain=self.settings.server_learning_rate,
             local={k: r.local for k, r in stay.items()},
             norms={k: r.norms for k, r in stay.items()},
         )
+        return self.enter_step(self.reports[-1].server_round, before, step, stay)

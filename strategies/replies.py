@@ -42,6 +42,11 @@ class Reply:
     norms: tuple[float, ...]
 
     @property
+    def weight(self) -> float:
+        """What the reply is to be weighed by."""
+        return self.num_examples
+
+    @property
     def norm(self) -> float:
         """Euclidean norm of the whole update."""
         return math.hypot(*self.norms)

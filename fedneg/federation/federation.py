@@ -107,8 +107,7 @@ class Federation:
     @property
     def took_part(self) -> set[int]:
         """Client ids whose updates the current lineage has, in any round of it."""
-        entries = self.strategy.ledger.participation
-        return {client_id for entry in entries for client_id in entry.weights}
+        return self.strategy.took_part
 
     def measure_initial(self) -> None:
         """Enter the initial parameters into the history, as round 0."""

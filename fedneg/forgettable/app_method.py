@@ -86,8 +86,7 @@ class AppMethod:
         """Return the parameters after forgetting, as the class in strategies/ does."""
         trained = max(1, len(ledger.participation))
         strategy = self._made(clients=ledger.clients, rounds=trained)
-        strategy.take_on(ledger, layout)
-        strategy.forgotten = set(forgotten)
+        strategy.take_on(ledger, layout, forgotten)
         asked = strategy.unlearn_rounds(strategy.config)
         strategy.begin(Phase("unlearn", (), asked), rows)
         strategy.check_kept(rows)

@@ -20,7 +20,7 @@ from fedneg.core.parameters import Vector
 from fedneg.core.reading import read_json
 from fedneg.forgettable.names import FROZEN, Names, is_numbered
 from fedneg.ledger.ledger import Ledger
-from fedneg.ledger.statistics import Statistics
+from fedneg.ledger.strategy import empty_ledger
 from fedneg.ledger.tensors import read_tensors, sha256_of, write_tensors
 
 SCHEMA = 1
@@ -71,7 +71,7 @@ def write_ledger(
 
 
 def shape_of(ledger: Ledger, names: Names) -> dict[str, Any]:
-    """Return what `empty_ledger` needs to make room for what a ledger holds."""
+    """Return what `ledger_for` needs to make room for what a ledger holds."""
     return {
         "names": names.to_json(),
         "frozen": names.digest_of_frozen(),
@@ -98,7 +98,7 @@ def names_in(facts: Mapping[str, Any], model: Any) -> Names:
     return names
 
 
-def empty_ledger(facts: Mapping[str, Any], memory_mib: int) -> Ledger:
+def ledger_for(facts: Mapping[str, Any], memory_mib: int) -> Ledger:
     """Return a ledger of zeros of a shape that `shape_of` gave.
 
     Parameters
@@ -114,19 +114,15 @@ def empty_ledger(facts: Mapping[str, Any], memory_mib: int) -> Ledger:
     """
     clients, size = facts["shape"]
     layout = Names.from_json(facts["names"], {}).layout
-    statistics = Statistics(
-        np.zeros(layout.width - layout.size, np.float32),
+    if (size, facts["means"]) != (layout.size, layout.means):
+        raise ValueError(f"its rows have {size} numbers, and its arrays {layout.size}")
+    ledger = empty_ledger(
+        np.zeros(layout.width, np.float32),
+        layout,
         clients=clients,
-        means=facts["means"],
-        keep_initial=True,
-    )
-    ledger = Ledger(
-        np.zeros(size, np.float32),
-        clients=clients,
-        learning_rate=facts["learning_rate"],
-        momentum=facts["momentum"],
+        server=(facts["learning_rate"], facts["momentum"]),
         keep_local=facts.get("keep_local", False),
-        statistics=statistics,
+        keep_initial=True,
         **beyond(memory_mib),
     )
     for name, length in facts.get("shared", {}).items():
@@ -156,7 +152,7 @@ def read_ledger(
     model : torch module or None
         Has what is frozen, which is in no file.
     memory_mib : int
-        As of `empty_ledger`.
+        As of `ledger_for`.
 
     Raises
     ------
@@ -176,7 +172,7 @@ def read_ledger(
         if sha256_of(path) != facts["sha256"]:
             raise ValueError(f"{path.name} is damaged: its sha256 is another one")
         names = names_in(facts, model)
-        ledger = empty_ledger(facts, memory_mib)
+        ledger = ledger_for(facts, memory_mib)
         initial, parameters = ledger.statistics.initial, np.empty_like(ledger.initial)
         arrays = {"statistics initial": initial, PARAMETERS: parameters}
         read_tensors(path, ledger.arrays() | arrays)

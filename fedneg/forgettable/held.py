@@ -26,7 +26,6 @@ class Trainer:
     @property
     def ledger(self) -> Ledger:
         """The strategy's."""
-        assert self.held.ledger is not None, "there is a ledger before any request"
         return self.held.ledger
 
     @property
@@ -37,7 +36,7 @@ class Trainer:
 
     def row_of(self, client_id: int) -> int | None:
         """Return a client's row, which it has from its first round on."""
-        return self.held.places.get(client_id)
+        return self.held.row_of(client_id)
 
     def bytes_of(self, parameters: Vector) -> bytes:
         """Return the file of a model, by the names that its arrays came with."""
@@ -48,8 +47,8 @@ class Trainer:
     @property
     def contains(self) -> list[int]:
         """The clients whose updates are in the model."""
-        weighed = {row for entry in self.ledger.participation for row in entry.weights}
-        return sorted(k for k, row in self.held.places.items() if row in weighed)
+        took_part = self.held.took_part
+        return sorted(k for k, row in self.held.places.items() if row in took_part)
 
 
 def fixed_of(strategy: Strategy, names: Names) -> dict[str, Any]:

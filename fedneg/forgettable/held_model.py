@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from fedneg.core.errors import FedNegError
+from fedneg.core.layout import Layout
 from fedneg.core.parameters import Vector
 from fedneg.forgettable.files import beyond
 from fedneg.forgettable.method import Method
@@ -20,10 +22,10 @@ from fedneg.forgettable.nodes import Nodes
 from fedneg.forgettable.refusals import check_before
 from fedneg.forgettable.views import Joined, digest_of, first_other, whole
 from fedneg.ledger.ledger import Ledger
-from fedneg.ledger.statistics import Statistics
+from fedneg.ledger.strategy import LedgerStrategy, empty_ledger
 
 
-class HeldModel:
+class HeldModel(LedgerStrategy):
     """A ledger, and the model that it stands for: what a strategy holds.
 
     Parameters
@@ -43,9 +45,8 @@ class HeldModel:
 
     Attributes
     ----------
-    ledger : Ledger or None
     names : Names or None
-        The layout of the arrays; both None before there is a model.
+        What the arrays are, None before there is a model.
     places : dict of int to int
         The row of each client, in their order.
     model : ArrayRecord
@@ -67,11 +68,12 @@ class HeldModel:
         self.strategy, self.nodes = strategy, nodes
         self.method, self.module = method, module
         self.memory_mib, self.lasts = memory_mib, lasts
+        self.forgotten = set()
         self.clear()
 
     def clear(self) -> None:
         """Have no ledger."""
-        self.ledger: Ledger | None = None
+        self._ledger, self.layout = None, Layout(())
         self.names: Names | None = None
         self.places: dict[int, int] = {}
         self.model = ArrayRecord()
@@ -98,12 +100,9 @@ class HeldModel:
         assert self.names is not None, "start() comes first"
         return self.names
 
-    @property
-    def known_ledger(self) -> Ledger:
-        """The ledger; FedNegError before there is one."""
-        if self.ledger is None:
-            raise FedNegError("nobody has trained yet: there is nothing to forget")
-        return self.ledger
+    def row_of(self, client_id: int) -> int | None:
+        """Return a client's row, which it has from its first round on."""
+        return self.places.get(client_id)
 
     @property
     def _starts_over(self) -> bool:
@@ -114,18 +113,16 @@ class HeldModel:
         """Make an empty ledger at these arrays; rows come as clients do."""
         check_before(self.strategy, arrays, starts_over=self._starts_over)
         names = Names.of(arrays, self.module)
-        parameters, rest = names.read(arrays)
-        means = names.layout.means
-        rate, momentum = server_optimiser(self.strategy)
-        self.ledger = Ledger(
-            parameters,
+        ledger = empty_ledger(
+            np.concatenate(names.read(arrays)),
+            names.layout,
             clients=0,
-            learning_rate=rate,
-            momentum=momentum,
+            server=server_optimiser(self.strategy),
             keep_local=self.method is not None and self.method.keeps_local_models,
-            statistics=Statistics(rest, clients=0, means=means, keep_initial=True),
+            keep_initial=True,
             **beyond(self.memory_mib),
         )
+        self.take_on(ledger, names.layout, self.forgotten)
         self.names = names
         self.hold(arrays)
         begin_moments(self.strategy, names, self.ledger)
@@ -168,12 +165,12 @@ class HeldModel:
     @property
     def vector(self) -> Vector:
         """The model as one vector, statistics after the parameters."""
-        return self.known_ledger.whole(whole(self.parameters))
+        return self.ledger.whole(whole(self.parameters))
 
     @property
     def arrays(self) -> ArrayRecord:
         """The model that the ledger stands for; FedNegError before there is one."""
-        _ = self.known_ledger
+        _ = self.ledger
         return ArrayRecord(dict(self.model))
 
     # -- from files --------------------------------------------------------------------
@@ -184,7 +181,7 @@ class HeldModel:
         return {
             "clients": {str(k): place for k, place in self.places.items()},
             "nodes": self.nodes.known,
-            "forgotten": sorted(self.nodes.forgotten),
+            "forgotten": sorted(self.forgotten),
             "rounds": self.rounds,
             "strategy": type(self.strategy).__name__,
             "method": None if method is None else [method.name, method.options],
@@ -199,18 +196,18 @@ class HeldModel:
         parameters: Vector,
     ) -> None:
         """Go on with a ledger, at parameters, and what `facts` gave."""
-        self.ledger, self.names, self.rounds = ledger, names, facts["rounds"]
+        self.take_on(ledger, names.layout, facts["forgotten"])
+        self.names, self.rounds = names, facts["rounds"]
         self.places = {int(k): place for k, place in facts["clients"].items()}
         self.nodes.remember(facts.get("nodes", {}))
         self.nodes.stay(self.places)
-        self.nodes.forgotten = set(facts["forgotten"])
         self._depends = set(facts.get("depends", ()))
         if self.method is not None:
             self.method.rounds = 0  # of a forgetting that these files do not know
         self.hold(names.record(parameters, ledger.statistics.current))
         self._digest = facts.get("model")
         give_moments(self.strategy, names, self.arrays, ledger)
-        self.nodes.leave_out(self.nodes.forgotten)
+        self.nodes.leave_out(self.forgotten)
 
     def by_client(self, report: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a method says, its rows under the names of their clients."""

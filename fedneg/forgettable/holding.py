@@ -5,6 +5,7 @@ folder is told in life.py.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import index
 
 from flwr.app import ArrayRecord, Message
@@ -84,7 +85,7 @@ class Holding(HeldModel):
             local = method.adjusted(row, before + whole_of(one.update))
             if local is None:
                 continue
-            record = names.record(local, one.rest)
+            record = names.record(local, one.statistics)
             for reply, message in read:
                 if reply.row == row:
                     reply.update = local - before
@@ -110,7 +111,7 @@ class Holding(HeldModel):
         NotLinearError
             If the step is nobody's; nothing has been changed.
         """
-        ledger, names = self.known_ledger, self.known
+        ledger, names = self.ledger, self.known
         before, number = self.parameters, self.rounds + 1
         clients = by_client(replies, names.layout.means)
         local, norms = dict[int, Vector](), dict[int, tuple[float, ...]]()
@@ -131,20 +132,13 @@ class Holding(HeldModel):
             give_moments(self.strategy, names, self.arrays, ledger)
             raise
         after = names.joined(arrays)
-        ledger.enter(
+        self.enter_step(
             number,
             before,
-            found.parts,
-            found.weights,
-            gain=found.gain,
-            local=local,
-            norms=norms,
+            replace(found.step, local=local, norms=norms),
+            clients,
             # What rounding made different in the inner strategy's sum is nobody's.
             take=lambda block, made: ledger.correct(block, after[block], made),
-        )
-        ledger.statistics.record(
-            {row: one.rest for row, one in clients.items()},
-            {row: one.weight for row, one in clients.items()},
         )
         note = advance_moments if is_somebodys else inherit_moments
         note(self.strategy, names, ledger)
@@ -161,7 +155,7 @@ class Holding(HeldModel):
         """Return a step in parts, and whether these are anybody's."""
         names, starts_over = self.known, self._starts_over
         try:
-            return attribute(self.strategy, self.known_ledger, names, found), True
+            return attribute(self.strategy, self.ledger, names, found), True
         except NotLinearError:
             if not starts_over:
                 raise
@@ -173,7 +167,7 @@ class Holding(HeldModel):
         A strategy makes means of the round's clients, and of whole numbers too, or puts
         its optimiser on them.
         """
-        ours = self.known.untrained(self.known_ledger.statistics.current)
+        ours = self.known.untrained(self.ledger.statistics.current)
         return ArrayRecord({n: ours.get(n, array) for n, array in arrays.items()})
 
     def end_round(self) -> None:
@@ -185,7 +179,7 @@ class Holding(HeldModel):
 
     def check(self, client_ids: Sequence[int], arrays: ArrayRecord | None) -> list[int]:
         """Return the clients, each once; raise FedNegError if one cannot go."""
-        _ = self.known_ledger
+        _ = self.ledger
         if arrays is not None:
             self.check_ours(arrays)
         if self.unlearn_rounds:
@@ -195,7 +189,7 @@ class Holding(HeldModel):
             )
         ids = _ids(client_ids)
         for client_id in ids:
-            if client_id in self.nodes.forgotten:
+            if client_id in self.forgotten:
                 raise FedNegError(f"client {client_id} was forgotten before")
             if client_id not in self.places:
                 known = ", ".join(map(str, self.places)) or "nobody"
@@ -214,18 +208,17 @@ class Holding(HeldModel):
         scale : float
             Of a plain subtraction.
         """
-        rows = [self.places[k] for k in ids]
         if self.method is not None:
-            found = self._forget_by(self.method, tuple(rows))
+            self._forget_by(self.method, ids)
         else:
-            found = self._subtract(rows, scale)
-        self.nodes.forgotten |= set(ids)
+            self._subtract(ids, scale)
         self.nodes.leave_out(ids)
-        return found
+        return self.arrays
 
-    def _subtract(self, rows: Sequence[int], scale: float) -> ArrayRecord:
-        """Return the model without some rows, in the precision of its arrays."""
-        ledger, names, before = self.known_ledger, self.known, self.parameters
+    def _subtract(self, ids: Sequence[int], scale: float) -> None:
+        """Have the model without some clients, in the precision of its arrays."""
+        ledger, names, before = self.ledger, self.known, self.parameters
+        rows = [self.places[k] for k in ids]
         momentum = None if ledger.buffers is None else ledger.buffers[rows].sum(axis=0)
         ledger.statistics.forget(rows)  # before the model that has what is left of them
         self.hold(
@@ -236,32 +229,31 @@ class Holding(HeldModel):
             )
         )
         # What a coarse type rounds away is the correction's.
-        ledger.forget(rows, before=before, after=self.parameters)
+        self.drop(ids, before=before, after=self.parameters)
         take_momentum(self.strategy, names, self.arrays, momentum)
         remember_moments(self.strategy, names, ledger)
         if self.lasts:  # as after a kill, to the last bit
             give_moments(self.strategy, names, self.arrays, ledger)
-        return self.arrays
 
-    def _forget_by(self, method: Method, rows: tuple[int, ...]) -> ArrayRecord:
-        """Return the model as one of the app's methods leaves it."""
-        ledger, names = self.known_ledger, self.known
-        gone = {self.places[k] for k in self.nodes.forgotten if k in self.places}
+    def _forget_by(self, method: Method, ids: Sequence[int]) -> None:
+        """Have the model as one of the app's methods leaves it."""
+        ledger, names = self.ledger, self.known
+        rows = tuple(self.places[k] for k in ids)
+        gone = {self.places[k] for k in self.forgotten if k in self.places}
         after = method.take_out(
             ledger, names.layout, whole_of(self.parameters), rows, forgotten=gone
         )
-        found = names.record(after, ledger.statistics.current)
-        self.hold(found)
+        self.hold(names.record(after, ledger.statistics.current))
         ledger.correction += whole_of(self.parameters) - after
         if not ledger.participation:  # from scratch
             clear_moments(self.strategy)
             self._depends &= {CLIPPING}  # which is not a moment, and stays
-            return found
-        ledger.shared.pop(REST, None)  # of which nobody knows whose it is
-        take_momentum(self.strategy, names, found, None)
-        give_moments(self.strategy, names, found, ledger)
-        remember_moments(self.strategy, names, ledger)
-        return found
+        else:
+            ledger.shared.pop(REST, None)  # of which nobody knows whose it is
+            take_momentum(self.strategy, names, self.arrays, None)
+            give_moments(self.strategy, names, self.arrays, ledger)
+            remember_moments(self.strategy, names, ledger)
+        self.forgotten |= set(ids)
 
 
 def _ids(client_ids: Sequence[int]) -> list[int]:

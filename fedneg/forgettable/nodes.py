@@ -22,17 +22,11 @@ class Nodes:
         The inner one, which waits for nodes.
     clients : mapping of int to int, or str, optional
         As of `fedneg.forgettable.strategy.Forgettable`.
-
-    Attributes
-    ----------
-    forgotten : set of int
-        The clients that were.
     """
 
     def __init__(
         self, strategy: Strategy, clients: Mapping[int, int] | str | None = None
     ) -> None:
-        self.forgotten: set[int] = set()
         # Also who has asked to be forgotten: they are asked for nothing.
         self._out: set[int] = set()
         self._minima = Minima(strategy)
@@ -98,7 +92,7 @@ class Nodes:
 
     def take_back(self) -> None:
         """Ask everybody again, as if nobody had been forgotten."""
-        self.forgotten, self._out = set(), set()
+        self._out = set()
         self._minima.fit(out=0)
 
     def is_in(self, client_id: int) -> bool:

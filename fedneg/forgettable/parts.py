@@ -1,15 +1,15 @@
 """A round as a strategy had it, and its step in parts, each of which is a client's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flwr.serverapp.strategy import Strategy
 
-from fedneg.core.parameters import Vector, weights_of
+from fedneg.core.parameters import weights_of
 from fedneg.forgettable.moments import depends_on_state
 from fedneg.forgettable.replies import Reply
 from fedneg.forgettable.weighing import Replies
-from fedneg.ledger.ledger import Blocks
+from fedneg.ledger.steps import Blocks, Step
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,13 @@ class Attributed:
 
     Attributes
     ----------
-    parts : mapping of int to Blocks
-        By the ledger's rows: what of the aggregate, or of the server's momentum, is
-        whose.
-    weights : dict of int to float
-        How much of the aggregate was whose: the mean over all parameters.
-    gain : float or Vector, shape (d,)
-        What the server multiplied it with.
+    step : Step
+        By the ledger's rows; weights are means over all parameters.
     depends : frozenset of str
         What of the step hung on all clients together, for people.
     """
 
-    parts: Mapping[int, Blocks]
-    weights: dict[int, float]
-    gain: float | Vector
+    step: Step
     depends: frozenset[str] = field(default_factory=frozenset)
 
 
@@ -67,4 +60,4 @@ def nobodys(strategy: Strategy, replies: Sequence[Reply]) -> Attributed:
     found = dict[int, float]()
     for reply, share in zip(replies, shares, strict=True):
         found[reply.row] = found.get(reply.row, 0.0) + share
-    return Attributed({}, found, 1.0, frozenset(depends_on_state(strategy)))
+    return Attributed(Step({}, found), frozenset(depends_on_state(strategy)))

@@ -14,7 +14,7 @@ from fedneg.core.parameters import Shapes, Vector
 from fedneg.forgettable.inner import layers
 from fedneg.forgettable.names import Names
 from fedneg.forgettable.views import whole
-from fedneg.ledger.ledger import Blocks
+from fedneg.ledger.steps import Blocks
 
 # What else a strategy may weigh replies by.
 EXAMPLES = "num-examples"
@@ -32,8 +32,8 @@ class Reply:
     update : Blocks, shape (d,)
         Local minus global, subtracted in the arrays' own precision; a vector, or read
         from the message.
-    rest : Vector
-        Statistics and counters.
+    statistics : Vector
+        Statistics, and counters after them.
     weight : float
         What the reply is to be weighed by.
     """
@@ -41,7 +41,7 @@ class Reply:
     client_id: int
     row: int
     update: Blocks
-    rest: Vector
+    statistics: Vector
     weight: float
 
     def with_another(self, other: "Reply", *, means: int) -> "Reply":
@@ -52,12 +52,15 @@ class Reply:
         """
         weight = self.weight + other.weight
         share = other.weight / weight if weight else 0.5
-        pairs = ((whole(self.update), whole(other.update)), (self.rest, other.rest))
+        pairs = (
+            (whole(self.update), whole(other.update)),
+            (self.statistics, other.statistics),
+        )
         update, rest = (
             (a + share * (b.astype(np.float64) - a)).astype(np.float32)
             for a, b in pairs
         )
-        rest[means:] = np.maximum(self.rest[means:], other.rest[means:])
+        rest[means:] = np.maximum(self.statistics[means:], other.statistics[means:])
         return Reply(self.client_id, self.row, update, rest, weight)
 
     def norms(self, shapes: Shapes) -> tuple[float, ...]:

@@ -16,7 +16,7 @@ from flwr.common import log
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import digest_of_model
-from fedneg.forgettable.files import empty_ledger, names_in, shape_of
+from fedneg.forgettable.files import ledger_for, names_in, shape_of
 from fedneg.forgettable.held import Trainer, fixed_of
 from fedneg.forgettable.holding import Holding
 from fedneg.forgettable.names import Names
@@ -169,7 +169,7 @@ class Standing:
 
     def _room_for(self, facts: Mapping[str, Any]) -> Ledger:
         """Return a ledger of zeros for what a checkpoint's facts tell of."""
-        ledger = empty_ledger(facts["app"], self.held.memory_mib)
+        ledger = ledger_for(facts["app"], self.held.memory_mib)
         ledger.origin = facts["app"]["origin"]
         return ledger
 

@@ -26,6 +26,7 @@ from fedneg.forgettable.refusals import NotLinearError, refusal
 from fedneg.forgettable.views import blocks, dot, is_finite, norm
 from fedneg.forgettable.weighing import CHOSEN, Weighing, fixed, rules
 from fedneg.ledger.ledger import BLOCK, Ledger
+from fedneg.ledger.steps import Step
 
 # How far a step may be from what is said to have made it: a share of the step, and what
 # rounding leaves of the parameters themselves, in units of their type's epsilon. First
@@ -238,9 +239,8 @@ def _parts(
         shares[reply.row] = shares.get(reply.row, 0.0) + float(mean)
     parts = Parts(names, server, found, weighing)
     depends = depends_on_state(strategy) | {weighing.depends} - {""}
-    return Attributed(
-        {row: Part(parts, row) for row in shares}, shares, gain, frozenset(depends)
-    )
+    step = Step({row: Part(parts, row) for row in shares}, shares, gain)
+    return Attributed(step, frozenset(depends))
 
 
 class Parts:

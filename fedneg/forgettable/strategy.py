@@ -179,12 +179,13 @@ class Forgettable(Strategy):
         found.reset()
         if with_forgotten:
             found._nodes.take_back()
+            found._holding.forgotten = set()
         return found
 
     @property
     def ledger(self) -> Ledger | None:
         """Rows in the order of `clients`; None before `start`."""
-        return self._holding.ledger
+        return self._holding.ledger if self._holding.has_ledger else None
 
     @property
     def clients(self) -> tuple[int, ...]:
@@ -199,7 +200,7 @@ class Forgettable(Strategy):
     @property
     def forgotten(self) -> tuple[int, ...]:
         """The clients that were forgotten, in order."""
-        return tuple(sorted(self._nodes.forgotten))
+        return tuple(sorted(self._holding.forgotten))
 
     @property
     def depends(self) -> tuple[str, ...]:
@@ -402,7 +403,7 @@ class Forgettable(Strategy):
         holding = self._holding
         return write_ledger(
             Path(folder),
-            holding.known_ledger,
+            holding.ledger,
             holding.known,
             whole(holding.parameters),
             {**holding.facts(), "model": digest_of(holding.model)},

@@ -15,7 +15,8 @@ from flwr.app import Array
 from numpy.typing import NDArray
 
 from fedneg.core.parameters import Vector
-from fedneg.ledger.ledger import BLOCK, Blocks
+from fedneg.ledger.ledger import BLOCK
+from fedneg.ledger.steps import Blocks
 
 
 def view_of(array: Array) -> NDArray[Any]:

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from fedneg.core.machine import cores
 from fedneg.core.parameters import Vector, digest_of_model, weights_of
 from fedneg.ledger.rows import KeptUpdates, Vectors, grown, make_rows, release
 from fedneg.ledger.statistics import Statistics
+from fedneg.ledger.steps import Blocks, Step
 
 # Numbers summed at a time: a block of every sum stays in the processor's cache.
 BLOCK = 1 << 15
@@ -72,17 +73,6 @@ class Participation:
         }
         norms = {k: found for k, found in self.norms.items() if k not in ids}
         return Participation(self.server_round, weights, norms)
-
-
-class Blocks(Protocol):
-    """A vector, or what is read as one: a slice of it at a time."""
-
-    @property
-    def size(self) -> int:
-        """How many numbers it has."""
-
-    def __getitem__(self, block: slice, /) -> NDArray[Any]:
-        """Return some of its numbers."""
 
 
 class Ledger:
@@ -279,18 +269,13 @@ class Ledger:
         self,
         server_round: int,
         before: Blocks,
-        parts: Mapping[int, Blocks],
-        weights: Mapping[int, float],
+        step: Step,
         *,
-        gain: float | Vector = 1.0,
-        local: Mapping[int, Vector] | None = None,
-        norms: Mapping[int, tuple[float, ...]] | None = None,
         take: TakeBlock | None = None,
     ) -> Vector:
         """Enter a round of which each client's part is known, and no one weight is.
 
-        As `record`, for whoever computed the parts: weights that differ from parameter
-        to parameter, or a step that is scaled differently in each.
+        As `record`, for whoever computed the parts.
 
         Parameters
         ----------
@@ -298,15 +283,7 @@ class Ledger:
             1-based.
         before : Vector, shape (d,)
             The global parameters that the clients started from.
-        parts : mapping of client id to vector
-            What each client added to the aggregate, or to the server's momentum: its
-            weighted update. Read a slice at a time, of one client after the other.
-        weights : mapping of client id to float
-            How much of the aggregate was whose, for `participation`.
-        gain : float or Vector, shape (d,)
-            What the server multiplied the aggregate, or its momentum, with.
-        local, norms
-            As of `record`; `local` is looked at only where last local models are kept.
+        step : Step
         take : callable, optional
             (block, parameters after the server step): given the result by blocks, in
             any order and in threads. Then none is returned whole.
@@ -319,18 +296,19 @@ class Ledger:
         after = np.empty(0 if take else before.size, dtype=np.float32)
 
         def part(client_id: int, block: slice, out: Vector) -> None:
-            out[...] = parts[client_id][block]
+            out[...] = step.parts[client_id][block]
 
         def keep(block: slice, found: Vector) -> None:
             after[block] = found
 
+        gain = step.gain
         rate = gain if isinstance(gain, np.ndarray) else np.float32(gain)
-        self._advance(before, sorted(parts), part, rate, take or keep)
+        self._advance(before, sorted(step.parts), part, rate, take or keep)
         if self.keep_local:
-            for client_id, vector in sorted((local or {}).items()):
+            for client_id, vector in sorted(step.local.items()):
                 self.local[client_id] = vector
         self.participation.append(
-            Participation(server_round, dict(weights), dict(norms or {}))
+            Participation(server_round, dict(step.weights), dict(step.norms))
         )
         self.release()
         return after

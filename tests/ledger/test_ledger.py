@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fedneg.core.parameters import Vector
 from fedneg.ledger.ledger import TOLERANCE, Ledger
+from fedneg.ledger.steps import Step
 
 
 def vector(*values: float) -> Vector:
@@ -84,9 +85,11 @@ def test_a_round_in_parts_has_a_gain_for_each_parameter_by_hand():
     """
     ledger = Ledger(vector(0, 0), clients=2, momentum=0.5)
     parts = {0: vector(4, 1), 1: vector(0, 2)}
-    after = ledger.enter(1, vector(0, 0), parts, {0: 0.75, 1: 0.25}, gain=vector(1, 10))
+    step = Step(parts, {0: 0.75, 1: 0.25}, gain=vector(1, 10))
+    after = ledger.enter(1, vector(0, 0), step)
     assert after.tolist() == [4, 30]
-    after = ledger.enter(2, after, {1: vector(1, 1)}, {1: 1.0}, gain=vector(2, 0))
+    step = Step({1: vector(1, 1)}, {1: 1.0}, gain=vector(2, 0))
+    after = ledger.enter(2, after, step)
     assert after.tolist() == [10, 30]
     assert ledger.buffers is not None
     assert ledger.buffers.tolist() == [[2, 0.5], [1, 2]]
