@@ -190,7 +190,7 @@ class GradientAscent(LedgerFedAvg):
             else:
                 found |= {"kept": True, "steps": reply.metrics.get("steps")}
                 after = reply.local.copy()
-                self.ledger.forget((), before=before, after=after)
+                self.drop((), before=before, after=after)
                 before = after
             self.method_report["ascents"][str(client_id)] = found
         return before

@@ -124,7 +124,7 @@ class PUF(LedgerFedAvg):
                     client_id, "the model against its update failed the gate; it stays"
                 )
             return after
-        self.ledger.forget((), before=after, after=against)
+        self.drop((), before=after, after=against)
         for client_id in leave:
             step = self._eta * weights[client_id] * good[client_id].norm
             self.method_report["subtracted"][str(client_id)] = step

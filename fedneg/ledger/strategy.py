@@ -201,6 +201,7 @@ class LedgerStrategy:
         Parameters
         ----------
         client_ids : collection of int
+            Nobody, where only the model is another: that is the correction's.
         before, after, spread
             As of `Ledger.forget`.
         starts_over : bool
