@@ -298,7 +298,7 @@ class Counterfactual(LedgerFedAvg):
             response += share * (update - self._updates[client_id])
         rates = rates_of(self._start - before, response, self._units)
         after = self._less(rates[self._units])
-        self.ledger.forget((), before=before, after=after)
+        self.drop((), before=before, after=after)
         self.method_report |= {
             "probed": sorted(good),
             "rates": {
