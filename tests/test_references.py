@@ -19,6 +19,7 @@ from fedneg.core.progress import Progress
 from fedneg.core.settings import Config
 from fedneg.engines.simulate import simulate
 from fedneg.federation import Federation
+from fedneg.federation.looking import halves
 from fedneg.federation.references import rounds_beyond
 from fedneg.ledger.training_cache import Store
 from fedneg.server_app import run
@@ -272,6 +273,23 @@ def test_references_have_as_many_rounds_as_each_model_had(
     *without, with_them = asked
     assert without == [expected] * 3
     assert with_them == {0}
+
+
+def test_a_bank_serves_every_request(tmp_path: Path, begun: Iterator[list[Phase]]):
+    """Four trainings with half of the clients each, two of them with each client."""
+    (phases,) = begun
+    words = ("clients=4", "verdict.bank=4", "client.local_epochs=5", "rounds=4")
+    found = results_of(tmp_path / "a", *words)["verdict"]
+    assert [draw for draw, _ in trained(phases)] == [1, 2, 3, 601, 602, 603, 604]
+    have = [p.clients for p in phases if p.first_stream > 6 * 10**8]
+    assert have == halves(4, 4, seed=0)
+    assert [sum(k in some for some in have) for k in range(4)] == [2] * 4
+    assert found["retrainings"] == 7
+    (one,) = found["influence"].values()
+    assert one is None or (one["n_in"], one["n_out"]) == (2, 3)
+    phases.clear()
+    results_of(tmp_path / "b", *words, "forget=2")
+    assert [draw for draw, _ in trained(phases)] == [1, 2, 3]
 
 
 # -- results.json ----------------------------------------------------------------------

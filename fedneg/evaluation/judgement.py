@@ -126,9 +126,15 @@ class Judgement:
         seen = self._seen(self._measure_reference("", parameters))
         self._later[rounds] = Judged(seen, after)
 
-    def add_trained_with(self, parameters: Vector) -> None:
-        """Add a reference of another seed, trained with all clients."""
-        self.trained_with.append(self._seen(self._measure_reference("", parameters)))
+    def add_trained_with(
+        self, parameters: Vector, clients: Collection[int] | None = None
+    ) -> None:
+        """Add a reference of another seed, trained with all clients, or with some."""
+        seen = self._seen(self._measure_reference("", parameters))
+        if clients is not None:
+            losses = {k: found for k, found in seen.losses.items() if k in clients}
+            seen = replace(seen, losses=losses, canaries={})
+        self.trained_with.append(seen)
 
     def add_trained_without(self, models: Mapping[int, Vector]) -> None:
         """Add a reference of another seed that was trained without the clients.

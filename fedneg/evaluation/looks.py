@@ -7,7 +7,7 @@ Whoever has had the first look alone may have the second in another run.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedneg.core.verdict_settings import VerdictSettings
 from fedneg.evaluation.influence import MIN_OUT
@@ -40,9 +40,15 @@ def looks_of(settings: VerdictSettings) -> tuple[Look, ...]:
     """Return the looks that there may be, in order.
 
     With fewer references than four none has the clients: residual influence needs one
-    that has, and three that have not, and the others are of use for a marker.
+    that has, and three that have not, and the others are of use for a marker. A bank
+    serves as the models with the clients, all of it at every look.
     """
     alpha, most = settings.alpha, settings.references
+    if settings.bank:
+        return tuple(
+            Look(settings.bank, look.n_out, look.alpha)
+            for look in looks_of(replace(settings, bank=0))
+        )
     if most < FIRST_IN + FIRST_OUT:
         return (Look(0, most, FIRST_SHARE * alpha),)
     first = Look(FIRST_IN, FIRST_OUT, FIRST_SHARE * alpha)

@@ -3,14 +3,17 @@
 from collections.abc import Mapping
 
 from fedneg.core.parameters import Vector
+from fedneg.core.seeding import rng
 from fedneg.evaluation.evidence import ModelEvidence
 from fedneg.evaluation.judgement import Judgement
 from fedneg.evaluation.looks import Look
 from fedneg.federation.federation import Federation
 from fedneg.federation.references import rounds_beyond
 
-# Which other seeds models with the clients have: none that one without them has.
+# Which other seeds models with the clients have, and those of a bank: none that one
+# without them has.
 WITH_DRAWS = 500
+BANK_DRAWS = 600
 
 
 def train_references(federation: Federation, judgement: Judgement) -> None:
@@ -70,13 +73,32 @@ def _train(
     beyond = len(without) * rounds_beyond(after, config.rounds)
     trainings = 0 if planned else len(with_them) + len(without)
     progress.skip(-beyond - config.rounds * trainings)
-    everybody = range(config.clients)
     for draw in without:
         progress.step(f"retraining with another seed ({draw})")
         judgement.add_trained_without(
             federation.reference(config.remaining, draw, after=after)
         )
+    everybody = range(config.clients)
+    bank = halves(config.clients, config.verdict.bank, seed=config.seed)
     for draw in with_them:
-        progress.step(f"training with everybody and another seed ({draw})")
-        found = federation.reference(everybody, WITH_DRAWS + draw)
-        judgement.add_trained_with(found[0])
+        if bank:
+            half, of = bank[draw - 1], len(bank)
+            progress.step(f"training with half of the clients ({draw} of {of})")
+            found = federation.reference(half, BANK_DRAWS + draw)
+            judgement.add_trained_with(found[0], half)
+        else:
+            progress.step(f"training with everybody and another seed ({draw})")
+            found = federation.reference(everybody, WITH_DRAWS + draw)
+            judgement.add_trained_with(found[0])
+
+
+def halves(clients: int, count: int, *, seed: int) -> list[tuple[int, ...]]:
+    """Return whom each of a bank's trainings has: each client is in half of them.
+
+    Whoever is to be forgotten: so every later request takes the same.
+    """
+    found: list[tuple[int, ...]] = []
+    for pair in range(-(-count // 2)):
+        order = rng(seed, "bank", pair).permutation(clients).tolist()
+        found += [tuple(sorted(order[::2])), tuple(sorted(order[1::2]))]
+    return found[:count]

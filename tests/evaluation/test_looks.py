@@ -30,6 +30,8 @@ def settings(*overrides: str) -> VerdictSettings:
         (("retrainings=9",), [(2, 7, 0.04)]),
         (("retrainings=3",), [(0, 3, 0.01)]),
         (("retrainings=0", "looks=2"), [(0, 0, 0.01)]),
+        # A bank is there whole at every look.
+        (("bank=16", "looks=2"), [(16, 3, 0.01), (16, 7, 0.04)]),
     ],
 )
 def test_looks_spend_no_more_than_alpha(
