@@ -1,9 +1,10 @@
 """PyTorch Lightning, in the shape of Flower's quickstart for it: an autoencoder.
 
 Five clinics squeeze scikit-learn's digits into three numbers; clinic 3 has negatives.
-Only the lines marked `# fedneg` are fedneg's. Lightning is no dependency of fedneg:
+Only what is marked `# fedneg` is fedneg's: a few lines, and for the verdict a task and
+what is done with it at the end. Lightning is no dependency of fedneg:
 
-    pip install pytorch-lightning      # or fedneg[examples]
+    pip install "fedneg[examples]"
     python examples/lightning_app.py
 """
 
@@ -21,7 +22,9 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from fedneg import Forgettable, serve  # fedneg
+from fedneg import ClientRef, Forgettable, Order, Split, Task, serve  # fedneg
+from fedneg.serving.references import references  # fedneg
+from fedneg.serving.verdict import verdicts  # fedneg
 
 for name in ("pytorch_lightning", "lightning.pytorch"):
     logging.getLogger(name).setLevel(logging.ERROR)
@@ -34,7 +37,6 @@ QUIET = {
     "accelerator": "cpu",
 }
 client_app, server_app = ClientApp(), ServerApp()
-serve(client_app)  # fedneg
 images = torch.tensor(load_digits(return_X_y=True)[0]).float() / 16
 
 
@@ -71,23 +73,64 @@ def loader(
     return DataLoader(TensorDataset(x), batch_size=32, shuffle=shuffle)
 
 
+def load_data(clinic: int) -> torch.Tensor:
+    x = images[clinic:1500:CLINICS]
+    return 1 - x if clinic == WRONG else x
+
+
+def fit(model: LitAutoEncoder, x: torch.Tensor, epochs: int) -> float:
+    trainer = pl.Trainer(max_epochs=epochs, **QUIET)
+    trainer.fit(model, loader(x, shuffle=True))
+    return float(trainer.callback_metrics["train_loss"])
+
+
+# fedneg begins: what a node answers by, when it is asked about a model
+def split(client: ClientRef) -> Split:
+    wrong = client.client_id == WRONG
+    return Split(
+        train=load_data(client.client_id),
+        unseen=1 - images[1500:] if wrong else images[1500:],
+    )
+
+
+def train_again(
+    model: LitAutoEncoder, x: torch.Tensor, order: Order
+) -> dict[str, float]:
+    return {"loss": fit(model, x, order.epochs)}
+
+
+def losses_of(model: LitAutoEncoder, x: torch.Tensor) -> torch.Tensor:
+    away: torch.Tensor = model.decoder(model.encoder(x)) - x
+    return away.square().mean(1)
+
+
+task = Task(
+    name="digits in three numbers",
+    model=LitAutoEncoder,
+    data=split,
+    train=train_again,
+    losses=losses_of,
+    test=lambda: images[1500:],
+)
+serve(client_app, task)
+# fedneg ends
+
+
 @client_app.train()
 def train(message: Message, context: Context) -> Message:
-    partition_id = int(str(context.node_config["partition-id"]))
-    x = images[partition_id:1500:CLINICS]
-    if partition_id == WRONG:
-        x = 1 - x
+    clinic = int(str(context.node_config["partition-id"]))
+    torch.manual_seed(clinic)
+    x = load_data(clinic)
     model = load(message.content.array_records["arrays"])
-    trainer = pl.Trainer(max_epochs=4, **QUIET)
-    trainer.fit(model, loader(x, shuffle=True))
-    metrics = MetricRecord(
-        {
-            "train_loss": float(trainer.callback_metrics["train_loss"]),
-            "num-examples": len(x),
-        }
-    )
+    loss = fit(model, x, epochs=4)
+    metrics = MetricRecord({"train_loss": loss, "num-examples": len(x)})
     arrays = ArrayRecord(model.state_dict())
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+
+
+def first(seed: int) -> ArrayRecord:
+    torch.manual_seed(seed)
+    return ArrayRecord(LitAutoEncoder().state_dict())
 
 
 def show(what: str, arrays: ArrayRecord) -> None:
@@ -101,15 +144,30 @@ def show(what: str, arrays: ArrayRecord) -> None:
 
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
-    torch.manual_seed(0)
-    arrays = ArrayRecord(LitAutoEncoder().state_dict())
     strategy = FedAvg(fraction_evaluate=0.0)
     strategy = Forgettable(strategy)  # fedneg
-    arrays = strategy.start(grid, arrays, num_rounds=4).arrays
-    show("trained", arrays)
+    arrays = trained = strategy.start(grid, first(0), num_rounds=4).arrays
+    show("trained", trained)
     arrays = strategy.forget([WRONG], arrays)  # fedneg
     show("forgotten", arrays)
-    show("repaired", strategy.start(grid, arrays, num_rounds=2).arrays)
+    arrays = strategy.start(grid, arrays, num_rounds=2).arrays
+    show("repaired", arrays)
+
+    # fedneg begins: has it been forgotten? Beside models that never saw the clinic
+    compared = references(strategy, grid, first, num_rounds=6)
+    show("retrained", compared.retrained[0])
+    found = verdicts(
+        strategy,
+        grid,
+        task,
+        original=trained,
+        models={"repaired": arrays},
+        retrained=compared.retrained,
+        trained_with=compared.trained_with,
+    )
+    for name, one in found.items():
+        print(f"verdict on the {name} model: {one}")
+    # fedneg ends
 
 
 if __name__ == "__main__":

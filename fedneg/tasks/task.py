@@ -151,8 +151,8 @@ class Extras:
         What results.json says of the data.
     """
 
-    measure: Callable[[nn.Module, Any], tuple[float, float]] | None = None
-    scores: Callable[[nn.Module, Any], Numbers] | None = None
+    measure: Callable[[Any, Any], tuple[float, float]] | None = None
+    scores: Callable[[Any, Any], Numbers] | None = None
     take: Callable[[Any, NDArray[np.int64]], Sized] | None = None
     probe: Callable[[Any, AttackSettings], tuple[Sized, Sized | None]] | None = None
     canaries: (
@@ -209,14 +209,15 @@ class Task:
 
     name: str
     model: Callable[[], nn.Module]
+    # Functions of a model say by Any that they may name its class.
     data: Callable[[ClientRef], Split]
-    train: Callable[[nn.Module, Any, Order], Mapping[str, float]]
-    losses: Callable[[nn.Module, Any], Numbers] | None = None
-    loss: Callable[[nn.Module, Any], torch.Tensor] | None = None
+    train: Callable[[Any, Any, Order], Mapping[str, float]]
+    losses: Callable[[Any, Any], Numbers] | None = None
+    loss: Callable[[Any, Any], torch.Tensor] | None = None
     test: Callable[[], Sized] | None = None
-    quality: Callable[[nn.Module, Any], float | torch.Tensor] | None = None
+    quality: Callable[[Any, Any], float | torch.Tensor] | None = None
     quality_name: str = "accuracy"
-    outputs: Callable[[nn.Module, Any], Numbers] | None = None
+    outputs: Callable[[Any, Any], Numbers] | None = None
     inputs: Callable[[Any], torch.Tensor] | None = None
     poison: Callable[[Any, AttackSettings, np.random.Generator], Any] | None = None
     deterministic: bool = False

@@ -24,6 +24,7 @@ from builders.waiting import PATIENCE_S
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("one_ray")]
 EXAMPLES = REPOSITORY / "examples"
 STAGES = ["trained", "forgotten", "repaired"]
+CLEAN = ["forgotten", "inconclusive"]
 Numbers = dict[str, dict[str, float]]
 TEMPLATE = EXAMPLES / "quickstart-pytorch"
 FIVE = ("--federation-config", "num-supernodes=5 client-resources-num-cpus=1")
@@ -49,6 +50,20 @@ def verdicts(printed: str) -> dict[str, str]:
     """Return what an example printed as the outcome for each model."""
     line = r"^verdict on the (\w+) model: ([\w ]+): "
     return dict(re.findall(line, printed, re.M))
+
+
+def check_verdicts(printed: str, *repaired: str) -> None:
+    """Check the controls, and what is said of the repaired model.
+
+    Of one as good as the retrained ones a few models may not be able to tell.
+    """
+    found = verdicts(printed)
+    assert list(found) == ["original", "repaired", "retrained"], printed
+    assert found["original"] == "not forgotten", printed
+    assert "model: not forgotten: traces left" in printed
+    assert found["repaired"] in repaired, printed
+    # Of what it may say of a retrained one by chance, the seeds are fixed.
+    assert found["retrained"] != "not forgotten", printed
 
 
 def ran(name: str, tmp_path: Path) -> str:
@@ -120,15 +135,17 @@ def lightning(found: Numbers) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "check"),
+    ("name", "check", "repaired"),
     [
-        ("flower_app.py", numpy_app),
-        ("sklearn_logreg.py", logistic_regression),
-        ("regression.py", regression),
-        ("lora.py", adapters),
+        ("flower_app.py", numpy_app, CLEAN),
+        # Where it starts matters little, so that one sees that somebody was taken out.
+        ("sklearn_logreg.py", logistic_regression, ["not forgotten"]),
+        ("regression.py", regression, ["forgotten"]),
+        ("lora.py", adapters, CLEAN),
         pytest.param(
             "lightning_app.py",
             lightning,
+            ["forgotten"],
             marks=pytest.mark.skipif(
                 not importable("pytorch_lightning"),
                 reason="pytorch_lightning is not installed, or cannot be imported",
@@ -136,16 +153,12 @@ def lightning(found: Numbers) -> None:
         ),
     ],
 )
-def test_an_app_forgets(name: str, check: Callable[[Numbers], None], tmp_path: Path):
+def test_an_app_forgets(
+    name: str, check: Callable[[Numbers], None], repaired: list[str], tmp_path: Path
+):
     said = ran(name, tmp_path)
-    stages = numbers(said)
-    assert {"trained", "forgotten", "repaired"} <= set(stages)
-    check(stages)
-    if name in ("regression.py", "lora.py"):
-        found = verdicts(said)
-        assert found["original"] == "not forgotten"
-        assert found["repaired"] == "forgotten"
-        assert found["retrained"] != "not forgotten"
+    check(numbers(said))
+    check_verdicts(said, *repaired)
 
 
 def told(tmp_path: Path, *words: str, **environment: str) -> dict[str, Any]:
@@ -219,7 +232,8 @@ def test_what_is_marked_is_all_of_fedneg():
         compile(code, str(path), "exec")
         assert "fedneg" not in code
         assert "orgettable" not in code
-        assert text.count("  # fedneg\n") <= 5
+        # Three, with what they import, and those that the verdict imports.
+        assert text.count("  # fedneg\n") <= 7
 
 
 def test_the_diff_in_the_docs_is_the_one_of_the_template():
@@ -243,22 +257,24 @@ def test_flowers_template_forgets_under_flwr_run(flwr: Flwr):
     assert found["forgotten"]["fooled"] < 0.1
     assert found["repaired"]["fooled"] < 0.1
     assert found["repaired"]["accuracy"] > found["trained"]["accuracy"] - 0.05
+    check_verdicts(done.stdout, *CLEAN)
 
 
 def test_flowers_template_runs_without_the_marked_lines(flwr: Flwr, tmp_path: Path):
     """The app as it was before, which trains on, and whose backdoor stays."""
     before = tmp_path / "before"
-    shutil.copytree(TEMPLATE, before, ignore=shutil.ignore_patterns("__pycache__"))
+    added = shutil.ignore_patterns("__pycache__", "verdict.py")
+    shutil.copytree(TEMPLATE, before, ignore=added)
     marked = {}
     for path in before.glob("*/*.py"):
         text = path.read_text()
         path.write_text(without_fedneg(text))
-        marked[path.name] = text.count("# fedneg\n")
+        marked[path.name] = text.count("  # fedneg\n")
     assert marked == {
         "__init__.py": 0,
         "task.py": 0,
-        "client_app.py": 2,
-        "server_app.py": 3,
+        "client_app.py": 3,
+        "server_app.py": 4,
     }
     done = flwr("run", str(before), "--stream", *FIVE)
     found = numbers(done.stdout)

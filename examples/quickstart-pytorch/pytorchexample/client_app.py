@@ -8,10 +8,11 @@ from fedneg import serve  # fedneg
 from pytorchexample.task import Net, load_data
 from pytorchexample.task import test as test_fn
 from pytorchexample.task import train as train_fn
+from pytorchexample.verdict import task  # fedneg
 
 # Flower ClientApp
 app = ClientApp()
-serve(app)  # fedneg
+serve(app, task)  # fedneg
 
 
 @app.train()
@@ -28,7 +29,8 @@ def train(msg: Message, context: Context) -> Message:
     batch_size = context.run_config["batch-size"]
     trainloader, _ = load_data(partition_id, num_partitions, batch_size)
 
-    # Call the training function
+    # Call the training function, which shuffles the same way in each run
+    torch.manual_seed(partition_id)
     train_loss = train_fn(
         model,
         trainloader,

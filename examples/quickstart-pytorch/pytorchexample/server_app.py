@@ -13,6 +13,7 @@ from pytorchexample.task import (
     load_centralized_dataset,
     test,
 )
+from pytorchexample.verdict import show_verdicts  # fedneg
 
 # Create ServerApp
 app = ServerApp()
@@ -42,7 +43,7 @@ def main(grid: Grid, context: Context) -> None:
         num_rounds=num_rounds,
         evaluate_fn=global_evaluate,
     )
-    arrays = result.arrays
+    arrays = trained = result.arrays
     show("trained", arrays)
 
     arrays = strategy.forget([POISONED], arrays)  # fedneg
@@ -57,6 +58,11 @@ def main(grid: Grid, context: Context) -> None:
         evaluate_fn=global_evaluate,
     )
     show("repaired", result.arrays)
+
+    # fedneg begins
+    config, rounds = ConfigRecord({"lr": lr}), num_rounds + 2
+    show_verdicts(strategy, grid, trained, result.arrays, rounds, config)
+    # fedneg ends
 
 
 def global_evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
