@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from fedneg.evaluation.exact import Pairs, pairs_of
 from fedneg.evaluation.membership import Floats, MembershipInput
 
 
@@ -72,3 +73,20 @@ def canary_input(planted_losses: Floats, held_out_losses: Floats) -> MembershipI
     depend on how many were held out: the verdict takes this one.
     """
     return MembershipInput.from_losses(planted_losses, held_out_losses)
+
+
+def pairs_shown(planted_losses: Floats, held_out_losses: Floats, alpha: float) -> Pairs:
+    """Return what canaries show of a model, each against its held-out twin.
+
+    Of a pair with equal losses nothing can be said.
+
+    Parameters
+    ----------
+    planted_losses, held_out_losses : arrays, shape (P,)
+        Losses in nats, in one order.
+    alpha : float
+        In so many cases at most the bound of epsilon is too high.
+    """
+    planted, held_out = np.asarray(planted_losses), np.asarray(held_out_losses)
+    won, lost = int((planted < held_out).sum()), int((planted > held_out).sum())
+    return pairs_of(won, won + lost, alpha=alpha)

@@ -20,6 +20,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from fedneg.core.formats import name_clients
+from fedneg.evaluation.canary import pairs_shown
 from fedneg.evaluation.decision import (
     FORGOTTEN,
     INCONCLUSIVE,
@@ -27,7 +28,7 @@ from fedneg.evaluation.decision import (
     NOT_FORGOTTEN,
     TOOK_NO_PART,
 )
-from fedneg.evaluation.exact import Pairs, holm, pairs_of
+from fedneg.evaluation.exact import Pairs, holm
 from fedneg.evaluation.influence import MIN_OUT, Influence, influences
 from fedneg.evaluation.marker import Marker, marker_of
 from fedneg.evaluation.seen import Losses, Seen
@@ -217,7 +218,9 @@ def judge(
     }
     marker = marker_of(model.marker, [m.marker for m in trained_without], alpha=alpha)
     planted = [k for k in leaving if k in model.canaries]
-    canaries = {k: _pairs(*model.canaries[k], alpha / len(planted)) for k in planted}
+    canaries = {
+        k: pairs_shown(*model.canaries[k], alpha / len(planted)) for k in planted
+    }
     measured = {f"influence {name}": one for name, _, one in _measured(influence)}
     tests = {name: one.p_value for name, one in measured.items()}
     tests |= {f"canaries {k}": pairs.p_value for k, pairs in canaries.items()}
@@ -336,13 +339,6 @@ def _influence(
 
 def _scores(losses: Losses) -> Losses:
     return confidence_of_losses(np.asarray(losses, np.float64))
-
-
-def _pairs(planted: Losses, held_out: Losses, alpha: float) -> Pairs:
-    """Return what canaries show; of a pair with equal losses nothing can be said."""
-    won = int((np.asarray(planted) < np.asarray(held_out)).sum())
-    lost = int((np.asarray(planted) > np.asarray(held_out)).sum())
-    return pairs_of(won, won + lost, alpha=alpha)
 
 
 def _lost(model: Seen, references: Sequence[Seen]) -> float | None:

@@ -20,7 +20,7 @@ from fedneg.core.unanswered import EVALUATE, describe
 from fedneg.federation import Federation
 from fedneg.lasting.erasure import Erasure
 from fedneg.lasting.work import Work
-from fedneg.live.measured import measured_of, remains, validation_part
+from fedneg.live.measured import canaries_of, measured_of, remains, validation_part
 from fedneg.live.restore import restore
 from fedneg.live.standing import Standing
 from fedneg.records.account import GATE
@@ -147,7 +147,7 @@ class Live:
         if self.config.retrain != "scratch":
             self.strategy.check_kept(tuple(clients))
         self.federation.progress.step(f"forgetting {', '.join(map(str, clients))}")
-        before = self._measured()
+        before = self._measured(clients)
         # While the rows are still there; they are to be found nowhere in the end.
         must_go = self.at.remnants.of(clients, self.at.parameters)
         absent = [k for k in clients if k not in self.at.contains]
@@ -198,7 +198,8 @@ class Live:
         method["strategy"] = self.config.strategy.name
         if absent and not self.strategy.needs_leaving_client:
             method["absent"] = absent
-        self.at.work = Work(clients, mode, place, 0, before, self._measured(), method)
+        unlearned = self._measured(clients)
+        self.at.work = Work(clients, mode, place, 0, before, unlearned, method)
         self.at.keep(due=True, event=UNLEARNED, clients=clients, scan_windows=files)
         self.state.requests.mark(clients, UNLEARNED)
 
@@ -218,7 +219,7 @@ class Live:
             work.recovered += 1
             self.at.keep(due=True)
             return
-        after = self._measured()
+        after = self._measured(work.clients)
         self._check_gate(work, after)
         self.federation.progress.step(
             "asking the remaining clients how good the model is"
@@ -256,8 +257,8 @@ class Live:
             "retrain_rounds, or with retrain=scratch"
         )
 
-    def _measured(self) -> dict[str, Any]:
-        """Return what is known of the current model."""
+    def _measured(self, clients: Sequence[int]) -> dict[str, Any]:
+        """Return what is known of the current model, for clients that leave."""
         found = self.federation.test.measure(self.at.parameters)
         values: dict[str, Any] = {
             "model": digest_of_model(self.at.parameters),
@@ -268,7 +269,10 @@ class Live:
         rate = self.federation.test.attack_success_rate(self.at.parameters)
         if rate is not None:
             values["attack_success_rate"] = rate
-        return values
+        canaries = canaries_of(
+            self.federation.test, self.at.parameters, self.config, clients
+        )
+        return values | ({"canaries": canaries} if canaries else {})
 
 
 def _show(standing: Standing) -> None:

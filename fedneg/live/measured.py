@@ -1,9 +1,15 @@
 """What a federation of fedneg's own app measured of its models, for receipts."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
+from fedneg.core.parameters import Vector
 from fedneg.core.settings import Config
+from fedneg.evaluation.canary import pairs_shown
+from fedneg.evaluation.evidence import ServerTest
 from fedneg.lasting.work import Work
 from fedneg.records.receipts import NOTHING
 from fedneg.strategies import method_named
@@ -15,6 +21,27 @@ def validation_part(config: Config) -> str:
     A task of one's own need not have a validation part, and every one has a test part.
     """
     return "val" if config.task is None else "test"
+
+
+def canaries_of(
+    test: ServerTest, parameters: Vector, config: Config, clients: Collection[int]
+) -> dict[str, Any]:
+    """Return what the canaries of leaving clients show of a model, by client id.
+
+    Nobody is retrained for it: the server made them, and their held-out twins, and
+    trained with neither. {} where none of these clients was given any.
+    """
+    attack = config.attack
+    planted = sorted(set(attack.clients or ()) & set(clients))
+    if attack.name != "canaries" or not np.isfinite(parameters).all():
+        return {}
+    found = {}
+    for client_id in planted:
+        losses = test.canary_losses(parameters, client_id)
+        if losses is not None:
+            pairs = pairs_shown(*losses, alpha=config.verdict.alpha / len(planted))
+            found[str(client_id)] = asdict(pairs)
+    return found
 
 
 def measured_of(

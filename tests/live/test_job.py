@@ -172,6 +172,26 @@ def test_attack_success_is_on_the_receipt_where_there_is_an_attack(tmp_path: Pat
     assert {"attack_success_rate"} <= measured["before"].keys() & measured["after"]
 
 
+def test_canaries_give_a_receipt_an_epsilon_without_any_retraining(tmp_path: Path):
+    """Of the client that leaves, before and after; clients without any have none."""
+    state = tmp_path / "state"
+    words = ("attack=canaries", "attack.clients=[1,2]", "attack.canaries=20")
+    go_on(state, *words, "client.local_epochs=8", "client.learning_rate=0.1")
+    ask(state, 1)
+    grid = go_on(state, "retrain=scratch")
+    measured = receipt_of(state, 1)["measured"]
+    before, after = (measured[name]["canaries"] for name in ("before", "after"))
+    assert set(before) == set(after) == {"1"}
+    assert before["1"]["count"] == 20
+    assert before["1"]["epsilon"] > 0
+    assert before["1"]["p_value"] < 0.05
+    assert after["1"]["won"] < before["1"]["won"]
+    assert set(grid.asked("train")) == {0, 2}
+    ask(state, 0)
+    go_on(state)
+    assert "canaries" not in receipt_of(state, 0)["measured"]["before"]
+
+
 def test_the_parameters_form_says_that_a_part_remains(tmp_path: Path):
     state = tmp_path / "state"
     go_on(state, "strategy.form=parameters")
