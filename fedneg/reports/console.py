@@ -1,5 +1,6 @@
 """What a run says at its end, in the terminal: its models and its verdict."""
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,21 +79,31 @@ def _show_verdict(results: Mapping[str, Any], console: Console) -> None:
     outcome = str(verdict["outcome"])
     quality = str(results.get("quality_name", ACCURACY))
     reason = told(" ".join(describe_finding(results)), quality)
-    line = Text(f"verdict ({visible(str(verdict.get('model') or '?'))}): ")
+    head = f"verdict ({visible(str(verdict.get('model') or '?'))}): "
+    told_outcome = visible(describe_outcome(verdict))
+    line = head + told_outcome + visible(f". {reason}" if reason else "")
+    LOG.info("%s", line)
+    shown = Text(_filled(line, console))
     style = _STYLES.get(outcome, "bold yellow")
-    line.append(visible(describe_outcome(verdict)), style=style)
-    line.append(visible(f". {reason}" if reason else ""))
-    LOG.info("%s", line.plain)
-    # One line for a pipe; for people it breaks between words, and keeps 98 % together.
-    shown = line
-    if console.is_terminal:
-        shown = Text("\N{NO-BREAK SPACE}%").join(line.split(" %", allow_blank=True))
-    console.print(shown, soft_wrap=not console.is_terminal)
+    shown.stylize(style, len(head), len(head) + len(told_outcome))
+    console.print(shown, soft_wrap=True)
     for warning in control_warnings(verdict):
         warning = told(warning, quality)
         LOG.warning("%s", warning)
-        said = Text(f"warning: {warning}", style="bold yellow")
-        console.print(said, soft_wrap=not console.is_terminal)
+        said = Text(_filled(f"warning: {warning}", console), style="bold yellow")
+        console.print(said, soft_wrap=True)
+
+
+def _filled(line: str, console: Console) -> str:
+    """Return a line broken between words for people, whole for a pipe.
+
+    A number stays with its percent sign, which Rich would part.
+    """
+    if not console.is_terminal:
+        return line
+    # One character for each: places in the line stay what they are.
+    kept = line.replace(" %", "\N{NO-BREAK SPACE}%")
+    return textwrap.fill(kept, console.width, break_on_hyphens=False)
 
 
 def _asked(results: Mapping[str, Any]) -> str:

@@ -134,8 +134,9 @@ def _draw_run(
     """Draw one run's influence and interval; an arrow where it lies beyond the axis."""
     low, high = (number(run[name]) for name in ("rho_low", "rho_high"))
     if low is not None and high is not None:
-        ends = [min(max(100 * end, limits[0]), limits[1]) for end in (low, high)]
-        axes.plot(ends, [row, row], color=style["color"], lw=1.0, zorder=2)
+        axes.plot(
+            [100 * low, 100 * high], [row, row], color=style["color"], lw=1.0, zorder=2
+        )
     at = 100 * float(run["rho"])
     shown = min(max(at, limits[0]), limits[1])
     marker = style["marker"] if shown == at else "<" if at < 0 else ">"

@@ -151,7 +151,7 @@ def _draw_bar(
 ) -> None:
     """Draw a model's influence; what lies beyond the axis says its number there."""
     colour = LIGHT["ink" if name == "retrained" else name]
-    ends = [_inside(100 * end, limits) for end in (one.low, one.high)]
+    ends = [100 * one.low, 100 * one.high]  # which the axis cuts off
     axes.plot(ends, [row, row], color=colour, lw=2.2, solid_capstyle="butt", zorder=2)
     at = 100 * one.rho
     axes.plot(_inside(at, limits), row, ms=7, zorder=3, **dot_style(name))
