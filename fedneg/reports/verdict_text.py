@@ -190,10 +190,9 @@ def describe_residual(one: Residual) -> str:
 
 
 def describe_resolution(verdict: Mapping[str, Any], one: Residual) -> str:
-    """Return what so many retrainings resolve, and how many would tell."""
-    there = [n for n in (one.n_in, one.n_out) if n is not None]
-    who = count(sum(there), "retraining") if there else "the retrainings"
-    said = f"{who} resolve {whole_percent(one.half)} % of it"
+    """Return what so many retrained models resolve, and how many would tell."""
+    models = "models" if one.n_out is None else count(one.n_out, "model")
+    said = f"{models} without it resolve {whole_percent(one.half)} % of it"
     needed = number(verdict.get("models_needed"))
     if needed is not None:
         return f"{said}; try verdict.retrainings={retrainings_for(int(needed))}"

@@ -73,7 +73,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str, list[str]]] = {
         TOO_FEW,
         "inconclusive",
         "open",
-        ["how much of it can still be seen is open (", "4 retrainings resolve "],
+        ["how much of it can still be seen is open (", "3 models without it resolve "],
     ),
     "too few": (
         {"outs": 2, "ins": 1},
@@ -211,7 +211,7 @@ def test_what_cannot_be_told_has_its_resolution(needed: int | None, words: str) 
     )
     sentences = describe_finding(results)
     assert "is open (50 %, between \N{MINUS SIGN}70 and 170 %); acc" in sentences[1]
-    assert sentences[2].startswith("6 retrainings resolve 120 % of it")
+    assert sentences[2].startswith("5 models without it resolve 120 % of it")
     assert sentences[2].endswith(words)
 
 
