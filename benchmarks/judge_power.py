@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from benchmarks.judge import COMMON, MNIST, SETTINGS, federate
+from benchmarks.judge import COMMON, DIGITS, MNIST, SETTINGS, federate
 from benchmarks.markers import fill
 from fedneg.config import load_config
 from fedneg.core.parameters import flatten, unflatten
@@ -59,20 +59,24 @@ SMALL = ("rounds=20", "client.learning_rate=0.05")
 
 @dataclass(frozen=True)
 class Setting:
-    """A federation's overrides, the seeds of some, and how many images a client has.
+    """A federation's overrides, the seeds of some, and what is taken of each.
 
-    None: all that are its own.
+    How many images of a client, and how many clients are judged; None: all.
     """
 
     overrides: tuple[str, ...]
     seeds: tuple[int, ...]
     images: int | None = None
+    judged: int | None = None
 
 
 POWER = {
     "digits, 5 clients": Setting(SETTINGS["digits, 5 clients"], (101, 102, 103, 104)),
     "digits, 10 clients": Setting(SETTINGS["digits, 10 clients"], (101, 102)),
     "digits, 20 clients": Setting(SETTINGS["digits, 20 clients"], (101,)),
+    "digits, 100 clients": Setting(
+        (*DIGITS, "clients=100", "data.split_writers=true"), (101,), judged=10
+    ),
     "mnist, 20 clients of 200 images": Setting(
         (*MNIST, "clients=20", *SMALL), (101,), images=200
     ),
@@ -201,7 +205,7 @@ def rows_of(setting: Setting, seed: int) -> Iterator[dict[str, Any]]:
     members = halves(len(everybody), seed)
     draws = list(range(100, 100 + BANK))
     bank = all_of.train(all_of.start(draws), members, draws, rounds)
-    for client in everybody:
+    for client in everybody[: setting.judged]:
         rest = [[k for k in everybody if k != client]] * OUT
         draws = [1000 + 100 * client + place for place in range(OUT)]
         models = all_of.train(all_of.start(draws), rest, draws, rounds)

@@ -20,7 +20,7 @@ FILLED = {
     "README.md": ["table"],
     "docs/architecture.md": ["rooms"],
     "docs/benchmarks.md": ["bench", "capacity"],
-    "docs/judge.md": ["judge"],
+    "docs/judge.md": ["judge", "power"],
     "docs/methods.md": ["comparison"],
     "docs/paper.md": ["paper"],
 }
