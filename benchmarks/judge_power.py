@@ -243,9 +243,9 @@ def rows_of(setting: Setting, seed: int) -> Iterator[dict[str, Any]]:
 def table(rows: pd.DataFrame) -> str:
     """Return Markdown: how often what is known is found, and how often wrongly."""
     lines = [
-        "| setting | judged by | originals found | fine-tuned ones | acquitted | "
-        "retrained: accused | acquitted |",
-        "| --- | --- | --- | --- | --- | --- | ---: |",
+        "| setting | judged by | originals found | fine-tuned ones found | of both: "
+        "acquitted | retrained: accused | retrained: acquitted |",
+        "| --- | --- | --- | --- | ---: | --- | ---: |",
     ]
     for (setting, plan), some in rows.groupby(
         ["setting", "by"], sort=False, observed=True
