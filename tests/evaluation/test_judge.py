@@ -332,7 +332,7 @@ def test_the_docs_example_prints_what_the_docs_say(
     capsys: pytest.CaptureFixture[str],
 ):
     text = (REPOSITORY / "docs" / "judge.md").read_text()
-    code, said = text.split("```python\n")[1].split("\n```\n")
+    code, said = text.split("```python\n")[1].split("\n```\n", 1)
     exec(code, {})
     printed = " ".join(capsys.readouterr().out.split())
     assert printed in " ".join(said.split())
