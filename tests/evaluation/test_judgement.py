@@ -348,6 +348,121 @@ def test_answers_are_kept_to_the_last_bit_and_named_by_all_it_depends_on(
     assert kept.read() is None
 
 
+# -- the judge is shown ----------------------------------------------------------------
+
+TAUGHT = {1: rng(0, "taught", 1).normal(size=40), 2: rng(0, "taught", 2).normal(size=9)}
+
+
+def shares(draw: int, **of: float) -> dict[int, ClientAnswers]:
+    """Return answers of a model with shares of what each client taught, and chance."""
+    noise = rng(1, "noise", draw)
+    found = {}
+    for name, share in of.items():
+        taught = TAUGHT[int(name[1:])]
+        scores = share * taught + 0.05 * noise.normal(size=len(taught))
+        found[int(name[1:])] = said(scores.tolist(), [0.0])
+    return found
+
+
+def shown(*overrides: str, **unlearned: float) -> tuple[Judgement, AnsweringClients]:
+    """Return a judgement of 1 model with the clients and 3 without, one handed over."""
+    clients = AnsweringClients()
+    made = judgement_of(clients, "verdict.retrainings=null", *overrides)
+    for draw in range(7):
+        share = {"_1": 0.0, "_2": 0.0}
+        if draw in (0, 3):  # the original, and the reference with them
+            share = {"_1": 1.0, "_2": 1.0}
+        elif draw == 1:
+            share = unlearned
+        clients.said[parameters(draw).tobytes()] = shares(draw, **share)
+    made.add("original", parameters(0), evidence("original"))
+    made.add("unlearned", parameters(1), evidence("unlearned"))
+    made.add("retrained", parameters(2), evidence("retrained"))
+    made.add_trained_with(parameters(3))
+    for draw in (4, 5, 6):
+        made.add_trained_without({0: parameters(draw)})
+    return made, clients
+
+
+def test_each_client_is_judged_and_the_worst_decides():
+    """One of 40 examples is forgotten, one of 9 is there: nothing is averaged."""
+    made, _ = shown(_1=0.0, _2=1.0)
+    found = made.judge("unlearned")
+    assert (found.outcome, found.finding) == ("not forgotten", "traces left")
+    one, two = found.influence[1], found.influence[2]
+    assert one is not None
+    assert two is not None
+    assert one.rho == pytest.approx(0, abs=0.1)
+    assert two.rho == pytest.approx(1, abs=0.1)
+    assert (one.n_in, one.n_out, one.alpha) == (1, 3, pytest.approx(0.01))
+    clean, _ = shown(_1=0.0, _2=0.0)
+    assert clean.judge("unlearned").finding == "forgotten"
+    assert clean.tells
+    over, _ = shown(_1=-2.0, _2=0.0)
+    assert over.judge("unlearned").finding == "overshot"
+    assert clean.to_json()["verdict"]["controls"] == {
+        "original": "not forgotten",
+        "retrained": "forgotten",
+    }
+
+
+def test_of_a_client_that_did_not_answer_nothing_can_be_told():
+    made, _ = shown(_1=0.0)
+    found = made.judge("unlearned")
+    assert (found.outcome, found.finding) == ("inconclusive", "cannot tell")
+    assert found.influence[2] is None
+    assert not made.tells
+
+
+def test_nor_of_one_that_answers_of_other_examples_each_time():
+    made, clients = shown(_1=0.0, _2=0.0)
+    clients.said[parameters(7).tobytes()] = {
+        1: shares(7, _1=0.0)[1],
+        2: said([0.1] * 4, [0.0]),
+    }
+    made.add("recovered", parameters(7), evidence("recovered"))
+    found = made.judge("recovered")
+    assert found.influence[1] is not None
+    assert found.influence[2] is None
+    assert found.finding == "cannot tell"
+
+
+def test_a_model_is_compared_with_those_of_as_many_rounds():
+    """Of 2 further rounds there are none here, and of the training's there are."""
+    made, clients = shown(_1=0.0, _2=0.0)
+    clients.said[parameters(7).tobytes()] = shares(7, _1=0.0, _2=0.0)
+    made.add("recovered", parameters(7), evidence("recovered"), rounds_after=2)
+    assert made.rounds_after == {0, 2}
+    assert made.judge("unlearned").finding == "forgotten"
+    assert made.judge("recovered").finding == "cannot tell"
+    for draw in (4, 5, 6):
+        made.add_trained_without({2: parameters(draw)})
+    assert made.judge("recovered").finding == "forgotten"
+
+
+def test_a_retrained_model_bit_for_bit_is_never_not_forgotten():
+    """Whatever chance makes of the numbers; the control says what they are."""
+    made, clients = shown(_1=0.0, _2=0.0)
+    clients.said[parameters(2).tobytes()] = shares(2, _1=1.0, _2=1.0)
+    for name in ("retrained", "recovered"):
+        made.add(name, parameters(2), evidence(name))
+    found = made.judge("recovered")
+    assert (found.outcome, found.finding) == ("inconclusive", "is a retrained model")
+    assert str(found).startswith("inconclusive: is a retrained model; quality ")
+    verdict = made.to_json()["verdict"]
+    assert verdict["controls"]["retrained"] == "not forgotten"
+    assert verdict["outcomes"]["retrained"] == "inconclusive"
+
+
+def test_a_bank_says_of_each_client_what_those_trainings_say_that_had_it():
+    made, clients = shown("verdict.bank=3", _1=0.0, _2=0.0)
+    for draw, half in ((8, (1,)), (9, (2,))):
+        clients.said[parameters(draw).tobytes()] = shares(draw, _1=1.0, _2=1.0)
+        made.add_trained_with(parameters(draw), half)
+    found = made.judge("unlearned")
+    assert {k: one and one.n_in for k, one in found.influence.items()} == {1: 2, 2: 2}
+
+
 # -- whole runs ------------------------------------------------------------------------
 
 
