@@ -16,6 +16,7 @@ from builders.waiting import PATIENCE_S
 from fedneg import ClientRef, Forgettable, judge, serve
 from fedneg.core.errors import FedNegError
 from fedneg.evaluation.judge import Finding
+from fedneg.ledger.ledger import Ledger
 from fedneg.serving.asking import Asking
 from fedneg.serving.references import References, references
 from fedneg.serving.verdict import verdicts
@@ -232,6 +233,17 @@ def test_a_strategy_that_waits_for_all_waits_for_all_again_where_all_take_part()
     assert held.forgotten == held.fresh().forgotten == (2,)
     assert held.fresh().ledger is None
     assert held.ledger is not None
+
+
+def test_a_fresh_one_copies_no_rows(monkeypatch: pytest.MonkeyPatch):
+    """Which may be as large as the memory."""
+    held, _ = federation()
+
+    def copied(self: Ledger, memo: object) -> Ledger:
+        raise AssertionError("rows were copied")
+
+    monkeypatch.setattr(Ledger, "__deepcopy__", copied, raising=False)
+    assert held.fresh().ledger is None
 
 
 def test_what_cannot_be_compared_with_is_one_line(forgot: Forgot):
