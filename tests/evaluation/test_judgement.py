@@ -414,6 +414,19 @@ def test_of_a_client_that_did_not_answer_nothing_can_be_told():
     assert not made.tells
 
 
+def test_nor_of_one_that_never_answered():
+    made, clients = shown(_1=0.0)
+    for model, answers in clients.said.items():
+        clients.said[model] = {1: answers[1]}
+    again = judgement_of(clients, "verdict.retrainings=null")
+    again.add("original", parameters(0), evidence("original"))
+    again.add("unlearned", parameters(1), evidence("unlearned"))
+    again.add_trained_with(parameters(3))
+    for draw in (4, 5, 6):
+        again.add_trained_without({0: parameters(draw)})
+    assert again.judge("unlearned").finding == "cannot tell"
+
+
 def test_nor_of_one_that_answers_of_other_examples_each_time():
     made, clients = shown(_1=0.0, _2=0.0)
     clients.said[parameters(7).tobytes()] = {
