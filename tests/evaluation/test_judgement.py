@@ -415,7 +415,7 @@ def test_of_a_client_that_did_not_answer_nothing_can_be_told():
 
 
 def test_nor_of_one_that_never_answered():
-    made, clients = shown(_1=0.0)
+    _, clients = shown(_1=0.0)
     for model, answers in clients.said.items():
         clients.said[model] = {1: answers[1]}
     again = judgement_of(clients, "verdict.retrainings=null")
