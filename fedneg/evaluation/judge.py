@@ -50,6 +50,8 @@ OUTCOMES = {
 ANSWERED = frozenset({TOOK_NO_PART, MARKER_ONLY, IS_RETRAINED})
 # Of rho: less than half of what the client taught, and no more than as much below 0.
 MARGINS = (-1.0, 0.5)
+# In how many cases a bound of epsilon is too high, of all clients' together.
+EPSILON_ALPHA = 0.05
 # How many models without the client a way on is looked for.
 MOST_MODELS = 200
 
@@ -75,6 +77,8 @@ class Finding:
     margins : tuple of float
         Of rho.
     alpha : float
+    next_alpha : float or None
+        What a next judgement by more models may err; None: as much.
     """
 
     outcome: str
@@ -86,12 +90,13 @@ class Finding:
     quality_lost: float | None
     margins: tuple[float, float]
     alpha: float
+    next_alpha: float | None = None
 
     @property
     def epsilon(self) -> float | None:
         """The largest lower bound of epsilon that canaries show; None without any.
 
-        Of all clients' bounds together at most alpha err.
+        Of all clients' bounds together at most 5 % err, whatever alpha is.
         """
         return max((p.epsilon for p in self.canaries.values()), default=None)
 
@@ -100,11 +105,16 @@ class Finding:
         """How many models without the clients would tell; None: nobody knows.
 
         If each client's influence stays what it was found to be, and the models as far
-        apart: then its interval is within the margins, or does not hold 0.
+        apart: then its interval is within the margins, or does not hold 0. None where
+        it is told already.
         """
+        if OUTCOMES[self.finding] != INCONCLUSIVE:
+            return None
         measured = [found for _, _, found in _measured(self.influence)]
-        tests = max(1, len(self.p_values))
-        needed = [models_to_tell(found, self.margins, tests) for found in measured]
+        tests, alpha = max(1, len(self.p_values)), self.next_alpha or self.alpha
+        needed = [
+            models_to_tell(found, self.margins, tests, alpha) for found in measured
+        ]
         known = [count for count in needed if count is not None]
         if any(
             found is not None and found.is_partial for found in self.influence.values()
@@ -132,13 +142,20 @@ class Finding:
         return f"{text}; quality {'lost' if lost >= 0 else 'won'} {abs(lost):.3f}"
 
     def _found(self) -> str:
-        worst, unknown = self._worst(), [k for k, i in self.influence.items() if not i]
+        unknown = [k for k, i in self.influence.items() if not i]
         partial = [k for k, i in self.influence.items() if i and i.is_partial]
         if self.finding == CANNOT_TELL and (unknown or partial):
             whose = "" if unknown else "the ordinary examples of "
             whose += name_clients(unknown or partial)
             return f"{self.finding}; nothing can be told of {whose}"
-        if worst is None or self.finding in ANSWERED:
+        if self.finding in ANSWERED:
+            return self.finding
+        deciding = self._deciding_test()
+        shown = {name: (whose, one) for name, whose, one in _measured(self.influence)}
+        if deciding is not None and deciding not in shown:
+            return f"{self.finding}; {self._counted(deciding)}"
+        worst = shown.get(deciding or "", self._worst())
+        if worst is None:
             return self.finding
         whose, found = worst
         said = "" if self.finding == self.outcome else f"{self.finding}; "
@@ -151,6 +168,38 @@ class Finding:
         needed = self.models_needed
         way = "" if needed is None else f", about {needed} would tell"
         return f"{said} with {found.n_out} models without it{way}"
+
+    def _deciding_test(self) -> str | None:
+        """Return which test a finding rests on most, 'influence ' left out.
+
+        None where none does: what acquits are the intervals of all.
+        """
+        if OUTCOMES[self.finding] != NOT_FORGOTTEN:
+            return None
+        below = {name for name, _, i in _measured(self.influence) if i.rho < 0}
+        names = {
+            name.removeprefix("influence "): p for name, p in self.p_values.items()
+        }
+        right = {
+            name: p
+            for name, p in names.items()
+            if p < self.alpha and (name in below) == (self.finding == OVERSHOT)
+        }
+        return min(right, key=lambda name: right[name], default=None)
+
+    def _counted(self, test: str) -> str:
+        """Return what a marker, or canaries, show."""
+        if test == "marker" and self.marker is not None:
+            judged, others = self.marker.judged, self.marker.references
+            return (
+                f"the planted trick works {judged.hits} of {judged.count} times, "
+                f"{others.hits} of {others.count} in models without it"
+            )
+        pairs = self.canaries[int(test.removeprefix("canaries "))]
+        return (
+            f"{pairs.won} of {pairs.count} planted canaries are better known than "
+            "their twins"
+        )
 
     def _worst(self) -> tuple[str, Influence] | None:
         """Return whose interval is farthest out of the margins."""
@@ -188,7 +237,7 @@ def judge(
     trained_without : sequence of Seen
         Of models that were trained without the clients: fresh initial parameters, other
         seeds, and as many rounds as the judged one had, repair included. At least
-        three; validity rests on them.
+        three; validity rests on them. One that is given twice counts once.
     clients : collection of int
         Leaving clients of whom perhaps nothing was seen in any model.
     absent : collection of int
@@ -219,7 +268,8 @@ def judge(
     marker = marker_of(model.marker, [m.marker for m in trained_without], alpha=alpha)
     planted = [k for k in leaving if k in model.canaries]
     canaries = {
-        k: pairs_shown(*model.canaries[k], alpha / len(planted)) for k in planted
+        k: pairs_shown(*model.canaries[k], EPSILON_ALPHA / len(planted))
+        for k in planted
     }
     measured = {f"influence {name}": one for name, _, one in _measured(influence)}
     tests = {name: one.p_value for name, one in measured.items()}
@@ -261,7 +311,10 @@ def judge(
 
 
 def models_to_tell(
-    found: Influence, margins: tuple[float, float], tests: int = 1
+    found: Influence,
+    margins: tuple[float, float],
+    tests: int = 1,
+    alpha: float | None = None,
 ) -> int | None:
     """Return how many models without the client would tell; None: over `MOST_MODELS`.
 
@@ -272,16 +325,19 @@ def models_to_tell(
         As of `judge`.
     tests : int
         Of how many this is one: a finding has to stand beside all of them.
+    alpha : float, optional
+        What a judgement by more models may err; by default as much as this one.
     """
+    alpha = alpha or found.alpha
     within = min(found.rho - margins[0], margins[1] - found.rho)
     for count in range(found.n_out + 1, MOST_MODELS + 1):
         spread = found.sd * np.sqrt(1 + 1 / count)
 
-        def half(alpha: float, spread: float = spread, count: int = count) -> float:
-            return float(student.ppf(1 - alpha / 2, count - 1)) * spread
+        def half(level: float, spread: float = spread, count: int = count) -> float:
+            return float(student.ppf(1 - level / 2, count - 1)) * spread
 
         # Its interval is to be within the margins, or to leave 0 out.
-        if half(found.alpha) <= within or half(found.alpha / tests) < abs(found.rho):
+        if half(alpha) <= within or half(alpha / tests) < abs(found.rho):
             return count
     return None
 
@@ -326,7 +382,13 @@ def _influence(
         [_scores(m.losses[client_id]) for m in models if client_id in m.losses]
         for models in (trained_with, trained_without)
     )
-    if client_id not in model.losses or not ins or len(outs) < MIN_OUT:
+    if client_id not in model.losses or not len(model.losses[client_id]):
+        return None
+    if len({len(one) for one in (model.losses[client_id], *ins, *outs)}) > 1:
+        raise ValueError(f"every model needs the same examples of client {client_id}")
+    # One model given twice is one: two that agree to the last bit tell of no chance.
+    outs = [one for k, one in enumerate(outs) if not _is_among(one, outs[:k])]
+    if not ins or len(outs) < MIN_OUT:
         return None
     found = influences(
         [_scores(model.losses[client_id])],
@@ -335,6 +397,10 @@ def _influence(
         alpha=alpha,
     )
     return None if found is None else found[0]
+
+
+def _is_among(scores: Losses, others: Sequence[Losses]) -> bool:
+    return any(np.array_equal(scores, one) for one in others)
 
 
 def _scores(losses: Losses) -> Losses:

@@ -21,11 +21,15 @@ OPEN = frozenset({CANNOT_TELL, MARKER_ONLY})
 
 @dataclass(frozen=True)
 class Look:
-    """How many models with and without the clients, and what share may err."""
+    """How many models with and without the clients, and what share may err.
+
+    `next_alpha`: what a look at more models may err; None: as much.
+    """
 
     n_in: int
     n_out: int
     alpha: float
+    next_alpha: float | None = None
 
     @property
     def models(self) -> int:
@@ -50,8 +54,8 @@ def looks_of(settings: VerdictSettings) -> tuple[Look, ...]:
             for look in looks_of(replace(settings, bank=0))
         )
     if most < FIRST_IN + FIRST_OUT:
-        return (Look(0, most, FIRST_SHARE * alpha),)
-    first = Look(FIRST_IN, FIRST_OUT, FIRST_SHARE * alpha)
+        return (Look(0, most, FIRST_SHARE * alpha, (1 - FIRST_SHARE) * alpha),)
+    first = Look(FIRST_IN, FIRST_OUT, FIRST_SHARE * alpha, (1 - FIRST_SHARE) * alpha)
     if most == first.models:
         return (first,)
     n_in = max(FIRST_IN, 2 * most // 9)
@@ -84,17 +88,16 @@ def looked_at(
         there = len(trained_with) >= look.n_in and len(trained_without) >= look.n_out
         if found and not there:
             break
-        found.append(
-            judge(
-                model,
-                trained_with=trained_with[: look.n_in],
-                trained_without=trained_without[: look.n_out],
-                clients=clients,
-                absent=absent,
-                alpha=look.alpha,
-                margins=margins,
-            )
+        one = judge(
+            model,
+            trained_with=trained_with[: look.n_in],
+            trained_without=trained_without[: look.n_out],
+            clients=clients,
+            absent=absent,
+            alpha=look.alpha,
+            margins=margins,
         )
+        found.append(replace(one, next_alpha=look.next_alpha))
         if found[-1].finding not in OPEN:
             break
     return found

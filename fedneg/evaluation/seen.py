@@ -31,8 +31,8 @@ class Seen:
     Raises
     ------
     ValueError
-        If a loss is negative or not finite, twins are not as many as canaries, or a
-        trick worked oftener than it was tried.
+        If a loss is negative or not finite, twins are not as many as canaries, quality
+        is not in [0, 1], or a trick worked oftener than it was tried.
     """
 
     losses: Mapping[int, Losses] = field(default_factory=dict)
@@ -55,5 +55,11 @@ class Seen:
                 raise ValueError(
                     f"every canary needs a twin, got {len(planted)} and {len(held_out)}"
                 )
+        if self.quality is not None and not 0 <= self.quality <= 1:
+            raise ValueError(f"quality must be in [0, 1], got {self.quality!r}")
         if self.marker is not None:
+            if any(count != int(count) for count in self.marker):
+                raise ValueError(
+                    f"marker must be two whole numbers, got {self.marker!r}"
+                )
             rate_of(*self.marker)  # which checks them

@@ -336,3 +336,106 @@ def test_the_docs_example_prints_what_the_docs_say(
     exec(code, {})
     printed = " ".join(capsys.readouterr().out.split())
     assert printed in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"quality": np.nan}, r"quality must be in \[0, 1\], got nan"),
+        ({"quality": 5.0}, r"quality must be in \[0, 1\], got 5"),
+        ({"marker": (3.5, 100)}, "marker must be two whole numbers"),
+    ],
+)
+def test_what_cannot_be_seen_of_a_model_is_a_line(given: dict[str, object], said: str):
+    with pytest.raises(ValueError, match=said):
+        Seen(**given)  # type: ignore[arg-type]
+
+
+def references(count: int, share: float, seed: int) -> list[Seen]:
+    """Return models that have a share of what client 3 taught."""
+    draw = np.random.default_rng(seed)
+    middle = np.random.default_rng(0).normal(size=200)
+    scores = [
+        middle + 1.5 * share + 0.5 * draw.normal(size=200) for _ in range(count)
+    ]
+    return [Seen({3: np.log1p(np.exp(-one))}) for one in scores]
+
+
+def test_a_model_that_is_given_twice_counts_once():
+    """Two that agree to the last bit would make chance look small."""
+    outs = references(3, 0, 1)
+    model, ins = references(1, 0.3, 2)[0], references(2, 1, 3)
+    once = judge(model, trained_with=ins, trained_without=outs).influence[3]
+    twice = judge(model, trained_with=ins, trained_without=[*outs, outs[1]])
+    assert twice.influence[3] == once
+    few = judge(model, trained_with=ins, trained_without=[outs[0]] * 5)
+    assert few.influence == {3: None}
+    assert few.finding == "cannot tell"
+
+
+def test_examples_that_nobody_has_tell_nothing():
+    found = judge(
+        Seen({3: np.empty(0)}),
+        trained_with=[Seen({3: np.empty(0)})],
+        trained_without=[Seen({3: np.empty(0)})] * 3,
+    )
+    assert found.influence == {3: None}
+
+
+def test_a_sentence_tells_of_the_test_that_decided():
+    """The trick works still; the influence, which is wide, would say overshot."""
+    outs = [replace(one, marker=(0, 100)) for one in references(3, 0, 1)]
+    model = replace(references(1, 0.1, 2)[0], marker=(90, 100))
+    ins = references(1, 1, 3)
+    found = judge(model, trained_with=ins, trained_without=outs)
+    assert found.finding == "traces left"
+    assert "90 of 100 times" in str(found)
+    assert "0 of 300" in str(found)
+    known = (np.zeros(20), np.ones(20))
+    found = judge(Seen(canaries={3: known}))
+    assert "20 of 20 planted canaries" in str(found)
+
+
+def test_of_several_clients_the_one_that_decided_is_told_of():
+    """Of client 4 the interval is far wider, and holds 0."""
+    draw = np.random.default_rng(5)
+
+    def seen(share: float, seed: int) -> Seen:
+        (one,) = references(1, share, seed)
+        wide = np.log1p(np.exp(-draw.normal(size=8) - 0.5 * (share == 1)))
+        return Seen({**one.losses, 4: wide})
+
+    found = judge(
+        seen(0.8, 9),
+        trained_with=[seen(1, 10 + k) for k in range(2)],
+        trained_without=[seen(0, 20 + k) for k in range(5)],
+    )
+    assert found.finding == "traces left"
+    assert "client 3" in str(found)
+    assert "client 4" not in str(found)
+
+
+def test_epsilon_is_a_bound_at_95_percent_whatever_alpha_is():
+    losses = (np.r_[np.zeros(74), np.ones(26)], np.full(100, 0.5))
+    for alpha in (0.01, 0.04, 0.05):
+        found = judge(Seen(canaries={3: losses}), alpha=alpha)
+        assert found.epsilon == pytest.approx(0.654, abs=5e-4)
+        assert found.canaries[3].alpha == 0.05
+
+
+def test_where_it_is_told_no_more_models_are_needed():
+    outs, ins = references(6, 0, 1), references(2, 1, 3)
+    found = judge(references(1, 0, 2)[0], trained_with=ins, trained_without=outs)
+    assert found.finding == "forgotten"
+    assert found.models_needed is None
+
+
+def test_how_many_would_tell_is_by_what_the_next_judgement_may_err():
+    """At alpha .01 t(.995, 4) sqrt(1 + 1/5) .3 = 1.5; at .04 half of that."""
+    found = Influence(0.0, -9, 9, 2, 3, 0.01, 0.3)
+    strict = models_to_tell(found, (-1, 1.0))
+    assert strict == models_to_tell(found, (-1, 1.0), alpha=0.01)
+    loose = models_to_tell(found, (-1, 1.0), alpha=0.04)
+    assert loose is not None
+    assert strict is not None
+    assert loose < strict

@@ -125,3 +125,13 @@ def test_a_client_of_whom_nothing_was_seen_is_never_forgotten():
     assert found[-1].influence[4] is None
     absent = looks(seen(0, 0.05), 0.05, clients=[3, 4], absent=[4])
     assert absent[-1].finding == "forgotten"
+
+
+def test_the_first_look_says_how_many_would_tell_at_the_next():
+    """Whose alpha is four times as much, as it is where one look is asked for."""
+    for looks in (1, 2):
+        first, *_ = looks_of(settings(looks=looks))
+        assert (first.alpha, first.next_alpha) == (
+            pytest.approx(0.01),
+            pytest.approx(0.04),
+        )
