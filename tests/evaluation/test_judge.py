@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -355,9 +356,7 @@ def references(count: int, share: float, seed: int) -> list[Seen]:
     """Return models that have a share of what client 3 taught."""
     draw = np.random.default_rng(seed)
     middle = np.random.default_rng(0).normal(size=200)
-    scores = [
-        middle + 1.5 * share + 0.5 * draw.normal(size=200) for _ in range(count)
-    ]
+    scores = [middle + 1.5 * share + 0.5 * draw.normal(size=200) for _ in range(count)]
     return [Seen({3: np.log1p(np.exp(-one))}) for one in scores]
 
 

@@ -130,7 +130,7 @@ def test_a_client_of_whom_nothing_was_seen_is_never_forgotten():
 def test_the_first_look_says_how_many_would_tell_at_the_next():
     """Whose alpha is four times as much, as it is where one look is asked for."""
     for looks in (1, 2):
-        first, *_ = looks_of(settings(looks=looks))
+        first, *_ = looks_of(settings(f"looks={looks}"))
         assert (first.alpha, first.next_alpha) == (
             pytest.approx(0.01),
             pytest.approx(0.04),
