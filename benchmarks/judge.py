@@ -207,20 +207,21 @@ def models_of(overrides: Sequence[str]) -> Iterator[tuple[str, bool, Seen]]:
 
 def references_of(
     overrides: Sequence[str],
-) -> tuple[list[Seen], dict[bool, list[Seen]]]:
-    """Return in models, and out models right after training and after repair."""
-    ins: list[Seen] = []
+) -> tuple[dict[bool, list[Seen]], dict[bool, list[Seen]]]:
+    """Return in models and out models, each right after training and after repair."""
+    ins: dict[bool, list[Seen]] = {False: [], True: []}
     outs: dict[bool, list[Seen]] = {False: [], True: []}
 
     def work(federation: Federation) -> None:
         config = federation.config
-        for draw in range(1, 1 + max(look.n_in for look in LOOKS)):
-            model = federation.reference(range(config.clients), 500 + draw)[0]
-            ins.append(seen(federation, model))
-        for draw in range(1, 1 + POOL):
-            models = federation.reference(config.remaining, draw, after=(0, REPAIR))
-            for repaired, kept in outs.items():
-                kept.append(seen(federation, models[REPAIR if repaired else 0]))
+        everybody = tuple(range(config.clients))
+        wanted = [(ins, everybody, 500, max(look.n_in for look in LOOKS))]
+        wanted.append((outs, tuple(config.remaining), 0, POOL))
+        for found, clients, before, count in wanted:
+            for draw in range(before + 1, before + 1 + count):
+                models = federation.reference(clients, draw, after=(0, REPAIR))
+                for repaired, kept in found.items():
+                    kept.append(seen(federation, models[REPAIR if repaired else 0]))
 
     federate(load_config([*overrides, "strategy=do_nothing"])[0], work)
     return ins, outs
@@ -237,16 +238,16 @@ def is_there(rows: pd.DataFrame, which: Mapping[str, Any]) -> bool:
 def rows_of(overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield a row for every judged model of a setting."""
     ins, outs = references_of(overrides)
-    judged = [(kind, model, outs[r][:7]) for kind, r, model in models_of(overrides)]
+    judged = [(kind, model, r, outs[r][:7]) for kind, r, model in models_of(overrides)]
     for repaired, pool in outs.items():
         kind = "retrained, repaired" if repaired else "retrained"
         for place, model in enumerate(pool):
             # The others in turn, so that each is a first look's reference as often.
             others = [*pool[place + 1 :], *pool[:place]]
-            judged.append((kind, model, others))
-    for kind, model, references in judged:
+            judged.append((kind, model, repaired, others))
+    for kind, model, repaired, references in judged:
         looks = looked_at(
-            model, trained_with=ins, trained_without=references, looks=LOOKS
+            model, trained_with=ins[repaired], trained_without=references, looks=LOOKS
         )
         last = looks[-1]
         row: dict[str, Any] = {"kind": kind, "looks": len(looks)}

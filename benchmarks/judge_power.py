@@ -205,6 +205,9 @@ def rows_of(setting: Setting, seed: int) -> Iterator[dict[str, Any]]:
     members = halves(len(everybody), seed)
     draws = list(range(100, 100 + BANK))
     bank = all_of.train(all_of.start(draws), members, draws, rounds)
+    # A model with the client has as many rounds as the judged one, of the same clients.
+    bank_later = all_of.train(bank, members, draws, later)
+    full_later = all_of.train(full, [everybody] * 3, [0, 1, 2], later)
     for client in everybody[: setting.judged]:
         rest = [[k for k in everybody if k != client]] * OUT
         draws = [1000 + 100 * client + place for place in range(OUT)]
@@ -213,18 +216,23 @@ def rows_of(setting: Setting, seed: int) -> Iterator[dict[str, Any]]:
         outs[True] = all_of.seen(all_of.train(models, rest, draws, later), client)
         tuned = all_of.train(full[:1], rest[:1], [1000 + 100 * client + 50], later)
         original, *ins = all_of.seen(full, client)
+        ins_later = all_of.seen(full_later[1:], client)
         half = [k for k, some in enumerate(members) if client in some]
-        from_bank = all_of.seen(bank[half], client)
+        with_client = {
+            False: (ins, all_of.seen(bank[half], client)),
+            True: (ins_later, all_of.seen(bank_later[half], client)),
+        }
         judged = [
-            ("original", original, outs[False][:-1]),
-            ("fine_tune", all_of.seen(tuned, client)[0], outs[True][:-1]),
-            ("retrained", outs[False][-1], outs[False][:-1]),
-            ("retrained, repaired", outs[True][-1], outs[True][:-1]),
+            ("original", original, False),
+            ("fine_tune", all_of.seen(tuned, client)[0], True),
+            ("retrained", outs[False][-1], False),
+            ("retrained, repaired", outs[True][-1], True),
         ]
-        for kind, model, references in judged:
+        for kind, model, repaired in judged:
+            references = outs[repaired][:-1]
             for plan, looks in PLANS.items():
                 from_ins = all(n_in is not None for _, n_in, _ in looks)
-                with_it = ins if from_ins else from_bank
+                with_it = with_client[repaired][0 if from_ins else 1]
                 counted = [Look(m or len(with_it), n, alpha) for n, m, alpha in looks]
                 last = looked_at(
                     model,

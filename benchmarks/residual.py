@@ -66,21 +66,22 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 
 
-def references_of(overrides: Sequence[str]) -> tuple[list[Seen], dict[int, list[Seen]]]:
-    """Return models with the client; and those without it, by rounds after training."""
-    ins: list[Seen] = []
+def references_of(
+    overrides: Sequence[str],
+) -> tuple[dict[int, list[Seen]], dict[int, list[Seen]]]:
+    """Return models with the client and without it, by rounds after the training."""
+    ins: dict[int, list[Seen]] = {after: [] for after in AFTER}
     outs: dict[int, list[Seen]] = {after: [] for after in AFTER}
 
     def work(federation: Federation) -> None:
-        config = federation.config
-        for draw in range(1, 1 + WITH):
-            everybody = range(config.clients)
-            found = federation.reference(everybody, WITH_DRAWS + draw)
-            ins.append(seen(federation, found[0]))
-        for draw in range(1, 1 + WITHOUT):
-            models = federation.reference(config.remaining, draw, after=AFTER)
-            for after, model in models.items():
-                outs[after].append(seen(federation, model))
+        everybody = tuple(range(federation.config.clients))
+        wanted = [(ins, everybody, WITH_DRAWS, WITH)]
+        wanted.append((outs, federation.config.remaining, 0, WITHOUT))
+        for found, clients, before, count in wanted:
+            for draw in range(before + 1, before + 1 + count):
+                models = federation.reference(clients, draw, after=AFTER)
+                for after, model in models.items():
+                    found[after].append(seen(federation, model))
 
     federate(load_config([*overrides, "strategy=do_nothing"])[0], work)
     return ins, outs
@@ -117,7 +118,7 @@ def rows_of(overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
     ins, outs = references_of(overrides)
     for name, words in METHODS.items():
         for repaired, after, price, model in models_of([*overrides, *words]):
-            found = judge(model, trained_with=ins, trained_without=outs[after])
+            found = judge(model, trained_with=ins[after], trained_without=outs[after])
             row: dict[str, Any] = {"method": name, "repaired": repaired}
             for one in found.influence.values():
                 if one is not None:

@@ -17,7 +17,9 @@ is said at all.
 Validity rests on the out models alone: in models only turn the direction to where the
 client shows, and buy power. So models of which only some have the same other clients
 are in models enough. Out models must share nothing with the judged one but the data:
-fresh initial parameters, and as many rounds after as it had.
+fresh initial parameters, and as many rounds after as it had. In models need as many
+rounds, too: else delta is also how models change as they are trained on, and one that
+was merely trained on lies nearer to the out models.
 """
 
 from collections.abc import Sequence

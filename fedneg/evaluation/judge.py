@@ -232,8 +232,9 @@ def judge(
         in any model: of one that is missing here nothing can be told.
     trained_with : sequence of Seen
         Of models that were trained with the clients, by other seeds: at least one for
-        residual influence. They only buy power, most with as many rounds as the judged
-        one. One that lacks a client's losses is none of that client's.
+        residual influence. With as many rounds as the judged one, too: else they show
+        who trained for how long. One that lacks a client's losses is none of that
+        client's.
     trained_without : sequence of Seen
         Of models that were trained without the clients: fresh initial parameters, other
         seeds, and as many rounds as the judged one had, repair included. At least

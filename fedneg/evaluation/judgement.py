@@ -80,7 +80,7 @@ class Judgement:
         self._judged: dict[str, Judged] = {}
         self._later: dict[int, Judged] = {}
         self._trained_by: dict[str, Collection[int]] = {}
-        self.trained_with: list[Seen] = []
+        self._with: dict[int, list[Seen]] = {}
         self._without: dict[int, list[Seen]] = {}
         # What the run's own retrained model and those of other seeds look like.
         self.retrained: list[Measured] = []
@@ -127,14 +127,28 @@ class Judgement:
         self._later[rounds] = Judged(seen, after)
 
     def add_trained_with(
-        self, parameters: Vector, clients: Collection[int] | None = None
+        self,
+        models: Mapping[int, Vector],
+        clients: Collection[int] | None = None,
     ) -> None:
-        """Add a reference of another seed, trained with all clients, or with some."""
-        seen = self._seen(self._measure_reference("", parameters))
-        if clients is not None:
-            losses = {k: found for k, found in seen.losses.items() if k in clients}
-            seen = replace(seen, losses=losses, canaries={})
-        self.trained_with.append(seen)
+        """Add a reference of another seed, trained with all clients, or with some.
+
+        It is to have as many rounds as what is judged: a model that was trained for
+        longer answers otherwise, and that is not the client's doing.
+
+        Parameters
+        ----------
+        models : mapping of int to Vector
+            By rounds beyond the training's, of `rounds_after`.
+        clients : collection of int, optional
+            Who took part, if not all.
+        """
+        for after, parameters in models.items():
+            seen = self._seen(self._measure_reference("", parameters))
+            if clients is not None:
+                losses = {k: found for k, found in seen.losses.items() if k in clients}
+                seen = replace(seen, losses=losses, canaries={})
+            self._with.setdefault(after, []).append(seen)
 
     def add_trained_without(self, models: Mapping[int, Vector]) -> None:
         """Add a reference of another seed that was trained without the clients.
@@ -157,6 +171,10 @@ class Judgement:
         all_of = (*self._judged.values(), *self._later.values())
         return frozenset(one.rounds_after for one in all_of)
 
+    def trained_with(self, rounds_after: int) -> Sequence[Seen]:
+        """Return the references with the clients, after so many further rounds."""
+        return self._with.get(rounds_after, ())
+
     def trained_without(self, rounds_after: int) -> Sequence[Seen]:
         """Return the references without the clients, after so many further rounds."""
         return self._without.get(rounds_after, ())
@@ -164,8 +182,10 @@ class Judgement:
     @property
     def references(self) -> int:
         """How many trainings of other seeds there are."""
-        without = max(map(len, self._without.values()), default=0)
-        return len(self.trained_with) + without
+        return sum(
+            max(map(len, found.values()), default=0)
+            for found in (self._with, self._without)
+        )
 
     # -- what is seen of a model -------------------------------------------------------
 
@@ -296,7 +316,7 @@ class Judgement:
 
     def _look(self, judged: Judged, name: str) -> list[Finding]:
         """Look at a model that whoever is in one of this name is in, too."""
-        with_clients = self.trained_with
+        with_clients = self.trained_with(judged.rounds_after)
         without = self.trained_without(judged.rounds_after)
         model, *others = alike([judged.seen, *with_clients, *without])
         return looked_at(

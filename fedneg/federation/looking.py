@@ -1,6 +1,6 @@
 """The references of a verdict, trained look by look, as far as they are needed."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from fedneg.core.parameters import Vector
 from fedneg.core.seeding import rng
@@ -68,11 +68,12 @@ def _train(
     """Train what a look lacks."""
     progress, config = federation.progress, federation.config
     after = judgement.rounds_after
-    with_them = range(len(judgement.trained_with) + 1, look.n_in + 1)
-    without = range(len(judgement.trained_without(0)) + 1, look.n_out + 1)
-    beyond = len(without) * rounds_beyond(after, config.rounds)
-    trainings = 0 if planned else len(with_them) + len(without)
-    progress.skip(-beyond - config.rounds * trainings)
+    one = min(after)  # all have as many
+    with_them = range(len(judgement.trained_with(one)) + 1, look.n_in + 1)
+    without = range(len(judgement.trained_without(one)) + 1, look.n_out + 1)
+    both = len(with_them) + len(without)
+    beyond = both * rounds_beyond(after, config.rounds)
+    progress.skip(-beyond - (0 if planned else config.rounds * both))
     for draw in without:
         progress.step(f"retraining with another seed ({draw})")
         judgement.add_trained_without(
@@ -84,12 +85,24 @@ def _train(
         if bank:
             half, of = bank[draw - 1], len(bank)
             progress.step(f"training with half of the clients ({draw} of {of})")
-            found = federation.reference(half, BANK_DRAWS + draw)
-            judgement.add_trained_with(found[0], half)
+            found = federation.reference(half, BANK_DRAWS + draw, after=(0, *after))
+            judgement.add_trained_with(_trained(found, after, config.rounds), half)
         else:
             progress.step(f"training with everybody and another seed ({draw})")
-            found = federation.reference(everybody, WITH_DRAWS + draw)
-            judgement.add_trained_with(found[0])
+            draws = WITH_DRAWS + draw
+            found = federation.reference(everybody, draws, after=(0, *after))
+            judgement.add_trained_with(_trained(found, after, config.rounds))
+
+
+def _trained(
+    models: Mapping[int, Vector], after: Collection[int], rounds: int
+) -> dict[int, Vector]:
+    """Return a reference after each number of rounds.
+
+    Beside models that were not trained at all, which have nobody in them, stands the
+    one that was trained: from an untrained one nobody's direction could be seen.
+    """
+    return {more: models[0 if more == -rounds else more] for more in after}
 
 
 def halves(clients: int, count: int, *, seed: int) -> list[tuple[int, ...]]:

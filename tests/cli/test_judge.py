@@ -88,7 +88,8 @@ def test_references_have_the_rounds_that_the_models_had(
     run_words(["judge", model, *WORDS, "--rounds-after", "2", "--out", str(out)])
     assert json.loads(out.read_text())["rounds_after"] == 2
     further = [p for p in begun if p.first_round == 7]
-    assert [(p.rounds, p.clients) for p in further] == [(2, (0, 2))] * 3
+    without, with_client = (2, (0, 2)), (2, (0, 1, 2))
+    assert [(p.rounds, p.clients) for p in further] == [*[without] * 3, with_client]
 
 
 def test_any_type_of_floats_and_arrays_beside_the_models_are_taken(

@@ -378,7 +378,7 @@ def shown(*overrides: str, **unlearned: float) -> tuple[Judgement, AnsweringClie
     made.add("original", parameters(0), evidence("original"))
     made.add("unlearned", parameters(1), evidence("unlearned"))
     made.add("retrained", parameters(2), evidence("retrained"))
-    made.add_trained_with(parameters(3))
+    made.add_trained_with({0: parameters(3)})
     for draw in (4, 5, 6):
         made.add_trained_without({0: parameters(draw)})
     return made, clients
@@ -421,7 +421,7 @@ def test_nor_of_one_that_never_answered():
     again = judgement_of(clients, "verdict.retrainings=null")
     again.add("original", parameters(0), evidence("original"))
     again.add("unlearned", parameters(1), evidence("unlearned"))
-    again.add_trained_with(parameters(3))
+    again.add_trained_with({0: parameters(3)})
     for draw in (4, 5, 6):
         again.add_trained_without({0: parameters(draw)})
     assert again.judge("unlearned").finding == "cannot tell"
@@ -450,6 +450,8 @@ def test_a_model_is_compared_with_those_of_as_many_rounds():
     assert made.judge("recovered").finding == "cannot tell"
     for draw in (4, 5, 6):
         made.add_trained_without({2: parameters(draw)})
+    assert made.judge("recovered").finding == "cannot tell"
+    made.add_trained_with({2: parameters(3)})
     assert made.judge("recovered").finding == "forgotten"
 
 
@@ -471,7 +473,7 @@ def test_a_bank_says_of_each_client_what_those_trainings_say_that_had_it():
     made, clients = shown("verdict.bank=3", _1=0.0, _2=0.0)
     for draw, half in ((8, (1,)), (9, (2,))):
         clients.said[parameters(draw).tobytes()] = shares(draw, _1=1.0, _2=1.0)
-        made.add_trained_with(parameters(draw), half)
+        made.add_trained_with({0: parameters(draw)}, half)
     found = made.judge("unlearned")
     assert {k: one and one.n_in for k, one in found.influence.items()} == {1: 2, 2: 2}
 
