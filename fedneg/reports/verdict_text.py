@@ -213,6 +213,11 @@ def retrainings_for(models: int) -> int:
 def _why_unknown(verdict: Mapping[str, Any]) -> str:
     """Return why nothing can be said of a client's influence."""
     trained = number(verdict.get("retrainings"))
+    if trained == 0:
+        return (
+            "no model was retrained to compare with: it takes reference=true and at "
+            f"least verdict.retrainings={MIN_OUT + 1}"
+        )
     if trained is not None and trained < MIN_OUT + 1:
         return (
             f"it takes at least {MIN_OUT + 1} retrainings, and there were "

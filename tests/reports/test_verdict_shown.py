@@ -84,6 +84,12 @@ CASES: dict[str, tuple[dict[str, Any], str, str, list[str]]] = {
             "at least 4 retrainings, and there were 3; try",
         ],
     ),
+    "none": (
+        {"outs": 0, "ins": 0},
+        "inconclusive",
+        "open",
+        ["o model was retrained to compare with", "reference=true"],
+    ),
     "the trick": (
         {"marker": 700},
         "not forgotten (traces left)",
@@ -435,7 +441,8 @@ def test_right_controls_are_no_warning(tmp_path: Path) -> None:
     assert "control failed" not in text
     assert "warning" not in shown(run[0])
     assert "As expected of the controls" in text
-    assert "\N{MULTIPLICATION X} not forgotten not forgotten yes" in text
+    found = "\N{MULTIPLICATION X} not forgotten not forgotten yes"
+    assert f"{found} residual influence, client 4" in text
 
 
 @pytest.mark.parametrize(

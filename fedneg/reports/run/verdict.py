@@ -213,22 +213,31 @@ def _add_models(page: Page, verdict: Mapping[str, Any]) -> None:
             "outcome": badge(_KINDS.get(str(outcomes[name]), "open"), outcomes[name]),
             "known answer": EXPECTED.get(name, MISSING),
             "as expected": _as_expected(name, outcomes[name]),
+            "found by": _found_by(found.get(name)),
         }
         for name in names
     ]
     frame = pd.DataFrame(rows, dtype=object)
     if not any(residuals_of(one) for one in found.values()):
         frame = frame.drop(columns="residual influence")
+    if (frame["found by"] == MISSING).all():
+        frame = frame.drop(columns="found by")
     several = any(len(residuals_of(one)) > 1 for one in found.values())
     page.table(
         frame,
         caption="The same judge on every model of the run, the controls, whose answer "
         "is known, included"
-        + ("; of each the influence that decides" if several else ""),
+        + ("; of each the influence that is farthest out" if several else ""),
         formats={"residual influence": str} if "residual influence" in frame else {},
     )
     if said := describe_controls(verdict):
         page.text(said)
+
+
+def _found_by(found: Mapping[str, Any] | None) -> str:
+    """Return the tests that find the client in a model; a dash where none does."""
+    tests = deciding_tests({"verdict": found}) if found else []
+    return ", ".join(one.name for one in tests if one.look == "bad") or MISSING
 
 
 def _worst(found: Mapping[str, Any] | None) -> str:
