@@ -62,14 +62,14 @@ def test_recovery_reaches_the_retrained_model(models: dict[str, dict[str, Any]])
     assert models["recovered"]["test_accuracy"] > models["unlearned"]["test_accuracy"]
 
 
-def test_the_verdict_is_forgotten_and_the_judge_knows_its_controls(
-    results: dict[str, Any],
-):
+def test_the_judge_knows_its_controls_and_finds_no_trick(results: dict[str, Any]):
+    """The trick tells of the original at once; retrained models never have it."""
     verdict = results["verdict"]
-    assert (verdict["outcome"], verdict["model"]) == ("forgotten", "recovered")
-    assert verdict["controls"] == {
-        "original": "not forgotten",
-        "retrained": "forgotten",
-    }
-    decided = {e["name"]: e["decision"] for e in verdict["evidence"]}
-    assert decided["attack_success_gap"] == "forgotten"
+    assert verdict["model"] == "recovered"
+    assert verdict["controls"]["original"] == "not forgotten"
+    assert verdict["controls"]["retrained"] != "not forgotten"
+    assert verdict["models"]["original"]["p_values"]["marker"] < verdict["alpha"]
+    assert verdict["p_values"]["marker"] == 1.0
+    assert verdict["retrainings"] == 4
+    found = verdict["influence"]["4"]
+    assert found["low"] < found["rho"] < found["high"]
