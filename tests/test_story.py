@@ -69,7 +69,5 @@ def test_the_judge_knows_its_controls_and_finds_no_trick(results: dict[str, Any]
     assert verdict["controls"]["original"] == "not forgotten"
     assert verdict["controls"]["retrained"] != "not forgotten"
     assert verdict["models"]["original"]["p_values"]["marker"] < verdict["alpha"]
-    assert verdict["p_values"]["marker"] == 1.0
+    assert verdict["p_values"]["marker"] >= verdict["alpha"]
     assert verdict["retrainings"] == 4
-    found = verdict["influence"]["4"]
-    assert found["low"] < found["rho"] < found["high"]
