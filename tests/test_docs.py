@@ -108,7 +108,7 @@ def test_what_the_pages_say_of_the_judge_is_what_was_measured():
         f"{(flipped['finding'] == 'traces left').sum()} of these of flipped labels",
         f"Of {findings.loc['retrained'].sum()} models that were retrained without the "
         f"client {accused['retrained']} were called",
-        f"and {accused['retrained, repaired']} of as many others that had repair rounds",
+        f"and {accused['retrained, repaired']} of as many others that had repair",
         f"{100 * rho.loc['fine_tune', 0.5]:.0f} % of it can be seen after it",
     ):
         assert part in text, part

@@ -206,3 +206,18 @@ def test_a_record_that_was_given_is_the_owners_to_change():
     for record in (arrays, held.arrays):
         emptied(record)
     held.start(grid, held.arrays, num_rounds=1, timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize("shape", [(-1,), (4, 3, 2), (3, 2, 4), (6, 4)])
+def test_the_same_numbers_in_other_places_are_another_array(shape: tuple[int, ...]):
+    """Only axes of length 1 may come and go."""
+    grid, name = Watched(), "conv.weight"
+    held, _ = trained(fedavg(), grid, clients=CLIENTS)
+    arrays = held.forget([101])
+    numbers = read(arrays)[name]
+    moved = written({**read(arrays), name: numbers.reshape(shape)})
+    for call in (lambda: held.start(grid, moved), lambda: held.forget([102], moved)):
+        with pytest.raises(FedNegError, match=REFUSED.format(name)):
+            call()
+    longer = written({**read(arrays), name: numbers[None]})
+    held.start(grid, longer, num_rounds=1)

@@ -128,14 +128,24 @@ def whole(vector: Blocks) -> Vector:
 
 
 def is_same(one: Array, other: Array) -> bool:
-    """Return whether two arrays of records hold the same numbers, of whatever type."""
+    """Return whether two arrays of records hold the same numbers, of whatever type.
+
+    In the same places: only axes of length 1 may be missing, or more, which come and
+    go where arrays are averaged.
+    """
     if (one.dtype, one.shape, one.data) == (other.dtype, other.shape, other.data):
         return True  # mostly they share their bytes
+    if _long(one.shape) != _long(other.shape):
+        return False
     first, second = view_of(one).reshape(-1), view_of(other).reshape(-1)
     return first.size == second.size and all(
         np.array_equal(first[block], second[block], equal_nan=True)
         for block in blocks(first.size)
     )
+
+
+def _long(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(length for length in shape if length != 1)
 
 
 def first_other(
