@@ -128,6 +128,15 @@ def test_what_is_no_list_of_clients_is_a_line(client_ids: Any):
     assert held.forgotten == ()
 
 
+def test_a_metric_that_nobody_sends_is_told_of(flower_log: pytest.LogCaptureFixture):
+    """Who is then known by a node alone would come back under another one."""
+    trained(FedAvg(fraction_evaluate=0.0), Watched(), clients="place")
+    assert "node 1000 has no metric" not in flower_log.text
+    held, _ = trained(FedAvg(fraction_evaluate=0.0), Watched(), clients="palce")
+    for node in held.clients:
+        assert f"node {node} has no metric 'palce'" in flower_log.text
+
+
 def test_whole_numbers_of_any_type_are_client_ids(tmp_path: Path):
     held, _ = trained(FedAvg(fraction_evaluate=0.0), Watched(), clients="place")
     held.forget(np.array([101]))

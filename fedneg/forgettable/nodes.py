@@ -1,9 +1,11 @@
 """Who is who, and who is out: Flower's nodes and the clients."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from logging import WARNING
 from operator import index
 
 from flwr.app import Message
+from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
@@ -74,6 +76,14 @@ class Nodes:
                 self._client_of[node] = found
             elif trained:
                 self._client_of[node] = node
+                if self._said_by is not None:
+                    log(
+                        WARNING,
+                        "fedneg: the reply of node %d has no metric %r that is a "
+                        "client id, a whole number from 0: its client is called %d, "
+                        "and under another node it would be another",
+                        *(node, self._said_by, node),
+                    )
 
     def _metric(self, reply: Message) -> int | None:
         """Return what the metric says that was named to say it."""
