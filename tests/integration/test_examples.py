@@ -19,7 +19,7 @@ import pytest
 
 from builders.checkout import REPOSITORY
 from builders.programs import Flwr, command
-from builders.waiting import PATIENCE_S
+from builders.waiting import ALL_TESTS, PATIENCE_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("one_ray")]
 EXAMPLES = REPOSITORY / "examples"
@@ -261,6 +261,9 @@ def test_flowers_template_forgets_under_flwr_run(flwr: Flwr):
     check_verdicts(done.stdout, *CLEAN)
 
 
+@pytest.mark.skipif(
+    not ALL_TESTS, reason="make test-all runs the template as it was before, too"
+)
 def test_flowers_template_runs_without_the_marked_lines(flwr: Flwr, tmp_path: Path):
     """The app as it was before, which trains on, and whose backdoor stays."""
     before = tmp_path / "before"

@@ -40,6 +40,8 @@ ALLOWED = {
     "compensated,fine_tune": "compare",
     # In somebody's own app, whose default it is, and where it needs no class.
     "negative_gradient": "method",
+    # References are trained by plain FedAvg, which is what a control does.
+    "do_nothing": "references",
 }
 
 
