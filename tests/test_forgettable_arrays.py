@@ -205,7 +205,11 @@ def test_a_record_that_was_given_is_the_owners_to_change():
     held, arrays = trained(fedavg(), grid)
     for record in (arrays, held.arrays):
         emptied(record)
-    held.start(grid, held.arrays, num_rounds=1, timeout=PATIENCE_S)
+    before = read(held.arrays)
+    assert set(before) == set(INITIAL)
+    assert all(array.size == INITIAL[name].size for name, array in before.items())
+    after = held.start(grid, held.arrays, num_rounds=1, timeout=PATIENCE_S).arrays
+    assert (read(after)["conv.weight"] != before["conv.weight"]).any()
 
 
 @pytest.mark.parametrize("shape", [(-1,), (4, 3, 2), (3, 2, 4), (6, 4)])

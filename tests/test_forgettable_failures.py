@@ -220,7 +220,13 @@ def test_a_copy_that_is_made_during_a_start_is_idle():
     held.start(Watched(), written(INITIAL), num_rounds=2, evaluate_fn=evaluate)
     (other,) = copies
     other.reset()
-    other.start(Watched(), written(INITIAL), num_rounds=1, timeout=PATIENCE_S)
+    assert other.ledger is None
+    after = other.start(Watched(), written(INITIAL), num_rounds=1, timeout=PATIENCE_S)
+    assert other.clients == held.clients
+    assert other.ledger is not None
+    np.testing.assert_allclose(other.ledger.initial, flat(written(INITIAL)))
+    # The one that went on meanwhile has had two rounds, and is not the copy's.
+    assert flat(after.arrays).tobytes() != flat(held.arrays).tobytes()
 
 
 def test_where_nobody_has_trained_other_arrays_are_a_beginning():

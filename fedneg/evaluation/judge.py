@@ -9,6 +9,9 @@ set before: a model of which nothing can be told is never 'forgotten'.
 Verification is fragile (Zhang et al., arXiv:2408.00929; Thudi et al.,
 arXiv:2110.11891): 'forgotten' means that these tests, with this power, did not find the
 client.
+
+A little longer than most: what a finding says of itself in words rests on the very
+tests that decided it, and stands beside them.
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -4,6 +4,9 @@ Every model is asked the same: the server's test set, canaries that the server m
 itself, and what the leaving clients answer from their own data. References are asked
 too: models of other seeds, trained with the clients and without. The judge is asked
 about the original and the retrained model as well: their answers are known.
+
+A little longer than most: which models are there, by how many rounds, and who is in
+each, is one state that adding, asking and judging share.
 """
 
 import math

@@ -3,6 +3,9 @@
 What `fedneg up` starts, and what tests of faults kill and start again. Clients talk to
 the SuperLink, over gRPC or HTTP as Flower's release wants it, with TLS unless they are
 told otherwise; both run the app in processes of its own.
+
+A little longer than most: what is started, killed, started again and closed is one list
+of processes, and every method leaves it as the others expect it.
 """
 
 import os
