@@ -20,7 +20,13 @@ from fedneg.reports.compare.statistics import (
     settings_of,
     strategies_of,
 )
-from fedneg.reports.html.figures import LIGHT, Picture, draw_picture, method_style
+from fedneg.reports.html.figures import (
+    LIGHT,
+    Picture,
+    draw_picture,
+    method_style,
+    panels,
+)
 
 # Within it the axes are linear, beyond it logarithmic: fractions.
 _LINEAR = 0.01
@@ -59,12 +65,7 @@ def draw_pareto(summary: pd.DataFrame, *, quality: str = ACCURACY) -> Picture | 
 
     def draw(figure: Figure, narrow: bool) -> None:
         columns = 1 if narrow else min(3, len(groups))
-        shape = (math.ceil(len(groups) / columns), columns)
-        grid = figure.subplots(*shape, squeeze=False)
-        for place, axes in enumerate(grid.flat):
-            if place >= len(groups):
-                axes.set_visible(False)
-                continue
+        for place, axes in enumerate(panels(figure, len(groups), columns)):
             _draw_panel(axes, groups[place][1], styles, most=most)
             _scale(axes, limits)
             axes.set_title(wrapped(labels[place], 42 if narrow else 34), loc="left")

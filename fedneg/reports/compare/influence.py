@@ -17,7 +17,7 @@ from fedneg.reports.compare.statistics import (
     settings_of,
     strategies_of,
 )
-from fedneg.reports.html.figures import LIGHT, Picture, draw_picture
+from fedneg.reports.html.figures import LIGHT, Picture, draw_picture, panels
 
 # In hundredths: what lies beyond is drawn at the edge, as an arrow.
 EDGE = 300.0
@@ -55,12 +55,7 @@ def draw_influences(
 
     def draw(figure: Figure, narrow: bool) -> None:
         columns = 1 if narrow else min(2, len(groups))
-        shape = (math.ceil(len(groups) / columns), columns)
-        grid = figure.subplots(*shape, squeeze=False)
-        for place, axes in enumerate(grid.flat):
-            if place >= len(groups):
-                axes.set_visible(False)
-                continue
+        for place, axes in enumerate(panels(figure, len(groups), columns)):
             _draw_panel(axes, groups[place][1], styles, limits, margins)
             axes.set_title(wrapped(labels[place], 40), loc="left")
             if place + columns >= len(groups):
@@ -173,12 +168,7 @@ def draw_laters(
 
     def draw(figure: Figure, narrow: bool) -> None:
         columns = 1 if narrow else min(2, len(groups))
-        shape = (math.ceil(len(groups) / columns), columns)
-        grid = figure.subplots(*shape, squeeze=False)
-        for place, axes in enumerate(grid.flat):
-            if place >= len(groups):
-                axes.set_visible(False)
-                continue
+        for place, axes in enumerate(panels(figure, len(groups), columns)):
             axes.grid(axis="x", visible=False)
             if margins is not None:
                 axes.axhspan(*(100 * m for m in margins), color=LIGHT["band"], lw=0)

@@ -11,11 +11,12 @@ of its own but an outline or a dashed line, which also survives printing in grey
 """
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -139,6 +140,17 @@ def draw_picture(
                 figure.set_layout_engine("none")  # found once, and good for both files
                 png = _saved(figure, "png", Software=None)
     return Picture(name, told(alt, quality), svg, png)
+
+
+def panels(figure: Figure, count: int, columns: int) -> Iterator[Axes]:
+    """Yield axes of so many panels, row after row; the rest of the grid is hidden."""
+    rows = -(-count // columns)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for place, axes in enumerate(grid.flat):
+        if place < count:
+            yield axes
+        else:
+            axes.set_visible(False)
 
 
 def _rename(figure: Figure, quality: str) -> None:
