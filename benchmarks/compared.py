@@ -1,15 +1,17 @@
 """Run the comparison of docs/methods.md, a setting at a time.
 
 `python -m benchmarks.compared DIR` runs what is missing below DIR: each setting is a
-`fedneg compare` into a folder of its own, and one that has its page is not run again, so
-that a comparison can be stopped and gone on with, and a method added to. What was
-trained is kept where all runs keep it. `python -m benchmarks.comparison DIR` makes the
-tables of it.
+`fedneg compare` into a folder of its own, and one that has its page is not run again:
+it can be stopped and gone on with. Trainings are kept where all runs keep them.
+`python -m benchmarks.comparison DIR` makes the tables of it.
 
-Every setting is on MNIST with what conf/compare.yaml says (networks of 784-128-10, 20
-rounds, two repair rounds, the verdict's two looks), but for the convolutional networks,
-which are on the digits, ten rounds. `--methods a,b` runs these only, into folders beside
-the others; a method's earlier rows are replaced by hand: remove its folders.
+Every setting has what conf/compare.yaml says (20 rounds, two repair rounds, the
+verdict's two looks, networks of one hidden layer of 128): on the digits for two seeds,
+a convolutional network among them, and on MNIST for one, with 20 clients and with its
+539 writers.
+
+`--methods a,b` runs these only, into folders
+beside the others: of runs that are twice below DIR the first by name counts.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from pathlib import Path
 
 from fedneg.core.settings import methods
 
-# Of what each method stores or asks for, what 539 rows an update make too large.
+# Of 539 clients: 539 rows a round to keep, and nine trainings' worth of calibration.
 TOO_LARGE = ("counterfactual", "federaser")
 CANARIES = ("negative_gradient", "compensated", "counterfactual", "fine_tune")
 CANARIES += ("retrain", "do_nothing")
@@ -31,35 +33,27 @@ CANARIES += ("retrain", "do_nothing")
 def settings() -> Iterator[tuple[str, list[str], list[str]]]:
     """Yield each setting's folder, its overrides, and the methods that it compares."""
     every = methods()
+
+    def named(
+        data: str, attack: str, clients: int, partition: str, seed: int
+    ) -> tuple[str, list[str]]:
+        words = [f"data={data}", f"attack={attack}", f"clients={clients}"]
+        words += [f"data.partition={partition}", f"seed={seed}"]
+        return f"{data}-{clients}-{partition}-{attack}-{seed}", words
+
+    attacks = ("none", "backdoor", "label_flip")
     for seed in (0, 1):
-        for attack, clients, partition in itertools.product(
-            ("none", "backdoor", "label_flip"), (5, 20), ("writer", "dirichlet")
-        ):
-            words = [f"clients={clients}", f"data.partition={partition}"]
-            words += [f"attack={attack}", f"seed={seed}", "data=mnist"]
-            yield f"{attack}-{clients}-{partition}-{seed}", words, every
+        for which in itertools.product(attacks, (5, 20), ("writer", "dirichlet")):
+            yield *named("digits", *which, seed), every
         for attack in ("none", "backdoor"):
-            words = ["clients=5", "data.partition=writer", f"attack={attack}"]
-            words += [f"seed={seed}", "data=digits", "model=cnn", "rounds=10"]
-            yield f"{attack}-cnn-{seed}", words, every
-        if seed:
-            continue
-        for attack in ("none", "backdoor"):
-            words = [
-                "clients=539",
-                "data.partition=writer",
-                f"attack={attack}",
-                "seed=0",
-            ]
-            few = [name for name in every if name not in TOO_LARGE]
-            yield f"{attack}-539-0", [*words, "data=mnist"], few
-        for clients in (5, 20):
-            words = [f"clients={clients}", "data.partition=writer", "attack=canaries"]
-            yield (
-                f"canaries-{clients}-0",
-                [*words, "seed=0", "data=mnist"],
-                list(CANARIES),
-            )
+            name, words = named("digits", attack, 5, "writer", seed)
+            yield f"cnn-{name}", [*words, "model=cnn"], every
+    for attack in ("none", "backdoor"):
+        yield *named("mnist", attack, 20, "writer", 0), every
+    yield *named("digits", "canaries", 5, "writer", 0), list(CANARIES)
+    few = [name for name in every if name not in TOO_LARGE]
+    for attack in ("none", "backdoor"):
+        yield *named("mnist", attack, 539, "writer", 0), few
 
 
 def main() -> None:

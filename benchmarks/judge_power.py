@@ -45,13 +45,15 @@ from fedneg.tasks.task import ClientRef
 HERE = Path(__file__).resolve().parent
 REPAIR = 2
 # Federations with half of the clients each, and models without the client.
-BANK, OUT = 16, 8
+# One of these is judged itself.
+BANK, IN, OUT = 16, 3, 14
 # By whom, at each look: how many without the client, how many with it (None: those of
 # the bank), and what share may err.
 FIRST = (3, 1, 0.01)
 PLANS: dict[str, tuple[tuple[int, int | None, float], ...]] = {
     "4 retrainings, one look": ((3, 1, 0.05),),
     "9 retrainings": (FIRST, (7, 2, 0.04)),
+    "16 retrainings": (FIRST, (13, 3, 0.04)),
     "a bank of 16, and 7 retrainings": ((3, None, 0.01), (7, None, 0.04)),
 }
 SMALL = ("rounds=20", "client.learning_rate=0.05")
@@ -200,14 +202,14 @@ def rows_of(setting: Setting, seed: int) -> Iterator[dict[str, Any]]:
     all_of = Federations(setting, seed)
     everybody, rounds = list(all_of.clients), range(all_of.config.rounds)
     later = range(len(rounds), len(rounds) + REPAIR)
-    draws = list(range(3))
-    full = all_of.train(all_of.start(draws), [everybody] * 3, draws, rounds)
+    draws = list(range(1 + IN))
+    full = all_of.train(all_of.start(draws), [everybody] * len(draws), draws, rounds)
     members = halves(len(everybody), seed)
     draws = list(range(100, 100 + BANK))
     bank = all_of.train(all_of.start(draws), members, draws, rounds)
     # A model with the client has as many rounds as the judged one, of the same clients.
+    full_later = all_of.train(full, [everybody] * len(full), list(range(1 + IN)), later)
     bank_later = all_of.train(bank, members, draws, later)
-    full_later = all_of.train(full, [everybody] * 3, [0, 1, 2], later)
     for client in everybody[: setting.judged]:
         rest = [[k for k in everybody if k != client]] * OUT
         draws = [1000 + 100 * client + place for place in range(OUT)]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from fedneg.reports.compare.apart import apart
-from fedneg.reports.compare.single import METRICS, ModelRow, Run, read_run
+from fedneg.reports.compare.single import INFLUENCE, METRICS, ModelRow, Run, read_run
 from fedneg.reports.conclusions import count
 from fedneg.reports.run_folders import scan_runs
 from fedneg.strategies import method_named
@@ -19,8 +19,14 @@ from fedneg.strategies import method_named
 SETTING = ("data", "clients", "partition", "attack", "fraction", "forget", "other")
 # What one number per run says of forgetting, by attack: the first that was measured.
 _MEMBERSHIP = ("lira_auc_gap", "membership_auc_gap")
-_MEASURES = {"none": _MEMBERSHIP, "canaries": ("canary_auc_gap",)}
+_MEASURES = {
+    "none": ("rho", *_MEMBERSHIP),
+    # Hardly any model answers with the flipped labels: what they do it measures.
+    "label_flip": ("rho", "attack_success_gap"),
+    "canaries": ("canary_auc_gap",),
+}
 MEASURES = {
+    "rho": INFLUENCE,
     "attack_success_gap": "attack success",
     "canary_auc_gap": "canary AUC",
     "lira_auc_gap": "LiRA AUC",
@@ -70,7 +76,8 @@ def collect_comparison(sweep_dir: Path) -> pd.DataFrame:
 
         Metrics are null where a run did not measure them. A gap is the model's value
         minus the retrained's, so 0 is the target; ``forgetting_gap`` is the size of one
-        gap, of ``forgetting_measure``, and ``accuracy_lost`` is positive when lost.
+        gap, of ``forgetting_measure``; ``accuracy_lost``, positive when lost, is
+        against the mean of the models that the verdict retrained, where it has any.
         Costs are of forgetting and repair, up to the row's model.
 
         The original and the retrained model have one row per setting and seed, under
@@ -256,7 +263,8 @@ def _add_forgetting(frame: pd.DataFrame) -> None:
     """Fill in the one number of forgetting, of the same measure in a whole setting.
 
     Under an attack that has a success rate: that of the attack; for canaries: their
-    AUC; else LiRA's AUC, or the loss threshold's where more runs have that one.
+    AUC; else, and for flipped labels, residual influence; where it was not measured
+    LiRA's AUC, or the loss threshold's where more runs have that one.
     """
     frame["forgetting_measure"] = frame["forgetting_measure"].astype(object)
     for _, rows in frame.groupby(list(SETTING), dropna=False, sort=False):

@@ -23,9 +23,11 @@ from fedneg.reports.verdict_values import (
     worst_of,
 )
 
+# What is measured by `rho`, as people read it.
+INFLUENCE = "residual influence"
 COSTS = ("rounds", "client_epochs", "bytes_up", "bytes_down", "seconds")
 METRICS = (
-    *("test_accuracy", "test_accuracy_gap", "accuracy_lost", "forgetting_gap"),
+    *("test_accuracy", "accuracy_lost", "forgetting_gap"),
     *("rho", "rho_low", "rho_high", "epsilon"),
     *("forget_accuracy_gap", "forget_accuracy_as_trained_gap", "retain_accuracy_gap"),
     *("attack_success_rate", "attack_success_gap"),
@@ -34,7 +36,6 @@ METRICS = (
     *(*COSTS, "server_bytes", "online", "speed_up_retrain", "speed_up_fine_tune"),
 )
 _GAPS = {
-    "test_accuracy_gap": "test_accuracy",
     "forget_accuracy_gap": "forget_accuracy",
     "forget_accuracy_as_trained_gap": "forget_accuracy_as_trained",
     "retain_accuracy_gap": "retain_accuracy",
@@ -220,8 +221,11 @@ def _model(
     found["attack_success_rate"] = number(own.get("attack_success_rate"))
     for gap, metric in _GAPS.items():
         found[gap] = _minus(own.get(metric), reference.get(metric))
-    lost = found["test_accuracy_gap"]
-    found["accuracy_lost"] = None if lost is None else 0.0 - lost  # never -0.0
+    # The verdict has several retrained models to compare with, the run one.
+    lost = number(found_of.get("quality_lost"))
+    if lost is None:
+        lost = _minus(reference.get("test_accuracy"), own.get("test_accuracy"))
+    found["accuracy_lost"] = None if lost is None else 0.0 + lost  # never -0.0
     for auc in _AUCS:
         found[f"{auc}_gap"] = _minus(_value(seen, auc), _value(seen_reference, auc))
     found["js"] = number(seen.get("js_to_retrained"))

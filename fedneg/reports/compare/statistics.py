@@ -24,7 +24,7 @@ OUTCOMES = ("forgotten", "not forgotten", "inconclusive")
 HOW = (TRACES, OVERSHOT)
 REFERENCES = ("original", "retrained")
 POOLED = (
-    *("test_accuracy", "test_accuracy_gap", "forgetting_gap", "client_epochs"),
+    *("test_accuracy", "accuracy_lost", "forgetting_gap", "client_epochs"),
     "rho",
 )
 _MODELS = ("original", "unlearned", "recovered", "retrained")
@@ -211,7 +211,7 @@ def pool(summary: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         ``attack strategy method settings runs``, ``forgetting_measure`` (several are
-        joined by ' / '), ``test_accuracy test_accuracy_gap forgetting_gap
+        joined by ' / '), ``test_accuracy accuracy_lost forgetting_gap
         client_epochs rho`` as means of the settings' means, so that each setting counts
         alike, ``accuracy_at_once`` of the models before repair likewise, and `OUTCOMES`
         and `HOW` as sums. No interval: settings are no sample of anything.

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 import pandas as pd
 
 from fedneg.core.formats import MISSING, number, rate, signed, whole_percent
+from fedneg.reports.compare.single import INFLUENCE
 from fedneg.reports.compare.statistics import count_outcomes, pool
 from fedneg.reports.compare.text import short_number
 from fedneg.reports.conclusions import count
-
-RHO = "residual influence"
 
 
 def glance(pooled: pd.DataFrame) -> pd.DataFrame:
@@ -28,14 +27,14 @@ def glance(pooled: pd.DataFrame) -> pd.DataFrame:
             "accuracy before repair": rate(row["accuracy_at_once"]),
             "test accuracy (beside the retrained)": _accuracy(row),
             f"forgetting gap{measure}": rate(row["forgetting_gap"]),
-            RHO: _influence(row["rho"]),
+            INFLUENCE: _influence(row["rho"]),
             "verdicts": count_outcomes(row) or MISSING,
             "client-epochs": short_number(row["client_epochs"]),
         }
         for row in pooled.to_dict("records")
     ]
     frame = pd.DataFrame(rows, dtype=object)
-    return frame if pooled["rho"].notna().any() else frame.drop(columns=RHO)
+    return frame if pooled["rho"].notna().any() else frame.drop(columns=INFLUENCE)
 
 
 def markdown_table(summary: pd.DataFrame, *, attack: str | None = None) -> str:
@@ -87,8 +86,8 @@ def _influence(value: object) -> str:
 
 
 def _accuracy(row: dict[str, object]) -> str:
-    """Return an accuracy and how far it is from the retrained model's."""
-    value, gap = rate(row["test_accuracy"]), number(row["test_accuracy_gap"])
-    if gap is None or row["strategy"] == "retrained":
+    """Return an accuracy and how far it is from that of retrained models."""
+    value, lost = rate(row["test_accuracy"]), number(row["accuracy_lost"])
+    if lost is None or row["strategy"] == "retrained":
         return value
-    return f"{value} ({signed(gap)})"
+    return f"{value} ({signed(-lost)})"

@@ -1,8 +1,9 @@
 """What a comparison says, in sentences and tables chosen by the numbers.
 
 A method *keeps its accuracy* if it loses no more than `NEAR` on average over seeds; two
-forgetting gaps are *level* if their means differ by no more than that. Intervals are
-shown and decide nothing: with three seeds they are so wide that all would be equal.
+forgetting gaps are *level* if their means differ by no more than that, or, of residual
+influence, which chance moves more, by a tenth. Intervals are shown and decide nothing:
+with three seeds they are so wide that all would be equal.
 Where the original is level with the retrained model already there is nothing to rank.
 Nothing is said of what was not measured.
 """
@@ -14,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from fedneg.core.formats import MISSING, number, rate, whole_percent
+from fedneg.reports.compare.single import INFLUENCE
 from fedneg.reports.compare.statistics import (
     HOW,
     OUTCOMES,
@@ -28,14 +30,17 @@ from fedneg.reports.conclusions import count
 from fedneg.strategies.method import BASELINE, CONTROL, METHOD
 
 NEAR = 0.01
+# Of gaps of a measure, where it is another.
+LEVEL = {INFLUENCE: 0.1}
 RULE = (
     "The forgetting gap is one number per run, of the last model that it made: under "
     "an attack the size of the gap between its attack success rate and the retrained "
     "model's; with canaries that between the AUCs at telling planted canaries from "
-    "others; without an attack, and where the measure was not taken, that between the "
-    "AUCs of the membership attack (LiRA if it was run, else the loss threshold). The "
-    "accuracy lost is the retrained model's test accuracy minus the model's. Gaps rank "
-    "the methods; what is forgotten the verdict decides, by other tests."
+    "others; without an attack, and with flipped labels, the size of the residual "
+    "influence, 0 being as if the client had never been there (where it was not "
+    "measured, the gap between the AUCs of a membership attack). The accuracy lost is "
+    "that of retrained models minus the model's. Gaps rank the methods; what is "
+    "forgotten the verdict decides, by its interval and all of its tests."
 )
 
 
@@ -45,6 +50,7 @@ class _Entry:
 
     strategy: str
     method: str
+    near: float
     lost: float | None
     gap: float | None
     half: float
@@ -64,7 +70,7 @@ class _Entry:
         """Return whether the forgetting gap is not told apart from another's."""
         if self.gap is None or other.gap is None:
             return False
-        return abs(self.gap - other.gap) <= NEAR
+        return abs(self.gap - other.gap) <= self.near
 
 
 def _entries(rows: pd.DataFrame) -> list[_Entry]:
@@ -73,6 +79,7 @@ def _entries(rows: pd.DataFrame) -> list[_Entry]:
         _Entry(
             strategy=str(row["strategy"]),
             method=str(row["method"]),
+            near=level(row["forgetting_measure"]),
             lost=number(row["accuracy_lost"]),
             gap=number(row["forgetting_gap"]),
             half=number(row["forgetting_gap_half"]) or 0.0,
@@ -81,6 +88,11 @@ def _entries(rows: pd.DataFrame) -> list[_Entry]:
         for row in rows.to_dict("records")
         if row["judged"] and row["strategy"] not in REFERENCES
     ]
+
+
+def level(measure: object) -> float:
+    """Return by how much two forgetting gaps of a measure may differ and be level."""
+    return LEVEL.get(str(measure), NEAR)
 
 
 def nearest(rows: pd.DataFrame) -> list[str]:
@@ -98,8 +110,11 @@ def nearest(rows: pd.DataFrame) -> list[str]:
 def _nothing_to_forget(rows: pd.DataFrame) -> float | None:
     """Return the original's forgetting gap if it is too small to rank by, else None."""
     originals = rows[rows["strategy"] == "original"]
-    gaps = [number(gap) for gap in originals["forgetting_gap"]]
-    small = [gap for gap in gaps if gap is not None and abs(gap) <= NEAR]
+    gaps = [
+        (number(row["forgetting_gap"]), level(row["forgetting_measure"]))
+        for row in originals.to_dict("records")
+    ]
+    small = [gap for gap, near in gaps if gap is not None and abs(gap) <= near]
     return small[0] if small else None
 
 
