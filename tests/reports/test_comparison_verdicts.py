@@ -16,7 +16,7 @@ from fedneg.reports.compare.rows import collect_comparison, find_comparison
 from fedneg.reports.compare.statistics import count_outcomes, summarise
 from fedneg.reports.compare.sweep import collect_sweep, write_sweep
 from fedneg.reports.compare.tables import markdown_table
-from fedneg.reports.compare.text import describe_settings
+from fedneg.reports.compare.text import describe_settings, level
 
 
 @pytest.fixture(scope="module")
@@ -233,3 +233,30 @@ def test_sweep_has_columns_of_finding_and_influence(
     page = write_sweep(sweep)[1].read_text()
     assert ">residual influence</th>" in page
     assert f"\N{MINUS SIGN}{-100 * rho:.0f} %</td>" in page
+
+
+def test_without_an_attack_the_gap_is_the_size_of_residual_influence(
+    sweep: Path, verdicts: dict[str, Any]
+) -> None:
+    add_run(sweep / "8", seed=5, attack="none", verdict=verdicts["overshot"])
+    add_run(sweep / "9", seed=5, attack="none", recovered=False)
+    frame = collect_comparison(sweep)
+    row, other = judged(frame, "8"), judged(frame, "0")
+    assert row["forgetting_measure"] == "residual influence"
+    assert row["rho"] < 0
+    assert row["forgetting_gap"] == pytest.approx(-row["rho"])
+    assert other["forgetting_measure"] == "attack success"
+    assert other["forgetting_gap"] == abs(other["attack_success_gap"])
+
+
+def test_accuracy_lost_is_the_verdicts(
+    tmp_path: Path, verdicts: dict[str, Any]
+) -> None:
+    """Against several retrained models; the run's own would say 0.94 - 0.93."""
+    found = verdicts["overshot"] | {"quality_lost": 0.02}
+    add_run(tmp_path / "0", verdict=found)
+    assert judged(collect_comparison(tmp_path), "0")["accuracy_lost"] == 0.02
+
+
+def test_influences_are_level_within_a_tenth() -> None:
+    assert (level("residual influence"), level("attack success")) == (0.1, 0.01)
