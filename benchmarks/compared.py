@@ -1,8 +1,8 @@
 """Run the comparison of docs/methods.md, a setting at a time.
 
 `python -m benchmarks.compared DIR` runs what is missing below DIR: each setting is a
-`fedneg compare` into a folder of its own, and one that has its page is not run again:
-it can be stopped and gone on with. Trainings are kept where all runs keep them.
+`fedneg compare` into a folder of its own, and one that has all of its runs is not run
+again: it can be stopped and gone on with. Trainings are kept where all runs keep them.
 `python -m benchmarks.comparison DIR` makes the tables of it.
 
 Every setting has what conf/compare.yaml says (20 rounds, two repair rounds, the
@@ -39,6 +39,8 @@ def settings() -> Iterator[tuple[str, list[str], list[str]]]:
     ) -> tuple[str, list[str]]:
         words = [f"data={data}", f"attack={attack}", f"clients={clients}"]
         words += [f"data.partition={partition}", f"seed={seed}"]
+        if (data, clients, partition) == ("digits", 20, "writer"):
+            words.append("data.split_writers=true")  # they have eleven
         return f"{data}-{clients}-{partition}-{attack}-{seed}", words
 
     attacks = ("none", "backdoor", "label_flip")
@@ -69,10 +71,10 @@ def main() -> None:
         folder = asked.folder / "-".join([name, *(some if asked.methods else ())])
         if not some or not name.startswith(asked.only):
             continue
-        if (folder / "comparison.csv").exists():
+        if len([*folder.glob("*/results.json")]) == len(some):
             continue
         began = time.monotonic()
-        command = [sys.executable, "-m", "fedneg", "compare", *words]
+        command = [sys.executable, "-m", "fedneg", "compare", *words, "engine=inline"]
         command += [f"strategy={','.join(some)}", f"hydra.sweep.dir={folder}"]
         asked.folder.mkdir(parents=True, exist_ok=True)
         with (asked.folder / f"{folder.name}.log").open("w") as log:

@@ -48,9 +48,14 @@ def percent(value: object) -> str:
     return f"{whole_percent(found)} %"
 
 
+def fixed(value: float, digits: int) -> str:
+    """Return a number with so many digits; of one with many before them, a power."""
+    return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.1e}"
+
+
 def whole_percent(value: float) -> str:
     """Return a share in whole hundredths, without the sign of percent."""
-    text = f"{100 * value:.0f}"
+    text = fixed(100 * value, 0)
     return ("0" if text == "-0" else text).replace("-", "\N{MINUS SIGN}")
 
 

@@ -66,7 +66,7 @@ class VerdictSettings:
         low = number("verdict.margins[0]", given[0], below=0)
         high = number("verdict.margins[1]", given[1], above=0)
         object.__setattr__(self, "margins", (low, high))
-        if self.looks not in RETRAININGS or isinstance(self.looks, bool):
+        if type(self.looks) is not int or self.looks not in RETRAININGS:
             raise FedNegError(f"verdict.looks must be 1 or 2, got {self.looks!r}")
         if self.retrainings is not None:
             whole("verdict.retrainings", self.retrainings, minimum=0)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from fedneg.core.formats import name_clients
+from fedneg.core.formats import fixed, name_clients
 from fedneg.evaluation.canary import pairs_shown
 from fedneg.evaluation.decision import (
     FORGOTTEN,
@@ -34,7 +34,7 @@ from fedneg.evaluation.decision import (
 from fedneg.evaluation.exact import Pairs, holm
 from fedneg.evaluation.influence import MIN_OUT, Influence, influences
 from fedneg.evaluation.marker import Marker, marker_of
-from fedneg.evaluation.seen import Losses, Seen
+from fedneg.evaluation.seen import Losses, Seen, check_ids
 from fedneg.tasks.confidence import confidence_of_losses
 
 # What is found; the outcome follows from it (`OUTCOMES`).
@@ -163,8 +163,8 @@ class Finding:
         whose, found = worst
         said = "" if self.finding == self.outcome else f"{self.finding}; "
         said += (
-            f"{found.rho:.2f} of what {whose} taught is seen "
-            f"({found.low:.2f} to {found.high:.2f})"
+            f"{fixed(found.rho, 2)} of what {whose} taught is seen "
+            f"({fixed(found.low, 2)} to {fixed(found.high, 2)})"
         )
         if self.finding != CANNOT_TELL:
             return said
@@ -256,13 +256,14 @@ def judge(
     Raises
     ------
     ValueError
-        If losses are negative or not finite, their numbers differ between models, or
-        alpha or margins are none.
+        If losses are negative or not finite, their numbers differ between models, a
+        client's id is no whole number, or alpha or margins are none.
     """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must be in (0, 1), got {alpha!r}")
     if not margins[0] < 0 < margins[1]:
         raise ValueError(f"margins must be below and above 0, got {margins!r}")
+    check_ids((*clients, *absent))
     models = (model, *trained_with, *trained_without)
     seen = {k for one in models for k in (*one.losses, *one.canaries)}
     leaving = sorted((seen | set(clients)) - set(absent))

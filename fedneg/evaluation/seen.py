@@ -1,6 +1,6 @@
 """What the judge is shown of a model: losses and counts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +9,13 @@ from numpy.typing import NDArray
 from fedneg.evaluation.exact import rate_of
 
 Losses = NDArray[np.float64]
+
+
+def check_ids(client_ids: Iterable[object]) -> None:
+    """Raise ValueError if one is no whole number."""
+    for client_id in client_ids:
+        if not isinstance(client_id, int | np.integer) or isinstance(client_id, bool):
+            raise ValueError(f"a client's id is a whole number, got {client_id!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +38,9 @@ class Seen:
     Raises
     ------
     ValueError
-        If a loss is negative or not finite, twins are not as many as canaries, quality
-        is not in [0, 1], or a trick worked oftener than it was tried.
+        If a client's id is no whole number, a loss is negative or not finite, twins are
+        not as many as canaries, quality is not in [0, 1], or a trick worked oftener
+        than it was tried.
     """
 
     losses: Mapping[int, Losses] = field(default_factory=dict)
@@ -41,6 +49,7 @@ class Seen:
     canaries: Mapping[int, tuple[Losses, Losses]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_ids((*self.losses, *self.canaries))
         arrays = [
             *self.losses.values(),
             *(a for two in self.canaries.values() for a in two),

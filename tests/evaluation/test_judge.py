@@ -299,6 +299,8 @@ def test_how_many_models_would_tell_by_hand():
     ("more", "said"),
     [
         ({"alpha": 1.0}, r"alpha must be in \(0, 1\), got 1"),
+        ({"clients": ["3"]}, "a client's id is a whole number, got '3'"),
+        ({"absent": [None]}, "a client's id is a whole number, got None"),
         ({"margins": (0.1, 0.5)}, "margins must be below and above 0"),
         ({"trained_without": [Seen({3: np.ones(2)})] * 3}, "the same examples"),
     ],
@@ -315,6 +317,8 @@ def test_what_cannot_be_judged_is_a_line(more: dict[str, object], said: str):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ({"losses": {3: np.ones(1), "4": np.ones(1)}}, "whole number, got '4'"),
+        ({"canaries": {True: (np.ones(1), np.ones(1))}}, "whole number, got True"),
         ({"losses": {3: np.array([-1.0])}}, "finite and at least 0"),
         ({"losses": {3: np.array([np.nan])}}, "finite and at least 0"),
         ({"losses": {3: np.ones((2, 2))}}, r"of shape \(N,\)"),
@@ -438,3 +442,14 @@ def test_how_many_would_tell_is_by_what_the_next_judgement_may_err():
     assert loose is not None
     assert strict is not None
     assert loose < strict
+
+
+def test_absurd_losses_are_a_short_sentence():
+    outs = [Seen({3: np.array([1.0 + k, 2.0])}) for k in range(3)]
+    found = judge(
+        Seen({3: np.array([1e300, 2.0])}),
+        trained_with=[Seen({3: np.array([0.1, 0.2])})],
+        trained_without=outs,
+    )
+    assert len(str(found)) < 120
+    assert "e+" in str(found)

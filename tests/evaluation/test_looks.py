@@ -50,6 +50,7 @@ def test_looks_spend_no_more_than_alpha(
         ("alpha=0", "verdict.alpha must be greater than 0, got 0"),
         ("alpha=1", "verdict.alpha must be less than 1, got 1"),
         ("looks=3", "verdict.looks must be 1 or 2, got 3"),
+        ("looks=1.0", "verdict.looks must be 1 or 2, got 1.0"),
         ("looks=true", "verdict.looks must be 1 or 2, got True"),
         ("margins=[0,1]", r"verdict.margins\[0\] must be less than 0, got 0"),
         ("margins=[-1,0]", r"verdict.margins\[1\] must be greater than 0, got 0"),

@@ -99,7 +99,7 @@ def _add_tests(
             axis,
             "How much of what a client taught can be seen. Dots: models that never saw "
             "it, around 0, and models trained with it, around 100. Bars: the models of "
-            "this run with their intervals. "
+            f"this run with their intervals{_coverage(verdict)}. "
             f"Shaded: from {low} to {high}, where the whole interval must lie for "
             "\N{LEFT SINGLE QUOTATION MARK}forgotten\N{RIGHT SINGLE QUOTATION MARK}.",
         )
@@ -134,6 +134,24 @@ def _add_tests(
         )
     page.facts(_terms(verdict))
     return [picture for picture in (axis, later) if picture is not None]
+
+
+def _coverage(verdict: Mapping[str, Any]) -> str:
+    """Return what share of retrained models an interval holds, '' if not known.
+
+    Of a model of which the first look could tell it is another than of the rest.
+    """
+    alphas = {
+        f"{100 * (1 - alpha):.3g} %"
+        for name, one in models_of(verdict).items()
+        if residuals_of(one) and (alpha := number(one.get("alpha"))) is not None
+    }
+    if len(alphas) == 1:
+        return f" ({alphas.pop()})"
+    if len(alphas) == 2:
+        narrow, wide = sorted(alphas)
+        return f" ({wide} where the first look could tell, else {narrow})"
+    return ""
 
 
 def _later(verdict: Mapping[str, Any]) -> pd.DataFrame:
