@@ -171,51 +171,6 @@ def test_a_model_may_be_given_by_its_class():
     assert held.ledger.contributions.shape == (4, 3)
 
 
-class Replaced(Watched):
-    """A grid in which the replies of one node have another array or metric."""
-
-    def __init__(self, name: str, value: Any) -> None:
-        super().__init__()
-        self.name, self.value = name, value
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> list[Message]:
-        """Do so."""
-        found = super().send_and_receive(messages, timeout=timeout)
-        node = self.get_node_ids()[1]
-        (reply,) = [r for r in found if r.metadata.src_node_id == node]
-        content = reply.content
-        if self.name in INITIAL:
-            content["arrays"][self.name] = Array(np.asarray(self.value))
-        else:
-            content["metrics"][self.name] = self.value
-        return found
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "said"),
-    [
-        ("bn.running_var", np.array([1, np.nan], np.float32), "that is not finite"),
-        (
-            "bn.num_batches_tracked",
-            np.array(2**24 + 1),
-            "a float32 does not hold",
-        ),
-        ("num-examples", -3, "num-examples must be a number from 0, got -3"),
-        ("num-examples", float("nan"), "num-examples must be a number from 0, got nan"),
-    ],
-)
-def test_what_a_client_sends_that_cannot_be_names_it(name: str, value: Any, said: str):
-    grid = Replaced(name, value)
-    node = grid.get_node_ids()[1]
-    held = Forgettable(FedAvg(fraction_evaluate=0.0))
-    with pytest.raises(FedNegError, match=said) as why:
-        held.start(grid, written(INITIAL), num_rounds=2)
-    assert str(why.value).startswith(f"client {node}: ")
-    assert held.clients == ()
-
-
 def test_one_coarse_array_does_not_hide_a_step_that_is_none():
     """Each array may be off by what its own type rounds, and no more."""
     initial = {name: 40 * array for name, array in INITIAL.items()}

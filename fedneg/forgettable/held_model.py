@@ -80,6 +80,7 @@ class HeldModel(LedgerStrategy):
         # Of the arrays that files were written of, which may be finer than these are.
         self._digest: str | None = None
         self._depends: set[str] = set()
+        self.says_rounded = False
         self.rounds = 0
         if self.method is not None:
             self.method.rounds = 0  # of a forgetting that is over, too

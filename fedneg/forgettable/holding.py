@@ -6,9 +6,11 @@ folder is told in life.py.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from logging import WARNING
 from operator import index
 
 from flwr.app import ArrayRecord, Message
+from flwr.common import log
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector
@@ -56,25 +58,32 @@ class Holding(HeldModel):
             return False
         return self.nodes.is_in(client_id)
 
-    def read(self, believed: Sequence[Message]) -> tuple[list[Reply], Replies]:
-        """Return a round's replies, before the inner strategy has them, as parts of it.
+    def read(
+        self, messages: Sequence[Message]
+    ) -> tuple[list[Message], list[Reply], Replies]:
+        """Return a round for the inner strategy, and its replies as parts of it.
 
-        They are as the method has them; the messages say the same then.
+        They are as the method has them; the messages say the same then, and those that
+        cannot be believed are failures.
 
         Raises
         ------
         FedNegError
-            If arrays are not those that were sent out; it names the client.
+            If nobody's arrays are like those that were sent out; it names a client.
         """
         method, names = self.method, self.known
-        read = read_replies(
-            believed,
+        found = read_replies(
+            messages,
             self.strategy,
             names,
             before=self.model,
             client_of=self.nodes.client,
             rows=self.places,
         )
+        if found.rounded and not self.says_rounded:
+            self.says_rounded = True  # once: it will be so in every round
+            log(WARNING, "fedneg: %s, as the model has it", found.rounded[0])
+        read = found.replies
         sent = [reply for reply, _ in read]
         whole = {} if method is None else by_client(sent, names.layout.means)
         for row, one in whole.items():
@@ -92,7 +101,8 @@ class Holding(HeldModel):
                     key = next(iter(message.content.array_records))
                     message.content[key] = record.copy()
         contents = copies(self.strategy, [message for _, message in read])
-        return sent, Replies([reply.weight for reply in sent], contents)
+        kept = Replies([reply.weight for reply in sent], contents)
+        return found.messages, sent, kept
 
     def enter(
         self, replies: Sequence[Reply], kept: Replies, arrays: ArrayRecord

@@ -174,12 +174,7 @@ class Names:
         FedNegError
             As `read`.
         """
-        if set(record) != set(self.shapes):
-            one = sorted(set(record) ^ set(self.shapes))[0]
-            raise FedNegError(
-                f"array {one} is {'not ' if one in self.shapes else ''}in the record, "
-                "and the initial arrays say otherwise"
-            )
+        self.check_same_names(record)
         arrays = {name: view_of(record[name]) for name in self.shapes}
         for name, array in arrays.items():
             # What is averaged may come back without the axes that it had, or with one.
@@ -189,6 +184,15 @@ class Names:
                     f"{array.shape}"
                 )
         return arrays
+
+    def check_same_names(self, record: ArrayRecord) -> None:
+        """Raise FedNegError, naming one, unless a record has arrays of these names."""
+        if set(record) != set(self.shapes):
+            one = sorted(set(record) ^ set(self.shapes))[0]
+            raise FedNegError(
+                f"array {one} is {'not ' if one in self.shapes else ''}in the record, "
+                "and the initial arrays say otherwise"
+            )
 
     def joined(self, record: ArrayRecord) -> Joined:
         """Return a record's parameters as one vector, which is read by blocks."""

@@ -11,9 +11,10 @@ from flwr.serverapp.strategy import Strategy
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Shapes, Vector
+from fedneg.forgettable.believed import as_the_model_has_it, failed
 from fedneg.forgettable.inner import layers
 from fedneg.forgettable.names import Names
-from fedneg.forgettable.views import whole
+from fedneg.forgettable.views import Difference, is_finite, view_of, whole
 from fedneg.ledger.steps import Blocks
 
 # What else a strategy may weigh replies by.
@@ -73,6 +74,25 @@ class Reply:
         return tuple(found)
 
 
+@dataclass(frozen=True)
+class ReadRound:
+    """What nodes sent in a round.
+
+    Attributes
+    ----------
+    messages : list of Message
+        All of them, for the strategy; a failure in the place of what cannot be.
+    replies : list of (Reply, Message)
+        Those of them that hold a model, in the same order.
+    rounded : list of str
+        Whose arrays were rounded, for people.
+    """
+
+    messages: list[Message]
+    replies: list[tuple[Reply, Message]]
+    rounded: list[str]
+
+
 def read_replies(
     messages: Sequence[Message],
     strategy: Strategy,
@@ -81,8 +101,10 @@ def read_replies(
     before: ArrayRecord,
     client_of: Callable[[int], int],
     rows: Mapping[int, int],
-) -> list[tuple[Reply, Message]]:
+) -> ReadRound:
     """Return what each node sent, in the order given; what has no model is left out.
+
+    Their arrays are as the model's are, in the messages too.
 
     Parameters
     ----------
@@ -96,34 +118,67 @@ def read_replies(
     Raises
     ------
     FedNegError
-        If arrays are not those that were sent out; it names the client.
+        If no client sent what can be, and none ever has: that is the app's mistake. It
+        names one of them.
     """
     key = next(
         (a.weighted_by_key for a in layers(strategy) if hasattr(a, "weighted_by_key")),
         EXAMPLES,
     )
-    found = list[tuple[Reply, Message]]()
+    found, all_rounded = list[tuple[Reply, Message]](), list[str]()
+    wrong = list[tuple[Message, str]]()
     for message in messages:
         if message.has_error():
             continue
-        client_id = client_of(message.metadata.src_node_id)
-        arrays = next(iter(message.content.array_records.values()), None)
+        record = next(iter(message.content.array_records), None)
         metrics = next(iter(message.content.metric_records.values()), None)
-        if arrays is None or metrics is None or key not in metrics:
+        if record is None or metrics is None or key not in metrics:
             continue  # the inner strategy says what it thinks of that
         try:
-            rest = names.rest(names.views(arrays))
-            weight = _weight(key, metrics[key])
+            sent = message.content.array_records[record]
+            arrays, rounded = as_the_model_has_it(sent, names, before)
+            one = Reply(
+                client_of(message.metadata.src_node_id),
+                -1,
+                _update(names, arrays, before),
+                names.rest(names.views(arrays)),
+                _weight(key, metrics[key]),
+            )
         except FedNegError as error:
-            raise FedNegError(f"client {client_id}: {error}") from None
-        update = names.difference(arrays, before, np.float32)
-        one = Reply(client_id, -1, update, rest, weight)
+            wrong.append((message, str(error)))
+            continue
+        message.content[record] = arrays
         found.append((one, message))
+        all_rounded += [f"client {one.client_id}: {rounded}"] if rounded else []
+    if not any(one.weight for one, _ in found):
+        wrong += [(message, f"{key} is 0, as everybody's is") for _, message in found]
+        found.clear()
     new = sorted({one.client_id for one, _ in found} - set(rows))
     places = dict(rows) | {k: len(rows) + place for place, k in enumerate(new)}
     for one, _ in found:
         one.row = places[one.client_id]
-    return found
+    instead = {
+        id(message): failed(
+            message,
+            client_of(message.metadata.src_node_id),
+            why,
+            is_last_hope=not places,
+        )
+        for message, why in wrong
+    }
+    return ReadRound([instead.get(id(m), m) for m in messages], found, all_rounded)
+
+
+def _update(names: Names, arrays: ArrayRecord, before: ArrayRecord) -> Difference:
+    """Return local minus global; FedNegError, which names an array, if not finite."""
+    update = names.difference(arrays, before, np.float32)
+    with np.errstate(all="ignore"):
+        if not is_finite(update):
+            for name in names.parameters:
+                if not np.isfinite(view_of(arrays[name])).all():
+                    raise FedNegError(f"array {name} has a number that is not finite")
+            raise FedNegError("the update is beyond what a float32 holds")
+    return update
 
 
 def _weight(key: str, value: object) -> float:

@@ -298,7 +298,7 @@ class Forgettable(Strategy):
             self._life.look()
         holding = self._holding
         believed = self._nodes.replies_of(replies, holding.takes_part)
-        sent, kept = holding.read(believed)
+        believed, sent, kept = holding.read(believed)
         arrays, metrics = self.strategy.aggregate_train(
             self._number(server_round), believed
         )

@@ -135,7 +135,7 @@ def is_same(one: Array, other: Array) -> bool:
     """
     if (one.dtype, one.shape, one.data) == (other.dtype, other.shape, other.data):
         return True  # mostly they share their bytes
-    if _long(one.shape) != _long(other.shape):
+    if long_axes(one.shape) != long_axes(other.shape):
         return False
     first, second = view_of(one).reshape(-1), view_of(other).reshape(-1)
     return first.size == second.size and all(
@@ -144,7 +144,8 @@ def is_same(one: Array, other: Array) -> bool:
     )
 
 
-def _long(shape: Sequence[int]) -> tuple[int, ...]:
+def long_axes(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return a shape without axes of length 1."""
     return tuple(length for length in shape if length != 1)
 
 
