@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The newest Flower that fedneg knows, with all that its own constraints pin.
 NEWEST := .venv-newest
+QUIETLY := --quiet --disable-pip-version-check
+SITE := import sysconfig; print(sysconfig.get_path("purelib"))
 # What a release of Flower can break: grids, messages, `flwr run`, real SuperNodes.
 SEAM := tests/test_flower_internals.py tests/test_flower_hub.py \
   tests/test_golden.py tests/engines \
@@ -29,17 +31,22 @@ help:
 	@echo 'make bench   measurements         make clean  remove what these made'
 
 # Made anew when missing or older than what it is made from.
-$(STAMP): constraints.txt
-$(NEWEST)/.installed: constraints-newest.txt
-$(STAMP) $(NEWEST)/.installed: pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11'; exit 2; }
-	rm -rf $(@D)
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/pip install --quiet --disable-pip-version-check \
-	  -c $(filter constraints%,$^) torch torchvision
-	$(@D)/bin/pip install --quiet --disable-pip-version-check \
-	  -c $(filter constraints%,$^) -e '.[dev]'
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install $(QUIETLY) -c constraints.txt torch torchvision
+	$(BIN)/pip install $(QUIETLY) -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Sees what .venv has, torch above all; pip installs what its constraints want otherwise,
+# which is found first.
+$(NEWEST)/.installed: $(STAMP) constraints-newest.txt
+	rm -rf $(NEWEST)
+	$(BIN)/python -m venv $(NEWEST)
+	$(BIN)/python -c '$(SITE)' > "$$($(NEWEST)/bin/python -c '$(SITE)')/of_venv.pth"
+	$(NEWEST)/bin/pip install $(QUIETLY) -c constraints-newest.txt -e '.[dev]'
 	touch $@
 
 run: $(STAMP)
@@ -69,7 +76,7 @@ lint: $(STAMP)
 	rm -rf .mypy_stage && mkdir -p .mypy_stage/fedneg
 	ln -s $(CURDIR)/fedneg/* $(CURDIR)/strategies $(CURDIR)/clients .mypy_stage/fedneg/
 	cd .mypy_stage && ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache
-	cd .mypy_stage && ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache --allow-untyped-calls --allow-redefinition ../examples/*.py
+	cd .mypy_stage && ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache ../examples/*.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
