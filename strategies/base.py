@@ -42,6 +42,7 @@ from fedneg.core.parameters import (
 )
 from fedneg.core.settings import Config
 from fedneg.core.source import code_digest
+from fedneg.ledger.bank import DECAYS
 from fedneg.ledger.rows import release
 from fedneg.strategies.hooks import NO_HOOKS, Hooks
 from fedneg.strategies.inbox import Inbox, leave_out
@@ -122,6 +123,8 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
         found: dict[str, Any] = {"local_models": self._keep_local}
         if self.keeps_updates:
             found["updates"] = self.keeps_updates
+        if self.keeps_recent:
+            found["recent"] = [self.keeps_recent, *DECAYS]
         above = type(self).__mro__[: type(self).__mro__.index(LedgerFedAvg)]
         names = {name for cls in above for name in vars(cls) if name[:2] != "__"}
         if {n for n in names if hasattr(LedgerFedAvg, n)} - FORGETTING:

@@ -25,8 +25,16 @@ The model goes back to what it was `rewind` rounds ago, less D* as of then, and 
 rounds are run again without the clients: so it has had as many rounds as a retrained
 one, and needs no repair.
 
-The others must be online for one round (a share of them) and for `rewind` rounds. The
-server stores every update of the training.
+The server keeps no history. The sums over t are combinations of a few that age
+exponentially (fedneg/ledger/bank.py), one row each for every client and entry, of that
+client's own updates alone: a source is made of them when somebody leaves, and nobody
+else's row holds anything of who left. What the combination is to be, p / (1 - p)
+and the power of age in each round, is fitted by least squares: to .006 of 1 where all
+clients take part in every round; where some do, and p is another in every round, by as
+much as five sums can follow it. The last `rewind` rounds are kept
+whole: to undo them, and for the probe.
+
+The others must be online for one round (a share of them) and for `rewind` rounds.
 
 The derivation and the probe are ours; what is subtracted by `negative_gradient` is
 p u_t, all of it (arXiv:2201.09441, section 3).
@@ -34,7 +42,7 @@ p u_t, all of it (arXiv:2201.09441, section 3).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, hypot
 from typing import Any
 
 import numpy as np
@@ -44,6 +52,8 @@ from fedneg.core.checks import number, whole
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector, weights_of
 from fedneg.core.settings import Config
+from fedneg.ledger.bank import DECAYS, fitted
+from fedneg.ledger.ledger import Ledger, Participation
 from fedneg.strategies.base import LedgerFedAvg
 from fedneg.strategies.compensated import units_of
 from fedneg.strategies.method import About, Needs
@@ -103,8 +113,29 @@ def rates_of(taken_out: Floats, response: Floats, units: NDArray[np.intp]) -> Fl
     return found
 
 
+def kernel(rates: Floats, rounds: int) -> Floats:
+    """Return what is left of a source by its age 0, 1, ..
+
+    Parameters
+    ----------
+    rates : float64 array
+        Shares that a round puts back, from 0 to below 1.
+    rounds : int
+
+    Returns
+    -------
+    float64 array, shape (rounds, *rates.shape)
+    """
+    slowing = (1 - rates) ** -2 - 1
+    ages = np.arange(rounds).reshape(-1, *(1 for _ in rates.shape))
+    found: Floats = 1 / np.sqrt(1 + ages * slowing)
+    return found
+
+
 def left_of(sources: Sequence[Floats], rates: Floats) -> Floats:
     """Return D*: what is left of sources, the last one of the round before.
+
+    As it is printed above; the method has sums of sources only.
 
     Parameters
     ----------
@@ -114,9 +145,109 @@ def left_of(sources: Sequence[Floats], rates: Floats) -> Floats:
         Of each parameter, from 0 to below 1.
     """
     total = np.zeros_like(rates)
-    slowing = (1 - rates) ** -2 - 1
-    for age, source in enumerate(reversed(sources)):
-        total += source / np.sqrt(1 + age * slowing)
+    shares = kernel(rates, len(sources))
+    for share, source in zip(shares, reversed(sources), strict=True):
+        total += share * source
+    return total
+
+
+def factors_of(
+    rounds: Sequence[Mapping[int, float]], leave: Sequence[int]
+) -> tuple[Floats, Floats]:
+    """Return what makes weighted updates sources, in each round.
+
+    Parameters
+    ----------
+    rounds : sequence of mapping of int to float
+        The weights; where others were forgotten since, they sum to less than 1.
+    leave : sequence of int
+
+    Returns
+    -------
+    tuple of float64 arrays, shape (rounds,)
+        The factor of the updates of those who leave, and that of all updates, which is
+        to be taken off.
+    """
+    own, off = np.zeros(len(rounds)), np.zeros(len(rounds))
+    for place, weights in enumerate(rounds):
+        total = sum(weights.values())
+        share = sum(weights[k] for k in leave if k in weights)
+        # Alone in a round, they brought in all of its step.
+        alone = all(k in leave for k in weights)
+        own[place] = 1 / total if alone else 1 / (total - share)
+        off[place] = 0.0 if alone else share / total / (total - share)
+    return own, off
+
+
+@dataclass(frozen=True)
+class Summand:
+    """Weighted updates of many rounds, as a bank sums them; all (rounds,) by age.
+
+    Attributes
+    ----------
+    factors : float64 array, shape (rounds,)
+        What would make each round's the source.
+    sizes : float64 array, shape (rounds,)
+        How large they are.
+    sums : list of arrays, shape (d,)
+        In the order of `fitted`.
+    """
+
+    factors: Floats
+    sizes: Floats
+    sums: Sequence[NDArray[np.floating]]
+
+
+def summands(ledger: Ledger, leave: Sequence[int]) -> list[Summand]:
+    """Return of what the sum of sources is the sum.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        With a bank of all its rounds, none of them kept whole.
+    leave : sequence of int
+    """
+    there = [k for k in leave if ledger.last_round(k)]
+    entries = ledger.participation[::-1]
+    own, off = factors_of([entry.weights for entry in entries], there)
+    # Of each client's weighted update.
+    sizes = {
+        k: np.array([_size(entry, k) for entry in entries])
+        for k in range(ledger.clients)
+    }
+    found = []
+    for k in there:
+        rows = [ledger.bank.sum_of(b, k).copy() for b in range(len(DECAYS))]
+        rows.append(ledger.contributions[k].copy())
+        found.append(Summand(own, sizes[k], rows))
+    if there:
+        totals = [*ledger.bank.totals(), ledger.contribution(range(ledger.clients))]
+        found.append(Summand(-off, sum(sizes.values(), np.zeros(len(own))), totals))
+    return found
+
+
+def _size(entry: Participation, client_id: int) -> float:
+    """Return the length of a client's weighted update in a round; 0 without one."""
+    norms = entry.norms.get(client_id, (1.0,))
+    return entry.weights.get(client_id, 0.0) * hypot(*norms)
+
+
+def left_in(found: Sequence[Summand], rates: Floats, units: NDArray[np.intp]) -> Floats:
+    """Return D*, as `left_of` does of all sources, from sums.
+
+    Parameters
+    ----------
+    found : sequence of Summand
+        At least one.
+    rates : float64 array, shape (units,)
+    units : int array, shape (d,)
+        The unit, 0, 1, .., of each parameter.
+    """
+    total = np.zeros(units.size)
+    for one in found:
+        wanted = kernel(rates, len(one.factors)) * one.factors[:, None]
+        for share, row in zip(fitted(wanted, one.sizes), one.sums, strict=True):
+            total += share[units] * row
     return total
 
 
@@ -124,8 +255,6 @@ class Counterfactual(LedgerFedAvg):
     """FedAvg that goes back some rounds, less what would not have been there."""
 
     about = About("subtracting what would not be there without {whom}", place=12)
-
-    keeps_updates = 1
 
     @dataclass(frozen=True)
     class Options:
@@ -146,9 +275,9 @@ class Counterfactual(LedgerFedAvg):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._sources: list[Floats] = []
+        self._brought: list[Summand] = []
         # Of the first round that is run again: the parameters before it, who took part
-        # with which weight, and what their updates were.
+        # with which weight, and what the updates were of those who are probed.
         self._start = np.empty(0)
         self._updates: dict[int, Vector] = {}
         self._weights: dict[int, float] = {}
@@ -159,11 +288,6 @@ class Counterfactual(LedgerFedAvg):
     def parse_options(cls, config: Config) -> Options:
         """Check the options against the training."""
         options: Counterfactual.Options = super().parse_options(config)
-        if config.state is not None:
-            raise FedNegError(
-                "strategy=counterfactual cannot have state=DIR, which could not prove "
-                "the updates gone that it keeps; use strategy=negative_gradient"
-            )
         if config.strategy.server_momentum:
             raise FedNegError(
                 "strategy=counterfactual needs strategy.server_momentum=0, got "
@@ -182,13 +306,34 @@ class Counterfactual(LedgerFedAvg):
         options = cls.parse_options(config)
         return int(options.probe > 0) + options.rewind
 
+    @property
+    def keeps_recent(self) -> int:
+        """The rounds that would be run again."""
+        options: Counterfactual.Options = self.options
+        return options.rewind
+
     def needs(self) -> Needs:
-        """Return the rounds of those who stay, and every update."""
+        """Return the rounds of those who stay, contributions, and the bank."""
         ledger = self.ledger
         return Needs(
             remaining_rounds=self.unlearn_rounds(self.config),
-            server_bytes=ledger.initial.nbytes + ledger.updates.rows.nbytes,
+            server_bytes=ledger.contributions.nbytes + ledger.bank.nbytes,
         )
+
+    def check_kept(self, client_ids: tuple[int, ...]) -> None:
+        """Raise FedNegError if rounds were trained without a bank, or with another."""
+        had, banked = len(self.ledger.participation), self.ledger.bank.rounds
+        if had != banked:
+            raise FedNegError(
+                f"strategy=counterfactual with strategy.rewind={self.options.rewind} "
+                f"needs sums of every round's updates, and the ledger has those of "
+                f"{banked} of {had} rounds; forget with strategy=negative_gradient or "
+                "retrain=scratch"
+            )
+
+    def parts(self) -> NDArray[np.intp]:
+        """Return the units: each keeps a share of its own."""
+        return units_of(self._shapes, "neuron")
 
     def rounds_beyond(self, ran: int, rounds: int) -> int:
         """Return none: its rounds are the training's last ones, again."""
@@ -203,7 +348,7 @@ class Counterfactual(LedgerFedAvg):
         nothing.
         """
         self._look_back(before, client_ids)
-        rates = np.full(before.size, self.options.rate)
+        rates = np.full(self._units.max() + 1, self.options.rate)
         self.method_report = {
             "form": "rewound, less what would not have been there",
             "rewound": len(self._streams),
@@ -214,55 +359,36 @@ class Counterfactual(LedgerFedAvg):
         return self._less(rates)
 
     def _look_back(self, before: Vector, client_ids: tuple[int, ...]) -> None:
-        """Take out of the ledger what the method needs of it, and its last rounds."""
-        ledger = self.ledger
-        rewind = min(self.options.rewind, len(ledger.participation))
-        kept = len(ledger.participation) - rewind
-        self._units = units_of(self._shapes, "neuron")
-        self._sources, self._streams = [], []
-        self._updates, self._weights = {}, {}
-        model = (ledger.initial.astype(np.float64)) + ledger.correction
-        for place, entry in enumerate(ledger.participation):
-            updates = self._updates_of(place, entry.weights)
-            if place < kept:
-                self._sources.append(
-                    ledger.learning_rate * source_of(updates, entry.weights, client_ids)
-                )
-                for client_id, update in updates.items():
-                    model += ledger.learning_rate * entry.weights[client_id] * update
-                continue
-            self._streams.append(entry.server_round)
-            if place == kept:
-                self._updates = {k: u.copy() for k, u in updates.items()}
-                self._weights = dict(entry.weights)
-            for client_id, update in updates.items():
-                share = ledger.learning_rate * entry.weights[client_id]
-                ledger.contributions[client_id] -= np.float32(share) * update
-        self._start = model
-        del ledger.participation[kept:]
+        """Sum up the sources, and take the last rounds out of the ledger."""
+        self.check_kept(client_ids)
+        ledger, bank = self.ledger, self.ledger.bank
+        recent = ledger.participation[len(ledger.participation) - len(bank.streams) :]
+        self._units = self.parts()
+        self._streams, self._updates, self._weights = list(bank.streams), {}, {}
+        self._start = before.astype(np.float64)
+        for ago, entry in zip(range(len(recent), 0, -1), recent, strict=True):
+            for client_id, weight in entry.weights.items():
+                share = np.float32(ledger.learning_rate * weight)
+                part = share * bank.update_of(ago, client_id)
+                ledger.contributions[client_id] -= part
+                self._start -= part
+        if recent:
+            self._weights = dict(recent[0].weights)
+            for client_id in self.unlearn_clients(1) if self._probes else ():
+                update = bank.update_of(len(recent), client_id)
+                self._updates[client_id] = update.copy()
+        bank.undo()
+        del ledger.participation[bank.rounds :]
+        self._brought = summands(ledger, client_ids)
         # Until the clients go, the ledger stands for the model as it was.
-        ledger.correction += (before - model).astype(np.float32)
-
-    def _updates_of(
-        self, place: int, weights: Mapping[int, float]
-    ) -> dict[int, Vector]:
-        """Return the updates of all who took part in a round of the ledger."""
-        found = {}
-        for client_id in weights:
-            row = self.ledger.updates.row(place, client_id, self.ledger.clients)
-            if row is None:
-                raise FedNegError(
-                    "strategy=counterfactual needs the updates of every round, and "
-                    f"the ledger has none of the round at place {place + 1}"
-                )
-            found[client_id] = row
-        return found
+        ledger.correction += (before - self._start).astype(np.float32)
 
     def _less(self, rates: Floats) -> Vector:
-        """Return the parameters where the rewound rounds begin, less what is left."""
-        if not self._sources:
+        """Return where the rewound rounds begin, less what is left at a unit's rate."""
+        if not self._brought:
             return self._start.astype(np.float32)
-        return (self._start - left_of(self._sources, rates)).astype(np.float32)
+        left = left_in(self._brought, rates, self._units)
+        return (self._start - left).astype(np.float32)
 
     # -- in rounds -------------------------------------------------------------------
 
@@ -275,7 +401,7 @@ class Counterfactual(LedgerFedAvg):
         """Return who is probed, or has a part in a round that is run again."""
         if number > self._probes:
             return self.sampled(number)
-        there = [k for k in self.remaining if k in self._updates]
+        there = [k for k in self.remaining if k in self._weights]
         count = max(FEWEST_PROBED, ceil(self.options.probe * len(there)))
         return tuple(there[:count])
 
@@ -289,15 +415,19 @@ class Counterfactual(LedgerFedAvg):
     def combine(self, number: int, good: Mapping[int, Reply]) -> Vector:
         """Return the parameters to start from after the probe; else those of FedAvg."""
         if number > self._probes:
-            return super().combine(number, good)
+            after = super().combine(number, good)
+            # The batches were those of the round that was run again.
+            self.ledger.bank.streams[-1:] = [self.unlearn_stream(number)]
+            return after
         before = self._global
         shares = weights_of([self._weights[k] for k in good])
         response = np.zeros(before.size)
+        taken_out = (self._start.astype(np.float32) - before).astype(np.float64)
         for share, (client_id, reply) in zip(shares, good.items(), strict=True):
             update = reply.local.astype(np.float64) - before
             response += share * (update - self._updates[client_id])
-        rates = rates_of(self._start - before, response, self._units)
-        after = self._less(rates[self._units])
+        rates = rates_of(taken_out, response, self._units)
+        after = self._less(rates)
         self.drop((), before=before, after=after)
         self.method_report |= {
             "probed": sorted(good),

@@ -7,6 +7,7 @@ from fedneg.core.layout import Layout
 from fedneg.core.machine import cache_root
 from fedneg.core.parameters import NDArrays, Shapes, Vector, flatten
 from fedneg.core.settings import Config
+from fedneg.ledger.bank import DECAYS, Bank
 from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.rows import KeptUpdates, Rows, make_rows
 from fedneg.ledger.strategy import LedgerStrategy, empty_ledger
@@ -22,6 +23,7 @@ def ledger_of(
     *,
     keep_local: bool,
     keep_updates: int,
+    keep_recent: int = 0,
 ) -> tuple[Ledger, Rows]:
     """Return an empty ledger, and rows where a round's replies can wait.
 
@@ -37,10 +39,13 @@ def ledger_of(
         Whether it keeps each client's last local model.
     keep_updates : int
         Every how many rounds it keeps all clients' updates; 0: never.
+    keep_recent : int
+        How many of the last rounds' it keeps, with a bank of the older ones.
     """
     settings, clients = config.strategy, config.clients
     kept = -(-config.rounds // keep_updates) if keep_updates else 0
-    rows = clients * (1 + kept)
+    banked = keep_recent + len(DECAYS) if keep_recent else 0
+    rows = clients * (1 + kept + banked)
     large = rows * 4 * layout.size > settings.ledger_memory_mib * 2**20
     folder = cache_root() / "scratch" if large else None
     ledger = empty_ledger(
@@ -52,6 +57,7 @@ def ledger_of(
         updates=KeptUpdates(
             keep_updates, make_rows(clients * kept, layout.size, folder)
         ),
+        bank=Bank(keep_recent, clients=clients, size=layout.size, folder=folder),
         folder=folder,
     )
     return ledger, make_rows(sample_size(config, clients), model.size, folder)
@@ -130,6 +136,7 @@ class Lineage(LedgerStrategy, ForgettingMethod):
             self.config,
             keep_local=self._keep_local,
             keep_updates=self.keeps_updates,
+            keep_recent=self.keeps_recent,
         )
 
     def take_on(

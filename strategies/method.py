@@ -87,8 +87,8 @@ class ForgettingMethod:
     """The part of a strategy that comes after training.
 
     Nothing here changes how a federation is trained, so all methods share trainings;
-    what a method needs the ledger to keep (`keeps_local_models`, `keeps_updates`) is a
-    part of a training's identity.
+    what a method needs the ledger to keep (`keeps_local_models`, `keeps_updates`,
+    `keeps_recent`) is part of a training's identity.
 
     Attributes
     ----------
@@ -228,4 +228,12 @@ class ForgettingMethod:
     @property
     def keeps_updates(self) -> int:
         """Every how many rounds the ledger keeps all clients' updates; 0: never."""
+        return 0
+
+    @property
+    def keeps_recent(self) -> int:
+        """How many rounds' updates the ledger keeps whole, the last ones; 0: none.
+
+        Of what is older it keeps sums that age (`fedneg.ledger.bank`).
+        """
         return 0

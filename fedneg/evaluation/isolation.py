@@ -10,10 +10,11 @@ is what a method changed beyond zeroing the row C of who left (the ledger's
 half of it, D is the other half, for whoever can subtract; if it does nothing, D is C.
 
 What is measured is the cosine between C and its least-squares fit by everything that is
-left: D, w_0, w, the C_j, momentum rows. Where a method treats parts of the model on
-their own (a neuron, an array), D is scaled part by part as fits best, since the parts
-may hold other shares of C. The fit knows C, and whoever looks for it does not: it is
-what they can get at most by sums of multiples, and no bound on other means.
+left: D, w_0, w, the C_j, momentum rows, a bank's sums. Where a method treats parts of
+the model on their own (a neuron, an array), D is scaled part by part as fits best,
+since the parts may hold other shares of C. The fit knows C, and whoever looks for it
+does not: it is what they can get at most by sums of multiples, and no bound on other
+means.
 
 Clients with like data have like contributions: the C_j alone have a cosine too, as they
 would after training without the client, and it is nobody's fault. What counts is how
@@ -190,6 +191,7 @@ def left_of(
     rest += [ledger.contributions[k, some] for k in singles]
     if ledger.buffers is not None:
         rest.append(np.sum([row[some] for row in ledger.buffers], axis=0))
+    rest += [total[some] for total in ledger.bank.totals()]
     ledger.release()
     before, after = before[: seed.size], after[: seed.size]
     size = np.maximum(np.abs(before[some]), np.abs(after[some]))

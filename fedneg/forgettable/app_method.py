@@ -50,6 +50,7 @@ class AppMethod:
         needs = {
             "the leaving clients' part in it": made.needs_leaving_client,
             "updates of whole rounds; take storage=norms": made.keeps_updates,
+            "the last rounds' updates": made.keeps_recent,
             "a task": made.task_needs(),
         }
         for what, is_needed in needs.items():

@@ -97,6 +97,7 @@ class Remnants:
         vectors = {"contribution": ledger.contributions[row]}
         if ledger.buffers is not None:
             vectors["momentum"] = ledger.buffers[row]
+        vectors |= dict(ledger.bank.rows_of(row))
         if row in ledger.statistics.examples:
             vectors["statistics"] = ledger.statistics.rows[row]
         if row in ledger.local:

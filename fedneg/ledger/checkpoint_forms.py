@@ -20,7 +20,7 @@ from fedneg.ledger.ledger import Ledger
 from fedneg.ledger.tensors import read_tensors, shapes_in, write_tensors
 
 # Kept for some methods and not for others.
-PASSING = ("local", "updates")
+PASSING = ("local", "updates", "bank", "recent")
 
 Arrays = Mapping[str, NDArray[np.float32]]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -70,6 +70,13 @@ class Plain:
                 # Whose row is whose is not said here: all of them, then.
                 rows = file.get_tensor("local")
                 found |= {f"local {k}": row for k, row in enumerate(rows)}
+            # These have several rows of each client, one after every K rows.
+            clients = file.get_slice("contributions").get_shape()[0]
+            for name in ("bank", "recent"):
+                if client_id in range(clients) and name in file.keys():  # noqa: SIM118
+                    rows = file.get_slice(name)
+                    for place in range(client_id, rows.get_shape()[0], clients):
+                        found[f"{name} {place}"] = rows[place]
         return found
 
 

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from fedneg.core.machine import cores
 from fedneg.core.parameters import Vector, digest_of_model, weights_of
+from fedneg.ledger.bank import Bank
 from fedneg.ledger.rows import KeptUpdates, Vectors, grown, make_rows, release
 from fedneg.ledger.statistics import Statistics
 from fedneg.ledger.steps import Blocks, Step
@@ -90,6 +91,8 @@ class Ledger:
         Also keep the last local model of each client: another K rows.
     updates : KeptUpdates, optional
         Also keep every client's update in some rounds: K rows for each.
+    bank : Bank, optional
+        Also keep them all, whole or summed as they age.
     folder : Path, optional
         Hold the rows in memory maps of nameless files here, not in memory.
     limit : int
@@ -120,6 +123,7 @@ class Ledger:
         momentum: float = 0.0,
         keep_local: bool = True,
         updates: KeptUpdates | None = None,
+        bank: Bank | None = None,
         folder: Path | None = None,
         limit: int = -1,
         statistics: Statistics | None = None,
@@ -139,6 +143,7 @@ class Ledger:
         rows = make_rows(clients if keep_local else 0, initial.size, place)
         self.local = Vectors(rows)
         self.updates = KeptUpdates() if updates is None else updates
+        self.bank = Bank() if bank is None else bank
         self.participation: list[Participation] = []
         self.shared: dict[str, Vector] = {}
 
@@ -151,7 +156,8 @@ class Ledger:
             If the disk cannot hold them twice.
         """
         stores = [self.contributions, self.buffers, self.local.rows]
-        for rows in (*stores, self.updates.rows, self.statistics.rows):
+        stores += [self.updates.rows, self.bank.sums, self.bank.whole]
+        for rows in (*stores, self.statistics.rows):
             if isinstance(rows, np.memmap):
                 memo[id(rows)] = grown(rows, 0, self.folder)
         found = memo[id(self)] = type(self).__new__(type(self))
@@ -191,7 +197,8 @@ class Ledger:
         buffers = 0 if self.buffers is None else self.buffers.nbytes
         local = sum(v.nbytes for v in self.local.values())
         own = self.statistics.rows.nbytes + sum(v.nbytes for v in self.shared.values())
-        return rows + buffers + local + self.updates.rows.nbytes + own
+        whole = self.updates.rows.nbytes + self.bank.nbytes
+        return rows + buffers + local + whole + own
 
     @property
     def width(self) -> int:
@@ -259,6 +266,10 @@ class Ledger:
             kept = self.updates.row(len(self.participation), client_id, self.clients)
             if kept is not None:
                 np.subtract(local[client_id], before, out=kept)
+        recent = self.participation[-max(1, self.bank.recent) :]
+        oldest = recent[0].weights if recent else {}
+        rate = self.learning_rate
+        self.bank.enter(server_round, before, local, oldest=oldest, rate=rate)
         self.participation.append(
             Participation(server_round, weights, dict(norms or {}))
         )
@@ -431,6 +442,7 @@ class Ledger:
         for client_id in ids:
             self.local.pop(client_id, None)
         self.updates.forget(ids, self.clients)
+        self.bank.forget(ids, spread=spread)
         self.statistics.forget(ids)
         self.participation = [
             entry.without(ids, spread=spread) for entry in self.participation
@@ -463,6 +475,7 @@ class Ledger:
             self.buffers[...] = 0
         self.local.clear()
         self.updates.rows[...] = 0
+        self.bank.start_over()
         self.statistics.start_over()
         self.participation.clear()
         self.shared.clear()
@@ -507,6 +520,7 @@ class Ledger:
             arrays["local"] = self.local.rows
         if self.updates.every:
             arrays["updates"] = self.updates.rows
+        arrays |= self.bank.arrays()
         if self.statistics.initial.size:
             arrays["statistics"] = self.statistics.rows
             if self.statistics.keep_initial:
@@ -525,6 +539,7 @@ class Ledger:
                 for p in self.participation
             ],
             "local": {str(k): place for k, place in self.local.places.items()},
+            **({"bank": self.bank.facts()} if self.bank.recent else {}),
             **(
                 {"statistics": self.statistics.facts()}
                 if self.statistics.initial.size
@@ -546,6 +561,8 @@ class Ledger:
         # Another method may have kept them, and this one not.
         places = facts["local"] if self.keep_local else {}
         self.local.restore({int(k): place for k, place in places.items()})
+        if self.bank.recent:
+            self.bank.restore_facts(facts.get("bank", {}))
         self.statistics.restore_facts(facts.get("statistics", {}))
 
     def rebuilt(self, block: slice = slice(None)) -> Vector:

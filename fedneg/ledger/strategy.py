@@ -13,6 +13,7 @@ from typing import Protocol
 from fedneg.core.errors import FedNegError
 from fedneg.core.layout import Layout
 from fedneg.core.parameters import Vector
+from fedneg.ledger.bank import Bank
 from fedneg.ledger.ledger import Ledger, TakeBlock
 from fedneg.ledger.rows import KeptUpdates
 from fedneg.ledger.statistics import Statistics
@@ -41,6 +42,7 @@ def empty_ledger(
     server: tuple[float, float],
     keep_local: bool,
     updates: KeptUpdates | None = None,
+    bank: Bank | None = None,
     folder: Path | None = None,
     limit: int = -1,
     keep_initial: bool = False,
@@ -56,7 +58,7 @@ def empty_ledger(
         How many rows there are.
     server : tuple of float
         Its learning rate and momentum.
-    keep_local, updates, folder, limit
+    keep_local, updates, bank, folder, limit
         As of `Ledger`.
     keep_initial : bool
         As of `Statistics`.
@@ -68,6 +70,7 @@ def empty_ledger(
         momentum=server[1],
         keep_local=keep_local,
         updates=updates,
+        bank=bank,
         folder=folder,
         limit=limit,
         statistics=Statistics(

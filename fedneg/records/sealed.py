@@ -122,6 +122,9 @@ class Sealed:
             if client_id in ledger.statistics.examples:
                 row = ledger.statistics.rows[client_id]
                 yield f"statistics.{client_id}", key, row
+            for name, rows in ledger.bank.arrays().items():
+                for place in range(client_id, len(rows), ledger.clients):
+                    yield f"{name}.{place}.{client_id}", key, rows[place]
         for client_id, place in ledger.local.places.items():
             if client_id in self.forgotten:
                 continue

@@ -8,6 +8,7 @@ import pytest
 from builders.federations import RecordingGrid, small_config
 from builders.lives import ask, go_on, receipt_of
 from fedneg.client_app import app as real_clients
+from fedneg.core.errors import FedNegError
 from fedneg.ledger.checkpoint import Checkpoints
 from fedneg.records.state import State
 from fedneg.server_app import run
@@ -16,6 +17,7 @@ METHODS = {
     "do_nothing": "all of it: a control",
     "fine_tune": "all of it, below 2 rounds of the others",
     "retrain": "nothing: trained from the initial parameters without it",
+    "counterfactual": "what the others had not undone of it, if that was mismeasured",
     "compensated": "what the others had undone of it",
     "federaser": "its part in how long the others' updates were",
     "gradient_ascent": "what the ascents left of it",
@@ -90,3 +92,43 @@ def test_a_second_one_is_forgotten_with_renormalised_weights(
     )
     for _, weights, _ in head["ledger"]["participation"]:
         assert sum(weights.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("sealed", ["true", "false"])
+def test_sums_of_who_is_forgotten_go_and_those_of_the_others_last(
+    sealed: str, tmp_path: Path
+):
+    """Over restarts, and the next to leave needs the sums of those before."""
+    folder = tmp_path / "state"
+    options = ("clients=4", "rounds=3", "strategy=counterfactual", "retrain=none")
+    options = (*options, "strategy.gate=0", f"encrypt={sealed}")
+    go_on(folder, *options)
+    checkpoints = State(folder).checkpoints(every=1, encrypt=sealed == "true")
+    names = {*(f"bank {k}" for k in (1, 5, 9, 13)), "recent 1"}
+    if sealed == "true":
+        names = {f"{name.replace(' ', '.')}.1" for name in names}
+    assert names <= checkpoints.rows(3, 1).keys()
+    ask(folder, 1, clients=4)
+    grid = go_on(folder, "clients=4")
+    # The probe, and the round that is run again.
+    assert grid.asked("train") == [0, 2, 3, 0, 2, 3]
+    receipt = receipt_of(folder, 1)
+    assert receipt["purged"]["matches"] == 0
+    assert receipt["purged"]["isolable"] is True
+    rows = checkpoints.rows(5, 1)
+    assert not any(row.any() for name, row in rows.items() if name != "global")
+    assert sum(name.startswith("bank") for name in checkpoints.rows(5, 2)) == 4
+    ask(folder, 2, clients=4)
+    grid = go_on(folder, "clients=4")
+    assert grid.asked("train") == [0, 3, 0, 3]
+    assert receipt_of(folder, 2)["done"]["method"]["probed"] == [0, 3]
+    assert [found["matches"] for found in receipt_of(folder, 2)["rechecked"]] == [0]
+
+
+def test_a_method_that_needs_sums_refuses_a_state_that_has_none(tmp_path: Path):
+    folder = tmp_path / "state"
+    go_on(folder, "rounds=2", "strategy.gate=0")
+    ask(folder, 1)
+    with pytest.raises(FedNegError, match="has those of 0 of 2 rounds; forget with"):
+        go_on(folder, "rounds=2", "strategy=counterfactual")
+    assert State(folder).requests.open()

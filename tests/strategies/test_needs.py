@@ -10,6 +10,7 @@ from builders.federations import Bench, small_config
 from builders.methods import METHODS
 from builders.networks import initial_parameters
 from fedneg.core.assignment import Assignment
+from fedneg.ledger.bank import DECAYS
 from fedneg.strategies import make_strategy
 from fedneg.strategies.method import Needs
 
@@ -20,7 +21,7 @@ CASES = [
     ("compensated", "", Needs(server_bytes=(3 + 1 + 1) * ROW)),
     (
         *("counterfactual", ""),
-        Needs(remaining_rounds=2, server_bytes=ROW + 3 * 3 * ROW),
+        Needs(remaining_rounds=2, server_bytes=3 * (1 + 4 + 1) * ROW),
     ),
     ("distillation", "", Needs(proxy="noise", server_bytes=3 * ROW)),
     ("distillation", "proxy=test", Needs(proxy="test", server_bytes=3 * ROW)),
@@ -41,8 +42,8 @@ CASES = [
     ("retrain", "", Needs(remaining_rounds=3, server_bytes=ROW)),
     ("weight_negation", "", Needs()),
 ]
-# Of every round: these do not share a training with the others.
-KEEP_UPDATES = {"counterfactual"}
+# Sums of every round: these do not share a training with the others.
+KEEP_SUMS = {"counterfactual"}
 BASE = ("clients=3", "rounds=3", "model.hidden=[4]", "forget=1", "strategy.gate=0")
 
 
@@ -92,7 +93,7 @@ def test_momentum_rows_and_what_another_method_wants_are_nobodys_need():
 def test_saying_so_is_no_other_training(name: str):
     """A method brings what the ledger is to keep: no code and no options."""
     found = identity(f"strategy={name}")
-    kept = {"updates": 1} if name in KEEP_UPDATES else {}
+    kept = {"recent": [1, *DECAYS]} if name in KEEP_SUMS else {}
     assert found == {"local_models": name == "gradient_ascent"} | kept
 
 
@@ -105,6 +106,6 @@ def test_with_local_models_kept_all_methods_share_a_training():
     keep = "strategy.keep_local_models=true"
     assert identity("strategy=gradient_ascent") != identity("strategy=fine_tune")
     assert identity("strategy=negative_gradient") == identity("strategy=fine_tune")
-    share = sorted(set(METHODS) - KEEP_UPDATES)
+    share = sorted(set(METHODS) - KEEP_SUMS)
     found = [identity(f"strategy={name}", keep) for name in share]
     assert found == [identity("strategy=gradient_ascent")] * len(share)
