@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The newest Flower that fedneg knows, with all that its own constraints pin.
 NEWEST := .venv-newest
+# One more than CI has cores: some tests wait for Flower's programs.
+WORKERS ?= 3
 QUIETLY := --quiet --disable-pip-version-check
 SITE := import sysconfig; print(sysconfig.get_path("purelib"))
 # What a release of Flower can break: grids, messages, `flwr run`, real SuperNodes.
@@ -60,14 +62,14 @@ compare: $(STAMP)
 
 # A worker takes a file at a time, whose tests share what they have started.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all: $(STAMP)
-	FEDNEG_ALL_TESTS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	FEDNEG_ALL_TESTS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
 	  --no-loadscope-reorder $(ARGS)
 
 test-newest: $(NEWEST)/.installed
-	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(SEAM) $(ARGS)
+	$(NEWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(SEAM) $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

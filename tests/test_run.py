@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from flwr.app import Context, RecordDict
 from safetensors.numpy import load_file
 
-from builders.federations import small_config
+from builders.federations import RecordingGrid, small_config
+from fedneg.client_app import app as real_clients
 from fedneg.clients.trainer import TrainingClient
 from fedneg.core.errors import FedNegError
 from fedneg.core.settings import Config
@@ -21,7 +23,7 @@ from fedneg.data.kinds import DIGITS
 from fedneg.data.partition import partition_by_writer
 from fedneg.engines.simulate import simulate
 from fedneg.evaluation.judgement import Judgement
-from fedneg.server_app import run
+from fedneg.server_app import app, run
 
 MODELS = ("original", "unlearned", "recovered", "retrained")
 
@@ -321,6 +323,27 @@ def test_a_client_that_fails_is_in_results_and_history(
     assert made.history["failed"].tolist()[1] == 1
     assert made.history["clients"].tolist() == [0, 2, 0]
     assert made.model("unlearned") == made.model("original")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"overrides": "data=mnist clients=2 forget=0 data.root=../data"},
+            "data.root must be an absolute folder, got '../data'",
+        ),
+        ({"overrides": "data=digits", "out": "here"}, "out must be .* got 'here'"),
+    ],
+)
+def test_what_flwr_run_starts_refuses_a_relative_folder(
+    config: dict[str, bool | float | int | str], message: str
+):
+    """It would lie wherever the SuperLink was started."""
+    context = Context(
+        run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=config
+    )
+    with pytest.raises(FedNegError, match=message):
+        app(RecordingGrid(real_clients, 2), context)
 
 
 def test_more_clients_than_writers_is_a_mistake_before_training(tmp_path: Path):

@@ -19,6 +19,7 @@ import pytest
 
 from builders.checkout import REPOSITORY
 from builders.programs import Flwr, command
+from builders.releases import on_the_newest
 from builders.waiting import ALL_TESTS, PATIENCE_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("one_ray")]
@@ -249,8 +250,12 @@ def test_the_diff_in_the_docs_is_the_one_of_the_template():
         assert f"```diff\n{diff}```\n" in page, f"docs/your-flower-app.md lacks\n{diff}"
 
 
+@on_the_newest
 def test_flowers_template_forgets_under_flwr_run(flwr: Flwr):
-    """The poisoned client's backdoor is gone, and the model is as good as it was."""
+    """The poisoned client's backdoor is gone, and the model is as good as it was.
+
+    On the oldest Flower, test_app_state.py runs it with a state folder.
+    """
     done = flwr("run", str(TEMPLATE), "--stream", *FIVE)
     found = numbers(done.stdout)
     assert list(found) == STAGES, done.stdout + done.stderr

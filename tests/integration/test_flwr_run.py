@@ -12,6 +12,8 @@ import pytest
 from builders.checkout import REPOSITORY
 from builders.federations import SMALL, small_config
 from builders.programs import Flwr, command
+from builders.releases import on_the_oldest
+from fedneg.config import load_config
 from fedneg.engines.simulate import simulate
 from fedneg.server_app import run
 
@@ -64,39 +66,6 @@ def test_flwr_run_gives_the_bytes_of_inline(flwr: Flwr, tmp_path: Path):
     assert first["cost"]["reused_training"] is False
 
 
-@pytest.mark.parametrize("what", ["model=cnn_bn", "task=examples.own_task:task"])
-def test_other_models_give_the_bytes_of_inline_on_ray(
-    what: str, one_ray: None, tmp_path: Path
-):
-    """With running statistics, and of a task of one's own."""
-    arguments = [a for a in SMALL if not a.startswith(("engine", "model"))]
-    for engine in ("inline", "ray"):
-        done = command(
-            *(*arguments, "clients=2", "forget=1", "rounds=1", what),
-            *(f"engine={engine}", f"hydra.run.dir={tmp_path / engine}"),
-            cwd=REPOSITORY,
-        )
-        assert done.returncode == 0, done.stderr
-    for name in MODELS:
-        one, two = (
-            (tmp_path / engine / f"model_{name}.safetensors").read_bytes()
-            for engine in ("inline", "ray")
-        )
-        assert one == two, name
-
-
-def test_flwr_run_trains_a_task_of_ones_own(flwr: Flwr, tmp_path: Path):
-    overrides = "task=examples.own_task:task clients=2 forget=0 reference=false"
-    done = flwr(
-        *("run", ".", "--stream", *federation(2), "--run-config"),
-        f'rounds=1 overrides="{overrides}" out="{tmp_path}/out"',
-    )
-    assert (tmp_path / "out" / "results.json").exists(), done.stdout + done.stderr
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["data"]["name"] == "breast cancer"
-    assert results["failures"] == []
-
-
 def test_another_number_of_nodes_fails_with_the_remedy(flwr: Flwr, tmp_path: Path):
     """`flwr run` itself exits with 0 (Flower 1.39); the run's status tells."""
     flwr(
@@ -109,26 +78,11 @@ def test_another_number_of_nodes_fails_with_the_remedy(flwr: Flwr, tmp_path: Pat
     assert not (tmp_path / "out" / "results.json").exists()
 
 
-def test_a_relative_folder_is_refused(flwr: Flwr):
-    """It would lie wherever the SuperLink was started."""
-    overrides = "data=mnist clients=2 forget=0 data.root=../data"
-    flwr(
-        *("run", ".", "--stream", *federation(2), "--run-config"),
-        f'rounds=1 overrides="{overrides}"',
-    )
-    found = last_status(flwr)
-    assert found["status"] == "finished:failed"
-    message = "data.root must be an absolute folder, got '../data'"
-    assert message in json.dumps(found)
-
-
-def test_a_method_of_ones_own_is_found_where_the_server_runs(
-    flwr: Flwr, tmp_path: Path
-):
-    """By the form module:Class; and it is said if there is none of this name."""
-    overrides = "data=digits clients=2 forget=0 model.hidden=[16] reference=false"
+def test_what_is_ones_own_is_found_where_the_server_runs(flwr: Flwr, tmp_path: Path):
+    """Method and task, by module:name; and it is said if there is none of this name."""
+    overrides = "task=examples.own_task:task clients=2 forget=0 reference=false"
     for name in ("own_method:Largest", "zzno:Mine"):
-        flwr(
+        done = flwr(
             *("run", ".", "--stream", *federation(2), "--run-config"),
             f'rounds=1 overrides="{overrides} strategy={name}" out="{tmp_path}/out"',
         )
@@ -137,25 +91,36 @@ def test_a_method_of_ones_own_is_found_where_the_server_runs(
             line = f"strategy={name}: there is no module zzno among what is installed"
             assert line in json.dumps(found)
         else:
-            assert found["status"] == "finished:completed"
+            assert found["status"] == "finished:completed", done.stdout + done.stderr
             results = json.loads((tmp_path / "out" / "results.json").read_text())
             assert results["strategy"] == name
             assert results["config"]["strategy"]["share"] == 0.5
+            assert results["data"]["name"] == "breast cancer"
+            assert results["failures"] == []
 
 
-@pytest.mark.parametrize("name", ["gradient_ascent", "federaser"])
+@on_the_oldest
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("gradient_ascent", "task=examples.own_task:task"), ("federaser", "model=cnn_bn")],
+)
 def test_ray_gives_the_bytes_of_inline_where_clients_take_part(
-    name: str, tmp_path: Path
+    name: str, what: str, tmp_path: Path
 ):
-    """With a role, and with another task, in the message; two clients leave."""
-    options = (*SMALL, "clients=4", "forget=[0,2]", f"strategy={name}", "seed=3")
-    more = ("strategy.gate=0", "client.batch_size=20", "reference=false")
+    """With a role, and with another task, in the message; two clients leave.
+
+    What is trained is somebody's own, or has running statistics.
+    """
+    small = [override for override in SMALL if not override.startswith("model")]
+    options = (*small, what, "clients=4", "forget=[0,2]", f"strategy={name}", "seed=3")
+    more = ("strategy.gate=0", "client.batch_size=20", "reference=false", "rounds=1")
     repair = ("retrain=remaining", "retrain_rounds=1")
     done = command(
-        *(*options, *more, *repair, "engine=ray", "hydra.run.dir=ray"), cwd=tmp_path
+        *(*options, *more, *repair, "engine=ray", f"hydra.run.dir={tmp_path}/ray"),
+        cwd=REPOSITORY,
     )
     assert done.returncode == 0, done.stderr
-    config = small_config(*options, *more, *repair)
+    config = load_config([*options, *more, *repair])[0]
     (tmp_path / "inline").mkdir()
     simulate(
         lambda grid, context: run(grid, config, tmp_path / "inline"),

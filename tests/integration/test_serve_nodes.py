@@ -7,18 +7,11 @@ from pathlib import Path
 import pytest
 
 from builders.checkout import TESTS
-from builders.waiting import ALL_TESTS, PATIENCE_S
+from builders.releases import on_the_newest
+from builders.waiting import PATIENCE_S
 from fedneg.engines.deployed.federation import LocalFederation
-from fedneg.engines.releases import flower_release, speaks_grpc
 
-pytestmark = [
-    pytest.mark.nodes,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not ALL_TESTS and speaks_grpc(flower_release()),
-        reason="runs on the newest Flower; on this one with make test-all",
-    ),
-]
+pytestmark = [pytest.mark.nodes, pytest.mark.slow, on_the_newest]
 PROJECT = """
 [project]
 name = "lines"

@@ -15,6 +15,7 @@ import pytest
 from builders.checkout import REPOSITORY
 from builders.lives import receipt_of
 from builders.programs import Put, processes_in, processes_left_in
+from builders.releases import on_the_newest
 from builders.waiting import PATIENCE_S, until_it_says
 from fedneg.cli.application import run as run_words
 from fedneg.core.errors import FedNegError
@@ -186,6 +187,7 @@ def test_up_says_what_is_there_and_how_to_start_a_run(up: Up):
         LocalFederation(up.folder, 1).start()
 
 
+@on_the_newest
 @pytest.mark.nodes
 @pytest.mark.slow
 def test_a_task_of_ones_own_is_trained_and_forgets_with_a_receipt(
