@@ -125,17 +125,18 @@ def test_a_ledger_grows_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch):
     ledger.local[3] = np.ones(3, np.float32)
 
 
-def test_minima_are_lowered_once_for_each_who_is_out(tmp_path: Path):
+def test_minima_fit_those_who_are_left_after_files_too(tmp_path: Path):
     inner = FedAvg(fraction_evaluate=0.0, min_train_nodes=6, min_available_nodes=6)
     held, _ = trained(inner, Watched(clients=6), clients=CLIENTS)
     held.forget([102])
-    assert inner.min_available_nodes == 5
+    assert inner.min_available_nodes == 6
     held.save(tmp_path)
     inner = FedAvg(fraction_evaluate=0.0, min_train_nodes=6, min_available_nodes=6)
     again = Forgettable.load(tmp_path, inner, clients=CLIENTS)
     grid = Watched(clients=6)
     again.start(grid, again.arrays, num_rounds=1, timeout=PATIENCE_S)
-    assert inner.min_available_nodes == 5
+    assert inner.min_available_nodes == 6
+    assert len(grid.rounds[-1][1]) == 5
     assert len(again.nodes) == 8  # those that were told
 
 

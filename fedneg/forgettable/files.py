@@ -80,6 +80,7 @@ def shape_of(ledger: Ledger, names: Names) -> dict[str, Any]:
         "momentum": ledger.momentum,
         "means": ledger.statistics.means,
         "keep_local": ledger.keep_local,
+        "made": ledger.statistics.made is not None,
         "shared": {name: vector.size for name, vector in ledger.shared.items()},
     }
 
@@ -125,6 +126,8 @@ def ledger_for(facts: Mapping[str, Any], memory_mib: int) -> Ledger:
         keep_initial=True,
         **beyond(memory_mib),
     )
+    if facts.get("made", False):  # older files have the mean of the rows
+        ledger.statistics.made = np.zeros_like(ledger.statistics.initial)
     for name, length in facts.get("shared", {}).items():
         ledger.shared[name] = np.zeros(length, np.float32)
     return ledger

@@ -30,6 +30,7 @@ from fedneg.forgettable.parts import Attributed, Round, nobodys
 from fedneg.forgettable.refusals import NotLinearError
 from fedneg.forgettable.replies import Reply, by_client, read_replies
 from fedneg.forgettable.step import attribute
+from fedneg.forgettable.untrained import counted, remade
 from fedneg.forgettable.views import whole as whole_of
 from fedneg.forgettable.weighing import Replies, copies
 
@@ -85,7 +86,7 @@ class Holding(HeldModel):
             log(WARNING, "fedneg: %s, as the model has it", found.rounded[0])
         read = found.replies
         sent = [reply for reply, _ in read]
-        whole = {} if method is None else by_client(sent, names.layout.means)
+        whole = {} if method is None else by_client(sent)
         for row, one in whole.items():
             assert method is not None
             if one.client_id not in self.places:
@@ -107,7 +108,7 @@ class Holding(HeldModel):
     def enter(
         self, replies: Sequence[Reply], kept: Replies, arrays: ArrayRecord
     ) -> ArrayRecord:
-        """Enter a round; return the arrays, with what is not trained as it is.
+        """Enter a round; return the arrays, with what is frozen or whole as it was.
 
         Parameters
         ----------
@@ -123,7 +124,7 @@ class Holding(HeldModel):
         """
         ledger, names = self.ledger, self.known
         before, number = self.parameters, self.rounds + 1
-        clients = by_client(replies, names.layout.means)
+        clients = by_client(replies)
         local, norms = dict[int, Vector](), dict[int, tuple[float, ...]]()
         for row, one in clients.items() if self.method is not None else ():
             norms[row] = one.norms(names.layout.parameter_shapes)
@@ -146,7 +147,7 @@ class Holding(HeldModel):
             number,
             before,
             replace(found.step, local=local, norms=norms),
-            clients,
+            counted(clients, found.step.weights, found.depends, ledger.statistics),
             # What rounding made different in the inner strategy's sum is nobody's.
             take=lambda block, made: ledger.correct(block, after[block], made),
         )
@@ -155,7 +156,8 @@ class Holding(HeldModel):
         self._depends |= found.depends
         # In the order of their rows.
         self.places = dict(sorted(places.items(), key=lambda item: item[1]))
-        self.hold(self._whole(arrays))
+        self.hold(names.with_whole(arrays))
+        self._have_made(names.rest(names.views(self.model)))
         self.rounds = number
         if self.lasts:  # as after a kill, to the last bit
             give_moments(self.strategy, names, self.arrays, ledger)
@@ -171,14 +173,15 @@ class Holding(HeldModel):
                 raise
         return nobodys(self.strategy, found.replies), False
 
-    def _whole(self, arrays: ArrayRecord) -> ArrayRecord:
-        """Return the arrays with what is not trained as the ledger has it.
+    def _have_made(self, rest: Vector) -> None:
+        """Have this for what of the model is not trained."""
+        if rest.size:
+            self.ledger.statistics.made = rest
 
-        A strategy makes means of the round's clients, and of whole numbers too, or puts
-        its optimiser on them.
-        """
-        ours = self.known.untrained(self.ledger.statistics.current)
-        return ArrayRecord({n: ours.get(n, array) for n, array in arrays.items()})
+    def _remake(self) -> None:
+        """Make what is not trained anew, of those whose rows are left."""
+        statistics = self.ledger.statistics
+        self._have_made(remade(statistics, self.strategy, self._depends))
 
     def end_round(self) -> None:
         """Say that a round is over, whatever came of it."""
@@ -231,6 +234,7 @@ class Holding(HeldModel):
         rows = [self.places[k] for k in ids]
         momentum = None if ledger.buffers is None else ledger.buffers[rows].sum(axis=0)
         ledger.statistics.forget(rows)  # before the model that has what is left of them
+        self._remake()
         self.hold(
             names.moved(
                 self.model,
@@ -253,6 +257,8 @@ class Holding(HeldModel):
         after = method.take_out(
             ledger, names.layout, whole_of(self.parameters), rows, forgotten=gone
         )
+        if ledger.participation:
+            self._remake()
         self.hold(names.record(after, ledger.statistics.current))
         ledger.correction += whole_of(self.parameters) - after
         if not ledger.participation:  # from scratch

@@ -1,5 +1,7 @@
 """The strategies in one another, and what they wait for."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from flwr.serverapp.strategy import Strategy
@@ -18,8 +20,8 @@ def layers(strategy: Strategy) -> list[Any]:
 class Minima:
     """How many nodes a strategy, and what it wraps, waits for and wants.
 
-    Its owner's values stand, and may be changed at any time; in force are lower ones
-    where somebody is out.
+    They are its owner's, and stay so: lower ones are in force only while the strategy
+    does something.
     """
 
     def __init__(self, strategy: Strategy) -> None:
@@ -29,8 +31,7 @@ class Minima:
             for name in MINIMA
             if hasattr(one, name)
         ]
-        self._wanted = [getattr(one, name) for one, name in self._places]
-        self._in_force = list(self._wanted)
+        self._out = self._there = 0
 
     def fit(self, *, out: int, there: int = 0) -> None:
         """Let a strategy that waits for all nodes not wait for those that are out.
@@ -42,10 +43,19 @@ class Minima:
         there : int
             Others that are online: as far as they meet a minimum it stays.
         """
-        for k, (one, name) in enumerate(self._places):
-            if getattr(one, name) != self._in_force[k]:  # its owner has said otherwise
-                self._wanted[k] = getattr(one, name)
-            wanted = self._wanted[k]
-            # As many as there are, but for those who have still to come.
-            self._in_force[k] = max(wanted - out, min(wanted, max(there, 1)))
-            setattr(one, name, self._in_force[k])
+        self._out, self._there = out, there
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Have them as low as they must be; and as they were in the end."""
+        wanted = [getattr(one, name) for one, name in self._places]
+        # As many as there are, but for those who have still to come.
+        low = [max(w - self._out, min(w, max(self._there, 1))) for w in wanted]
+        for (one, name), value in zip(self._places, low, strict=True):
+            setattr(one, name, value)
+        try:
+            yield
+        finally:
+            for (one, name), value, own in zip(self._places, low, wanted, strict=True):
+                if getattr(one, name) == value:  # else the strategy has said otherwise
+                    setattr(one, name, own)

@@ -150,9 +150,9 @@ class Names:
         Raises
         ------
         FedNegError
-            If a statistic is not finite, or a counter is no float32.
+            If a number is not finite, or a counter is no float32.
         """
-        for name in self.statistics:
+        for name in (*self.statistics, *self.counters):
             if not np.isfinite(arrays[name]).all():
                 raise FedNegError(f"array {name} has a number that is not finite")
         for name in self.counters:
@@ -264,6 +264,19 @@ class Names:
                 array = Array(np.asarray(whole.astype(np.float32), dtype))
             found[name] = array
         return ArrayRecord(found)
+
+    def with_whole(self, record: ArrayRecord) -> ArrayRecord:
+        """Return a record with what is frozen as it is, and counters whole again.
+
+        A strategy makes a mean of whole numbers too, or puts its optimiser on them; in
+        another type they would be taken for parameters where the record goes next.
+        """
+        found = dict(record) | dict(self.frozen)
+        for name in self.counters:
+            dtype, values = self.dtypes[name], view_of(record[name])
+            if values.dtype != dtype:
+                found[name] = Array(np.asarray(np.rint(values), dtype))
+        return ArrayRecord({name: found[name] for name in self.order})
 
     def untrained(self, rest: Vector) -> dict[str, Array]:
         """Return what of a record is not trained, by name; `rest` has no frozen."""

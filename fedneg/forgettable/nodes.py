@@ -31,9 +31,14 @@ class Nodes:
     ) -> None:
         # Also who has asked to be forgotten: they are asked for nothing.
         self._out: set[int] = set()
-        self._minima = Minima(strategy)
+        self.minima = Minima(strategy)
+        self._has_warned = False
         self._said_by = clients if isinstance(clients, str) else None
         self._client_of = {} if isinstance(clients, str) else _told(clients)
+        # Of these nodes the owner says it, and may call several one client.
+        self._told = dict(self._client_of)
+        # These have said nothing, and are clients under their own ids.
+        self._unsaid = set[int]()
 
     @property
     def known(self) -> dict[str, int]:
@@ -63,19 +68,43 @@ class Nodes:
         ----------
         trained : bool
             Whether the replies are of a training, or else of measuring.
+
+        Raises
+        ------
+        FedNegError
+            If two nodes say in one round that they are the same client, or one says it
+            is a client that goes by another node's id.
         """
+        nodes = dict[int, int]()  # of each client, in this round
         for reply in replies:
             if reply.has_error():
                 continue
             node, said = reply.metadata.src_node_id, take(reply.content)
-            if node in self._client_of:
-                continue
+            self._learn(node, said, reply, trained=trained)
+            client = self.client(node)
+            other = nodes.setdefault(client, node)
+            if other != node and not {node, other} <= self._told.keys():
+                raise FedNegError(
+                    f"nodes {other} and {node} both answer as client {client} in one "
+                    "round: give each its own client id, or say by clients= that they "
+                    "are one client's"
+                )
+
+    def _learn(
+        self, node: int, said: int | None, reply: Message, *, trained: bool
+    ) -> None:
+        """Let a node be the client that it says it is, if it is none yet."""
+        if node not in self._client_of:
             found = self._metric(reply)
             found = said if found is None else found
             if found is not None:
+                self._check_apart(node, found, {found} & self._unsaid)
                 self._client_of[node] = found
             elif trained:
+                others = {k for k, one in self._client_of.items() if one == node}
+                self._check_apart(node, node, others)
                 self._client_of[node] = node
+                self._unsaid.add(node)
                 if self._said_by is not None:
                     log(
                         WARNING,
@@ -84,6 +113,15 @@ class Nodes:
                         "and under another node it would be another",
                         *(node, self._said_by, node),
                     )
+
+    def _check_apart(self, node: int, client: int, others: Collection[int]) -> None:
+        """Raise FedNegError where other nodes are a client by chance of its name."""
+        for other in set(others) - {node}:
+            raise FedNegError(
+                f"nodes {other} and {node} would both be client {client}, since one "
+                "says nothing of its client and goes by its own id: say by clients= "
+                "who each is"
+            )
 
     def _metric(self, reply: Message) -> int | None:
         """Return what the metric says that was named to say it."""
@@ -98,12 +136,12 @@ class Nodes:
     def leave_out(self, client_ids: Iterable[int]) -> None:
         """Ask clients for nothing any more, and believe nothing that they send."""
         self._out |= set(client_ids)
-        self._minima.fit(out=len(self._out))
+        self.minima.fit(out=len(self._out))
 
     def take_back(self) -> None:
         """Ask everybody again, as if nobody had been forgotten."""
         self._out = set()
-        self._minima.fit(out=0)
+        self.minima.fit(out=0)
 
     def is_in(self, client_id: int) -> bool:
         """Return whether a client may be asked, and believed."""
@@ -118,9 +156,11 @@ class Nodes:
         ------
         FedNegError
             If every node that is online is out: it would be waited for others for ever.
-            Or if somebody is out, and nothing tells who of these nodes that is.
+            Or if somebody is out, and nothing tells who of these nodes that is. Or if
+            a node of whom nothing was told has the name of another one's client.
         """
         online = list(grid.get_node_ids())
+        self._check_told(online)
         self._check_known(online)
         there = sum(takes_part(self.client(node)) for node in online)
         if online and not there:
@@ -131,8 +171,47 @@ class Nodes:
         # A client that is out may have several nodes, and be offline.
         known = sum(client in self._out for client in self._client_of.values())
         out = max(len(online) - there, known, len(self._out))
-        self._minima.fit(out=out, there=there)
-        return GridWithout(grid, lambda node: not takes_part(self.client(node)))
+        self.minima.fit(out=out, there=there)
+        return GridWithout(
+            grid,
+            lambda node: not takes_part(self.client(node)),
+            lambda messages: self.to_be_sent(messages, takes_part),
+        )
+
+    def to_be_sent(
+        self, messages: Iterable[Message], takes_part: Callable[[int], bool]
+    ) -> list[Message]:
+        """Return the messages that are to some clients; say once if there are others.
+
+        A strategy may have a list of nodes of its own, and who was forgotten is not
+        even to be sent a model.
+        """
+        found = list[Message]()
+        for message in messages:
+            node = message.metadata.dst_node_id
+            if takes_part(self.client(node)):
+                found.append(message)
+            elif not self._has_warned:
+                self._has_warned = True
+                log(
+                    WARNING,
+                    "fedneg: the strategy has a message for node %d, whose client %d "
+                    "was forgotten or has no part in this round: nothing is sent to "
+                    "such nodes",
+                    *(node, self.client(node)),
+                )
+        return found
+
+    def _check_told(self, online: Iterable[int]) -> None:
+        """Raise FedNegError where a node would be another one's client by its name."""
+        clients = {client: node for node, client in self._told.items()}
+        for node in online:
+            if node in clients and node not in self._client_of:
+                raise FedNegError(
+                    f"clients= says that node {clients[node]} is client {node}, and "
+                    f"nothing of node {node}, whose client would be called so too: say "
+                    "of that node who it is"
+                )
 
     def _check_known(self, online: Collection[int]) -> None:
         """Raise FedNegError where whoever is out would come back under another name."""

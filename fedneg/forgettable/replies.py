@@ -45,11 +45,10 @@ class Reply:
     statistics: Vector
     weight: float
 
-    def with_another(self, other: "Reply", *, means: int) -> "Reply":
+    def with_another(self, other: "Reply") -> "Reply":
         """Return this and the reply of another node of the same client, as one.
 
-        It weighs as both. The first `means` numbers of the rest are averaged as the
-        update is; of the others, which are counters, the larger ones stay.
+        It weighs as both, and is their mean.
         """
         weight = self.weight + other.weight
         share = other.weight / weight if weight else 0.5
@@ -61,7 +60,6 @@ class Reply:
             (a + share * (b.astype(np.float64) - a)).astype(np.float32)
             for a, b in pairs
         )
-        rest[means:] = np.maximum(self.statistics[means:], other.statistics[means:])
         return Reply(self.client_id, self.row, update, rest, weight)
 
     def norms(self, shapes: Shapes) -> tuple[float, ...]:
@@ -188,12 +186,10 @@ def _weight(key: str, value: object) -> float:
     return float(value)
 
 
-def by_client(replies: Sequence[Reply], means: int) -> dict[int, Reply]:
+def by_client(replies: Sequence[Reply]) -> dict[int, Reply]:
     """Return one reply for each client, by rows."""
     found = dict[int, Reply]()
     for reply in replies:
         known = found.get(reply.row)
-        found[reply.row] = (
-            reply if known is None else known.with_another(reply, means=means)
-        )
+        found[reply.row] = reply if known is None else known.with_another(reply)
     return found

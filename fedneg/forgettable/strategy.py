@@ -271,12 +271,13 @@ class Forgettable(Strategy):
         if self._life is not None:
             self._life.look()
         self._holding.hand_out(arrays)
-        return self.strategy.configure_train(
-            self._number(server_round),
-            arrays,
-            config,
-            self._nodes.grid_of(grid, self._holding.takes_part),
-        )
+        takes_part = self._holding.takes_part
+        others = self._nodes.grid_of(grid, takes_part)
+        with self._nodes.minima.in_force():
+            messages = self.strategy.configure_train(
+                self._number(server_round), arrays, config, others
+            )
+            return self._nodes.to_be_sent(messages, takes_part)
 
     def _number(self, server_round: int) -> int:
         """Return a round's number for the inner strategy, those before it counted."""
@@ -299,9 +300,10 @@ class Forgettable(Strategy):
         holding = self._holding
         believed = self._nodes.replies_of(replies, holding.takes_part)
         believed, sent, kept = holding.read(believed)
-        arrays, metrics = self.strategy.aggregate_train(
-            self._number(server_round), believed
-        )
+        with self._nodes.minima.in_force():
+            arrays, metrics = self.strategy.aggregate_train(
+                self._number(server_round), believed
+            )
         if arrays is not None:
             arrays = holding.enter(sent, kept, arrays)
         holding.end_round()
@@ -313,12 +315,12 @@ class Forgettable(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let the inner strategy choose among those that are not forgotten."""
-        return self.strategy.configure_evaluate(
-            self._number(server_round),
-            arrays,
-            config,
-            self._nodes.grid_of(grid, self._nodes.is_in),
-        )
+        others = self._nodes.grid_of(grid, self._nodes.is_in)
+        with self._nodes.minima.in_force():
+            messages = self.strategy.configure_evaluate(
+                self._number(server_round), arrays, config, others
+            )
+            return self._nodes.to_be_sent(messages, self._nodes.is_in)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -326,10 +328,11 @@ class Forgettable(Strategy):
         """Return what the inner strategy makes of what the others measured."""
         replies = list(replies)
         self._nodes.get_to_know(replies, trained=False)
-        return self.strategy.aggregate_evaluate(
-            self._number(server_round),
-            self._nodes.replies_of(replies, self._nodes.is_in),
-        )
+        with self._nodes.minima.in_force():
+            return self.strategy.aggregate_evaluate(
+                self._number(server_round),
+                self._nodes.replies_of(replies, self._nodes.is_in),
+            )
 
     # -- forgetting --------------------------------------------------------------------
 
@@ -344,8 +347,9 @@ class Forgettable(Strategy):
 
         From now on the inner strategy sees a grid without their nodes, its minima are
         lowered by their number, and what they send never enters an aggregate again.
-        Running statistics are the mean of those of the clients that stay, weighted by
-        their examples. Go on with `start(grid, arrays)` from what is returned.
+        Running statistics and whole numbers are made anew of the last of the clients
+        that stay, as the inner strategy weighs. Go on with `start(grid, arrays)` from
+        what is returned.
 
         Parameters
         ----------

@@ -100,6 +100,14 @@ def median_of(count: int) -> Weighing:
     return trimmed((count - 1) // 2)
 
 
+def in_the_middle(strategy: Strategy | None, count: int) -> Weighing:
+    """Return the rule of a strategy that trims as it says, or else to the median."""
+    beta = None if strategy is None else getattr(layers(strategy)[-1], "beta", None)
+    if isinstance(beta, int | float) and 0 <= beta < 0.5:
+        return trimmed(int(beta * count))
+    return median_of(count)
+
+
 def closest_to_median(chosen: Sequence[int], closest: int) -> Weighing:
     """Return Bulyan's second step: of the chosen, the mean of those near the median.
 
@@ -156,9 +164,9 @@ def rules(strategy: Strategy, replies: Replies) -> Iterator[Weighing]:
     count = len(replies.examples)
     yield by_examples(replies.examples)
     inner: Any = layers(strategy)[-1]
-    if hasattr(inner, "beta") and 0 <= inner.beta < 0.5:
-        yield trimmed(int(inner.beta * count))
-    yield median_of(count)
+    yield in_the_middle(strategy, count)
+    if hasattr(inner, "beta"):
+        yield median_of(count)
     if hasattr(inner, "selection_rule") and hasattr(inner, "num_malicious_nodes"):
         bad = inner.num_malicious_nodes
         if count >= 4 * bad + 3:

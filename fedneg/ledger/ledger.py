@@ -525,6 +525,8 @@ class Ledger:
             arrays["statistics"] = self.statistics.rows
             if self.statistics.keep_initial:
                 arrays["statistics initial"] = self.statistics.initial
+            if self.statistics.made is not None:
+                arrays["statistics made"] = self.statistics.made
         return arrays | {f"shared {n}": v for n, v in self.shared.items()}
 
     def facts(self) -> dict[str, Any]:

@@ -5,6 +5,9 @@ sum of differences of them is no variance of anything (a forgotten client left o
 zero). So the last that each client sent is kept, a row a client, and the global ones
 are the mean of the rows, weighted by their clients' examples; of counters, the maximum.
 Forgetting drops a row, and is exact.
+
+Where somebody else's strategy makes the global ones, they are what it made
+(`Statistics.made`), and only forgetting comes back to the rows.
 """
 
 from collections.abc import Iterable, Mapping
@@ -40,6 +43,8 @@ class Statistics:
     rows : float32 array, shape (K, w)
     examples : dict of int to float
         By client id, of how many examples the row was made; who is not there has none.
+    made : Vector, shape (w,), optional
+        The global ones, where they are not the mean of the rows.
     """
 
     def __init__(
@@ -55,10 +60,13 @@ class Statistics:
         self.folder, self.keep_initial = folder, keep_initial
         self.rows = make_rows(clients if initial.size else 0, initial.size, folder)
         self.examples: dict[int, float] = {}
+        self.made: Vector | None = None
 
     @property
     def current(self) -> Vector:
         """The global statistics, shape (w,); sums run in the order of client ids."""
+        if self.made is not None:
+            return self.made.copy()
         if not self.examples:
             return self.initial.copy()
         order = sorted(self.examples)
@@ -100,6 +108,7 @@ class Statistics:
             self.initial = initial.astype(np.float32)
         self.rows[...] = 0
         self.examples.clear()
+        self.made = None
 
     def facts(self) -> dict[str, Any]:
         """Return what belongs to the rows, as JSON can hold it."""
