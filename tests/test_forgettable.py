@@ -363,7 +363,7 @@ def test_a_ledger_that_is_not_whole_is_refused(tmp_path: Path):
     with pytest.raises(FedNegError, match="cannot be read"):
         Forgettable.load(tmp_path / "nowhere", FedAvg())
     path = held.save(tmp_path)
-    with pytest.raises(FedNegError, match="is of FedAvg with server learning rate 1"):
+    with pytest.raises(FedNegError, match="is of FedAvg, got FedAvgM"):
         Forgettable.load(tmp_path, FedAvgM(server_momentum=0.5))
     (tensors,) = tmp_path.glob("*.safetensors")
     content = bytearray(tensors.read_bytes())

@@ -198,31 +198,6 @@ def test_a_subclass_that_divides_by_something_else_is_refused_and_put_right():
         )
 
 
-@pytest.mark.parametrize("name", ["FedAvgM", "FedAdam"])
-def test_a_momentum_from_before_is_nobodys(name: str, tmp_path: Path):
-    """A strategy that has trained without a ledger: its momentum goes on, of nobody."""
-    case, grid, optimiser = OPTIMISERS[name], Watched(), OPTIMISERS[name].optimiser()
-    inner = case.strategy()
-    # Alone, Flower's strategies make floats of whole numbers.
-    floats = {n: a for n, a in case.initial.items() if a.dtype.kind == "f"}
-    result = inner.start(grid, written(floats), num_rounds=3, timeout=PATIENCE_S)
-    contributions(grid, optimiser=optimiser, client_of=lambda node: -1)
-    start_over(grid)
-    held = Forgettable(inner)
-    held.start(grid, result.arrays, num_rounds=2, timeout=PATIENCE_S)
-    held.save(tmp_path)
-    held = Forgettable.load(tmp_path, case.strategy())
-    go_on(held, grid, 2)
-    by_hand = contributions(grid, optimiser=optimiser)
-    assert set(held.clients) == set(by_hand) - {-1}
-    assert held.ledger is not None
-    for row, client_id in enumerate(held.clients):
-        expected = np.concatenate([by_hand[client_id][n].ravel() for n in TRAINED])
-        found = held.ledger.contributions[row]
-        limit = bound(read(held.arrays), *by_hand.values())
-        np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
-
-
 @pytest.mark.parametrize(
     ("make", "weigh", "optimiser"),
     [

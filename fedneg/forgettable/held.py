@@ -10,8 +10,8 @@ from fedneg.core.parameters import Vector
 from fedneg.forgettable.files import model_bytes
 from fedneg.forgettable.holding import Holding
 from fedneg.forgettable.method import SUBTRACT
-from fedneg.forgettable.moments import server_optimiser
 from fedneg.forgettable.names import Names
+from fedneg.forgettable.optimiser import server_optimiser, settings_of
 from fedneg.ledger.ledger import Ledger
 from fedneg.records.facts import APP
 from fedneg.records.receipts import NOTHING
@@ -54,11 +54,13 @@ class Trainer:
 def fixed_of(strategy: Strategy, names: Names) -> dict[str, Any]:
     """Return what no later start with a state folder may have otherwise."""
     rate, momentum = server_optimiser(strategy)
+    others = settings_of(strategy)
     return {
         APP: type(strategy).__name__,
         "clients": None,
         "server_learning_rate": rate,
         "server_momentum": momentum,
+        **{name: others[name] for name in ("beta_2", "tau") if name in others},
         "arrays": {
             part["name"]: f"{part['kind']} {part['dtype']} {part['shape']}"
             for part in names.to_json()

@@ -1,10 +1,12 @@
 """The ledger of a strategy in somebody's own app, and the model that it stands for."""
 
 from collections.abc import Mapping
+from logging import INFO, WARNING
 from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord
+from flwr.common import log
 from flwr.serverapp.strategy import Strategy
 
 from fedneg.core.errors import FedNegError
@@ -12,13 +14,19 @@ from fedneg.core.layout import Layout
 from fedneg.core.parameters import Vector
 from fedneg.forgettable.files import beyond
 from fedneg.forgettable.method import Method
-from fedneg.forgettable.moments import (
-    begin_moments,
-    give_moments,
-    server_optimiser,
-)
+from fedneg.forgettable.moments import give_moments
 from fedneg.forgettable.names import Names
 from fedneg.forgettable.nodes import Nodes
+from fedneg.forgettable.optimiser import (
+    clear_moments,
+    differing,
+    digest_of_moments,
+    has_moments,
+    momentum_for,
+    put_model,
+    server_optimiser,
+    settings_of,
+)
 from fedneg.forgettable.refusals import check_before
 from fedneg.forgettable.views import Joined, digest_of, first_other, whole
 from fedneg.ledger.ledger import Ledger
@@ -81,6 +89,9 @@ class HeldModel(LedgerStrategy):
         self._digest: str | None = None
         self._depends: set[str] = set()
         self.says_rounded = False
+        # As its owner has set the server's optimiser; and how the last start left it.
+        self.settings = dict[str, float]()
+        self._left: tuple[dict[str, float], str] | None = None
         self.rounds = 0
         if self.method is not None:
             self.method.rounds = 0  # of a forgetting that is over, too
@@ -111,7 +122,11 @@ class HeldModel(LedgerStrategy):
         return self.method is not None and self.method.starts_over
 
     def begin(self, arrays: ArrayRecord) -> None:
-        """Make an empty ledger at these arrays; rows come as clients do."""
+        """Make an empty ledger at these arrays; rows come as clients do.
+
+        The strategy begins, too: moments of another training are no client's here, and
+        a copy of its model is not this one.
+        """
         check_before(self.strategy, arrays, starts_over=self._starts_over)
         names = Names.of(arrays, self.module)
         ledger = empty_ledger(
@@ -126,7 +141,49 @@ class HeldModel(LedgerStrategy):
         self.take_on(ledger, names.layout, self.forgotten)
         self.names = names
         self.hold(arrays)
-        begin_moments(self.strategy, names, self.ledger)
+        if has_moments(self.strategy):
+            log(
+                WARNING,
+                "fedneg: %s has trained before, elsewhere: this training begins anew, "
+                "without the moments of those rounds, which are of none of its clients",
+                type(self.strategy).__name__,
+            )
+        clear_moments(self.strategy)
+        self.settings, self._left = settings_of(self.strategy), None
+
+    def wake(self) -> None:
+        """Go on with a ledger: the strategy's moments are those of it, whoever had it.
+
+        Raises
+        ------
+        FedNegError
+            If its owner has switched a momentum on or off meanwhile.
+        """
+        momentum_for(self.ledger, self.strategy)
+        settings, digest = self._left or (settings_of(self.strategy), "")
+        self._left = None  # until this start ends, nothing can be told of it
+        if changed := differing(settings, settings_of(self.strategy)):
+            self.settings |= settings_of(self.strategy)
+            log(INFO, "fedneg: %s; rounds before stay as they were", changed)
+        if digest == digest_of_moments(self.strategy):
+            put_model(self.strategy, self.arrays)
+            return
+        if digest:
+            log(
+                WARNING,
+                "fedneg: the moments of %s are not as this training left them, and "
+                "are so again; with others, begin anew by reset()",
+                type(self.strategy).__name__,
+            )
+        self.settle()
+
+    def settle(self) -> None:
+        """Let the strategy's moments be those that the ledger tells of."""
+        give_moments(self.strategy, self.known, self.arrays, self.ledger)
+
+    def rest(self) -> None:
+        """Note how the strategy is left, so that `wake` finds what was done with it."""
+        self._left = settings_of(self.strategy), digest_of_moments(self.strategy)
 
     def check_ours(self, arrays: ArrayRecord) -> None:
         """Raise FedNegError unless these are the arrays that the ledger stands for."""
@@ -185,6 +242,7 @@ class HeldModel(LedgerStrategy):
             "forgotten": sorted(self.forgotten),
             "rounds": self.rounds,
             "strategy": type(self.strategy).__name__,
+            "settings": self.settings,
             "method": None if method is None else [method.name, method.options],
             "depends": self.depends,
         }
@@ -207,7 +265,9 @@ class HeldModel(LedgerStrategy):
             self.method.rounds = 0  # of a forgetting that these files do not know
         self.hold(names.record(parameters, ledger.statistics.current))
         self._digest = facts.get("model")
-        give_moments(self.strategy, names, self.arrays, ledger)
+        self.settings = dict(facts.get("settings") or settings_of(self.strategy))
+        self.settle()
+        self.rest()
         self.nodes.leave_out(self.forgotten)
 
     def by_client(self, report: Mapping[str, Any]) -> dict[str, Any]:

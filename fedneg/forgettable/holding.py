@@ -20,12 +20,12 @@ from fedneg.forgettable.moments import (
     CLIPPING,
     REST,
     advance_moments,
-    clear_moments,
     give_moments,
     inherit_moments,
     remember_moments,
     take_momentum,
 )
+from fedneg.forgettable.optimiser import clear_moments, momentum_for
 from fedneg.forgettable.parts import Attributed, Round, nobodys
 from fedneg.forgettable.refusals import NotLinearError
 from fedneg.forgettable.replies import Reply, by_client, read_replies
@@ -134,10 +134,12 @@ class Holding(HeldModel):
         try:
             names.rest(names.views(arrays))
             step = names.difference(arrays, self.model)
+            momentum = momentum_for(ledger, self.strategy)
             found, is_somebodys = self._attributed(
-                Round(number, replies, kept, before, step)
+                Round(number, replies, kept, before, step, momentum)
             )
             ledger.grow(len(places))
+            ledger.momentum = momentum
         except FedNegError:
             # The round never was, for the strategy's moments neither.
             give_moments(self.strategy, names, self.arrays, ledger)
@@ -226,6 +228,7 @@ class Holding(HeldModel):
         else:
             self._subtract(ids, scale)
         self.nodes.leave_out(ids)
+        self.rest()
         return self.arrays
 
     def _subtract(self, ids: Sequence[int], scale: float) -> None:

@@ -29,6 +29,12 @@ from numpy.typing import NDArray
 from fedneg.core.parameters import Vector
 from fedneg.forgettable.inner import layers
 from fedneg.forgettable.names import Names, joined
+from fedneg.forgettable.optimiser import (
+    is_adaptive,
+    optimiser_of,
+    put_model,
+    server_optimiser,
+)
 from fedneg.forgettable.views import blocks
 from fedneg.ledger.ledger import Ledger
 
@@ -36,7 +42,7 @@ from fedneg.ledger.ledger import Ledger
 SECOND_MOMENTS = "the second moments that the server divides its steps by"
 CLIPPING = "the norm that updates are clipped to"
 # What a ledger has of it beside rows (`Ledger.shared`): all clients' v_t, the momentum
-# of what is not trained, and that of rounds before there was a ledger.
+# of what is not trained, and that of rounds of which no part is anybody's.
 SECOND, REST, INHERITED = "second moments", "momentum of the rest", "inherited momentum"
 Named = dict[str, NDArray[Any]]
 
@@ -63,7 +69,7 @@ class Server:
         inner = optimiser_of(strategy)
         if inner is None:
             return cls(1.0, server_optimiser(strategy)[0])
-        if _is_adaptive(inner) and inner.v_t:
+        if is_adaptive(inner) and inner.v_t:
             with np.errstate(invalid="ignore"):
                 gains = [_gain(inner.v_t[n], inner.tau) for n in names.parameters]
             return cls(1 - float(inner.beta_1), joined(gains))
@@ -76,31 +82,10 @@ def _gain(second: NDArray[Any], tau: float) -> NDArray[np.float32]:
     return np.asarray(1 / wide, np.float32)
 
 
-def optimiser_of(strategy: Strategy) -> Any | None:
-    """Return that of the strategies in one another which has an optimiser."""
-    for one in layers(strategy):
-        if _is_adaptive(one) or hasattr(one, "momentum_vector"):
-            return one
-    return None
-
-
-def _is_adaptive(strategy: Any) -> bool:
-    return all(hasattr(strategy, name) for name in ("m_t", "v_t", "beta_1", "tau"))
-
-
-def server_optimiser(strategy: Strategy) -> tuple[float, float]:
-    """Return the learning rate and the momentum of the server's step."""
-    inner: Any = optimiser_of(strategy) or strategy
-    if _is_adaptive(inner):
-        return float(inner.eta), float(inner.beta_1)
-    rate = getattr(inner, "server_learning_rate", 1.0)
-    return float(rate), float(getattr(inner, "server_momentum", 0.0))
-
-
 def depends_on_state(strategy: Strategy) -> set[str]:
     """Return what a server remembers that forgetting cannot put right, for people."""
     found = {CLIPPING for one in layers(strategy) if hasattr(one, "clip_norm_lr")}
-    if _is_adaptive(optimiser_of(strategy)):
+    if is_adaptive(optimiser_of(strategy)):
         found.add(SECOND_MOMENTS)
     return found
 
@@ -114,19 +99,6 @@ def momentum_of(ledger: Ledger, block: slice) -> NDArray[np.float64]:
     ledger.release()
     inherited = ledger.shared.get(INHERITED)
     return total if inherited is None else total + inherited[block]
-
-
-def begin_moments(strategy: Strategy, names: Names, ledger: Ledger) -> None:
-    """Let an empty ledger know of moments that a strategy has from earlier rounds.
-
-    Their momentum is nobody's.
-    """
-    found = _momentum(optimiser_of(strategy), names, names.parameters)
-    if ledger.buffers is not None and found is not None:
-        vector = joined(list(found.values()))
-        if vector.any():
-            ledger.shared[INHERITED] = vector
-    remember_moments(strategy, names, ledger)
 
 
 def advance_moments(strategy: Strategy, names: Names, ledger: Ledger) -> None:
@@ -160,7 +132,7 @@ def remember_moments(strategy: Strategy, names: Names, ledger: Ledger) -> None:
         rest = joined(list(found.values()))
         if rest.size:
             ledger.shared[REST] = rest
-    if _is_adaptive(inner) and inner.v_t:
+    if is_adaptive(inner) and inner.v_t:
         second = [inner.v_t[part.name] for part in names.layout.parts]
         ledger.shared[SECOND] = joined(second)
 
@@ -177,8 +149,7 @@ def take_momentum(
     gone : Vector, shape (d,), optional
         The sum of the momentum rows of whoever was forgotten, of updates.
     """
-    for one in layers(strategy):
-        _put_model(one, arrays)
+    put_model(strategy, arrays)
     inner = optimiser_of(strategy)
     found = _momentum(inner, names, names.order)
     if found is not None and gone is not None:
@@ -203,7 +174,7 @@ def give_moments(
     if inner is None:
         return
     layout, shared = names.layout, ledger.shared
-    if not _is_adaptive(inner):
+    if not is_adaptive(inner):
         inner.current_arrays = arrays
     if ledger.buffers is not None:
         rest = shared.get(REST, np.zeros(layout.width - layout.size, np.float32))
@@ -211,7 +182,7 @@ def give_moments(
         for block in blocks(layout.size):
             momentum[block] = momentum_of(ledger, block)
         _put_momentum(inner, _typed(names, names.arrays(momentum, rest)))
-    if _is_adaptive(inner):
+    if is_adaptive(inner):
         second = shared.get(SECOND)
         inner.v_t = None
         if second is not None:
@@ -219,19 +190,11 @@ def give_moments(
             inner.v_t = _typed(names, found)
 
 
-def clear_moments(strategy: Strategy) -> None:
-    """Let a strategy begin anew: no moments, no copy of a model."""
-    for one in layers(strategy):
-        for name in ("m_t", "v_t", "momentum_vector", "current_arrays"):
-            if getattr(one, name, None) is not None:
-                setattr(one, name, None)
-
-
 def _momentum(inner: Any | None, names: Names, of: Sequence[str]) -> Named | None:
     """Return a momentum of updates by name; Flower's FedAvgM has one of gradients."""
     if inner is None:
         return None
-    if _is_adaptive(inner):
+    if is_adaptive(inner):
         return {name: inner.m_t[name] for name in of} if inner.m_t else None
     if inner.momentum_vector is None:
         return None
@@ -241,19 +204,10 @@ def _momentum(inner: Any | None, names: Names, of: Sequence[str]) -> Named | Non
 
 def _put_momentum(inner: Any, found: Mapping[str, NDArray[Any]]) -> None:
     """Turn around what `_momentum` gave."""
-    if _is_adaptive(inner):
+    if is_adaptive(inner):
         inner.m_t = dict(found)
     else:
         inner.momentum_vector = [-array for array in found.values()]
-
-
-def _put_model(inner: Any, arrays: ArrayRecord) -> None:
-    """Replace a copy of the model, of the kind that is there: a record, or arrays."""
-    old = getattr(inner, "current_arrays", None)
-    if isinstance(old, ArrayRecord):
-        inner.current_arrays = arrays
-    elif isinstance(old, dict):
-        inner.current_arrays = {name: array.numpy() for name, array in arrays.items()}
 
 
 def _as_arrays(names: Names, vector: Vector) -> dict[str, NDArray[np.floating]]:

@@ -29,6 +29,8 @@ class Round:
         The global parameters that the clients started from.
     step : Blocks, shape (d,)
         What the strategy added to them, float64.
+    momentum : float
+        Of the server in this round.
     """
 
     number: int
@@ -36,6 +38,7 @@ class Round:
     kept: Replies
     before: Blocks
     step: Blocks
+    momentum: float
 
 
 @dataclass(frozen=True)

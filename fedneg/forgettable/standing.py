@@ -113,6 +113,7 @@ class Standing:
         is_same = bool(self._head) and self._newest() == self._head
         if is_same:
             self._check_known(arrays)
+            self.held.settle()  # as after a kill
         else:
             self._restore(arrays)
         self._head = ""

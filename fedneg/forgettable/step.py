@@ -64,7 +64,7 @@ def attribute(
         raise NotLinearError(refusal(strategy, "its replies hold no client's model"))
     server = Server.of(strategy, names)
     tried = list[tuple[float, float | Vector, Weighing]]()
-    carried = _carried(ledger)
+    carried = _carried(ledger, found.momentum)
     for share in OF_STEP:
         for off, gain, weighing in tried or _tries(
             strategy, names, server, found, carried, tried
@@ -211,11 +211,11 @@ def _weighed(
         yield block, weights, updates.astype(np.float64)
 
 
-def _carried(ledger: Ledger) -> Carried | None:
+def _carried(ledger: Ledger, momentum: float) -> Carried | None:
     """Return what the momentum brings from the rounds before, by blocks."""
     if ledger.buffers is None:
         return None
-    return lambda block: ledger.momentum * momentum_of(ledger, block)
+    return lambda block: momentum * momentum_of(ledger, block)
 
 
 def _parts(

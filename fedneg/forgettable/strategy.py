@@ -36,11 +36,8 @@ from fedneg.forgettable.files import read_ledger, write_ledger
 from fedneg.forgettable.holding import Holding
 from fedneg.forgettable.life import Life
 from fedneg.forgettable.method import SUBTRACT, chosen
-from fedneg.forgettable.moments import (
-    clear_moments,
-    server_optimiser,
-)
 from fedneg.forgettable.nodes import Nodes
+from fedneg.forgettable.optimiser import clear_moments, differing, settings_of
 from fedneg.forgettable.views import digest_of, whole
 from fedneg.ledger.ledger import Ledger
 
@@ -253,10 +250,16 @@ class Forgettable(Strategy):
             self._holding.begin(initial_arrays)
         else:
             self._holding.check_ours(initial_arrays)
+            self._holding.wake()
         self._is_going = True
         try:
             return super().start(grid, initial_arrays, *arguments, **more)
+        except BaseException:
+            # A hook of the inner strategy may have been left in the middle.
+            self._holding.settle()
+            raise
         finally:
+            self._holding.rest()
             self._is_going = False
 
     def _check_idle(self, what: str) -> None:
@@ -450,14 +453,15 @@ class Forgettable(Strategy):
             model=module,
             memory_mib=memory_mib,
         )
-        name = type(strategy).__name__
-        server = (*server_optimiser(strategy), name)
-        kept = (ledger.learning_rate, ledger.momentum, facts["strategy"])
-        if server != kept:
+        name, settings = type(strategy).__name__, settings_of(strategy)
+        if name != facts["strategy"]:
             raise FedNegError(
-                f"the ledger in {folder} is of {kept[2]} with server learning rate "
-                f"{kept[0]:g} and momentum {kept[1]:g}, got {name} with {server[0]:g} "
-                f"and {server[1]:g}"
+                f"the ledger in {folder} is of {facts['strategy']}, got {name}"
+            )
+        if changed := differing(facts.get("settings", settings), settings):
+            raise FedNegError(
+                f"the ledger in {folder} is of another {name}: {changed}; load it with "
+                "what it was, and change it then"
             )
         found._holding.take_back(ledger, names, facts, parameters)
         return found
