@@ -219,7 +219,7 @@ def test_settings_that_are_changed_between_starts_are_those_of_what_follows(
     flower_log: pytest.LogCaptureFixture,
 ):
     """Rows hold their past; files have what is so now."""
-    flower_log.set_level("INFO")
+    flower_log.set_level("INFO", logger="flwr")
     case, grid = OPTIMISERS[name], Watched()
     inner, optimiser = case.strategy(), case.optimiser()
     held, _ = trained(inner, grid, 3, case.initial)
@@ -321,7 +321,7 @@ def test_a_schedule_of_the_strategys_own_is_no_change_of_its_owners(
     tmp_path: Path, flower_log: pytest.LogCaptureFixture
 ):
     grid = Watched()
-    flower_log.set_level("INFO")
+    flower_log.set_level("INFO", logger="flwr")
     held, _ = trained(Scheduled(fraction_evaluate=0.0), grid, 3)
     go_on(held, grid, 2)
     held.save(tmp_path)
