@@ -1,12 +1,13 @@
 """A server's optimiser that had another training, or is set otherwise than it was."""
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Message
+from flwr.app import Message, MetricRecord
 from flwr.serverapp.strategy import FedAdam, FedAvgM, Strategy
 
 from builders.app_lives import live
@@ -130,6 +131,46 @@ def test_two_trainings_around_one_strategy_have_moments_of_their_own(
 
 def inner_has_moments(inner: Any) -> bool:
     return any(getattr(inner, name, None) for name in ("m_t", "momentum_vector"))
+
+
+@optimisers
+def test_a_folder_goes_on_with_its_own_moments(case: Case, tmp_path: Path):
+    """In the same program, where its strategy has trained elsewhere meanwhile."""
+    inner, grid, optimiser = case.strategy(), Watched(), case.optimiser()
+    held = Forgettable(inner, state=tmp_path / "state")
+    held.start(grid, written(case.initial), num_rounds=2, timeout=PATIENCE_S)
+    contributions(grid, optimiser=optimiser)
+    trained(inner, Watched(), 2, case.initial)
+    before = read(held.arrays)
+    start_over(grid)
+    found = held.start(grid, held.arrays, num_rounds=4, timeout=PATIENCE_S)
+    assert len(grid.rounds) == 2
+    by_hand = contributions(grid, optimiser=optimiser)
+    for name in TRAINED:  # files have float32, and so has the momentum
+        total = before[name] + sum(row[name] for row in by_hand.values())
+        np.testing.assert_allclose(read(found.arrays)[name], total, rtol=0, atol=2e-6)
+
+
+def test_a_copy_that_is_made_during_a_start_goes_on_as_that_does(
+    flower_log: pytest.LogCaptureFixture,
+):
+    grid, copies = Watched(), list[Forgettable]()
+    held, arrays = trained(OPTIMISERS["FedAvgM"].strategy(), grid, 1)
+
+    def evaluate(number: int, arrays: Any) -> MetricRecord:
+        if number == 1:
+            copies.append(copy.deepcopy(held))
+        return MetricRecord()
+
+    held.start(grid, arrays, 2, PATIENCE_S, evaluate_fn=evaluate)
+    optimiser = OPTIMISERS["FedAvgM"].optimiser()
+    for kept in (grid.rounds, grid.numbers, grid.failures):
+        kept.pop()
+    contributions(grid, optimiser=optimiser)
+    (other,) = copies
+    before = read(other.arrays)
+    adds_up(before, go_on(other, grid, 1), contributions(grid, optimiser=optimiser))
+    assert AGAIN not in flower_log.text
 
 
 @optimisers
