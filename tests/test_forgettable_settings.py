@@ -140,7 +140,7 @@ def test_a_folder_goes_on_with_its_own_moments(case: Case, tmp_path: Path):
     held = Forgettable(inner, state=tmp_path / "state")
     held.start(grid, written(case.initial), num_rounds=2, timeout=PATIENCE_S)
     contributions(grid, optimiser=optimiser)
-    trained(inner, Watched(), 2, case.initial)
+    trained(inner, Watched(), 3, case.initial)
     before = read(held.arrays)
     start_over(grid)
     found = held.start(grid, held.arrays, num_rounds=4, timeout=PATIENCE_S)
