@@ -7,8 +7,7 @@ again: it can be stopped and gone on with. Trainings are kept where all runs kee
 
 Every setting has what conf/compare.yaml says (20 rounds, two repair rounds, the
 verdict's two looks, networks of one hidden layer of 128): on the digits for two seeds,
-a convolutional network among them, and on MNIST for one, with 20 clients and with its
-539 writers.
+with a convolutional network, with 20 clients of MNIST and with its 539 writers for one.
 
 `--methods a,b` runs these only, into folders
 beside the others: of runs that are twice below DIR the first by name counts.
@@ -43,19 +42,25 @@ def settings() -> Iterator[tuple[str, list[str], list[str]]]:
             words.append("data.split_writers=true")  # they have eleven
         return f"{data}-{clients}-{partition}-{attack}-{seed}", words
 
-    attacks = ("none", "backdoor", "label_flip")
-    for seed in (0, 1):
-        for which in itertools.product(attacks, (5, 20), ("writer", "dirichlet")):
-            yield *named("digits", *which, seed), every
-        for attack in ("none", "backdoor"):
-            name, words = named("digits", attack, 5, "writer", seed)
-            yield f"cnn-{name}", [*words, "model=cnn"], every
+    def on_digits(seed: int) -> Iterator[tuple[str, list[str], list[str]]]:
+        for attack, clients in itertools.product(("none", "backdoor"), (5, 20)):
+            yield *named("digits", attack, clients, "writer", seed), every
+        for clients in (5, 20):
+            yield *named("digits", "none", clients, "dirichlet", seed), every
+        for clients in (5, 20):
+            yield *named("digits", "label_flip", clients, "writer", seed), every
+
+    yield from on_digits(0)
     for attack in ("none", "backdoor"):
-        yield *named("mnist", attack, 20, "writer", 0), every
+        name, words = named("digits", attack, 5, "writer", 0)
+        yield f"cnn-{name}", [*words, "model=cnn"], every
     yield *named("digits", "canaries", 5, "writer", 0), list(CANARIES)
     few = [name for name in every if name not in TOO_LARGE]
     for attack in ("none", "backdoor"):
         yield *named("mnist", attack, 539, "writer", 0), few
+    for attack in ("none", "backdoor"):
+        yield *named("mnist", attack, 20, "writer", 0), every
+    yield from on_digits(1)
 
 
 def main() -> None:

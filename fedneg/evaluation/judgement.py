@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fedneg.core.parameters import Vector
 from fedneg.core.settings import Config
+from fedneg.evaluation.bank_attack import curves
 from fedneg.evaluation.client_answers import ClientAnswers
 from fedneg.evaluation.decision import INCONCLUSIVE, IS_RETRAINED, NOT_FORGOTTEN
 from fedneg.evaluation.evidence import ModelEvidence, ServerTest
@@ -319,18 +320,23 @@ class Judgement:
 
     def _look(self, judged: Judged, name: str) -> list[Finding]:
         """Look at a model that whoever is in one of this name is in, too."""
-        with_clients = self.trained_with(judged.rounds_after)
-        without = self.trained_without(judged.rounds_after)
-        model, *others = alike([judged.seen, *with_clients, *without])
+        model, trained_with, trained_without = self._compared(judged)
         return looked_at(
             model,
-            trained_with=others[: len(with_clients)],
-            trained_without=others[len(with_clients) :],
+            trained_with=trained_with,
+            trained_without=trained_without,
             looks=self.looks,
             clients=self.config.forget,
             absent=self._absent_in("original", name),
             margins=self.config.verdict.margins,
         )
+
+    def _compared(self, judged: Judged) -> tuple[Seen, list[Seen], list[Seen]]:
+        """Return a model, and the references with and without the clients."""
+        with_clients = self.trained_with(judged.rounds_after)
+        without = self.trained_without(judged.rounds_after)
+        model, *others = alike([judged.seen, *with_clients, *without])
+        return model, others[: len(with_clients)], others[len(with_clients) :]
 
     def judge(self, name: str) -> Finding:
         """Return what is found of one of the models.
@@ -343,6 +349,12 @@ class Judgement:
         if found.outcome == NOT_FORGOTTEN and self.models[name].digest in digests:
             return replace(found, outcome=INCONCLUSIVE, finding=IS_RETRAINED)
         return found
+
+    def _attacked(self, name: str) -> dict[str, Any]:
+        """Return how well single examples can be told, where there is a bank."""
+        if not self.config.verdict.bank:
+            return {}
+        return {"bank_attack": curves(*self._compared(self._judged[name]))}
 
     # -- results.json ------------------------------------------------------------------
 
@@ -380,7 +392,10 @@ class Judgement:
                     for rounds, one in sorted(self._later.items())
                 ],
             },
-            "evidence": self.shown.evidence(),
+            "evidence": {
+                name: {**one, **self._attacked(name)}
+                for name, one in self.shown.evidence().items()
+            },
             "floor": self.shown.floor(),
         }
 

@@ -478,6 +478,22 @@ def test_a_bank_says_of_each_client_what_those_trainings_say_that_had_it():
     assert {k: one and one.n_in for k, one in found.influence.items()} == {1: 2, 2: 2}
 
 
+def test_with_a_bank_single_examples_are_attacked_too():
+    """By the models of the bank that had the client, of as many rounds."""
+    made, clients = shown("verdict.bank=8", _1=1.0, _2=0.0)
+    assert made.to_json()["evidence"]["original"]["bank_attack"] == {}
+    for draw in range(8, 16):
+        half = (1,) if draw % 2 else (1, 2)
+        clients.said[parameters(draw).tobytes()] = shares(draw, _1=1.0, _2=1.0)
+        made.add_trained_with({0: parameters(draw)}, half)
+    found = made.to_json()["evidence"]["unlearned"]["bank_attack"]
+    assert found["1"]["auc"] > 0.9
+    assert 0.3 < found["2"]["auc"] < 0.7
+    assert (
+        "bank_attack" not in shown(_1=0.0, _2=0.0)[0].to_json()["evidence"]["original"]
+    )
+
+
 # -- whole runs ------------------------------------------------------------------------
 
 

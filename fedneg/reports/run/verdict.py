@@ -14,6 +14,7 @@ from fedneg.evaluation.decision import FORGOTTEN, NOT_FORGOTTEN
 from fedneg.reports.conclusions import count
 from fedneg.reports.html.figures import MODELS, Picture
 from fedneg.reports.html.page import Page, badge, name_with_note, prose
+from fedneg.reports.run.curves import draw_curves
 from fedneg.reports.run.influence import draw_influence, draw_later
 from fedneg.reports.run.measured import add_measured
 from fedneg.reports.verdict_tests import deciding_tests
@@ -84,6 +85,17 @@ def add_evidence(page: Page, results: Mapping[str, Any]) -> list[Picture]:
     page.section("Evidence for the verdict")
     pictures = [] if is_earlier(verdict) else _add_tests(page, results, verdict)
     _add_models(page, verdict)
+    curves = draw_curves(results.get("evidence") or {})
+    if curves is not None:
+        page.figure(
+            curves,
+            "Each of a client's examples by itself: of how many an attack says that "
+            "the model was trained on them, beside how often it says so of models that "
+            "were retrained without (LiRA, Carlini et al., arXiv:2112.03570, with the "
+            "bank as models that were). On the dashed line it only guesses. Shown, and "
+            "decides nothing.",
+        )
+        pictures.append(curves)
     add_measured(page, results)
     return pictures
 
