@@ -99,6 +99,15 @@ def test_the_sums_follow_powers_of_age(rounds: int):
     assert np.abs(found - wanted).max() < (1e-12 if rounds == 5 else 0.006)
 
 
+def test_where_nothing_is_summed_the_weights_need_not_be_right():
+    """Of thirty ages five count, and there are five sums: any weights of these."""
+    wanted, sizes = np.zeros((30, 1)), np.zeros(30)
+    there = [0, 2, 3, 11, 29]
+    wanted[there, 0], sizes[there] = [1.0, 0.0, 2.0, 0.5, 1.5], [3, 1, 2, 2, 1]
+    found = aged(np.arange(30)) @ fitted(wanted, sizes)
+    np.testing.assert_allclose(found[there], wanted[there], atol=1e-9)
+
+
 def same(one: Bank, other: Bank) -> bool:
     """Return whether two banks hold the same."""
     arrays = zip(one.arrays().values(), other.arrays().values(), strict=True)

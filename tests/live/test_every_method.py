@@ -10,6 +10,7 @@ from builders.lives import ask, go_on, receipt_of
 from fedneg.client_app import app as real_clients
 from fedneg.core.errors import FedNegError
 from fedneg.ledger.checkpoint import Checkpoints
+from fedneg.records.scan_windows import loaded
 from fedneg.records.state import State
 from fedneg.server_app import run
 
@@ -115,6 +116,8 @@ def test_sums_of_who_is_forgotten_go_and_those_of_the_others_last(
     receipt = receipt_of(folder, 1)
     assert receipt["purged"]["matches"] == 0
     assert receipt["purged"]["isolable"] is True
+    sought = loaded((folder / "fingerprints" / "forget-1.json").read_bytes())[1]
+    assert {"bank 3", "recent 0"} <= {window.name for window in sought}
     rows = checkpoints.rows(5, 1)
     assert not any(row.any() for name, row in rows.items() if name != "global")
     assert sum(name.startswith("bank") for name in checkpoints.rows(5, 2)) == 4
