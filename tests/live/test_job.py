@@ -478,7 +478,7 @@ def test_killed_at_any_step_a_life_ends_the_same(tmp_path: Path):
             "-m",
             "processes.killed_live",
             str(tmp_path),
-            "1" if ALL_TESTS else "37",
+            "1" if ALL_TESTS else "67",
         ],
         cwd=TESTS,
         capture_output=True,
