@@ -205,16 +205,28 @@ class AnsweringClient(TrainingClient):
         return len(self.training_data())
 
     def members(self) -> Sized:
-        """Return this client's own training examples as trained; no canaries."""
+        """Return this client's own training examples as trained; no canaries.
+
+        Where examples are to be forgotten: these, whatever they are.
+        """
         trained, own = self.training_data(), len(self._source()[0].train)
         take = self.task.extras.take
-        if len(trained) == own or take is None:
+        if self.goes or len(trained) == own or take is None:
             return trained
         return take(trained, np.arange(own))  # canaries come after all of them
 
     def unseen(self) -> Sized:
         """Return what is like the members, and was not trained on."""
         split, source = self._source()
-        if self.assignment.attack.poison == "canaries":
-            return split.unseen
-        return self.poisoned(split.unseen, source, "poison unseen")
+        attack, seed = self.assignment.attack, self.assignment.seed
+        if attack.poison == "canaries":
+            if not self.chooses_poisoned:
+                return split.unseen
+            _, twins = calls.canaries(self.task, attack, seed=seed, client_id=source)
+            return twins
+        return self.poisoned(
+            split.unseen,
+            source,
+            "poison unseen",
+            fraction=1.0 if self.chooses_poisoned else None,
+        )

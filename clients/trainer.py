@@ -6,8 +6,8 @@ Clients that share a process can be trained together before they are asked one b
 
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import nn
 from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays, flatten, shapes_of, unflatten
+from fedneg.core.samples import ALL, GONE, KEY, POISONED, Chosen, places_of
 from fedneg.core.seeding import seed_of
 from fedneg.data.attacks import boosted
 from fedneg.tasks import calls
@@ -89,7 +90,7 @@ class TrainingClient(NumPyClient):
         )
         self.node_config = dict(node_config or {})
         self.task = task_of(assignment)
-        self.split = self._split_of(client_id)
+        self._own = self._split_of(client_id)
         self.device = choose_device(assignment.client.device)
         self.model = _model(self.task, self.device)
 
@@ -191,7 +192,7 @@ class TrainingClient(NumPyClient):
         """Return the data to train on and whose they are: for sybils the first's."""
         source = self.assignment.attack.source_of(self.client_id)
         if source == self.client_id:
-            return self.split, source
+            return self._own, source
         if "data" in self.node_config:
             raise FedNegError(
                 f"attack=sybils trains client {self.client_id} on the data of "
@@ -200,18 +201,89 @@ class TrainingClient(NumPyClient):
         return self._split_of(source), source
 
     def training_data(self) -> Sized:
-        """Return what to train on, poisoned if this client attacks."""
-        split, source = self._source()
-        return self.poisoned(split.train, source)
+        """Return what to train on, poisoned if this client attacks.
 
-    def poisoned(self, data: Sized, source: int, purpose: str = "poison") -> Sized:
-        """Return data as this client would train on them; client `source` has them."""
+        Where some examples are to be forgotten, those of the part that is asked for.
+        """
+        split, source = self._source()
+        found = self.poisoned(split.train, source)
+        places = self._places(len(found))
+        return found if places is None else self._taken(found, places)
+
+    @cached_property
+    def split(self) -> Split:
+        """Its data; of the training examples the part that is asked for."""
+        found = self._own
+        if self._chosen is None or self.assignment.part == ALL:
+            return found
+        own = len(found.train)
+        places = self._places(len(self.poisoned(found.train, self._source()[1])))
+        assert places is not None
+        return replace(found, train=self._taken(found.train, places[places < own]))
+
+    @property
+    def goes(self) -> bool:
+        """Whether this is about those examples of the client that are to go."""
+        return self.assignment.part == GONE and self._chosen is not None
+
+    @property
+    def _chosen(self) -> Chosen | None:
+        return self.assignment.forget_samples.get(self.client_id)
+
+    @property
+    def chooses_poisoned(self) -> bool:
+        """Whether this is about the examples that this client's attack has poisoned."""
+        return self.goes and self._chosen == POISONED
+
+    def _places(self, count: int) -> NDArray[np.int64] | None:
+        """Return which of the examples that are trained on are meant; None: all."""
+        chosen, part = self._chosen, self.assignment.part
+        if chosen is None or part == ALL:
+            return None
+        split, source = self._source()
+        seed = self.assignment.seed
+        gone = places_of(
+            chosen,
+            count,
+            seed=seed,
+            client_id=self.client_id,
+            poisoned=lambda: calls.poisoned_places(
+                self.task,
+                len(split.train),
+                self.assignment.attack,
+                seed=seed,
+                client_id=source,
+            ),
+        )
+        return gone if part == GONE else np.setdiff1d(np.arange(count), gone)
+
+    def _taken(self, data: Sized, places: NDArray[np.int64]) -> Sized:
+        """Return some examples."""
+        self.task.require("take", of=KEY)
+        assert self.task.extras.take is not None
+        return self.task.extras.take(data, places)
+
+    def poisoned(
+        self,
+        data: Sized,
+        source: int,
+        purpose: str = "poison",
+        *,
+        fraction: float | None = None,
+    ) -> Sized:
+        """Return data as this client would train on them; client `source` has them.
+
+        With `fraction`, another share of them is poisoned.
+        """
+        attack = self.assignment.attack
         if not self._attacks:
             return data
+        if fraction is not None:
+            attack = replace(attack, fraction=fraction)
         return calls.poisoned(
             self.task,
             data,
-            self.assignment.attack,
+            attack,
             seed=self.assignment.seed,
             client_id=source,
             purpose=purpose,

@@ -84,7 +84,10 @@ def _checked(overrides: Sequence[str], folder: Path | None = None) -> Config:
 @lru_cache(maxsize=4096)
 def _checked_once(overrides: tuple[str, ...], folder: Path | None) -> Config:
     """Do it once: a sweep checks its jobs before the first, and each job itself."""
-    config = Config.from_mapping(_plain(_composed(overrides)))
+    values = _plain(_composed(overrides))
+    if values["forget_samples"] and "forget" not in map(key_of, overrides):
+        values["forget"] = None  # whose examples they are has been said
+    config = Config.from_mapping(values)
     check_options(config, folder)
     if config.task is not None:
         own_task(config.task, folder)

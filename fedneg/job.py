@@ -12,6 +12,7 @@ from fedneg.core import outputs
 from fedneg.core.formats import name_clients
 from fedneg.core.parameters import Vector
 from fedneg.core.progress import Progress, show_notice
+from fedneg.core.samples import GONE
 from fedneg.core.settings import Config
 from fedneg.core.unanswered import notices_of
 from fedneg.evaluation.decision import TOOK_NO_PART
@@ -109,7 +110,7 @@ class Run:
         if absent:
             federation.progress.step(f"{name_clients(absent)} {TOOK_NO_PART}")
         self._model = federation.unlearn(original, self.config.forget)
-        self._took_part = self._took_part | federation.took_part
+        self._took_part = self._took_part | self._with_what_went()
         self._after = self._rounds_of_method()
         self._keep("unlearned", self._model, self._took_part, self._after)
         changed = bool((self._model != original).any())
@@ -122,7 +123,7 @@ class Run:
             return
         if config.retrain == "scratch":
             self._model = federation.retrain(config.remaining, recovery=True)
-            self._took_part, self._after = federation.took_part, 0
+            self._took_part, self._after = self._with_what_went(), 0
         else:
             # The paper's section 4.2 retrains on the removed data itself, without
             # FedAvg: a round with one client is local SGD. Several removed clients are
@@ -134,7 +135,7 @@ class Run:
                 config.retrain_rounds,
                 forget=config.forget,
             )
-            self._took_part = self._took_part | federation.took_part
+            self._took_part = self._took_part | self._with_what_went()
             self._after += config.retrain_rounds if again else 0
         self._keep("recovered", self._model, self._took_part, self._after)
 
@@ -148,12 +149,26 @@ class Run:
         for rounds, model in models.items():
             self.judgement.add_later(rounds, model)
 
+    def _with_what_went(self) -> set[int]:
+        """Return who took part, in the lineage now, with what was to be forgotten.
+
+        Of whom some examples are to go, took part with the rest from then on.
+        """
+        config, took_part = self.config, self.federation.took_part
+        if config.forget_samples and config.retrain != "forgotten":
+            return took_part - set(config.forget)
+        return took_part
+
     def _rounds_of_method(self) -> int:
         """Return how many rounds beyond the training's the unlearned model has had."""
-        strategy, forget = self.federation.strategy, set(self.config.forget)
+        strategy, config = self.federation.strategy, self.config
         reports = [r for r in strategy.reports if r.phase == "unlearn"]
-        ran = sum(bool(set(report.metrics) - forget) for report in reports)
-        return strategy.rounds_beyond(ran, self.config.rounds)
+        leaving = set() if config.forget_samples else set(config.forget)
+        ran = sum(
+            report.part != GONE and bool(set(report.metrics) - leaving)
+            for report in reports
+        )
+        return strategy.rounds_beyond(ran, config.rounds)
 
     def retrain(self) -> None:
         """Train the gold standard, and its like with other seeds."""
@@ -162,7 +177,7 @@ class Run:
             self._recovered_is_retrained()
         else:
             retrained = federation.retrain(remaining)
-            self._keep("retrained", retrained, federation.took_part)
+            self._keep("retrained", retrained, self._with_what_went())
         train_references(federation, self.judgement)
 
     def _recovered_is_retrained(self) -> None:
@@ -222,6 +237,7 @@ class Run:
             reused=federation.reused,
             resumed=federation.resumed,
             unanswered=federation.unanswered,
+            num_forgotten=federation.num_forgotten,
         )
 
 
@@ -259,6 +275,8 @@ def _planned_rounds(config: Config) -> int:
 
 def _title(config: Config) -> str:
     forget = ", ".join(map(str, config.forget)) or "nobody"
+    if config.forget_samples:
+        forget = f"examples of {forget}"
     what = config.task or config.data.name
     return (
         f"fedneg: {what}, {config.clients} clients, seed {config.seed}, forget {forget}"

@@ -10,10 +10,10 @@ from typing import Any
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.named import load_named, load_offered, offered
-from fedneg.core.settings import METHODS, Config, StrategySettings
+from fedneg.core.settings import METHODS, Config, StrategySettings, methods
 from fedneg.strategies.base import LedgerFedAvg
 from fedneg.strategies.hooks import NO_HOOKS, Hooks
-from fedneg.strategies.method import ForgettingMethod
+from fedneg.strategies.method import CONTROL, ForgettingMethod
 from fedneg.strategies.roster import Roster
 
 
@@ -100,6 +100,17 @@ def check_options(config: Config, folder: Path | None = None) -> None:
     """
     name = config.strategy.name
     method = strategy_class(name, folder)
+    if config.forget_samples and not method.forgets_samples:
+        known = {one: strategy_class(one) for one in methods()}
+        able = [
+            one
+            for one, cls in known.items()
+            if cls.forgets_samples and cls.about.kind != CONTROL
+        ]
+        raise FedNegError(
+            f"strategy={name} cannot forget some of a client's examples: it goes by "
+            f"what the server keeps of whole clients; take one of {', '.join(able)}"
+        )
     try:
         method.parse_options(config)
     except (TypeError, ValueError) as error:

@@ -36,10 +36,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from fedneg.arrays import record_of
-from fedneg.core.parameters import (
-    Vector,
-    flatten,
-)
+from fedneg.core.formats import name_clients
+from fedneg.core.parameters import Vector, flatten
+from fedneg.core.samples import GONE
 from fedneg.core.settings import Config
 from fedneg.core.source import code_digest
 from fedneg.ledger.bank import DECAYS
@@ -137,8 +136,13 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
     @property
     def remaining(self) -> tuple[int, ...]:
         """Client ids that are not being forgotten, now or before."""
-        out = self.forgotten | set(self.forgetting)
+        out = self.forgotten | set(self.leaving)
         return tuple(k for k in range(self.config.clients) if k not in out)
+
+    @property
+    def leaving(self) -> tuple[int, ...]:
+        """Those that are being forgotten; who forgets some examples only, stays."""
+        return () if self.config.forget_samples else self.forgetting
 
     def begin(self, phase: Phase, forget: Sequence[int] = ()) -> None:
         """Say which phase the next `start()` runs; `forget` is for an unlearn phase."""
@@ -160,9 +164,14 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
         """Send the global parameters to the phase's clients; to nobody to unlearn."""
         # What of a model is not trained comes from the ledger's statistics.
         self._global = flatten(arrays.to_numpy_ndarrays())[: self.layout.size]
-        self.reports.append(RoundReport(self._number(server_round), self.phase.name))
+        part = self._part(server_round)
+        self.reports.append(
+            RoundReport(self._number(server_round), self.phase.name, part=part)
+        )
         stream = self.phase.first_stream + server_round - 1
-        content = ConfigRecord({"server-round": stream, "assignment": self.assignment})
+        content = ConfigRecord(
+            {"server-round": stream, "assignment": self.assignment_for(part)}
+        )
         if self.phase.name == "unlearn":
             if server_round == 1:
                 self._unlearn()
@@ -185,6 +194,12 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
         messages = self._to_clients(record, asked, MessageType.TRAIN)
         self.reports[-1].bytes_down = len(messages) * self.layout.nbytes
         return messages
+
+    def _part(self, current_round: int) -> str:
+        """Return what of their examples the clients train on in a round."""
+        if self.phase.name == "unlearn":
+            return self.unlearn_part(current_round)
+        return self.phase.part
 
     def _taking_part(self, grid: Grid) -> list[int]:
         """Return the phase's clients but those who are out; wait for their nodes."""
@@ -256,9 +271,12 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
             self.hooks,
         )
         good = inbox.take_in(replies, self._out)
+        gated = set(self.forgotten)
+        if self.reports[-1].part == GONE:
+            gated |= set(self.forgetting)
         return inbox.gated(
             good,
-            forgotten=self.forgotten,
+            forgotten=gated,
             since=self._rectified,
             whole=self.ledger.whole,
         )
@@ -273,9 +291,17 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
         return self.enter_models(number, self._global, local, good, norms)
 
     def _unlearn(self) -> None:
-        """Run the method, and take the forgotten clients out of ledger and sampling."""
+        """Run the method, and take the forgotten clients out of ledger and sampling.
+
+        Of whom some examples go, its row stays: it cannot be divided.
+        """
         ids = self.forgetting
         self._global = self._rectified = self.take_out(self._global, ids)
+        if self.config.forget_samples and not self.starts_over:
+            self.method_report["ledger"] = (
+                f"the rows of {name_clients(ids)} are of all examples, those that went "
+                "included"
+            )
 
     def _out(self) -> set[int]:
         """Return who is out, but for those that take part in their own forgetting."""

@@ -17,6 +17,8 @@ class DoNothing(LedgerFedAvg):
         "changing nothing (a control)", kind=CONTROL, never="forgotten", place=8
     )
 
+    forgets_samples = True
+
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return the very parameters that were there."""
         self.method_report = {"form": "none", "remains": "all of it: a control"}

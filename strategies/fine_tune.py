@@ -33,6 +33,8 @@ class FineTune(LedgerFedAvg):
         place=6,
     )
 
+    forgets_samples = True
+
     @dataclass(frozen=True)
     class Options:
         """`rounds` of the remaining clients, at least 1."""
@@ -62,6 +64,7 @@ class FineTune(LedgerFedAvg):
         self.method_report = {
             "form": "further rounds without them",
             "rounds": rounds,
-            "remains": f"all of it, below {rounds} rounds of the others",
+            "remains": f"all of it, below {rounds} rounds "
+            + ("without it" if self.config.forget_samples else "of the others"),
         }
         return before

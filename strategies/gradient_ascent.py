@@ -14,6 +14,9 @@ What comes back is of the making of somebody who leaves, perhaps with a grudge. 
 believed only if it is finite, within the ball, and if the server's test accuracy after
 it is at least `gate` times that of w_ref; else w_ref is kept and the report says so.
 
+With `forget_samples` a client climbs on the examples that go, around the average of the
+others' models, since its own was trained on them; the repair has the rest of its data.
+
 Several clients climb one after the other, one unlearn round each, each within a ball
 around the parameters that the one before left.
 
@@ -36,6 +39,7 @@ import numpy as np
 from fedneg.core.checks import number, whole
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector, add
+from fedneg.core.samples import ALL, GONE
 from fedneg.core.settings import Config
 from fedneg.strategies.base import LedgerFedAvg
 from fedneg.strategies.method import About, Needs
@@ -50,6 +54,8 @@ class GradientAscent(LedgerFedAvg):
     """FedAvg whose unlearn rounds are the leaving clients' own."""
 
     about = About(place=3)
+
+    forgets_samples = True
 
     needs_leaving_client = True
     keeps_local_models = True
@@ -138,8 +144,10 @@ class GradientAscent(LedgerFedAvg):
     def _reference(self, before: Vector) -> Vector:
         """Return the average of the others' last local models; alone, what there is."""
         ledger = self.ledger
+        # Whose examples are to go trained its last model on them, too.
+        others = set(self.remaining) - set(self.forgetting)
         weights = {
-            k: ledger.last_weight(k) for k in self.remaining if k in ledger.local
+            k: ledger.last_weight(k) for k in sorted(others) if k in ledger.local
         }
         total = sum(weights.values())
         if not total:
@@ -158,6 +166,10 @@ class GradientAscent(LedgerFedAvg):
     def unlearn_clients(self, number: int) -> tuple[int, ...]:
         """Return the client whose turn it is."""
         return self.forgetting[number - 1 : number]
+
+    def unlearn_part(self, number: int) -> str:
+        """Return that it climbs on what goes."""
+        return GONE if self.config.forget_samples else ALL
 
     def unlearn_settings(self, number: int) -> dict[str, int | float | str]:
         """Return the role and its numbers."""

@@ -68,15 +68,12 @@ class Lineage(LedgerStrategy, ForgettingMethod):
 
     Attributes
     ----------
-    config : Config
-        The whole run.
     initial : Vector, shape (d,)
         Parameters that the current lineage began with.
     prototype : Prototype
         Makes models of the task; `use_task` sets it.
     """
 
-    config: Config
     initial: Vector
     prototype: Prototype
     # Of the parameters alone: what the ledger's rows are made of.
@@ -162,7 +159,7 @@ class Lineage(LedgerStrategy, ForgettingMethod):
         self._server_bytes = self.needs().server_bytes  # while all rows are there
         after = self.rectify(before, client_ids)
         self.drop(
-            client_ids,
+            () if self.config.forget_samples else client_ids,
             before=before,
             after=after,
             spread=self.spread,

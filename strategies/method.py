@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedneg.core.checks import build, choice
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector
+from fedneg.core.samples import ALL, REST
 from fedneg.core.settings import Config, StrategySettings
 from fedneg.records.receipts import NOTHING as NOTHING  # where whoever writes one looks
 
@@ -105,6 +106,7 @@ class ForgettingMethod:
     class Options:
         """Options of the method, as in its YAML; subclasses replace this class."""
 
+    config: Config
     settings: StrategySettings
     options: Any
 
@@ -121,6 +123,9 @@ class ForgettingMethod:
     rebuilds = False
     # Whether clients that are to be forgotten take part in their own forgetting.
     needs_leaving_client = False
+    # Whether it can forget some of a client's examples (`forget_samples`): with nothing
+    # that is kept of whole clients.
+    forgets_samples = False
 
     @classmethod
     def remains(cls, report: Mapping[str, Any], client_id: int) -> str:
@@ -190,9 +195,17 @@ class ForgettingMethod:
     def unlearn_clients(self, number: int) -> tuple[int, ...]:
         """Return who is asked in unlearn round `number` (1-based); by default nobody.
 
-        `self.forgetting` and `self.remaining` are the two sides.
+        `self.forgetting` and `self.remaining` are the two sides; with `forget_samples`
+        those that forget some of their examples are on both.
         """
         return ()
+
+    def unlearn_part(self, number: int) -> str:
+        """Return what of their examples clients train on in unlearn round `number`.
+
+        By default all of them, or what stays where some are to be forgotten.
+        """
+        return REST if self.config.forget_samples else ALL
 
     def unlearn_stream(self, number: int) -> int | None:
         """Return the server round that clients are told; None: that of the history."""

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from fedneg.core.samples import ALL
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -21,6 +23,9 @@ class Phase:
     first_stream : int
         Server round that the first round tells the clients: their random streams hang
         on it, so a retraining draws what the training drew.
+    part : str
+        What of their examples the clients train on (`fedneg.core.samples`); in an
+        unlearn phase the method says that.
     """
 
     name: str
@@ -28,6 +33,7 @@ class Phase:
     rounds: int
     first_round: int = 1
     first_stream: int = 1
+    part: str = ALL
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,10 @@ class Failure:
 
 @dataclass
 class RoundReport:
-    """What happened in one round; `metrics` are the replies' own, per client."""
+    """What happened in one round; `metrics` are the replies' own, per client.
+
+    `part` is what of their examples the clients trained on.
+    """
 
     server_round: int
     phase: str
@@ -51,9 +60,10 @@ class RoundReport:
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
     bytes_up: int = 0
     bytes_down: int = 0
+    part: str = ALL
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of it: all but the clients' own metrics."""
+        """Return what a checkpoint keeps of it; no metrics of the clients' own."""
         return {
             "clients": self.clients,
             "failures": [[f.client_id, f.reason] for f in self.failures],

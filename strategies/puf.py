@@ -18,6 +18,10 @@ What comes back is of the making of somebody who leaves, perhaps with a grudge: 
 model after it is held against the one before the round by the `gate`; where it fails,
 the others' part of the round alone stands, and the report says so.
 
+With `forget_samples` the examples that go are to this round what a leaving client is,
+as if they were a client of their own. Whose they are trains twice from the same model,
+in two rounds of messages: on what goes, and, in the regular form, on the rest.
+
 Differs from the paper: eta is an option with one default a form, the paper's, and not
 tuned for each model; the gate is ours.
 
@@ -26,11 +30,14 @@ stores nothing for it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from fedneg.core.checks import choice, number
 from fedneg.core.formats import name_clients
 from fedneg.core.parameters import Vector, add, weights_of
+from fedneg.core.samples import ALL, GONE, REST
+from fedneg.core.settings import Config
 from fedneg.ledger.steps import Step
 from fedneg.strategies.base import LedgerFedAvg
 from fedneg.strategies.method import About, Needs
@@ -46,7 +53,11 @@ class PUF(LedgerFedAvg):
 
     about = About("going against one more update of {whom}", place=11)
 
+    forgets_samples = True
+
     needs_leaving_client = True
+    # What came of those examples that go.
+    _against: Mapping[int, Reply] = MappingProxyType({})
 
     @dataclass(frozen=True)
     class Options:
@@ -59,6 +70,12 @@ class PUF(LedgerFedAvg):
             choice("strategy.form", self.form, FORMS)
             if self.learning_rate is not None:
                 number("strategy.learning_rate", self.learning_rate, above=0)
+
+    @classmethod
+    def unlearn_rounds(cls, config: Config) -> int:
+        """Return 1; 2 where a client trains on what goes, and then all on the rest."""
+        regular = cls.parse_options(config).form == REGULAR
+        return 2 if config.forget_samples and regular else 1
 
     @property
     def _eta(self) -> float:
@@ -76,8 +93,16 @@ class PUF(LedgerFedAvg):
 
     def unlearn_clients(self, number: int) -> tuple[int, ...]:
         """Return the leaving clients, and for the regular form who else has a round."""
+        if self.config.forget_samples:
+            return self.forgetting if number == 1 else self.sampled(number)
         stay = self.sampled(number) if self.options.form == REGULAR else ()
         return tuple(sorted({*stay, *self.forgetting}))
+
+    def unlearn_part(self, number: int) -> str:
+        """Return what goes in the first round, and the rest in the second."""
+        if not self.config.forget_samples:
+            return ALL
+        return GONE if number == 1 else REST
 
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return the parameters that the round begins with: as they were."""
@@ -88,6 +113,7 @@ class PUF(LedgerFedAvg):
             "subtracted": {str(k): 0.0 for k in client_ids},
             "remains": "what one more update of it, enlarged, does not point at",
         }
+        self._against = {}
         self._say_what_is_missing()
         return before
 
@@ -107,14 +133,26 @@ class PUF(LedgerFedAvg):
 
         What is subtracted is nobody's contribution: it goes into `correction`.
         """
-        before = self._global
-        weights = dict(
-            zip(good, weights_of([r.num_examples for r in good.values()]), strict=True)
-        )
-        leave = [k for k in good if k in self.forgetting]
-        stay = {k: good[k] for k in good if k not in leave}
+        before, part = self._global, self.unlearn_part(number)
+        if part == GONE and self.options.form == REGULAR:
+            # Until the rest is in, too; what came lies where the next replies go.
+            self._against = {
+                k: replace(r, local=r.local.copy()) for k, r in good.items()
+            }
+            return before
+        if part == ALL:
+            leave = {k: r for k, r in good.items() if k in self.forgetting}
+            stay = {k: r for k, r in good.items() if k not in leave}
+        else:
+            leave, stay = (good, {}) if part == GONE else (self._against, good)
+        # Whoever is on both sides has a weight for each.
+        order = sorted([*((k, True) for k in leave), *((k, False) for k in stay)])
+        examples = [(leave if out else stay)[k].num_examples for k, out in order]
+        shares = dict(zip(order, weights_of(examples), strict=True))
+        weights = {k: shares[k, False] for k in stay}
+        away = {k: self._eta * shares[k, True] for k in leave}
         after = self._stepped(before, stay, weights) if stay else before
-        terms = [(-self._eta * weights[k], good[k].local - before) for k in leave]
+        terms = [(-away[k], r.local - before) for k, r in leave.items()]
         against = add(after, terms)
         if leave and not self.hooks.accept(
             self.ledger.whole(self._rectified), self.ledger.whole(against)
@@ -125,8 +163,8 @@ class PUF(LedgerFedAvg):
                 )
             return after
         self.drop((), before=after, after=against)
-        for client_id in leave:
-            step = self._eta * weights[client_id] * good[client_id].norm
+        for client_id, reply in leave.items():
+            step = away[client_id] * reply.norm
             self.method_report["subtracted"][str(client_id)] = step
         self._say_what_is_missing()
         return against

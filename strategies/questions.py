@@ -14,8 +14,10 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedneg.arrays import record_of
+from fedneg.core.assignment import Assignment
 from fedneg.core.layout import Layout
 from fedneg.core.parameters import Vector
+from fedneg.core.samples import ALL, GONE
 from fedneg.core.settings import Config, StrategySettings
 from fedneg.evaluation.client_answers import (
     CHECK_EVERY,
@@ -61,6 +63,12 @@ class Questions:
     layout: Layout
     _asked: dict[int, int]
 
+    def assignment_for(self, part: str) -> str:
+        """Return what clients are told to work on, of a part of their examples."""
+        if part == ALL:
+            return self.assignment
+        return Assignment.from_json(self.assignment).of_part(part).to_json()
+
     def _to_clients(
         self, record: RecordDict, clients: Iterable[int], message_type: str
     ) -> list[Message]:
@@ -78,6 +86,9 @@ class Questions:
         grid: Grid,
         parameters: Vector,
         parts: Sequence[str] = PARTS,
+        *,
+        among: Collection[int] | None = None,
+        part: str = ALL,
     ) -> dict[int, dict[str, float]]:
         """Return what each client measures of a model on parts of its own data.
 
@@ -85,10 +96,16 @@ class Questions:
         believed, are missing from the result and in `unanswered`. Who is not online is
         waited for as long as a round waits, once; nobody can keep a model, or the end
         of somebody's request, waiting for ever by not answering.
+
+        Parameters
+        ----------
+        among : collection of int, optional
+            Only these are asked; by default everybody.
+        part : str
+            Of which of their training examples (`fedneg.core.samples`).
         """
-        clients = [
-            k for k in range(self.config.clients) if k not in self.hooks.excluded()
-        ]
+        everybody = range(self.config.clients) if among is None else sorted(among)
+        clients = [k for k in everybody if k not in self.hooks.excluded()]
         wait_s = self.settings.wait_for_clients_s
         self.roster.look_for(grid, clients, timeout_s=wait_s)
         return self._answers(
@@ -96,6 +113,7 @@ class Questions:
             parameters,
             clients,
             {"parts": " ".join(parts)},
+            part=part,
             read=lambda reply, k: read_evaluation(
                 reply,
                 k,
@@ -156,6 +174,7 @@ class Questions:
             parameters,
             clients,
             settings,
+            part=GONE if self.config.forget_samples else ALL,
             read=read,
             said=("answers", "answer questions about the model"),
         )
@@ -167,12 +186,13 @@ class Questions:
         clients: Collection[int],
         settings: Mapping[str, int | float | str],
         *,
+        part: str,
         read: Callable[[Message, int], Answer],
         said: tuple[str, str],
     ) -> dict[int, Answer]:
         """Return the usable answers by client id; `said` names them in the log."""
         arrays = record_of(self.layout, parameters)
-        config = ConfigRecord({"assignment": self.assignment, **settings})
+        config = ConfigRecord({"assignment": self.assignment_for(part), **settings})
         record = RecordDict(
             {self.arrayrecord_key: arrays, self.configrecord_key: config}
         )

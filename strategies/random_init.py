@@ -19,6 +19,8 @@ class RandomInit(LedgerFedAvg):
 
     about = About(kind=CONTROL, place=9)
 
+    forgets_samples = True
+
     starts_over = True
 
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:

@@ -28,6 +28,8 @@ class Retrain(LedgerFedAvg):
         place=7,
     )
 
+    forgets_samples = True
+
     starts_over = True
 
     @classmethod

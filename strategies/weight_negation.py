@@ -31,6 +31,8 @@ class WeightNegation(LedgerFedAvg):
 
     about = About(place=4)
 
+    forgets_samples = True
+
     def parts(self) -> NDArray[np.intp]:
         """Return the first array, and the rest."""
         size = sum(map(prod, self._shapes))

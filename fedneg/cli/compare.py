@@ -108,6 +108,15 @@ def compare_arguments(words: Sequence[str]) -> list[str]:
             strategy = word
         else:
             sweep[key] = word
+    if "forget_samples" in sweep:
+        if not any(key_of(word) == "forget" for word in words):
+            del sweep["forget"]  # whose examples they are is said
+        if not any(key_of(word) == "strategy" for word in words):
+            # Imports what trains; only this needs it.
+            from fedneg.strategies import strategy_class
+
+            able = [m for m in methods() if strategy_class(m).forgets_samples]
+            strategy = f"strategy={','.join(able)}"
     # The last varies fastest.
     return ["-m", *sweep.values(), strategy]
 

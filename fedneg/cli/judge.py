@@ -78,7 +78,7 @@ def judge(
     config, judgement = _judged(named, overrides, rounds_after)
     found = {name: judgement.judge(name) for name in named}
     for name, finding in found.items():
-        print(f"{name}: {finding}")
+        print(f"{name}: {judgement.told(finding)['said']}")
     _write(out, config, judgement, rounds_after)
     print(f"findings: {out}")
 
@@ -120,7 +120,6 @@ def _write(
     """Write judge.json."""
     from fedneg.core.outputs import write_json
     from fedneg.core.version import __version__
-    from fedneg.evaluation.judgement import told
 
     values: dict[str, Any] = {
         "schema": SCHEMA,
@@ -128,7 +127,9 @@ def _write(
         "forget": list(config.forget),
         "rounds_after": rounds_after,
         "retrainings": judgement.references,
-        "models": {name: told(judgement.judge(name)) for name in judgement.models},
+        "models": {
+            name: judgement.told(judgement.judge(name)) for name in judgement.models
+        },
         "config": config.to_mapping(),
     }
     try:

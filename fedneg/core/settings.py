@@ -17,6 +17,7 @@ from fedneg.core.data_settings import AttackSettings as AttackSettings
 from fedneg.core.data_settings import DataSettings as DataSettings
 from fedneg.core.errors import FedNegError
 from fedneg.core.named import is_named, offered
+from fedneg.core.samples import POISONED, Chosen, chosen_samples
 from fedneg.core.task_settings import BUILT_IN, check_task
 from fedneg.core.task_settings import ModelSettings as ModelSettings
 from fedneg.core.verdict_settings import VerdictSettings
@@ -179,7 +180,11 @@ class StrategySettings:
 
 @dataclass(frozen=True)
 class Config:
-    """One run, whole: what to train, whom to forget, what to do afterwards."""
+    """One run, whole: what to train, whom to forget, what to do afterwards.
+
+    With `forget_samples`, `forget` are the clients that it names: some of their
+    examples go, and they stay.
+    """
 
     seed: int
     clients: int
@@ -204,6 +209,7 @@ class Config:
     experiment: str | None = None
     task: str | None = None
     task_options: Mapping[str, Any] = field(default_factory=dict)
+    forget_samples: Mapping[int, Chosen] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.task == BUILT_IN:  # the same, said in words
@@ -230,18 +236,59 @@ class Config:
         choice("experiment", self.experiment or "none", ("none", "paper"))
         forget = client_ids("forget", self.forget, clients=self.clients)
         object.__setattr__(self, "forget", forget)
-        if len(forget) == self.clients:
+        self._settle_samples()
+        if len(forget) == self.clients and not self.forget_samples:
             raise FedNegError(
                 f"forget must leave at least one of the {self.clients} clients, "
                 f"got {list(forget)}"
             )
         if self.state is not None:
             self._check_live()
-        elif self.retrain != "none" and not forget and not self.experiment:
+        elif self.retrain != "none" and not self.forget and not self.experiment:
             raise FedNegError(
                 f"retrain={self.retrain} needs forget to name a client, got null"
             )
         self._settle_attackers()
+        self._check_poisoned()
+
+    def _settle_samples(self) -> None:
+        """Check of whom only some examples are to go: these are to be forgotten."""
+        samples = chosen_samples(self.forget_samples, clients=self.clients)
+        object.__setattr__(self, "forget_samples", samples)
+        if not samples:
+            return
+        whom = tuple(samples)
+        if self.forget not in ((), whom):
+            raise FedNegError(
+                f"forget must be null, or the clients of forget_samples, {list(whom)}, "
+                f"got {list(self.forget)}: whole clients and examples are forgotten "
+                "one after the other"
+            )
+        object.__setattr__(self, "forget", whom)
+        if self.state is not None:
+            raise FedNegError(
+                "with state=DIR whole clients are forgotten, by request, got "
+                f"forget_samples of {list(whom)}"
+            )
+        if self.experiment:
+            raise FedNegError(
+                f"experiment={self.experiment} cannot have forget_samples"
+            )
+
+    def _check_poisoned(self) -> None:
+        """Refuse examples of attackers that no attack poisons, or not those alone."""
+        name = self.attack.name
+        if self.forget_samples and name == "model_replacement":
+            raise FedNegError(
+                "attack=model_replacement lengthens the update of all of a client's "
+                "examples, and some of them cannot be forgotten; forget the client"
+            )
+        for client_id, chosen in self.forget_samples.items():
+            if chosen == POISONED and client_id not in (self.attack.clients or ()):
+                raise FedNegError(
+                    f"forget_samples={{{client_id}: {POISONED}}} needs an attack of "
+                    f"client {client_id}, got attack={name}"
+                )
 
     def _check_live(self) -> None:
         """Refuse what a federation that lives on cannot do."""
@@ -297,7 +344,9 @@ class Config:
 
     @property
     def remaining(self) -> tuple[int, ...]:
-        """Client ids that are not to be forgotten."""
+        """Client ids that go on, be it with the rest of their examples."""
+        if self.forget_samples:
+            return tuple(range(self.clients))
         return tuple(k for k in range(self.clients) if k not in self.forget)
 
     @classmethod

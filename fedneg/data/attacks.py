@@ -60,8 +60,7 @@ def poison(
     if attack.poison == "canaries":
         made = make_canaries(kind, count=attack.canaries, draws=draws)
         return np.concatenate([images, made.planted]), np.append(labels, made.labels)
-    count = round(attack.fraction * len(labels))
-    chosen = draws.permutation(len(labels))[:count]
+    chosen = poisoned_places(len(labels), attack=attack, draws=draws)
     labels = labels.copy()
     if attack.poison == "label_flip":
         labels[chosen] = flip_labels(labels[chosen], classes=kind.num_classes)
@@ -72,6 +71,24 @@ def poison(
         images[chosen], trigger_size=attack.trigger_size, pixel_max=kind.pixel_max
     )
     return images, labels
+
+
+def poisoned_places(
+    count: int, *, attack: AttackSettings, draws: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return which of an attacker's examples `poison` changes, or adds to its own.
+
+    Parameters
+    ----------
+    count : int
+        How many it has of its own.
+    draws : numpy Generator
+        As of `poison`: of the same stream, and from its beginning.
+    """
+    if attack.poison == "canaries":
+        return np.arange(count, count + attack.canaries)
+    order: NDArray[np.int64] = draws.permutation(count)
+    return order[: round(attack.fraction * count)]
 
 
 def boosted(parameters: NDArrays, local: NDArrays, boost: float) -> NDArrays:

@@ -17,6 +17,7 @@ from fedneg.core.data_settings import AttackSettings
 from fedneg.core.files import write_bytes
 from fedneg.core.parameters import Vector, digest_of_model, unflatten
 from fedneg.core.reading import read_regular
+from fedneg.core.samples import Chosen
 from fedneg.core.source import code_digest
 from fedneg.evaluation.client_answers import ClientAnswers
 from fedneg.tasks import calls
@@ -146,12 +147,17 @@ class ServerTest:
 
 @dataclass(frozen=True)
 class ModelEvidence:
-    """All that one model was measured on; `per_client` as `TrainingClient` answers."""
+    """All that one model was measured on; `per_client` as `TrainingClient` answers.
+
+    `gone`: what clients measure on those examples of theirs that are to go, where these
+    are not all; `per_client` is then of the rest.
+    """
 
     name: str
     test: Metrics
     attack_success_rate: float | None
     per_client: Mapping[int, Mapping[str, float]]
+    gone: Mapping[int, Mapping[str, float]] | None = None
 
     def pooled(
         self, client_ids: Sequence[int], metric: str, *, count: str = "num_train"
@@ -161,23 +167,33 @@ class ModelEvidence:
         Each client counts by its number of examples; clients that did not answer are
         left out, and without any answer there is no value.
         """
-        answers = [self.per_client[k] for k in client_ids if k in self.per_client]
-        total = sum(a[count] for a in answers)
-        if not total:
-            return None
-        return sum(a[metric] * a[count] for a in answers) / total
+        return _pooled(
+            [self.per_client[k] for k in client_ids if k in self.per_client],
+            metric,
+            count,
+        )
 
     def summary(self, *, forget: Sequence[int], clients: int) -> dict[str, Any]:
         """Return the model's entry in results.json."""
-        remaining = [k for k in range(clients) if k not in forget]
+        some = self.gone is not None
+        leaving, staying = (
+            [found[k] for k in ids if k in found]
+            for found, ids in (
+                (self.per_client if self.gone is None else self.gone, forget),
+                (
+                    self.per_client,
+                    [k for k in range(clients) if some or k not in forget],
+                ),
+            )
+        )
         values = {
             "test_accuracy": self.test.accuracy,
             "test_loss": self.test.loss,
-            "forget_accuracy": self.pooled(forget, "train_accuracy"),
-            "forget_loss": self.pooled(forget, "train_loss"),
-            "forget_accuracy_as_trained": self.pooled(forget, "trained_accuracy"),
-            "retain_accuracy": self.pooled(remaining, "train_accuracy"),
-            "retain_loss": self.pooled(remaining, "train_loss"),
+            "forget_accuracy": _pooled(leaving, "train_accuracy"),
+            "forget_loss": _pooled(leaving, "train_loss"),
+            "forget_accuracy_as_trained": _pooled(leaving, "trained_accuracy"),
+            "retain_accuracy": _pooled(staying, "train_accuracy"),
+            "retain_loss": _pooled(staying, "train_loss"),
             "client_test_accuracy": [
                 self.per_client[k]["test_accuracy"] if k in self.per_client else None
                 for k in range(clients)
@@ -189,6 +205,16 @@ class ModelEvidence:
             k: None if isinstance(v, float) and not math.isfinite(v) else v
             for k, v in values.items()
         }
+
+
+def _pooled(
+    answers: Sequence[Mapping[str, float]], metric: str, count: str = "num_train"
+) -> float | None:
+    """Return a metric over several clients' examples; None without any."""
+    total = sum(a[count] for a in answers)
+    if not total:
+        return None
+    return sum(a[metric] * a[count] for a in answers) / total
 
 
 class KeptEvidence:
@@ -204,6 +230,8 @@ class KeptEvidence:
         Attack success, and accuracy on what attackers trained, depend on it.
     code : tuple of str
         Modules of the task's own.
+    samples : mapping, optional
+        Which examples are to go (`Config.forget_samples`).
     """
 
     def __init__(
@@ -212,10 +240,13 @@ class KeptEvidence:
         parameters: Vector,
         attack: AttackSettings,
         code: tuple[str, ...] = (),
+        samples: Mapping[int, Chosen] | None = None,
     ) -> None:
         what = hashlib.sha256(digest_of_model(parameters).encode())
         measuring = code_digest((__name__, LOOKUP, *code))
         what.update(repr(attack).encode() + measuring.encode())
+        if samples:
+            what.update(repr(sorted(samples.items())).encode())
         self._path = folder / f"evidence-{what.hexdigest()[:16]}.json"
 
     def read(self, name: str) -> ModelEvidence | None:
@@ -226,9 +257,12 @@ class KeptEvidence:
         values = _read_kept(self._path)
         if values is None:
             return None
-        per_client = {int(k): answer for k, answer in values["per_client"].items()}
         return ModelEvidence(
-            name, Metrics(**values["test"]), values["attack_success_rate"], per_client
+            name,
+            Metrics(**values["test"]),
+            values["attack_success_rate"],
+            _by_client(values["per_client"]),
+            None if values["gone"] is None else _by_client(values["gone"]),
         )
 
     def write(self, found: ModelEvidence) -> None:
@@ -276,6 +310,11 @@ class KeptAnswers:
     def write(self, found: Mapping[int, ClientAnswers]) -> None:
         """Keep it; a disk that has no room for it is no reason to stop."""
         _write_kept(self._path, {k: said.to_json() for k, said in found.items()})
+
+
+def _by_client(answers: Mapping[str, Any]) -> dict[int, Any]:
+    """Return answers by client id, which in JSON is a text."""
+    return {int(k): answer for k, answer in answers.items()}
 
 
 def _read_kept(path: Path) -> Any:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedneg.core.parameters import Vector
+from fedneg.core.samples import POISONED
 from fedneg.core.settings import Config
 from fedneg.evaluation.bank_attack import curves
 from fedneg.evaluation.client_answers import ClientAnswers
@@ -293,6 +294,9 @@ class Judgement:
             return {}
         found = {}
         forget = {k for k in self.config.forget if self._is_asked(k)}
+        samples = self.config.forget_samples
+        if samples:  # canaries that are not to go are to be known
+            forget = {k for k in forget if samples[k] == POISONED}
         for client_id in sorted(set(attack.clients or ()) & forget):
             losses = self.test.canary_losses(parameters, client_id)
             # Canaries are no examples: finite answers to these promise nothing for
@@ -358,6 +362,14 @@ class Judgement:
 
     # -- results.json ------------------------------------------------------------------
 
+    def told(self, finding: Finding) -> dict[str, Any]:
+        """Return a finding's entry in results.json; of examples where these go."""
+        said = str(finding)
+        if self.config.forget_samples:
+            said = said.replace("client", "the chosen examples of client")
+        needed = finding.models_needed
+        return {**finding.to_json(), "said": said, "models_needed": needed}
+
     @cached_property
     def shown(self) -> Shown:
         """What is told beside the verdict; all models have been added."""
@@ -370,7 +382,7 @@ class Judgement:
         looks = self.look_at(self.handed_over)
         return {
             "verdict": {
-                **told(found[self.handed_over]),
+                **self.told(found[self.handed_over]),
                 "model": self.handed_over,
                 "looks": len(looks),
                 "spent": [look.alpha for look in looks],
@@ -384,11 +396,11 @@ class Judgement:
                 },
                 "outcomes": {name: one.outcome for name, one in found.items()},
                 "models": {
-                    name: without_places(told(one)) for name, one in found.items()
+                    name: without_places(self.told(one)) for name, one in found.items()
                 },
                 "later": [
                     {"rounds_after": rounds}
-                    | without_places(told(self._look(one, self.handed_over)[-1]))
+                    | without_places(self.told(self._look(one, self.handed_over)[-1]))
                     for rounds, one in sorted(self._later.items())
                 ],
             },
@@ -414,15 +426,6 @@ def alike(models: Sequence[Seen]) -> list[Seen]:
         replace(model, losses={k: v for k, v in model.losses.items() if k in same})
         for model in models
     ]
-
-
-def told(finding: Finding) -> dict[str, Any]:
-    """Return a finding's entry in results.json."""
-    return {
-        **finding.to_json(),
-        "said": str(finding),
-        "models_needed": finding.models_needed,
-    }
 
 
 def without_places(entry: Mapping[str, Any]) -> dict[str, Any]:

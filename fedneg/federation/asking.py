@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector, digest_of_model
+from fedneg.core.samples import GONE, REST
 from fedneg.core.unanswered import ANSWER, EVALUATE, Unanswered
 from fedneg.evaluation.client_answers import ClientAnswers
 from fedneg.evaluation.evidence import KeptAnswers, KeptEvidence, ModelEvidence
@@ -42,21 +43,44 @@ class Asking:
         self._named[digest_of_model(parameters)] = f"the {name} model"
         entry = self.kept.entry_of(parameters)
         kept = entry and KeptEvidence(
-            entry.folder, parameters, parts.config.attack, code_of(parts.config.task)
+            entry.folder,
+            parameters,
+            parts.config.attack,
+            code_of(parts.config.task),
+            parts.config.forget_samples,
         )
         found = kept.read(name) if kept else None
         if found is None:
-            answers = parts.strategy.evaluate_clients(parts.grid, parameters)
-            self._note(EVALUATE, parameters)
+            answers, gone = self._measured(parameters)
             found = ModelEvidence(
                 name,
                 parts.test.measure(parameters),
                 parts.test.attack_success_rate(parameters),
                 answers,
+                gone,
             )
             if kept and len(answers) == parts.config.clients:
                 kept.write(found)
         return found
+
+    def _measured(
+        self, parameters: Vector
+    ) -> tuple[dict[int, dict[str, float]], dict[int, dict[str, float]] | None]:
+        """Return what all clients measure of a model, and some of what is to go."""
+        strategy, grid, config = self.parts.strategy, self.parts.grid, self.parts.config
+        if not config.forget_samples:
+            answers = strategy.evaluate_clients(grid, parameters)
+            self._note(EVALUATE, parameters)
+            return answers, None
+        answers = strategy.evaluate_clients(grid, parameters, part=REST)
+        self._note(EVALUATE, parameters)
+        # With a part that is never empty: where only canaries go, no own example does.
+        asked, parts = config.forget_samples, ("train", "test")
+        gone = strategy.evaluate_clients(
+            grid, parameters, parts, among=asked, part=GONE
+        )
+        self._note(EVALUATE, parameters)
+        return answers, gone
 
     def question(
         self, parameters: Vector, targets: Mapping[int, float] | None
@@ -71,6 +95,8 @@ class Asking:
             "every": every,
             "targets": None if targets is None else sorted(targets.items()),
         }
+        if config.forget_samples:
+            asked["samples"] = sorted(config.forget_samples.items())
         entry = self.kept.entry_of(parameters)
         kept = entry and KeptAnswers(
             entry.folder, parameters, asked, code_of(config.task)

@@ -1,15 +1,18 @@
 """What a federation is made of: data, a strategy with its roster, a test set."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flwr.serverapp import Grid
 
+from fedneg.clients.trainer import TrainingClient
 from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.machine import cores
 from fedneg.core.parameters import Vector, flatten
 from fedneg.core.progress import Progress
+from fedneg.core.samples import GONE
 from fedneg.core.settings import Config
 from fedneg.evaluation.evidence import ServerTest
 from fedneg.flower_internals import is_deployed
@@ -57,6 +60,8 @@ class Parts:
         Makes its models.
     notices : list of str
         What a user must not miss; it grows.
+    num_forgotten : mapping of int to int
+        Of whom only some examples are to go: how many, where the clients are simulated.
     """
 
     grid: Grid
@@ -69,6 +74,7 @@ class Parts:
     initial: Vector
     prototype: Prototype
     notices: list[str]
+    num_forgotten: Mapping[int, int]
 
     def warn(self, text: str) -> None:
         """Say something at once, and again at the end."""
@@ -130,7 +136,20 @@ def compose(grid: Grid, config: Config, progress: Progress, hooks: Hooks) -> Par
         flatten(arrays),
         prototype,
         notices,
+        {} if deployed else _num_forgotten(config, settings),
     )
+
+
+def _num_forgotten(config: Config, settings: Assignment) -> dict[int, int]:
+    """Return how many examples of which clients are to go.
+
+    Raises FedNegError if one is none of a client's: better now than in every round.
+    """
+    assignment = settings.of_part(GONE)
+    return {
+        client_id: len(TrainingClient(client_id, assignment).training_data())
+        for client_id in config.forget_samples
+    }
 
 
 def _assignment(config: Config) -> Assignment:

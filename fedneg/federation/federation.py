@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fedneg.core import outputs
 from fedneg.core.parameters import Vector, digest_of_model, unflatten
 from fedneg.core.progress import Progress
+from fedneg.core.samples import ALL, GONE, REST
 from fedneg.core.settings import Config
 from fedneg.evaluation.client_answers import ClientAnswers
 from fedneg.evaluation.evidence import ModelEvidence
@@ -60,6 +61,10 @@ class Federation:
         One row per round, the columns of history.csv.
     seconds : dict of str to float
         Wall time of each phase, and of writing checkpoints.
+    num_forgotten : dict of int to int
+        Of whom only some examples are to go: how many, where the clients are simulated.
+    staying : str
+        What of their examples those train on who go on.
     notices : list of str
         What a user must not miss.
     reference_reports : list of RoundReport
@@ -100,6 +105,8 @@ class Federation:
         self.reference_reports = self._references.reports
         self._asking = Asking(parts, self._rounds, self._kept)
         self.unanswered = self._asking.unanswered
+        self.num_forgotten = parts.num_forgotten
+        self.staying = REST if config.forget_samples else ALL
         self.unlearn_rounds = self.strategy.unlearn_rounds(config)
         if config.forget:
             progress.skip(1 - self.unlearn_rounds)  # one was planned
@@ -184,7 +191,12 @@ class Federation:
         it stopped; it is of no use to any other run, and `close` removes it.
         """
         first = self.config.rounds + 1 + self.unlearn_rounds
-        phase = Phase("recover", tuple(clients), rounds, first, first_stream=first)
+        # On what went it is trained again where the paper does that.
+        gone = self.config.forget_samples and self.config.retrain == "forgotten"
+        phase = Phase(
+            *("recover", tuple(clients), rounds, first, first),
+            part=GONE if gone else self.staying,
+        )
         if not forget:
             return self._rounds.run(phase, parameters)
         identity = {
@@ -194,6 +206,8 @@ class Federation:
             "taking_part": list(clients),
             "rounds": rounds,
         }
+        if phase.part != ALL:
+            identity["part"] = self._kept.identity(tuple(clients), phase.part)
         return self._kept.run(phase, parameters, identity, lasting=False)
 
     def go_on(
@@ -218,7 +232,8 @@ class Federation:
         for end in sorted(ends):
             if end > done:
                 phase = Phase(
-                    *("later", tuple(clients), end - done, first + done, first + done)
+                    *("later", tuple(clients), end - done, first + done, first + done),
+                    part=self.staying,
                 )
                 parameters = self._rounds.run(phase, parameters)
             found[end], done = parameters, end
@@ -236,17 +251,24 @@ class Federation:
         rounds = self.config.rounds
         after = rounds + 1 + self.unlearn_rounds
         name, first = ("recover", after) if recovery else ("retrain", 1)
-        phase = Phase(name, tuple(clients), rounds, first_round=first)
-        return self._kept.run(phase, self.initial, self._kept.identity(tuple(clients)))
+        part = self.staying
+        phase = Phase(name, tuple(clients), rounds, first_round=first, part=part)
+        identity = self._kept.identity(tuple(clients), part)
+        return self._kept.run(phase, self.initial, identity)
 
     def reference(
-        self, clients: Sequence[int], draw: int, *, after: Collection[int] = (0,)
+        self,
+        clients: Sequence[int],
+        draw: int,
+        *,
+        after: Collection[int] = (0,),
+        part: str = ALL,
     ) -> dict[int, Vector]:
         """Return a model trained with another seed, after so many further rounds.
 
         See `References.train`. Not part of the history; the ledger stays as it is.
         """
-        return self._references.train(clients, draw, after=after)
+        return self._references.train(clients, draw, after=after, part=part)
 
     def evaluate(self, name: str, parameters: Vector) -> ModelEvidence:
         """Measure a model on the server's test set and on every client's data."""

@@ -13,6 +13,7 @@ from typing import Any
 from fedneg.core.errors import FedNegError
 from fedneg.core.formats import human_bytes
 from fedneg.core.parameters import Vector
+from fedneg.core.samples import ALL
 from fedneg.federation.composition import Parts
 from fedneg.federation.rounds import Rounds
 from fedneg.ledger.checkpoint import LARGE_BYTES, Checkpoints, Restored
@@ -53,14 +54,23 @@ class KeptTrainings:
         self._digest: str | None = None
         self._entries: dict[bytes, Entry] = beside._entries if beside else {}
 
-    def identity(self, clients: tuple[int, ...]) -> dict[str, Any]:
+    def identity(self, clients: tuple[int, ...], part: str = ALL) -> dict[str, Any]:
         """Return everything that determines a training with these clients.
 
         Of a task that is not deterministic nothing does: it is of no use.
+
+        Parameters
+        ----------
+        part : str
+            What of their examples they train on; all of them is as if none were to go.
         """
         if not self.parts.task.deterministic:
             return {}
-        return training_identity(
+        own: dict[str, Any] = {}
+        if part != ALL:
+            samples = self.parts.config.forget_samples
+            own = {"part": part, "samples": {str(k): s for k, s in samples.items()}}
+        return own | training_identity(
             self.parts.config,
             clients=clients,
             digest_of_data=self.parts.task.extras.digest or self._digest_of_data,

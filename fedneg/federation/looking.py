@@ -77,7 +77,9 @@ def _train(
     for draw in without:
         progress.step(f"retraining with another seed ({draw})")
         judgement.add_trained_without(
-            federation.reference(config.remaining, draw, after=after)
+            federation.reference(
+                config.remaining, draw, after=after, part=federation.staying
+            )
         )
     everybody = range(config.clients)
     bank = halves(config.clients, config.verdict.bank, seed=config.seed)

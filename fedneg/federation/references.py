@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from fedneg.core.parameters import NDArrays, Vector, flatten
+from fedneg.core.samples import ALL
 from fedneg.federation.composition import Parts
 from fedneg.federation.kept import KeptTrainings
 from fedneg.federation.rounds import Rounds
@@ -47,7 +48,12 @@ class References:
         self.reports: list[RoundReport] = []
 
     def train(
-        self, clients: Sequence[int], draw: int, *, after: Collection[int] = (0,)
+        self,
+        clients: Sequence[int],
+        draw: int,
+        *,
+        after: Collection[int] = (0,),
+        part: str = ALL,
     ) -> dict[int, Vector]:
         """Return a reference after as many rounds as the training had, and after more.
 
@@ -60,6 +66,8 @@ class References:
         after : collection of int
             Rounds beyond those of the training, or fewer below 0: as many as each model
             had that is compared with it.
+        part : str
+            What of their examples they train on (`fedneg.core.samples`).
 
         Returns
         -------
@@ -74,13 +82,18 @@ class References:
         found = {-rounds: flatten(arrays)}
         for more in sorted(set(after) - {-rounds, 0}):
             if more < 0:  # of a model that had fewer rounds than the training
-                found |= self._trained(arrays, clients, draw, [more])
+                found |= self._trained(arrays, clients, draw, [more], part)
         pieces = [more for more in sorted({0, *after}) if more >= 0]
-        found |= self._trained(arrays, clients, draw, pieces)
+        found |= self._trained(arrays, clients, draw, pieces, part)
         return {more: found[more] for more in after}
 
     def _trained(
-        self, arrays: NDArrays, clients: Sequence[int], draw: int, ends: Sequence[int]
+        self,
+        arrays: NDArrays,
+        clients: Sequence[int],
+        draw: int,
+        ends: Sequence[int],
+        part: str,
     ) -> dict[int, Vector]:
         """Train from the initial parameters; return the model at each of some ends.
 
@@ -90,14 +103,15 @@ class References:
         rounds = Rounds(parts)
         kept = KeptTrainings(parts, rounds, beside=self._kept)
         parts.strategy.reset(arrays)
-        identity = kept.identity(tuple(clients)) | {"draw": draw}
+        identity = kept.identity(tuple(clients), part) | {"draw": draw}
         # Streams hang on the round that clients are told, and no run has so many.
         first = 1 + draw * REFERENCE_ROUNDS
         model, begins, found = flatten(arrays), -parts.config.rounds, {}
         for end in ends:
             done = begins + parts.config.rounds
             phase = Phase(
-                *("reference", tuple(clients), end - begins, done + 1, first + done)
+                *("reference", tuple(clients), end - begins, done + 1, first + done),
+                part=part,
             )
             which = identity | ({"from": begins, "to": end} if done or end else {})
             model = found[end] = kept.run(phase, model, which)

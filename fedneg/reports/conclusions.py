@@ -10,6 +10,7 @@ from typing import Any
 from fedneg.core.formats import name_clients, number, rate, signed
 from fedneg.evaluation.decision import TOOK_NO_PART
 from fedneg.reports.verdict_values import verdict_of
+from fedneg.reports.whom import name_forgotten, samples_of
 from fedneg.strategies import method_named
 
 METRICS = {
@@ -27,6 +28,12 @@ _THEN = {
     "forgotten": "then {n} of training on the forgotten data again",
     "scratch": "then training from scratch without the forgotten",
 }
+_THEN_WITH_REST = {
+    **_THEN,
+    "remaining": "then {n} with the other examples",
+    "forgotten": "then {n} of training on these examples again",
+    "scratch": "then training from scratch without them",
+}
 
 
 def describe_request(results: Mapping[str, Any]) -> str:
@@ -36,7 +43,8 @@ def describe_request(results: Mapping[str, Any]) -> str:
     trained = f"{count(rounds, 'round')} of training with {count(total, 'client')}"
     if not forget:
         return f"Train only: {trained}, nothing is forgotten."
-    whom = "them" if len(forget) > 1 else "it"
+    samples = samples_of(results)
+    whom = "them" if len(forget) > 1 or samples else "it"
     phrase = method_named(results["strategy"]).about.phrase
     how = f"the strategy {results['strategy']}"
     if phrase is not None:
@@ -47,13 +55,14 @@ def describe_request(results: Mapping[str, Any]) -> str:
     who = ""
     if kind != "none" and poisoned:
         who = f" ({'; '.join(map(str, poisoned))} poisoned by {kind})"
-        if poisoned == sorted(forget):
+        if poisoned == sorted(forget) and not samples:
             who = f", poisoned by {kind},"
     sentence = (
-        f"Forget {name_clients(forget)} of {total}{who} after {trained}, "
+        f"Forget {name_forgotten(results)} of {total}{who} after {trained}, "
         f"{'with' if phrase is None else 'by'} {how}"
     )
-    repair = _THEN.get(str(results.get("retrain", "none")))
+    then = _THEN_WITH_REST if samples else _THEN
+    repair = then.get(str(results.get("retrain", "none")))
     if repair:
         repair = repair.format(n=count(results.get("retrain_rounds"), "round"))
         return f"{sentence}; {repair}."

@@ -19,6 +19,7 @@ from fedneg.reports.verdict_text import (
     describe_outcome,
 )
 from fedneg.reports.verdict_values import verdict_of
+from fedneg.reports.whom import short
 
 _STYLES = {FORGOTTEN: "bold green", NOT_FORGOTTEN: "bold red"}
 
@@ -107,7 +108,7 @@ def _filled(line: str, console: Console) -> str:
 
 
 def _asked(results: Mapping[str, Any]) -> str:
-    forget = ", ".join(map(str, results["forget"])) or "nobody"
+    forget = short(results, ", ") or "nobody"
     return (
         f"{results['data']['name']}, {results['clients']} clients, "
         f"{results['rounds']} rounds; forget {forget} "

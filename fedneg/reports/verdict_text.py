@@ -35,6 +35,7 @@ from fedneg.reports.verdict_values import (
     name_whose,
     residuals_of,
 )
+from fedneg.reports.whom import listed, these, whose
 
 EXPECTED = {"original": NOT_FORGOTTEN, "retrained": FORGOTTEN}
 # Of a quality: less is none lost.
@@ -76,10 +77,9 @@ def describe_finding(results: Mapping[str, Any]) -> list[str]:
             "nothing to forget."
         ]
     if verdict.get("finding") == IS_RETRAINED:
-        whom = "these clients" if len(results["forget"]) > 1 else "this client"
         return [
             "It is a retrained model, bit for bit: what seems to point to "
-            f"{whom} is chance."
+            f"{these(results)} is chance."
         ]
     if is_earlier(verdict):
         return [EARLIER]
@@ -114,7 +114,7 @@ def _describe_marker(results: Mapping[str, Any]) -> Iterator[str]:
     if after is None or never is None:
         return
     before = marker_rate(models_of(verdict).get("original") or {}, "judged")
-    whom = "these clients" if len(results["forget"]) > 1 else "this client"
+    whom = these(results)
     things = "inputs" if results.get("task") else "images"
     trick = "The planted trick worked on {} of {}"
     if poison_name(results) == "label_flip":
@@ -139,7 +139,9 @@ def _describe_influence(results: Mapping[str, Any]) -> Iterator[str]:
     unknown = [k for (k, _), one in residuals_of(verdict).items() if one is None]
     if ordered:
         worst = ordered[0]
-        whom = name_whose(worst.whose) if several else "this client"
+        whom = these(results)
+        if several:
+            whom = whose(results, name_whose(worst.whose))
         if worst.ordinary and not several:
             whom = f"the ordinary examples of {whom}"
         if len({one.client_id for one in ordered}) > 1:
@@ -147,7 +149,7 @@ def _describe_influence(results: Mapping[str, Any]) -> Iterator[str]:
         said = f"What {whom} taught: {describe_residual(worst)}"
         yield said
     if unknown:
-        whom = name_clients(unknown) if several else "this client"
+        whom = listed(unknown, results) if several else these(results)
         rest = "else " if verdict.get("marker") else ""
         yield f"What {rest}{whom} taught cannot be told"
 
@@ -269,7 +271,7 @@ def control_warnings(verdict: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def describe_controls(verdict: Mapping[str, Any]) -> str:
+def describe_controls(verdict: Mapping[str, Any], whom: str = "the client") -> str:
     """Return what the controls say of the test, in a sentence; '' without controls."""
     controls = verdict.get("controls") or {}
     known = {k: controls[k] for k in EXPECTED if controls.get(k)}
@@ -278,13 +280,13 @@ def describe_controls(verdict: Mapping[str, Any]) -> str:
         return ""
     if open_ones == ["original"]:
         return (
-            "The judge did not find the client even in the original model: the test "
+            f"The judge did not find {whom} even in the original model: the test "
             "had no power here."
         )
     if open_ones == ["retrained"]:
         return (
             "The control on the retrained model is inconclusive: the test had no power "
-            "here to tell a model that never saw the client."
+            f"here to tell a model that never saw {whom}."
         )
     if open_ones:
         return "Both controls are inconclusive: the test had no power here."

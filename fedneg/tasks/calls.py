@@ -411,11 +411,46 @@ def poisoned(
     """
     task.require("poison", of=f"attack={attack.name}")
     assert task.poison is not None
-    if attack.poison == "canaries":
-        purpose = "canaries"
-    draws = rng(seed, purpose, 0, client_id)
+    draws = _poisoner(attack, seed, purpose, client_id)
     found = call(task, "poison", task.poison, data, attack, draws)
     return sized(task, "poison", found)
+
+
+def _poisoner(
+    attack: AttackSettings, seed: int, purpose: str, client_id: int
+) -> np.random.Generator:
+    """Return what an attack draws from; canaries are known to the server, too."""
+    if attack.poison == "canaries":
+        purpose = "canaries"
+    return rng(seed, purpose, 0, client_id)
+
+
+def poisoned_places(
+    task: Task, count: int, attack: AttackSettings, *, seed: int, client_id: int
+) -> NDArray[np.int64]:
+    """Return the places of an attacker's poisoned examples in what it trains on.
+
+    Parameters
+    ----------
+    count : int
+        How many examples it has of its own.
+    seed, client_id : int
+        As of `poisoned`.
+
+    Raises
+    ------
+    FedNegError
+        If the task has no ``poisoned``, or it fails, or returns no places.
+    """
+    task.require("poisoned", of="forget_samples of poisoned examples")
+    assert task.extras.poisoned is not None
+    draws = _poisoner(attack, seed, "poison", client_id)
+    found = np.asarray(
+        call(task, "poisoned", task.extras.poisoned, count, attack, draws)
+    )
+    if found.ndim != 1 or found.dtype.kind not in "iu" or len(set(found)) < len(found):
+        raise mistake(task, "poisoned", "must return places of examples, each once")
+    return found.astype(np.int64)
 
 
 def probe(

@@ -20,7 +20,7 @@ from fedneg.core.assignment import Assignment
 from fedneg.core.data_settings import AttackSettings, DataSettings
 from fedneg.core.errors import FedNegError
 from fedneg.core.settings import ModelSettings
-from fedneg.data.attacks import attack_probe, poison
+from fedneg.data.attacks import attack_probe, poison, poisoned_places
 from fedneg.data.canaries import make_canaries
 from fedneg.data.client_data import own_data, partition_data
 from fedneg.data.datasets import Dataset, load_dataset
@@ -191,6 +191,11 @@ class _ImageTask:
         found = poison(*data.arrays(), attack=attack, draws=draws, kind=self.kind)
         return Images(*found, self.kind)
 
+    def poisoned(
+        self, count: int, attack: AttackSettings, draws: np.random.Generator
+    ) -> NDArray[np.int64]:
+        return poisoned_places(count, attack=attack, draws=draws)
+
     def probe(
         self, data: Images, attack: AttackSettings
     ) -> tuple[Images, Images | None]:
@@ -275,6 +280,7 @@ def _made(
             take=Images.take,
             probe=own.probe,
             canaries=own.canaries,
+            poisoned=own.poisoned,
             digest=own.digest,
             facts=own.facts,
         ),

@@ -144,6 +144,9 @@ class Extras:
     canaries : (AttackSettings, numpy Generator) -> (data, data), optional
         Examples that an attacker adds to its own, and as many held out that nothing
         but training tells from them.
+    poisoned : (count, AttackSettings, numpy Generator) -> int64 array, optional
+        The places of the examples that ``poison`` changes or adds, of so many, with the
+        same draws; for ``forget_samples={4: poisoned}``.
     digest : () -> str, optional
         Of all data and of whatever else another training would not be the same for.
         Without it that is what an untrained model's losses are.
@@ -157,6 +160,9 @@ class Extras:
     probe: Callable[[Any, AttackSettings], tuple[Sized, Sized | None]] | None = None
     canaries: (
         Callable[[AttackSettings, np.random.Generator], tuple[Sized, Sized]] | None
+    ) = None
+    poisoned: (
+        Callable[[int, AttackSettings, np.random.Generator], NDArray[np.int64]] | None
     ) = None
     digest: Callable[[], str] | None = None
     facts: Callable[[], Mapping[str, Any]] | None = None

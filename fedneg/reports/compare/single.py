@@ -22,6 +22,7 @@ from fedneg.reports.verdict_values import (
     verdict_of,
     worst_of,
 )
+from fedneg.reports.whom import short
 
 # What is measured by `rho`, as people read it.
 INFLUENCE = "residual influence"
@@ -46,7 +47,16 @@ _PARTITION_OPTIONS = {"dirichlet": "alpha", "shards": "shards_per_client"}
 # Of the configuration: what is a setting's own column, the method's, or changes nothing
 # that is compared. `attack.boost` is null or follows from the number of clients.
 _NOT_OTHER = (
-    *("seed", "clients", "forget", "retrain", "retrain_rounds", "reference", "cache"),
+    *(
+        "seed",
+        "clients",
+        "forget",
+        "forget_samples",
+        "retrain",
+        "retrain_rounds",
+        "reference",
+        "cache",
+    ),
     *("checkpoint", "state", "keys", "encrypt", "experiment", "verdict", "engine"),
     *("data", "strategy", "attack.name", "attack.fraction", "attack.clients"),
     "client.device",
@@ -175,7 +185,7 @@ def _setting(
         "partition": f"{rule} ({own})" if option else rule,
         "attack": attack,
         "fraction": fraction,
-        "forget": " ".join(map(str, results["forget"])),
+        "forget": short(results),
     }
 
 

@@ -193,7 +193,8 @@ def _part(name: str, value: object) -> str:
     if name == "clients":
         return f"{value} client{'' if value == 1 else 's'}"
     if name == "forget":
-        return f"forget {str(value).replace(' ', '+')}"
+        whole = str(value).replace(" ", "").isdecimal()
+        return f"forget {str(value).replace(' ', '+') if whole else value}"
     if name == "attack":
         return "no attack" if value == "none" else str(value).replace("_", " ")
     return f"fraction {value:g}" if name == "fraction" else str(value)

@@ -33,6 +33,7 @@ from fedneg.reports.run_folders import (
     with_failures,
 )
 from fedneg.reports.verdict_values import is_earlier, verdict_of, worst_of
+from fedneg.reports.whom import short
 
 METRICS = (
     "test_accuracy",
@@ -206,7 +207,7 @@ def _row(results: Mapping[str, Any]) -> dict[str, object]:
     cost: Mapping[str, Any] = results["cost"]
     row: dict[str, object] = {
         "seed": results["seed"],
-        "forget": " ".join(map(str, results["forget"])),
+        "forget": short(results),
         "retrain": results["retrain"],
         "strategy": results["strategy"],
         "data": results["data"]["name"],

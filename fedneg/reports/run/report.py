@@ -43,6 +43,7 @@ from fedneg.reports.run.figures import (
 from fedneg.reports.run.measured import add_measured
 from fedneg.reports.run.verdict import add_banner, add_evidence
 from fedneg.reports.verdict_values import verdict_of
+from fedneg.reports.whom import samples_of
 
 EXPLAINED = {
     "original": "Trained with every client; nothing is forgotten yet.",
@@ -50,6 +51,12 @@ EXPLAINED = {
     "recovered": "After the repair that followed forgetting.",
     "retrained": (
         "From the same initial parameters without the forgotten clients: the gold "
+        "standard that the others should come close to."
+    ),
+}
+_WITH_REST = {
+    "retrained": (
+        "From the same initial parameters without the chosen examples: the gold "
         "standard that the others should come close to."
     ),
 }
@@ -128,11 +135,14 @@ def _add_models(page: Page, results: Mapping[str, Any]) -> None:
     page.section("The models side by side")
     page.table(
         _models_table(models, gaps=not tells_what_was_lost(results)),
-        caption="Server test set, and the forgotten and retained clients' own data",
+        caption="Server test set, and the forgotten and the retained examples"
+        if samples_of(results)
+        else "Server test set, and the forgotten and retained clients' own data",
         formats=dict.fromkeys(METRICS, _cell),
         headers=headers,
     )
-    page.facts({name: EXPLAINED[name] for name in MODELS if name in models})
+    explained = EXPLAINED | (_WITH_REST if samples_of(results) else {})
+    page.facts({name: explained[name] for name in MODELS if name in models})
 
 
 def _add_pictures(
@@ -145,7 +155,10 @@ def _add_pictures(
     models: Mapping[str, Mapping[str, Any]] = results["models"]
     quality = quality_of(results)
     rounds = accuracy_over_rounds(history, quality=quality)
-    by_client = client_accuracy(clients, list(results["forget"]), quality=quality)
+    own = clients
+    if samples_of(results):  # its test examples are those of the rest
+        own = clients[clients["role"] == "retain"]
+    by_client = client_accuracy(own, list(results["forget"]), quality=quality)
     attack = attack_success(
         {name: model.get("attack_success_rate") for name, model in models.items()}
     )

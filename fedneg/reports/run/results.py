@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -63,6 +63,8 @@ class RunRecord:
         Phases that were trained, and after which round they went on (0: new).
     unanswered : sequence of Unanswered
         Questions about models that clients did not answer.
+    num_forgotten : mapping of int to int
+        Of whom only some examples were to go: how many, where that is known.
     """
 
     config: Config
@@ -78,26 +80,28 @@ class RunRecord:
     reused: Collection[str]
     resumed: Mapping[str, int]
     unanswered: Sequence[Unanswered]
+    num_forgotten: Mapping[int, int] = field(default_factory=dict)
 
 
 def clients_table(run: RunRecord) -> pd.DataFrame:
     """Return clients.csv: one row per model and client; empty where it did not answer.
 
-    Why it did not is among the failures.
+    Why it did not is among the failures. Of whom only some examples were to go, there
+    is a row for these beside that of the rest.
     """
-    rows = [
-        {
-            "model": name,
-            "client_id": client_id,
-            "role": "forget" if client_id in run.config.forget else "retain",
-            **{
-                column: model.per_client.get(client_id, {}).get(column)
-                for column in CLIENT_COLUMNS
-            },
-        }
-        for name, model in run.models.items()
-        for client_id in range(run.config.clients)
-    ]
+    config, rows = run.config, []
+    leaving = () if config.forget_samples else config.forget
+    for name, model in run.models.items():
+        told = [
+            (k, "forget" if k in leaving else "retain", model.per_client.get(k, {}))
+            for k in range(config.clients)
+        ]
+        told += [(k, "forget", found) for k, found in (model.gone or {}).items()]
+        rows += [
+            {"model": name, "client_id": client_id, "role": role}
+            | {column: found.get(column) for column in CLIENT_COLUMNS}
+            for client_id, role, found in told
+        ]
     columns = ["model", "client_id", "role", *CLIENT_COLUMNS]
     table = pd.DataFrame(rows, columns=columns)
     # A type of whole numbers that knows of missing ones.
@@ -146,6 +150,7 @@ def results_of(
         "strategy": config.strategy.name,
         "method": run.method_report,
         "forget": list(config.forget),
+        **_samples(run),
         "retrain": config.retrain,
         "retrain_rounds": config.retrain_rounds,
         "task": config.task,
@@ -163,6 +168,22 @@ def results_of(
         "config": config.to_mapping(),
     }
     return {key: _json_ready(value) for key, value in found.items()}
+
+
+def _samples(run: RunRecord) -> dict[str, Any]:
+    """Return which examples were to go, and how many; {} of whole clients."""
+    samples = run.config.forget_samples
+    if not samples:
+        return {}
+    return {
+        "forget_samples": {
+            str(k): {
+                "chosen": list(one) if isinstance(one, tuple) else one,
+                "examples": run.num_forgotten.get(k),
+            }
+            for k, one in samples.items()
+        }
+    }
 
 
 def _attack(attack: AttackSettings) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from fedneg.reports.verdict_values import (
     verdict_of,
     worst_of,
 )
+from fedneg.reports.whom import samples_of
 
 _FORGOTTEN = "\N{LEFT SINGLE QUOTATION MARK}Forgotten\N{RIGHT SINGLE QUOTATION MARK}"
 _KINDS = {FORGOTTEN: "good", NOT_FORGOTTEN: "bad"}  # any other is open
@@ -55,6 +56,8 @@ def add_banner(page: Page, results: Mapping[str, Any]) -> None:
         page.notice(warning)
     outcome = str(verdict["outcome"])
     clients = "clients" if len(results["forget"]) > 1 else "client"
+    if samples_of(results):
+        clients = "examples"
     means = "means" if outcome == FORGOTTEN else "would only mean"
     limit = (
         f"{_FORGOTTEN} {means} that nothing measured here found the {clients}, not "
@@ -84,7 +87,7 @@ def add_evidence(page: Page, results: Mapping[str, Any]) -> list[Picture]:
         return []
     page.section("Evidence for the verdict")
     pictures = [] if is_earlier(verdict) else _add_tests(page, results, verdict)
-    _add_models(page, verdict)
+    _add_models(page, results, verdict)
     curves = draw_curves(results.get("evidence") or {})
     if curves is not None:
         page.figure(
@@ -109,8 +112,9 @@ def _add_tests(
     if axis is not None:
         page.figure(
             axis,
-            "How much of what a client taught can be seen. Dots: models that never saw "
-            "it, around 0, and models trained with it, around 100. Bars: the models of "
+            f"How much of what {_whom(results, 'a client')} taught can be seen. Dots: "
+            f"models that never saw {_it(results)}, around 0, and models trained with "
+            f"{_it(results)}, around 100. Bars: the models of "
             f"this run with their intervals{_coverage(verdict)}. "
             f"Shaded: from {low} to {high}, where the whole interval must lie for "
             "\N{LEFT SINGLE QUOTATION MARK}forgotten\N{RIGHT SINGLE QUOTATION MARK}.",
@@ -136,7 +140,8 @@ def _add_tests(
     if later is not None:
         page.figure(
             later,
-            "What can be seen of it after further rounds of the remaining clients, "
+            f"What can be seen of {_it(results)} after further rounds of "
+            f"{'all clients' if samples_of(results) else 'the remaining clients'}, "
             "beside retrained models that went on as long. Shaded: the margins.",
         )
         page.table(
@@ -144,7 +149,7 @@ def _add_tests(
             caption="The same judge after further rounds",
             formats={"residual influence": str},
         )
-    page.facts(_terms(verdict))
+    page.facts(_terms(results, verdict))
     return [picture for picture in (axis, later) if picture is not None]
 
 
@@ -181,15 +186,27 @@ def _later(verdict: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=object)
 
 
-def _terms(verdict: Mapping[str, Any]) -> dict[str, object]:
+def _whom(results: Mapping[str, Any], client: str = "the client") -> str:
+    """Return whose residual influence it is."""
+    return "the chosen examples" if samples_of(results) else client
+
+
+def _it(results: Mapping[str, Any]) -> str:
+    return "them" if samples_of(results) else "it"
+
+
+def _terms(results: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, object]:
     """Return what the words of the section mean, of those that stand there."""
+    some, it = bool(samples_of(results)), _it(results)
     terms: dict[str, object] = {}
     if residuals_of(verdict):
         low, high = map(whole_percent, margins_of(verdict))
         terms["Residual influence (rho)"] = (
-            "How far a model has gone from models that never saw the client to models "
-            "that were trained with it, on the client's own training examples: 0 % as "
-            "if it had never been there, 100 % as in the original, below 0 overshot. "
+            f"How far a model has gone from models that never saw {_whom(results)} to "
+            f"models that were trained with {it}, on "
+            + ("these examples" if some else "the client's own training examples")
+            + f": 0 % as if {'they' if some else 'it'} had never been there, 100 % as "
+            "in the original, below 0 overshot. "
             "The interval is as wide as retrained models differ by chance."
         )
         terms["Margins"] = _unbroken(
@@ -202,14 +219,14 @@ def _terms(verdict: Mapping[str, Any]) -> dict[str, object]:
         worst = worst_of(verdict)
         known = worst is not None and worst.n_in is not None
         told = (
-            f"{worst.n_out} without the client, {worst.n_in} with it"
+            f"{worst.n_out} without {_whom(results)}, {worst.n_in} with {it}"
             if worst is not None and known
             else count(int(trained), "training")
         )
         second = (number(verdict.get("looks")) or 1) > 1
         terms["Retrained models"] = (
             f"{told}: from other initial parameters and seeds, for as many rounds. "
-            "What chance does is how those without the client differ."
+            f"What chance does is how those without {_whom(results)} differ."
             + second
             * " The first look could not tell; this is the second."
         )
@@ -228,7 +245,9 @@ def _p_value(value: float | None) -> str:
     return "under 0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
-def _add_models(page: Page, verdict: Mapping[str, Any]) -> None:
+def _add_models(
+    page: Page, results: Mapping[str, Any], verdict: Mapping[str, Any]
+) -> None:
     """Add what the same judge says of every model, and where the answer is known."""
     found, controls = models_of(verdict), verdict.get("controls") or {}
     outcomes = (verdict.get("outcomes") or {}) | controls
@@ -260,7 +279,7 @@ def _add_models(page: Page, verdict: Mapping[str, Any]) -> None:
         + ("; of each the influence that is farthest out" if several else ""),
         formats={"residual influence": str} if "residual influence" in frame else {},
     )
-    if said := describe_controls(verdict):
+    if said := describe_controls(verdict, _whom(results)):
         page.text(said)
 
 
