@@ -211,7 +211,7 @@ class AnsweringClient(TrainingClient):
         """
         trained, own = self.training_data(), len(self._source()[0].train)
         take = self.task.extras.take
-        if self.goes or len(trained) == own or take is None:
+        if self.part.goes or len(trained) == own or take is None:
             return trained
         return take(trained, np.arange(own))  # canaries come after all of them
 
@@ -220,7 +220,7 @@ class AnsweringClient(TrainingClient):
         split, source = self._source()
         attack, seed = self.assignment.attack, self.assignment.seed
         if attack.poison == "canaries":
-            if not self.chooses_poisoned:
+            if not self.part.is_poison:
                 return split.unseen
             _, twins = calls.canaries(self.task, attack, seed=seed, client_id=source)
             return twins
@@ -228,5 +228,5 @@ class AnsweringClient(TrainingClient):
             split.unseen,
             source,
             "poison unseen",
-            fraction=1.0 if self.chooses_poisoned else None,
+            fraction=1.0 if self.part.is_poison else None,
         )

@@ -17,10 +17,10 @@ from flwr.common import Scalar
 from numpy.typing import NDArray
 from torch import nn
 
+from fedneg.clients.part import Part
 from fedneg.core.assignment import Assignment
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays, flatten, shapes_of, unflatten
-from fedneg.core.samples import ALL, GONE, KEY, POISONED, Chosen, places_of
 from fedneg.core.seeding import seed_of
 from fedneg.data.attacks import boosted
 from fedneg.tasks import calls
@@ -90,7 +90,8 @@ class TrainingClient(NumPyClient):
         )
         self.node_config = dict(node_config or {})
         self.task = task_of(assignment)
-        self._own = self._split_of(client_id)
+        self.part = Part(self.task, assignment, client_id)
+        self.whole = self._split_of(client_id)
         self.device = choose_device(assignment.client.device)
         self.model = _model(self.task, self.device)
 
@@ -192,7 +193,7 @@ class TrainingClient(NumPyClient):
         """Return the data to train on and whose they are: for sybils the first's."""
         source = self.assignment.attack.source_of(self.client_id)
         if source == self.client_id:
-            return self._own, source
+            return self.whole, source
         if "data" in self.node_config:
             raise FedNegError(
                 f"attack=sybils trains client {self.client_id} on the data of "
@@ -205,63 +206,23 @@ class TrainingClient(NumPyClient):
 
         Where some examples are to be forgotten, those of the part that is asked for.
         """
-        split, source = self._source()
-        found = self.poisoned(split.train, source)
-        places = self._places(len(found))
-        return found if places is None else self._taken(found, places)
+        found, places = self._as_trained()
+        return found if self.part.is_all else self.part.taken(found, places)
 
     @cached_property
     def split(self) -> Split:
         """Its data; of the training examples the part that is asked for."""
-        found = self._own
-        if self._chosen is None or self.assignment.part == ALL:
-            return found
-        own = len(found.train)
-        places = self._places(len(self.poisoned(found.train, self._source()[1])))
-        assert places is not None
-        return replace(found, train=self._taken(found.train, places[places < own]))
+        if self.part.is_all:
+            return self.whole
+        own, (_, places) = self.whole.train, self._as_trained()
+        places = places[places < len(own)]  # none that the attack has added
+        return replace(self.whole, train=self.part.taken(own, places))
 
-    @property
-    def goes(self) -> bool:
-        """Whether this is about those examples of the client that are to go."""
-        return self.assignment.part == GONE and self._chosen is not None
-
-    @property
-    def _chosen(self) -> Chosen | None:
-        return self.assignment.forget_samples.get(self.client_id)
-
-    @property
-    def chooses_poisoned(self) -> bool:
-        """Whether this is about the examples that this client's attack has poisoned."""
-        return self.goes and self._chosen == POISONED
-
-    def _places(self, count: int) -> NDArray[np.int64] | None:
-        """Return which of the examples that are trained on are meant; None: all."""
-        chosen, part = self._chosen, self.assignment.part
-        if chosen is None or part == ALL:
-            return None
+    def _as_trained(self) -> tuple[Sized, NDArray[np.int64]]:
+        """Return all that this client would train on, and which of it is meant."""
         split, source = self._source()
-        seed = self.assignment.seed
-        gone = places_of(
-            chosen,
-            count,
-            seed=seed,
-            client_id=self.client_id,
-            poisoned=lambda: calls.poisoned_places(
-                self.task,
-                len(split.train),
-                self.assignment.attack,
-                seed=seed,
-                client_id=source,
-            ),
-        )
-        return gone if part == GONE else np.setdiff1d(np.arange(count), gone)
-
-    def _taken(self, data: Sized, places: NDArray[np.int64]) -> Sized:
-        """Return some examples."""
-        self.task.require("take", of=KEY)
-        assert self.task.extras.take is not None
-        return self.task.extras.take(data, places)
+        found, own = self.poisoned(split.train, source), len(split.train)
+        return found, self.part.places(len(found), own=own, source=source)
 
     def poisoned(
         self,

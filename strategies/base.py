@@ -36,7 +36,6 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from fedneg.arrays import record_of
-from fedneg.core.formats import name_clients
 from fedneg.core.parameters import Vector, flatten
 from fedneg.core.samples import GONE
 from fedneg.core.settings import Config
@@ -291,17 +290,9 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
         return self.enter_models(number, self._global, local, good, norms)
 
     def _unlearn(self) -> None:
-        """Run the method, and take the forgotten clients out of ledger and sampling.
-
-        Of whom some examples go, its row stays: it cannot be divided.
-        """
+        """Run the method, and take the forgotten clients out of ledger and sampling."""
         ids = self.forgetting
         self._global = self._rectified = self.take_out(self._global, ids)
-        if self.config.forget_samples and not self.starts_over:
-            self.method_report["ledger"] = (
-                f"the rows of {name_clients(ids)} are of all examples, those that went "
-                "included"
-            )
 
     def _out(self) -> set[int]:
         """Return who is out, but for those that take part in their own forgetting."""

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from fedneg.core.errors import FedNegError
+from fedneg.core.formats import name_clients
 from fedneg.core.layout import Layout
 from fedneg.core.machine import cache_root
 from fedneg.core.parameters import NDArrays, Shapes, Vector, flatten
@@ -149,6 +150,9 @@ class Lineage(LedgerStrategy, ForgettingMethod):
     def take_out(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return the parameters after forgetting; the ledger stands for them then.
 
+        Of whom some examples go, its row stays, which cannot be divided, and the
+        method's report says so.
+
         Parameters
         ----------
         before : Vector, shape (d,)
@@ -158,8 +162,14 @@ class Lineage(LedgerStrategy, ForgettingMethod):
         """
         self._server_bytes = self.needs().server_bytes  # while all rows are there
         after = self.rectify(before, client_ids)
+        some = bool(self.config.forget_samples)
+        if some and not self.starts_over:
+            self.method_report["ledger"] = (
+                f"what is kept of {name_clients(client_ids)} is of all examples, those "
+                "that went included"
+            )
         self.drop(
-            () if self.config.forget_samples else client_ids,
+            () if some else client_ids,
             before=before,
             after=after,
             spread=self.spread,

@@ -141,7 +141,9 @@ class PUF(LedgerFedAvg):
             }
             return before
         if part == ALL:
-            leave = {k: r for k, r in good.items() if k in self.forgetting}
+            leave: Mapping[int, Reply] = {
+                k: r for k, r in good.items() if k in self.forgetting
+            }
             stay = {k: r for k, r in good.items() if k not in leave}
         else:
             leave, stay = (good, {}) if part == GONE else (self._against, good)

@@ -5,7 +5,7 @@ examples go; a message then says which part of its examples a client is to train
 to be asked about: all of them, the rest, or those that go.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -110,6 +110,62 @@ def _everything(client_id: int, got: str) -> FedNegError:
         f"{KEY} must leave client {client_id} an example, got {got}; "
         f"forget={client_id} forgets the client"
     )
+
+
+def check_alone(
+    samples: Mapping[int, Chosen],
+    forget: Collection[int],
+    state: str | None,
+    experiment: str | None,
+) -> None:
+    """Raise FedNegError where whole clients are to be forgotten, too.
+
+    Parameters
+    ----------
+    samples : mapping
+        Of `chosen_samples`; not empty.
+    forget, state, experiment
+        As of `Config`.
+    """
+    whom = list(samples)
+    if list(forget) not in ([], whom):
+        raise FedNegError(
+            f"forget must be null, or the clients of {KEY}, {whom}, got "
+            f"{list(forget)}: whole clients and examples are forgotten one after the "
+            "other"
+        )
+    if state is not None:
+        raise FedNegError(
+            f"with state=DIR whole clients are forgotten, by request, got {KEY} of "
+            f"{whom}"
+        )
+    if experiment:
+        raise FedNegError(f"experiment={experiment} cannot have {KEY}")
+
+
+def check_attack(
+    samples: Mapping[int, Chosen], attack: str, attackers: Collection[int]
+) -> None:
+    """Raise FedNegError where examples do not go with the attack.
+
+    Parameters
+    ----------
+    attack : str
+        Its name.
+    attackers : collection of int
+        Client ids.
+    """
+    if samples and attack == "model_replacement":
+        raise FedNegError(
+            f"attack={attack} lengthens the update of all of a client's examples, and "
+            f"{KEY} cannot take some of them; forget the client"
+        )
+    for client_id, chosen in samples.items():
+        if chosen == POISONED and client_id not in attackers:
+            raise FedNegError(
+                f"{KEY}={{{client_id}: {POISONED}}} needs an attack of client "
+                f"{client_id}, got attack={attack}"
+            )
 
 
 def places_of(

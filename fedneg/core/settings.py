@@ -17,7 +17,7 @@ from fedneg.core.data_settings import AttackSettings as AttackSettings
 from fedneg.core.data_settings import DataSettings as DataSettings
 from fedneg.core.errors import FedNegError
 from fedneg.core.named import is_named, offered
-from fedneg.core.samples import POISONED, Chosen, chosen_samples
+from fedneg.core.samples import Chosen, check_alone, check_attack, chosen_samples
 from fedneg.core.task_settings import BUILT_IN, check_task
 from fedneg.core.task_settings import ModelSettings as ModelSettings
 from fedneg.core.verdict_settings import VerdictSettings
@@ -249,46 +249,16 @@ class Config:
                 f"retrain={self.retrain} needs forget to name a client, got null"
             )
         self._settle_attackers()
-        self._check_poisoned()
+        attackers = self.attack.clients or ()
+        check_attack(self.forget_samples, self.attack.name, attackers)
 
     def _settle_samples(self) -> None:
-        """Check of whom only some examples are to go: these are to be forgotten."""
+        """Say that of whom some examples are to go, is to forget these."""
         samples = chosen_samples(self.forget_samples, clients=self.clients)
         object.__setattr__(self, "forget_samples", samples)
-        if not samples:
-            return
-        whom = tuple(samples)
-        if self.forget not in ((), whom):
-            raise FedNegError(
-                f"forget must be null, or the clients of forget_samples, {list(whom)}, "
-                f"got {list(self.forget)}: whole clients and examples are forgotten "
-                "one after the other"
-            )
-        object.__setattr__(self, "forget", whom)
-        if self.state is not None:
-            raise FedNegError(
-                "with state=DIR whole clients are forgotten, by request, got "
-                f"forget_samples of {list(whom)}"
-            )
-        if self.experiment:
-            raise FedNegError(
-                f"experiment={self.experiment} cannot have forget_samples"
-            )
-
-    def _check_poisoned(self) -> None:
-        """Refuse examples of attackers that no attack poisons, or not those alone."""
-        name = self.attack.name
-        if self.forget_samples and name == "model_replacement":
-            raise FedNegError(
-                "attack=model_replacement lengthens the update of all of a client's "
-                "examples, and some of them cannot be forgotten; forget the client"
-            )
-        for client_id, chosen in self.forget_samples.items():
-            if chosen == POISONED and client_id not in (self.attack.clients or ()):
-                raise FedNegError(
-                    f"forget_samples={{{client_id}: {POISONED}}} needs an attack of "
-                    f"client {client_id}, got attack={name}"
-                )
+        if samples:
+            check_alone(samples, self.forget, self.state, self.experiment)
+            object.__setattr__(self, "forget", tuple(samples))
 
     def _check_live(self) -> None:
         """Refuse what a federation that lives on cannot do."""

@@ -15,7 +15,7 @@ tests that decided it, and stands beside them.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -223,6 +223,7 @@ def judge(
     absent: Collection[int] = (),
     alpha: float = 0.05,
     margins: tuple[float, float] = MARGINS,
+    poisoned: Collection[int] = (),
 ) -> Finding:
     """Return what a model still holds of clients that were to be forgotten.
 
@@ -252,6 +253,9 @@ def judge(
     margins : tuple of float
         Within which the interval of every rho must lie for 'forgotten', below and above
         0; set before anything is measured.
+    poisoned : collection of int
+        Clients of whom poisoned examples alone were to go: that some of these look
+        ordinary is chance, and they are not measured by themselves.
 
     Raises
     ------
@@ -270,6 +274,9 @@ def judge(
     influence = {
         k: _influence(k, model, trained_with, trained_without, alpha) for k in leaving
     }
+    for k in set(poisoned) & set(influence):
+        if (one := influence[k]) is not None:
+            influence[k] = replace(one, rest=None, is_partial=False)
     marker = marker_of(model.marker, [m.marker for m in trained_without], alpha=alpha)
     planted = [k for k in leaving if k in model.canaries]
     canaries = {

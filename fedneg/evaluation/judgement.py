@@ -242,6 +242,12 @@ class Judgement:
         )
 
     @property
+    def _poisoned(self) -> set[int]:
+        """Clients of whom the poisoned, or planted, examples are to go."""
+        samples = self.config.forget_samples
+        return {k for k, chosen in samples.items() if chosen == POISONED}
+
+    @property
     def absent(self) -> tuple[int, ...]:
         """Clients to forget that took part in no round before they were forgotten."""
         return self._absent_in("original")
@@ -294,9 +300,8 @@ class Judgement:
             return {}
         found = {}
         forget = {k for k in self.config.forget if self._is_asked(k)}
-        samples = self.config.forget_samples
-        if samples:  # canaries that are not to go are to be known
-            forget = {k for k in forget if samples[k] == POISONED}
+        if self.config.forget_samples:  # what is not to go may be known
+            forget &= self._poisoned
         for client_id in sorted(set(attack.clients or ()) & forget):
             losses = self.test.canary_losses(parameters, client_id)
             # Canaries are no examples: finite answers to these promise nothing for
@@ -333,6 +338,7 @@ class Judgement:
             clients=self.config.forget,
             absent=self._absent_in("original", name),
             margins=self.config.verdict.margins,
+            poisoned=self._poisoned,
         )
 
     def _compared(self, judged: Judged) -> tuple[Seen, list[Seen], list[Seen]]:

@@ -72,12 +72,13 @@ def looked_at(
     clients: Collection[int] = (),
     absent: Collection[int] = (),
     margins: tuple[float, float] = MARGINS,
+    poisoned: Collection[int] = (),
 ) -> list[Finding]:
     """Return what is found at each look that was needed; the last is what counts.
 
     Parameters
     ----------
-    model, trained_with, trained_without, clients, absent, margins
+    model, trained_with, trained_without, clients, absent, margins, poisoned
         As of `fedneg.evaluation.judge.judge`; each look takes the first references.
     looks : sequence of Look
         At least one. A look with fewer references than it asks for is not had, but for
@@ -96,6 +97,7 @@ def looked_at(
             absent=absent,
             alpha=look.alpha,
             margins=margins,
+            poisoned=poisoned,
         )
         found.append(replace(one, next_alpha=look.next_alpha))
         if found[-1].finding not in OPEN:

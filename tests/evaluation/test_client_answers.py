@@ -316,7 +316,7 @@ def test_a_model_that_diverged_is_refused_in_one_line(value: float):
 def test_a_client_without_unseen_images_says_so():
     client = answering(4)
     nothing = client.split.unseen.take(np.empty(0, np.int64))
-    client.split = replace(client.split, unseen=nothing)
+    client.whole = replace(client.whole, unseen=nothing)
     with pytest.raises(FedNegError, match=r"answer .* there are no unseen examples"):
         said_by(client, start())
 

@@ -47,16 +47,8 @@ _PARTITION_OPTIONS = {"dirichlet": "alpha", "shards": "shards_per_client"}
 # Of the configuration: what is a setting's own column, the method's, or changes nothing
 # that is compared. `attack.boost` is null or follows from the number of clients.
 _NOT_OTHER = (
-    *(
-        "seed",
-        "clients",
-        "forget",
-        "forget_samples",
-        "retrain",
-        "retrain_rounds",
-        "reference",
-        "cache",
-    ),
+    *("seed", "clients", "forget", "forget_samples", "retrain", "retrain_rounds"),
+    *("reference", "cache"),
     *("checkpoint", "state", "keys", "encrypt", "experiment", "verdict", "engine"),
     *("data", "strategy", "attack.name", "attack.fraction", "attack.clients"),
     "client.device",
