@@ -1,6 +1,7 @@
 """The ledger of the models that descend from the same initial parameters."""
 
 from collections.abc import Collection
+from typing import Any
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.formats import name_clients
@@ -80,6 +81,7 @@ class Lineage(LedgerStrategy, ForgettingMethod):
     # Of the parameters alone: what the ledger's rows are made of.
     _shapes: Shapes = ()
     _server_bytes: int | None = None
+    method_report: dict[str, Any]
     # Replies of a round wait here until all are in.
     _waiting: Rows
 

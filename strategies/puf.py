@@ -133,20 +133,14 @@ class PUF(LedgerFedAvg):
 
         What is subtracted is nobody's contribution: it goes into `correction`.
         """
-        before, part = self._global, self.unlearn_part(number)
-        if part == GONE and self.options.form == REGULAR:
+        before = self._global
+        if self.options.form == REGULAR and self.unlearn_part(number) == GONE:
             # Until the rest is in, too; what came lies where the next replies go.
             self._against = {
                 k: replace(r, local=r.local.copy()) for k, r in good.items()
             }
             return before
-        if part == ALL:
-            leave: Mapping[int, Reply] = {
-                k: r for k, r in good.items() if k in self.forgetting
-            }
-            stay = {k: r for k, r in good.items() if k not in leave}
-        else:
-            leave, stay = (good, {}) if part == GONE else (self._against, good)
+        leave, stay = self._sides(number, good)
         # Whoever is on both sides has a weight for each.
         order = sorted([*((k, True) for k in leave), *((k, False) for k in stay)])
         examples = [(leave if out else stay)[k].num_examples for k, out in order]
@@ -170,6 +164,18 @@ class PUF(LedgerFedAvg):
             self.method_report["subtracted"][str(client_id)] = step
         self._say_what_is_missing()
         return against
+
+    def _sides(
+        self, number: int, good: Mapping[int, Reply]
+    ) -> tuple[Mapping[int, Reply], Mapping[int, Reply]]:
+        """Return what came of those who leave, or of what goes, and of the others."""
+        part = self.unlearn_part(number)
+        if part == GONE:
+            return good, {}
+        if part == REST:
+            return self._against, good
+        leave = {k: reply for k, reply in good.items() if k in self.forgetting}
+        return leave, {k: reply for k, reply in good.items() if k not in leave}
 
     def _stepped(
         self, before: Vector, stay: Mapping[int, Reply], weights: Mapping[int, float]

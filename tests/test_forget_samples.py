@@ -1,5 +1,6 @@
 """Runs that forget some of a client's examples: what they write, say and judge."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,17 +8,24 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from flwr.serverapp import Grid
+from rich.console import Console
 
 from builders.federations import data_of, small_config
 from fedneg.cli.compare import compare_arguments
 from fedneg.core.errors import FedNegError
+from fedneg.core.parameters import Vector
+from fedneg.core.progress import Progress
 from fedneg.core.settings import Config
 from fedneg.engines.simulate import simulate
+from fedneg.federation import Federation
+from fedneg.federation.references import References
 from fedneg.reports.conclusions import describe_request
 from fedneg.reports.console import _asked
 from fedneg.reports.verdict_text import describe_finding
 from fedneg.reports.whom import name_forgotten
 from fedneg.server_app import run
+from fedneg.strategies.sampling import sample
 
 POISON = (
     *("clients=4", "rounds=3", "client.local_epochs=4"),
@@ -101,7 +109,19 @@ def test_what_an_attacker_has_poisoned_goes_and_with_it_its_trick(made: Made):
     assert "this client" not in page
 
 
-def test_some_are_judged_by_models_without_them_in_as_many_rounds(made: Made):
+def test_some_are_judged_by_models_without_them_in_as_many_rounds(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+):
+    asked_for: list[tuple[str, set[int]]] = []
+    real = References.train
+
+    def train(
+        self: References, *given: Any, after: Any, part: str = "all"
+    ) -> dict[int, Vector]:
+        asked_for.append((part, set(after)))
+        return real(self, *given, after=after, part=part)
+
+    monkeypatch.setattr(References, "train", train)
     results, out = made(
         *("clients=3", "rounds=2", "forget_samples={0:[0,4,9],2:.5}"),
         *("strategy=puf", "strategy.learning_rate=1", "retrain=remaining"),
@@ -112,8 +132,9 @@ def test_some_are_judged_by_models_without_them_in_as_many_rounds(made: Made):
     assert len(influence["2"]["out"]) == 3
     assert "the chosen examples of client" in results["verdict"]["said"]
     assert "is of all examples" in results["method"]["ledger"]
-    # The round in which what goes was trained is nobody's further round: the
-    # references have PUF's other one, and that of repair.
+    # PUF's first round, on what goes alone, is no further round of the model: the
+    # references have its second one, and that of repair.
+    assert asked_for == [("rest", {0, 1, 2})] * 3 + [("all", {0, 1, 2})]
     phases = [
         (row["server_round"], row["phase"], row["clients"])
         for row in pd.read_csv(out / "history.csv").to_dict("records")
@@ -132,7 +153,55 @@ def test_canaries_that_are_to_go_are_tested_and_others_may_be_known(made: Made):
     assert goes["verdict"]["outcome"] == "not forgotten"
     assert goes["models"]["original"]["forget_accuracy"] is None  # none of its own
     other, _ = made(*words, "forget_samples={1:[0,1,2]}")
+    assert other["models"]["original"]["forget_accuracy"] is not None
     assert other["verdict"]["canaries"] == {}
+
+
+def test_clients_answer_of_what_goes_whatever_was_asked_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The trained model is the same, and what is kept of it must not be."""
+    monkeypatch.setenv("FEDNEG_CACHE", str(tmp_path))
+    counts = []
+
+    def work(grid: Grid, config: Config) -> None:
+        progress = Progress("", 0, Console(file=io.StringIO()))
+        federation = Federation(grid, config, progress)
+        answers = federation.question(federation.train(), None)
+        counts.append({k: len(found.members) for k, found in answers.items()})
+        assert federation.num_forgotten == counts[-1]
+
+    for chosen in ("{1:[0,4,5]}", "{1:[3],2:[0,1]}"):
+        config = small_config(
+            *("clients=3", "rounds=1", "strategy=retrain", "cache=true"),
+            f"forget_samples={chosen}",
+        )
+        simulate(
+            lambda grid, _, c=config: work(grid, c), clients=3, engine=config.engine
+        )
+    assert counts == [{1: 3}, {1: 1, 2: 2}]
+
+
+def test_who_took_no_part_before_taught_nothing_with_them(made: Made):
+    """Client 1 is not drawn for the one round of training, but for later ones."""
+    words = ("clients=3", "rounds=1", "strategy.client_fraction=0.34")
+    seed = next(
+        seed
+        for seed in range(100)
+        if 1 not in drawn(seed, 1) and {1} == drawn(seed, 2) == drawn(seed, 3)
+    )
+    results, _ = made(
+        *words, f"seed={seed}", "strategy=fine_tune", "forget_samples={1:[0]}"
+    )
+    assert results["verdict"]["finding"] == "took part in no round"
+
+
+def drawn(seed: int, stream: int) -> set[int]:
+    """Return who of three trains in a round, if one does."""
+    config = small_config(
+        *("clients=3", "forget=1", f"seed={seed}", "strategy.client_fraction=0.34")
+    )
+    return set(sample(config, range(3), stream))
 
 
 def test_an_example_that_is_not_there_is_told_before_anything_is_trained(
