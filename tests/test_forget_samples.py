@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,10 +199,8 @@ def test_who_took_no_part_before_taught_nothing_with_them(made: Made):
 
 def drawn(seed: int, stream: int) -> set[int]:
     """Return who of three trains in a round, if one does."""
-    config = small_config(
-        *("clients=3", "forget=1", f"seed={seed}", "strategy.client_fraction=0.34")
-    )
-    return set(sample(config, range(3), stream))
+    config = small_config("clients=3", "forget=1", "strategy.client_fraction=0.34")
+    return set(sample(replace(config, seed=seed), range(3), stream))
 
 
 def test_an_example_that_is_not_there_is_told_before_anything_is_trained(
