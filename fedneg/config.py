@@ -32,6 +32,7 @@ from fedneg.overrides import (
     root_of,
     search_path,
 )
+from fedneg.records.facts import check_ours
 from fedneg.records.state import State
 from fedneg.strategies import check_options, is_own_method, settings_of
 from fedneg.tasks.lookup import own_task
@@ -163,6 +164,8 @@ def _with_stored(overrides: Sequence[str], below: Path) -> list[str]:
     if "state" not in paths:
         return list(overrides)
     facts = State(paths["state"], paths.get("keys")).facts()
+    if facts:
+        check_ours(facts, paths["state"])  # before data is looked for
     # Settings of earlier releases are of no use to this one.
     stored = [o for o in facts.overrides if key_of(o) not in DROPPED] if facts else []
     defaults = ("forget=null", "retrain=remaining", "reference=false")

@@ -426,7 +426,7 @@ def test_mistakes_are_lines():
         (lambda: held.forget([]), "needs at least one client id, got none"),
         (lambda: held.forget([5]), "client 5 took part in no round"),
         (lambda: held.forget([gone], other), "not those that the ledger stands for"),
-        (lambda: held.forget([gone], scale=0), r"scale must be in \(0, 1\], got 0"),
+        (lambda: held.forget([gone], scale=0), "scale must be a number"),
         (lambda: held.start(grid, other), "not those that the ledger stands for"),
         (
             lambda: held.start(grid, written({"conv.weight": np.zeros(2)})),

@@ -112,7 +112,7 @@ def test_noise_is_refused_before_anybody_trains(name: str):
 @pytest.mark.parametrize("name", BOOSTED)
 def test_trees_are_refused_before_anybody_trains(name: str):
     said, _ = started(BOOSTED[name], TREES)
-    assert said.startswith(f"{name} cannot be made forgettable: its model has no")
+    assert said.startswith(f"{name} cannot be made forgettable: its model is one")
     assert "Retrain without the client" in said
 
 

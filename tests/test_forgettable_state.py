@@ -30,6 +30,7 @@ from builders.strangers import INITIAL, TRAINED, contributions, read, written
 from builders.waiting import ALL_TESTS, PATIENCE_S
 from fedneg import Forgettable, NotLinearError
 from fedneg.cli.application import run as run_words
+from fedneg.config import load_config
 from fedneg.core.errors import FedNegError
 from fedneg.engines.inline import FIRST_NODE_ID
 from fedneg.records.scan import scan
@@ -816,6 +817,9 @@ def test_fedneg_s_own_app_and_a_strangers_keep_apart(
     app = "belongs to an app of somebody's own, around FedAvg: run that app"
     with pytest.raises(FedNegError, match=app):
         go_on(state)
+    # On the command line before anybody looks for data.
+    with pytest.raises(FedNegError, match=app):
+        load_config([f"state={state}", "data=digits", "rounds=3"])
     with pytest.raises(FedNegError, match="which alone can carry a request out"):
         command("request", "forget", 100, "--now", "--state", state)
     assert State(state).requests.all() == []
@@ -853,7 +857,7 @@ def test_one_program_at_a_time(state: Path):
     [
         ({"repair_rounds": -1}, "repair_rounds must be at least 0, got -1"),
         ({"checkpoint": 0}, "checkpoint must be at least 1, got 0"),
-        ({"state": ""}, "state must be a folder of its own, got the working one"),
+        ({"state": "."}, "state must be a folder of its own, got the working one"),
         ({"keys": "state"}, "keys must be another folder than state"),
     ],
 )

@@ -108,7 +108,7 @@ class Layout:
         Raises
         ------
         FedNegError
-            If one is of another type, or none is a parameter.
+            If one is of another type, or no number is a parameter.
         """
         found: dict[Kind, list[Part]] = {kind: [] for kind in Kind}
         for name, (shape, dtype) in arrays.items():
@@ -127,8 +127,11 @@ class Layout:
                     continue
                 kind = said
             found[kind].append(Part(name, tuple(shape), kind, dtype))
-        if not found[Kind.PARAMETER]:
-            raise FedNegError("initial_arrays must have an array of floats to train")
+        if not any(prod(part.shape) for part in found[Kind.PARAMETER]):
+            raise FedNegError(
+                "initial_arrays must have an array of floats to train, with a number "
+                "in it"
+            )
         return cls(tuple(part for parts in found.values() for part in parts))
 
     @cached_property

@@ -28,7 +28,7 @@ from fedneg.forgettable.moments import (
 from fedneg.forgettable.optimiser import clear_moments, momentum_for
 from fedneg.forgettable.parts import Attributed, Round, nobodys
 from fedneg.forgettable.refusals import NotLinearError
-from fedneg.forgettable.replies import Reply, by_client, read_replies
+from fedneg.forgettable.replies import Reply, by_client, read_measured, read_replies
 from fedneg.forgettable.step import attribute
 from fedneg.forgettable.untrained import counted, remade
 from fedneg.forgettable.views import whole as whole_of
@@ -104,6 +104,16 @@ class Holding(HeldModel):
         contents = copies(self.strategy, [message for _, message in read])
         kept = Replies([reply.weight for reply in sent], contents)
         return found.messages, sent, kept
+
+    def measured(self, messages: Sequence[Message]) -> list[Message]:
+        """Return replies of measuring for the inner strategy, as `read` does.
+
+        Raises
+        ------
+        FedNegError
+            If nobody says what the strategy weighs by; it names a client.
+        """
+        return read_measured(messages, self.strategy, client_of=self.nodes.client)
 
     def enter(
         self, replies: Sequence[Reply], kept: Replies, arrays: ArrayRecord

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from inspect import signature
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,6 @@ class Life:
         repair_rounds: int,
         every: int,
     ) -> None:
-        for name, value, least in (
-            ("repair_rounds", repair_rounds, 0),
-            ("checkpoint", every, 1),
-        ):
-            if type(value) is not int or value < least:
-                raise FedNegError(f"{name} must be at least {least}, got {value!r}")
         self.held, self.repair_rounds = held, repair_rounds
         if folder == Path():
             raise FedNegError("state must be a folder of its own, got the working one")
@@ -118,7 +113,7 @@ class Life:
         bound.apply_defaults()
         given, whole, is_first = bound.arguments, Result(), True
         with self._going(given["initial_arrays"]):
-            self.at.planned = given["num_rounds"]
+            self.at.planned = index(given["num_rounds"])
             self._carry_out()
             while is_first or self._missing():
                 self.before, is_first = self.at.rounds, False

@@ -268,8 +268,8 @@ class Names:
     def with_whole(self, record: ArrayRecord) -> ArrayRecord:
         """Return a record with what is frozen as it is, and counters whole again.
 
-        A strategy makes a mean of whole numbers too, or puts its optimiser on them; in
-        another type they would be taken for parameters where the record goes next.
+        Of whole numbers a strategy makes a mean too; as floats they would be taken for
+        parameters where the record goes next.
         """
         found = dict(record) | dict(self.frozen)
         for name in self.counters:

@@ -34,6 +34,8 @@ class Nodes:
         self.minima = Minima(strategy)
         self._has_warned = False
         self._said_by = clients if isinstance(clients, str) else None
+        if self._said_by == "":
+            raise FedNegError("clients must name a metric, got ''")
         self._client_of = {} if isinstance(clients, str) else _told(clients)
         # Of these nodes the owner says it, and may call several one client.
         self._told = dict(self._client_of)
@@ -241,6 +243,8 @@ def _told(clients: Mapping[int, int] | None) -> dict[int, int]:
     found = dict[int, int]()
     try:
         for node, client in dict(clients or {}).items():
+            if isinstance(client, bool) or isinstance(node, bool) or index(node) < 0:
+                raise TypeError
             found[index(node)] = index(client)
         if not all(map(is_client_id, found.values())):
             raise TypeError

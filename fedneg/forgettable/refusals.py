@@ -1,7 +1,8 @@
 """Why a strategy cannot be made forgettable, in a line that says what to do instead."""
 
-from flwr.app import ArrayRecord
-from flwr.serverapp.strategy import Strategy
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from flwr.serverapp.strategy import FedXgbBagging, FedXgbCyclic, Strategy
 
 from fedneg.core.errors import FedNegError
 from fedneg.forgettable.inner import layers
@@ -42,9 +43,19 @@ def check_before(strategy: Strategy, arrays: ArrayRecord, *, starts_over: bool) 
                     "model would show what the noise hides",
                 )
             )
-    if not any("float" in array.dtype for array in arrays.values()):
+    of_trees = isinstance(layers(strategy)[-1], FedXgbBagging | FedXgbCyclic)
+    if of_trees or not any(map(_is_of_floats, arrays.values())):
+        why = "is one of trees" if of_trees else "has no arrays of floats"
         raise NotLinearError(
-            f"{type(strategy).__name__} cannot be made forgettable: its model has no "
-            "arrays of floats, so it is no sum of updates, as trees are none. Retrain "
-            "without the client, from a grid that does not have it"
+            f"{type(strategy).__name__} cannot be made forgettable: its model {why}, "
+            "so it is no sum of updates. Retrain without the client, from a grid that "
+            "does not have it"
         )
+
+
+def _is_of_floats(array: Array) -> bool:
+    """Return whether an array is, in whatever order of bytes."""
+    try:
+        return np.dtype(array.dtype).kind == "f"
+    except TypeError:  # none of NumPy's
+        return "float" in array.dtype

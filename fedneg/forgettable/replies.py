@@ -119,20 +119,19 @@ def read_replies(
         If no client sent what can be, and none ever has: that is the app's mistake. It
         names one of them.
     """
-    key = next(
-        (a.weighted_by_key for a in layers(strategy) if hasattr(a, "weighted_by_key")),
-        EXAMPLES,
-    )
+    key = _key_of(strategy)
+    some = any(m.content.array_records for m in messages if not m.has_error())
     found, all_rounded = list[tuple[Reply, Message]](), list[str]()
     wrong = list[tuple[Message, str]]()
     for message in messages:
         if message.has_error():
             continue
-        record = next(iter(message.content.array_records), None)
-        metrics = next(iter(message.content.metric_records.values()), None)
-        if record is None or metrics is None or key not in metrics:
+        if not some:
             continue  # the inner strategy says what it thinks of that
         try:
+            record = next(iter(message.content.array_records), None)
+            if record is None:
+                raise FedNegError("its reply has no arrays")
             sent = message.content.array_records[record]
             arrays, rounded = as_the_model_has_it(sent, names, before)
             one = Reply(
@@ -140,7 +139,7 @@ def read_replies(
                 -1,
                 _update(names, arrays, before),
                 names.rest(names.views(arrays)),
-                _weight(key, metrics[key]),
+                _weight_in(message, key),
             )
         except FedNegError as error:
             wrong.append((message, str(error)))
@@ -149,7 +148,8 @@ def read_replies(
         found.append((one, message))
         all_rounded += [f"client {one.client_id}: {rounded}"] if rounded else []
     if not any(one.weight for one, _ in found):
-        wrong += [(message, f"{key} is 0, as everybody's is") for _, message in found]
+        reason = f"{key or EXAMPLES} is 0, as everybody's is"
+        wrong += [(message, reason) for _, message in found]
         found.clear()
     new = sorted({one.client_id for one, _ in found} - set(rows))
     places = dict(rows) | {k: len(rows) + place for place, k in enumerate(new)}
@@ -177,6 +177,65 @@ def _update(names: Names, arrays: ArrayRecord, before: ArrayRecord) -> Differenc
                     raise FedNegError(f"array {name} has a number that is not finite")
             raise FedNegError("the update is beyond what a float32 holds")
     return update
+
+
+def read_measured(
+    messages: Sequence[Message],
+    strategy: Strategy,
+    *,
+    client_of: Callable[[int], int],
+) -> list[Message]:
+    """Return what nodes measured; a failure in the place of what cannot be weighed.
+
+    Raises
+    ------
+    FedNegError
+        If there are replies, and nothing to weigh any of them by; it names a client.
+    """
+    key = _key_of(strategy)
+    if key is None:
+        return list(messages)
+    wrong, is_lost = dict[int, str](), True
+    for place, message in enumerate(messages):
+        if message.has_error():
+            continue
+        try:
+            _weight_in(message, key)
+            is_lost = False
+        except FedNegError as error:
+            wrong[place] = str(error)
+    return [
+        failed(
+            message,
+            client_of(message.metadata.src_node_id),
+            wrong[place],
+            is_last_hope=is_lost,
+        )
+        if place in wrong
+        else message
+        for place, message in enumerate(messages)
+    ]
+
+
+def _key_of(strategy: Strategy) -> str | None:
+    """Return the metric by which a strategy weighs replies; None if it has no such."""
+    for one in layers(strategy):
+        if hasattr(one, "weighted_by_key"):
+            return str(one.weighted_by_key)
+    return None
+
+
+def _weight_in(message: Message, key: str | None) -> float:
+    """Return what a reply is weighed by; all alike, where nobody has to say it."""
+    records = list(message.content.metric_records.values())
+    metrics = records[0] if records else {}
+    if key is None:
+        return _weight(EXAMPLES, metrics[EXAMPLES]) if EXAMPLES in metrics else 1.0
+    if key not in metrics:
+        raise FedNegError(
+            f"its reply has no metric {key!r}, by which the strategy weighs replies"
+        )
+    return _weight(key, metrics[key])
 
 
 def _weight(key: str, value: object) -> float:

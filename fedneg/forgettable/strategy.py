@@ -23,6 +23,7 @@ each public method takes, gives and refuses.
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedneg.core import checks
 from fedneg.core.errors import FedNegError
+from fedneg.forgettable import arguments as given
 from fedneg.forgettable.files import read_ledger, write_ledger
 from fedneg.forgettable.holding import Holding
 from fedneg.forgettable.life import Life
@@ -112,6 +114,8 @@ class Forgettable(Strategy):
                 "Forgettable wraps a flwr.serverapp.strategy.Strategy, got "
                 f"{type(strategy).__name__}"
             )
+        if isinstance(strategy, Forgettable):
+            raise FedNegError("this strategy is a Forgettable: it needs no other")
         if type(strategy).start is not Strategy.start:
             raise FedNegError(
                 f"{type(strategy).__name__} has a start() of its own, and Forgettable "
@@ -122,18 +126,21 @@ class Forgettable(Strategy):
         self._holding = Holding(
             strategy,
             self._nodes,
-            method=chosen(method, options),
-            module=_module(model),
+            method=chosen(given.method(method), given.options(options)),
+            module=given.module(model),
             memory_mib=checks.whole("memory_mib", memory_mib, minimum=0),
             lasts=state is not None,
         )
         self._is_going = False
         self._life: Life | None = None
+        beside = None if keys is None else given.path("keys", keys)
+        checks.whole("repair_rounds", repair_rounds, minimum=0)
+        checks.whole("checkpoint", checkpoint, minimum=1)
         if state is not None:
             self._life = Life(
                 self._holding,
-                Path(state),
-                None if keys is None else Path(keys),
+                given.path("state", state),
+                beside,
                 repair_rounds=repair_rounds,
                 every=checkpoint,
             )
@@ -171,6 +178,7 @@ class Forgettable(Strategy):
         This one stays as it is. The other has no `state`, and leaves out whom was
         forgotten, unless `with_forgotten`.
         """
+        checks.flag("with_forgotten", with_forgotten)
         # Without the rows, which may be large, and would be cleared.
         found = deepcopy(self, {id(self.ledger): None})
         found.reset()
@@ -239,10 +247,15 @@ class Forgettable(Strategy):
         FedNegError
             If a ledger is there already, and stands for other arrays; `reset()` begins
             anew. With `state`, if the folder is of another strategy or model, or is not
-            as its log says.
+            as its log says. If an argument is none that Flower's `start()` takes.
         NotLinearError
             If the strategy's step is no sum of its clients' parts.
         """
+        bound = signature(Strategy.start).bind(
+            self, grid, initial_arrays, *arguments, **more
+        )
+        bound.apply_defaults()
+        given.check_start(bound.arguments)
         if self._life is not None:
             return self._life.start(self, grid, initial_arrays, *arguments, **more)
         self._check_idle("a second one must wait for its end")
@@ -328,13 +341,21 @@ class Forgettable(Strategy):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Return what the inner strategy makes of what the others measured."""
+        """Return what the inner strategy makes of what the others measured.
+
+        Raises
+        ------
+        FedNegError
+            If nobody says what the strategy weighs by.
+        """
         replies = list(replies)
         self._nodes.get_to_know(replies, trained=False)
+        believed = self._holding.measured(
+            self._nodes.replies_of(replies, self._nodes.is_in)
+        )
         with self._nodes.minima.in_force():
             return self.strategy.aggregate_evaluate(
-                self._number(server_round),
-                self._nodes.replies_of(replies, self._nodes.is_in),
+                self._number(server_round), believed
             )
 
     # -- forgetting --------------------------------------------------------------------
@@ -374,8 +395,9 @@ class Forgettable(Strategy):
             If a client took part in no round or was forgotten before, or `arrays` are
             not what the ledger stands for.
         """
-        if not 0 < scale <= 1:
-            raise FedNegError(f"scale must be in (0, 1], got {scale!r}")
+        scale = given.share("scale", scale)
+        if arrays is not None:
+            given.record("arrays", arrays)
         method, holding = self._holding.method, self._holding
         if scale != 1 and method is not None:
             raise FedNegError(
@@ -407,9 +429,9 @@ class Forgettable(Strategy):
                 f"{self.unlearn_rounds} rounds of the last forgetting are still to "
                 "come, and cannot be saved in between: run them first"
             )
-        holding = self._holding
+        holding, folder = self._holding, given.path("folder", folder)
         return write_ledger(
-            Path(folder),
+            folder,
             holding.ledger,
             holding.known,
             whole(holding.parameters),
@@ -441,9 +463,9 @@ class Forgettable(Strategy):
             If a file is missing or damaged, or the strategy is not of the kind, or has
             not the server optimiser, that the ledger was written with.
         """
-        module = _module(model)
+        module, folder = given.module(model), given.path("folder", folder)
         checks.whole("memory_mib", memory_mib, minimum=0)
-        ledger, names, parameters, facts = read_ledger(Path(folder), module, memory_mib)
+        ledger, names, parameters, facts = read_ledger(folder, module, memory_mib)
         method, options = facts.get("method") or (SUBTRACT, None)
         found = cls(
             strategy,
@@ -470,14 +492,3 @@ class Forgettable(Strategy):
     def arrays(self) -> ArrayRecord:
         """The model that the ledger stands for; FedNegError before there is one."""
         return self._holding.arrays
-
-
-def _module(model: Any) -> Any:
-    """Return a model that was given as such, or as a function that makes one."""
-    is_made = isinstance(model, type) or not hasattr(model, "state_dict")
-    found = model() if callable(model) and is_made else model
-    if found is not None and not hasattr(found, "named_parameters"):
-        raise FedNegError(
-            f"model must be a torch module, or make one, got {type(found).__name__}"
-        )
-    return found

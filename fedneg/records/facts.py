@@ -84,6 +84,15 @@ def fixed_settings(config: Config) -> dict[str, Any]:
     }
 
 
+def check_ours(found: Facts, folder: Path) -> None:
+    """Raise FedNegError if a federation is of an app of somebody's own."""
+    if found.is_app:
+        raise FedNegError(
+            f"the federation in {folder} belongs to an app of somebody's own, around "
+            f"{found.fixed[APP]}: run that app"
+        )
+
+
 def check_same(
     found: Facts, fixed: Mapping[str, Any], *, deployed: bool, folder: Path
 ) -> None:
@@ -96,13 +105,13 @@ def check_same(
     folder : Path
         Of the federation, for the error.
     """
-    if found.is_app != (APP in fixed):
-        belongs = (
-            f"an app of somebody's own, around {found.fixed[APP]}: run that app"
-            if found.is_app
-            else "fedneg's own app: go on with `fedneg state=DIR`"
+    if APP not in fixed:
+        check_ours(found, folder)
+    elif not found.is_app:
+        raise FedNegError(
+            f"the federation in {folder} belongs to fedneg's own app: go on with "
+            "`fedneg state=DIR`"
         )
-        raise FedNegError(f"the federation in {folder} belongs to {belongs}")
     # A federation made before there were other partitions does not name its own.
     kept = {"data.partition": "writer"} | dict(found.fixed)
     for name, value in fixed.items():
