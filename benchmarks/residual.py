@@ -2,9 +2,11 @@
 
 Residual influence (fedneg/evaluation/influence.py) of the model right after forgetting
 and after two rounds of repair, beside models that were retrained for as many rounds
-from other initial parameters: eight without the client and two with it. Writes
+from other initial parameters: eight without the client and two with it; and whether a
+classifier tells them from those without it (held_out.py). Writes
 benchmarks/residual.csv, a row for every model, and the table of docs/methods.md. Half
 an hour on two cores, of which it may do a part each time: what is in the file stays.
+Settings of MNIST are passed over where its files are not there.
 
 No option of a method was chosen on these seeds.
 """
@@ -17,14 +19,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from benchmarks.judge import COMMON, DIGITS, federate, is_there, seen
+from benchmarks.held_out import MARKS, RETRAINED, auc_of, marks_of, of_each
+from benchmarks.judge import COMMON, DIGITS, MNIST, federate, is_there, seen
 from benchmarks.markers import fill
 from fedneg.config import load_config
+from fedneg.data.datasets import default_root
 from fedneg.evaluation.judge import judge
 from fedneg.evaluation.seen import Seen
 from fedneg.federation import Federation
+from fedneg.tasks.confidence import Floats, confidence_of_losses
 
 HERE = Path(__file__).resolve().parent
 REPAIR = 2
@@ -45,6 +51,9 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "attack.fraction=0.5",
     ),
     "5 clients, cnn": (*FIVE, "model=cnn"),
+    "10 clients, 30 rounds": (*TEN, "rounds=30"),
+    "mnist, 20 clients, 30 rounds": (*MNIST, "clients=20", "rounds=30"),
+    "mnist, 539 writers": (*MNIST, "clients=539"),
 }
 METHODS: dict[str, tuple[str, ...]] = {
     "negative_gradient": ("strategy=negative_gradient",),
@@ -113,13 +122,28 @@ def models_of(overrides: Sequence[str]) -> Iterator[tuple[bool, int, float, Seen
     yield from found
 
 
+def scores_of(models: Sequence[Seen]) -> list[Floats]:
+    """Return the scores of the client's examples in each of some models."""
+    return [confidence_of_losses(next(iter(m.losses.values()))) for m in models]
+
+
 def rows_of(overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield a row for every model of every method."""
+    """Yield a row for every model of every method, and every retrained one."""
     ins, outs = references_of(overrides)
+    others = {after: scores_of(found) for after, found in outs.items()}
+    client = {after: np.mean(scores_of(found), axis=0) for after, found in ins.items()}
+    for after, found in others.items():
+        for marks in of_each(found, client[after]):
+            row = {"method": RETRAINED, "repaired": False, "after": after}
+            yield row | dict(zip(MARKS, marks, strict=True))
     for name, words in METHODS.items():
         for repaired, after, price, model in models_of([*overrides, *words]):
             found = judge(model, trained_with=ins[after], trained_without=outs[after])
-            row: dict[str, Any] = {"method": name, "repaired": repaired}
+            row: dict[str, Any] = {"method": name, "repaired": repaired, "after": after}
+            # By as many as measure a retrained one.
+            (own,) = scores_of([model])
+            marks = marks_of(own, others[after][1:], client[after])
+            row |= dict(zip(MARKS, marks, strict=True))
             for one in found.influence.values():
                 if one is not None:
                     row |= {"rho": one.rho, "sd": one.sd}
@@ -134,9 +158,9 @@ def table(rows: pd.DataFrame) -> str:
     """Return Markdown: a method's mean rho in every setting, before / after repair."""
     names = [name for name in SETTINGS if (rows["setting"] == name).any()]
     lines = [
-        f"| rho right after / repaired | {' | '.join(names)} | worst accuracy lost, "
-        "repaired | price |",
-        f"| --- |{' ---: |' * (len(names) + 2)}",
+        f"| rho right after / repaired | {' | '.join(names)} | told from retrained | "
+        "worst accuracy lost, repaired | price |",
+        f"| --- |{' ---: |' * (len(names) + 3)}",
     ]
     for method in METHODS:
         some = rows[rows["method"] == method]
@@ -147,17 +171,19 @@ def table(rows: pd.DataFrame) -> str:
             here = some[some["setting"] == name]
             means = [here[here["repaired"] == r]["rho"].mean() for r in (False, True)]
             cells.append(" / ".join(f"{mean:+.2f}" for mean in means))
-        repaired = some[some["repaired"]].groupby("setting")["quality_lost"].mean()
+        lost = some[some["repaired"]].groupby("setting")["quality_lost"].mean()
         price = some[~some["repaired"].astype(bool)]["price"].mean()
+        told = [auc_of(rows, method, repaired=repaired) for repaired in (False, True)]
+        cells.append(" / ".join(f"{auc:.2f}" for auc in told))
         lines.append(
-            f"| {method} | {' | '.join(cells)} | {repaired.max():.3f} | {price:.0%} |"
+            f"| {method} | {' | '.join(cells)} | {lost.max():.3f} | {price:.0%} |"
         )
     spread = rows.groupby(["setting", "repaired"])["sd"].mean()
     cells = [
         " / ".join(f"{spread[name, r]:.2f}" for r in (False, True)) for name in names
     ]
-    lines.append(f"| *deviation of retrained models* | {' | '.join(cells)} | | |")
-    return "\n".join(lines).replace("+nan", "-")
+    lines.append(f"| *deviation of retrained models* | {' | '.join(cells)} | | | |")
+    return "\n".join(lines).replace("+nan", "-").replace("nan", "-")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -173,6 +199,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as cache:
         os.environ["FEDNEG_CACHE"] = cache
         for name in given.settings or SETTINGS:
+            if (
+                set(MNIST) <= set(SETTINGS[name])
+                and not (default_root() / "MNIST").exists()
+            ):
+                print(f"{name}: no data in {default_root()}", file=sys.stderr)
+                continue
             for seed in given.seeds:
                 for client in given.clients:
                     which: Mapping[str, Any]

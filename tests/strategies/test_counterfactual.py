@@ -14,7 +14,7 @@ from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays
 from fedneg.ledger.bank import DECAYS, Bank, aged, fitted
 from fedneg.ledger.ledger import Ledger
-from fedneg.strategies.counterfactual import (
+from fedneg.strategies.sources import (
     Floats,
     factors_of,
     left_in,
