@@ -114,7 +114,7 @@ def test_ray_gives_the_bytes_of_inline_where_clients_take_part(
     small = [override for override in SMALL if not override.startswith("model")]
     options = (*small, what, "clients=4", "forget=[0,2]", f"strategy={name}", "seed=3")
     more = ("strategy.gate=0", "client.batch_size=20", "reference=false", "rounds=1")
-    repair = ("retrain=remaining", "retrain_rounds=1")
+    repair = ("retrain=remaining", "retrain_rounds=1", "report=false")
     done = command(
         *(*options, *more, *repair, "engine=ray", f"hydra.run.dir={tmp_path}/ray"),
         cwd=REPOSITORY,

@@ -184,6 +184,7 @@ def test_a_run_with_real_clients_gives_the_bytes_of_inline(
     Each on one of Flower's releases: on both, `forgotten` below does what it does.
     """
     more = (f"strategy={name}", "clients=3", "client.local_epochs=2", *METHODS[name])
+    more = (*more, "report=false")
     overrides = " ".join([*SMALL, *more, "strategy.trust=first_sight"])
     config = f'forget=2 out="{tmp_path}/real" overrides="{overrides}"'
     found = federation.run(config, PATIENCE_S)

@@ -105,7 +105,8 @@ main()
 @pytest.mark.slow
 def test_kill_9_and_the_same_command_again(tmp_path: Path):
     """Workers end by themselves, and the second run needs no cleaning."""
-    arguments = ("data=digits", "rounds=6", "reference=false", "client.local_epochs=1")
+    small = ("reference=false", "client.local_epochs=1", "report=false")
+    arguments = ("data=digits", "rounds=6", *small)
     alone = command(
         *arguments,
         f"hydra.run.dir={tmp_path / 'alone'}",
@@ -185,7 +186,8 @@ def test_two_runs_of_one_training_do_not_disturb_each_other(tmp_path: Path):
     """Whoever comes second waits, and takes what the first has trained."""
 
     def start(name: str, *program: str) -> subprocess.Popen[str]:
-        options = ("data=digits", "rounds=3", "engine=inline")
+        small = ("client.local_epochs=1", "report=false", "verdict.retrainings=0")
+        options = ("data=digits", "rounds=3", "engine=inline", *small)
         return subprocess.Popen(
             [sys.executable, *program, *options, f"hydra.run.dir={tmp_path / name}"],
             cwd=tmp_path,

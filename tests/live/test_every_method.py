@@ -32,7 +32,8 @@ def test_it_ends_with_the_bytes_of_the_main_job_and_says_what_remains(
     name: str, tmp_path: Path
 ):
     options = ["clients=3", f"strategy={name}", "retrain_rounds=1", "strategy.gate=0"]
-    config = small_config(*options, "forget=1", "retrain=remaining", "reference=false")
+    more = ("forget=1", "retrain=remaining", "reference=false", "report=false")
+    config = small_config(*options, *more)
     run(RecordingGrid(real_clients, 3), config, tmp_path)
     folder = tmp_path / "state"
     go_on(folder, *options)
