@@ -21,8 +21,10 @@ from fedneg.tasks.confidence import confidence_of_losses
 
 Floats = NDArray[np.float64]
 # Of false positives: an attack is as good as its few sure hits.
-GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
-GRID += (0.6, 0.7, 0.8, 0.9)
+GRID = (
+    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
+    *(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+)
 # With fewer models the mean of those with the client is mostly chance.
 MIN_IN = 4
 _LEAST_VARIANCE = 1e-6
