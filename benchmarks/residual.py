@@ -68,6 +68,12 @@ METHODS: dict[str, tuple[str, ...]] = {
     "compensated": ("strategy=compensated",),
     "counterfactual": ("strategy=counterfactual",),
     "counterfactual, rewind=2": ("strategy=counterfactual", "strategy.rewind=2"),
+    "counterfactual, power=0.25": ("strategy=counterfactual", "strategy.power=0.25"),
+    "counterfactual, again=probed": (
+        "strategy=counterfactual",
+        "strategy.again=probed",
+        "strategy.probe=0.33",
+    ),
     "puf": ("strategy=puf",),
     "puf, learning_rate=8": ("strategy=puf", "strategy.learning_rate=8"),
     "federaser": ("strategy=federaser",),

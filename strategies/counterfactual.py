@@ -19,7 +19,9 @@ and R the difference of their mean updates, a neuron has a = <D, R> / <D, D>. Si
 directions within a neuron are pushed back at different rates, a source decays as a
 power of its age and not exponentially:
 
-    D* = sum_t (1 + e_t g)^(-1/2) s_t,          g = (1 - a)^(-2) - 1.
+    D* = sum_t (1 + e_t g)^(-q) s_t,            g = (1 - a)^(-1/q) - 1.
+
+The exponent is an option, `power`: 1/2, or less, which leaves more of what is old.
 
 The model goes back to what it was `rewind` rounds ago, less D* as of then, and these
 rounds are run again without the clients: so it has had as many rounds as a retrained
@@ -48,19 +50,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedneg.core.checks import number, whole
+from fedneg.core.checks import choice, number, whole
 from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import Vector, weights_of
 from fedneg.core.settings import Config
 from fedneg.strategies.base import LedgerFedAvg
 from fedneg.strategies.compensated import units_of
+from fedneg.strategies.federaser import norms_of
 from fedneg.strategies.method import About, Needs
 from fedneg.strategies.replies import Reply
-from fedneg.strategies.sources import FASTEST, Summand, left_in, rates_of, summands
+from fedneg.strategies.sources import (
+    FASTEST,
+    POWER,
+    Floats,
+    Summand,
+    left_in,
+    rates_of,
+    summands,
+)
 
-Floats = NDArray[np.float64]
-# One client's answer is noise, mostly.
-FEWEST_PROBED = 3
+# One client's answer is noise, mostly. Whoever is asked twice is asked for less.
+FEWEST_PROBED, FEWEST_TWICE = 3, 2
+AGAIN = (ALL, PROBED) = ("all", "probed")
 
 
 class Counterfactual(LedgerFedAvg):
@@ -73,17 +84,28 @@ class Counterfactual(LedgerFedAvg):
         """`rewind` (rounds that are run again), and `probe` (share of those who stay).
 
         `rate`: of the pushing back where it is not measured: `probe` is 0, or nobody
-        answered; and in what the probe takes out.
+        answered; and in what the probe takes out. `power`: with which a source decays
+        as it ages. `again`: who trains in a round that is run again, ``all`` who stay,
+        or as many of them as are probed (``probed``).
         """
 
         rewind: int = 1
         probe: float = 0.34
         rate: float = 0.3
+        power: float = POWER
+        again: str = "all"
 
         def __post_init__(self) -> None:
             whole("strategy.rewind", self.rewind, minimum=1)
             number("strategy.probe", self.probe, minimum=0, maximum=1)
             number("strategy.rate", self.rate, minimum=0, maximum=FASTEST)
+            number("strategy.power", self.power, minimum=0.1, maximum=1)
+            choice("strategy.again", self.again, AGAIN)
+            if self.again == PROBED and not (self.probe and self.rewind == 1):
+                raise FedNegError(
+                    "strategy.again=probed needs strategy.probe above 0 and "
+                    f"strategy.rewind=1, got {self.probe:g} and {self.rewind}"
+                )
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -186,7 +208,7 @@ class Counterfactual(LedgerFedAvg):
                 self._start -= part
         if recent:
             self._weights = dict(recent[0].weights)
-            for client_id in self.unlearn_clients(1) if self._probes else ():
+            for client_id in self._needed():
                 update = bank.update_of(len(recent), client_id)
                 self._updates[client_id] = update.copy()
         bank.undo()
@@ -195,11 +217,17 @@ class Counterfactual(LedgerFedAvg):
         # Until the clients go, the ledger stands for the model as it was.
         ledger.correction += (before - self._start).astype(np.float32)
 
+    def _needed(self) -> tuple[int, ...]:
+        """Return whose updates of the first round that is run again are needed."""
+        if self.options.again == PROBED:
+            return tuple(k for k in self.remaining if k in self._weights)
+        return self.unlearn_clients(1) if self._probes else ()
+
     def _less(self, rates: Floats) -> Vector:
         """Return where the rewound rounds begin, less what is left at a unit's rate."""
         if not self._brought:
             return self._start.astype(np.float32)
-        left = left_in(self._brought, rates, self._units)
+        left = left_in(self._brought, rates, self._units, self.options.power)
         return (self._start - left).astype(np.float32)
 
     # -- in rounds -------------------------------------------------------------------
@@ -211,10 +239,11 @@ class Counterfactual(LedgerFedAvg):
 
     def unlearn_clients(self, number: int) -> tuple[int, ...]:
         """Return who is probed, or has a part in a round that is run again."""
-        if number > self._probes:
+        if number > self._probes and self.options.again == ALL:
             return self.sampled(number)
         there = [k for k in self.remaining if k in self._weights]
-        count = max(FEWEST_PROBED, ceil(self.options.probe * len(there)))
+        fewest = FEWEST_PROBED if self.options.again == ALL else FEWEST_TWICE
+        count = max(fewest, ceil(self.options.probe * len(there)))
         return tuple(there[:count])
 
     def unlearn_stream(self, number: int) -> int:
@@ -227,17 +256,13 @@ class Counterfactual(LedgerFedAvg):
     def combine(self, number: int, good: Mapping[int, Reply]) -> Vector:
         """Return the parameters to start from after the probe; else those of FedAvg."""
         if number > self._probes:
-            after = super().combine(number, good)
+            after = self._again(number, good)
             # The batches were those of the round that was run again.
             self.ledger.bank.streams[-1:] = [self.unlearn_stream(number)]
             return after
         before = self._global
-        shares = weights_of([self._weights[k] for k in good])
-        response = np.zeros(before.size)
+        response = self._response(good)
         taken_out = (self._start.astype(np.float32) - before).astype(np.float64)
-        for share, (client_id, reply) in zip(shares, good.items(), strict=True):
-            update = reply.local.astype(np.float64) - before
-            response += share * (update - self._updates[client_id])
         rates = rates_of(taken_out, response, self._units)
         after = self._less(rates)
         self.drop((), before=before, after=after)
@@ -253,3 +278,31 @@ class Counterfactual(LedgerFedAvg):
             },
         }
         return after
+
+    def _response(self, good: Mapping[int, Reply]) -> Floats:
+        """Return by how much updates differ from those of the training, on average."""
+        shares = weights_of([self._weights[k] for k in good])
+        found = np.zeros(self._global.size)
+        for share, (client_id, reply) in zip(shares, good.items(), strict=True):
+            update = reply.local.astype(np.float64) - self._global
+            found += share * (update - self._updates[client_id])
+        return found
+
+    def _again(self, number: int, good: Mapping[int, Reply]) -> Vector:
+        """Return the parameters after a round that is run again.
+
+        Who was not asked did what it did in the training, and by how much those who
+        were do otherwise now.
+        """
+        if self.options.again == ALL or not self._updates:
+            return super().combine(number, good)
+        before, response = self._global, self._response(good)
+        local = {
+            k: (before + update + response).astype(np.float32)
+            for k, update in self._updates.items()
+        }
+        local |= {k: reply.local for k, reply in good.items()}
+        place = self.reports[-1].server_round
+        norms = {k: norms_of(local[k] - before, self._shapes) for k in local}
+        weights = {k: self._weights[k] for k in local}
+        return self.enter_models(place, before, local, good, norms, weights=weights)

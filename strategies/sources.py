@@ -18,6 +18,7 @@ from fedneg.ledger.ledger import Ledger, Participation
 Floats = NDArray[np.float64]
 # At a rate of 1 nothing would be left of a source after one round.
 FASTEST = 0.95
+POWER = 0.5
 
 
 def source_of(
@@ -67,7 +68,7 @@ def rates_of(taken_out: Floats, response: Floats, units: NDArray[np.intp]) -> Fl
     return found
 
 
-def kernel(rates: Floats, rounds: int) -> Floats:
+def kernel(rates: Floats, rounds: int, power: float = POWER) -> Floats:
     """Return what is left of a source by its age 0, 1, ..
 
     Parameters
@@ -75,18 +76,21 @@ def kernel(rates: Floats, rounds: int) -> Floats:
     rates : float64 array
         Shares that a round puts back, from 0 to below 1.
     rounds : int
+    power : float
+        Of age. The smaller it is, the more is left in the end of what a round has put
+        back a given share of.
 
     Returns
     -------
     float64 array, shape (rounds, *rates.shape)
     """
-    slowing = (1 - rates) ** -2 - 1
+    slowing = (1 - rates) ** (-1 / power) - 1
     ages = np.arange(rounds).reshape(-1, *(1 for _ in rates.shape))
-    found: Floats = 1 / np.sqrt(1 + ages * slowing)
+    found: Floats = (1 + ages * slowing) ** -power
     return found
 
 
-def left_of(sources: Sequence[Floats], rates: Floats) -> Floats:
+def left_of(sources: Sequence[Floats], rates: Floats, power: float = POWER) -> Floats:
     """Return D*: what is left of sources, the last one of the round before.
 
     As it is printed above; the method has sums of sources only.
@@ -97,9 +101,11 @@ def left_of(sources: Sequence[Floats], rates: Floats) -> Floats:
         In the order of rounds.
     rates : float64 array, shape (d,)
         Of each parameter, from 0 to below 1.
+    power : float
+        As of `kernel`.
     """
     total = np.zeros_like(rates)
-    shares = kernel(rates, len(sources))
+    shares = kernel(rates, len(sources), power)
     for share, source in zip(shares, reversed(sources), strict=True):
         total += share * source
     return total
@@ -186,7 +192,12 @@ def _size(entry: Participation, client_id: int) -> float:
     return entry.weights.get(client_id, 0.0) * hypot(*norms)
 
 
-def left_in(found: Sequence[Summand], rates: Floats, units: NDArray[np.intp]) -> Floats:
+def left_in(
+    found: Sequence[Summand],
+    rates: Floats,
+    units: NDArray[np.intp],
+    power: float = POWER,
+) -> Floats:
     """Return D*, as `left_of` does of all sources, from sums.
 
     Parameters
@@ -196,10 +207,12 @@ def left_in(found: Sequence[Summand], rates: Floats, units: NDArray[np.intp]) ->
     rates : float64 array, shape (units,)
     units : int array, shape (d,)
         The unit, 0, 1, .., of each parameter.
+    power : float
+        As of `kernel`.
     """
     total = np.zeros(units.size)
     for one in found:
-        wanted = kernel(rates, len(one.factors)) * one.factors[:, None]
+        wanted = kernel(rates, len(one.factors), power) * one.factors[:, None]
         for share, row in zip(fitted(wanted, one.sizes), one.sums, strict=True):
             total += share[units] * row
     return total

@@ -19,6 +19,8 @@ TINY = (
         ("negative_gradient", 0, 0.0),
         # Retraining is three clients in four rounds; the probe asks all three.
         ("counterfactual", 0, (3 + 3) / 12),
+        # Two of them, twice.
+        ("counterfactual, again=probed", 0, (2 + 2) / 12),
         ("counterfactual, rewind=2", 0, (3 + 6) / 12),
         ("puf", 1, 4 / 12),
         ("fine_tune", 2, 6 / 12),

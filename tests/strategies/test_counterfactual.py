@@ -17,6 +17,7 @@ from fedneg.ledger.ledger import Ledger
 from fedneg.strategies.sources import (
     Floats,
     factors_of,
+    kernel,
     left_in,
     left_of,
     rates_of,
@@ -209,6 +210,58 @@ def test_forgotten_one_after_the_other_is_as_if_neither_had_been_there():
     np.testing.assert_allclose(made.unlearn(3), retrained((1, 3), 3), rtol=2e-5)
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.8])
+def test_a_round_again_with_those_who_are_probed_alone(rate: float):
+    """Two of three, twice; where all push back alike the third does as they do."""
+    made = bench("strategy.again=probed", "strategy.probe=0.33", rate=rate)
+    made.train(3)
+    after = made.unlearn(1)
+    np.testing.assert_allclose(after, retrained((1,), 3, rate), rtol=2e-5)
+    assert [r.clients for r in made.strategy.reports[3:]] == [2, 2]
+    ledger = made.strategy.ledger
+    np.testing.assert_allclose(ledger.rebuilt(), after, rtol=1e-5)
+    assert sorted(ledger.participation[-1].weights) == [0, 2, 3]
+    # What was not asked for is entered as what was computed.
+    assert ledger.bank.update_of(1, 3) == pytest.approx(
+        rate * (GOALS[3] - made.after[-2]), rel=1e-3
+    )
+    np.testing.assert_allclose(made.unlearn(3), retrained((1, 3), 3, rate), rtol=2e-5)
+
+
+def test_who_was_not_asked_changes_as_the_others_do_by_hand():
+    """Client 3 pulls the other way; in its place stands the mean of 0 and 2's change.
+
+    A round again from v: its update of then, and .4 (w - v) as all others' are.
+    """
+    made = bench("strategy.again=probed", "strategy.probe=0.33", also={3: pulls(3, -1)})
+    made.train(2)
+    before_last = made.after[0]
+    made.unlearn(1)
+    start = made.after[-2]
+    then = -1 * (GOALS[3] - before_last)
+    expected = then + 0.4 * (before_last - start)
+    found = made.strategy.ledger.bank.update_of(1, 3)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_a_smaller_power_leaves_more_of_what_is_old():
+    """With a = 1/2 and q = 1/4, g = 15: after a round 1/2, after two 31^(-1/4)."""
+    found = kernel(np.array([0.5]), 3, power=0.25)[:, 0]
+    assert found.tolist() == pytest.approx([1, 0.5, 31**-0.25])
+    assert found[2] > kernel(np.array([0.5]), 3)[2, 0] == pytest.approx(7**-0.5)
+    assert left_of([np.array([1.0])] * 3, np.array([0.5]), 0.25) == pytest.approx(
+        found.sum()
+    )
+
+
+def test_the_power_is_the_methods():
+    made, other = (bench(f"strategy.power={q}", "rounds=4") for q in (0.5, 0.2))
+    for one in (made, other):
+        one.train(4)
+        one.unlearn(1)
+    assert np.abs(made.model - other.model).max() > 1e-3
+
+
 def test_a_round_that_was_run_again_has_its_batches_the_next_time_too():
     told: list[int] = []
 
@@ -327,6 +380,13 @@ def test_real_clients_repeat_their_batches():
         (("strategy.rewind=4", "rounds=3"), "at most rounds=3, got 4"),
         (("strategy.probe=2",), "strategy.probe must be at most 1"),
         (("strategy.rate=1",), "strategy.rate must be at most 0.95"),
+        (("strategy.power=0",), "strategy.power must be at least 0.1"),
+        (("strategy.again=some",), "strategy.again must be one of"),
+        (
+            ("strategy.again=probed", "strategy.probe=0"),
+            "needs strategy.probe above 0 and strategy.rewind=1, got 0 and 1",
+        ),
+        (("strategy.again=probed", "strategy.rewind=2"), "got 0.34 and 2"),
         (("strategy.server_momentum=0.5",), "needs strategy.server_momentum=0"),
     ],
 )
