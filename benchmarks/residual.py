@@ -136,9 +136,9 @@ def scores_of(models: Sequence[Seen]) -> list[Floats]:
 def rows_of(overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield a row for every model of every method, and every retrained one."""
     ins, outs = references_of(overrides)
-    others = {after: scores_of(found) for after, found in outs.items()}
+    without = {after: scores_of(found) for after, found in outs.items()}
     client = {after: np.mean(scores_of(found), axis=0) for after, found in ins.items()}
-    for after, found in others.items():
+    for after, found in without.items():
         for marks in of_each(found, client[after]):
             row = {"method": RETRAINED, "repaired": False, "after": after}
             yield row | dict(zip(MARKS, marks, strict=True))
@@ -148,7 +148,7 @@ def rows_of(overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
             row: dict[str, Any] = {"method": name, "repaired": repaired, "after": after}
             # By as many as measure a retrained one.
             (own,) = scores_of([model])
-            marks = marks_of(own, others[after][1:], client[after])
+            marks = marks_of(own, without[after][1:], client[after])
             row |= dict(zip(MARKS, marks, strict=True))
             for one in found.influence.values():
                 if one is not None:

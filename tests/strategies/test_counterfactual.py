@@ -229,19 +229,21 @@ def test_a_round_again_with_those_who_are_probed_alone(rate: float):
 
 
 def test_who_was_not_asked_changes_as_the_others_do_by_hand():
-    """Client 3 pulls the other way; in its place stands the mean of 0 and 2's change.
+    """Client 3 pulls the other way; it changes as 0 and 2 do, by (.4 + 3 * .2) / 4.
 
-    A round again from v: its update of then, and .4 (w - v) as all others' are.
+    Of how far the model is from where the training's round began.
     """
-    made = bench("strategy.again=probed", "strategy.probe=0.33", also={3: pulls(3, -1)})
+    also = {3: pulls(3, -1), 2: pulls(2, 0.2)}
+    made = bench("strategy.again=probed", "strategy.probe=0.33", also=also)
     made.train(2)
     before_last = made.after[0]
     made.unlearn(1)
-    start = made.after[-2]
+    start, bank = made.after[-2], made.strategy.ledger.bank
     then = -1 * (GOALS[3] - before_last)
-    expected = then + 0.4 * (before_last - start)
-    found = made.strategy.ledger.bank.update_of(1, 3)
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    expected = then + 0.25 * (before_last - start)
+    np.testing.assert_allclose(bank.update_of(1, 3), expected, rtol=1e-3)
+    own = 0.4 * (GOALS[0] - start)
+    np.testing.assert_allclose(bank.update_of(1, 0), own, rtol=1e-3)
 
 
 def test_a_smaller_power_leaves_more_of_what_is_old():
