@@ -3,9 +3,10 @@
 import pandas as pd
 import pytest
 
-from benchmarks.held_out import MARKS
+from benchmarks import residual
+from benchmarks.held_out import MARKS, RETRAINED
 from benchmarks.judge import COMMON
-from benchmarks.residual import METHODS, models_of, table
+from benchmarks.residual import METHODS, models_of, rows_of, table
 
 TINY = (
     *(*COMMON, "data=digits", "clients=4", "rounds=4", "model.hidden=[8]"),
@@ -54,3 +55,22 @@ def test_the_table_has_means_before_and_after_repair():
     lines = table(rows).splitlines()
     assert lines[2] == "| puf | +0.75 / -0.10 | - / - | 0.020 | 20% |"
     assert "0.10 / 0.10" in lines[-1]
+
+
+def test_a_row_for_every_model_and_what_a_classifier_is_given_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(residual, "METHODS", {"any": METHODS["negative_gradient"]})
+    monkeypatch.setattr(residual, "AFTER", (0, 2))
+    monkeypatch.setattr(residual, "WITHOUT", 3)
+    monkeypatch.setattr(residual, "WITH", 1)
+    rows = pd.DataFrame(rows_of([*TINY, "attack=backdoor", "cache=false"]))
+    found = [(m, int(a)) for m, a in zip(rows["method"], rows["after"], strict=True)]
+    assert found == [(RETRAINED, 0)] * 3 + [(RETRAINED, 2)] * 3 + [
+        ("any", 0),
+        ("any", 2),
+    ]
+    assert rows[list(MARKS)].notna().all(axis=None)
+    judged = rows[rows["method"] == "any"]
+    assert judged["marker_retrained"].notna().all()
+    assert judged["repaired"].tolist() == [False, True]
