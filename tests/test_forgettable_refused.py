@@ -158,7 +158,7 @@ class Masked(FedAvg):
 def test_what_is_no_weighted_sum_is_refused_by_its_step():
     grid, held = Watched(), Forgettable(Decayed())
     with pytest.raises(
-        NotLinearError, match=r"its step in round 1 is off by 0\.\d+ of"
+        NotLinearError, match=r"its step in round 1 is off by \d\.\d+ of"
     ):
         held.start(grid, written(INITIAL), num_rounds=2)
     assert held.clients == ()

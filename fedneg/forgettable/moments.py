@@ -90,15 +90,22 @@ def depends_on_state(strategy: Strategy) -> set[str]:
     return found
 
 
-def momentum_of(ledger: Ledger, block: slice) -> NDArray[np.float64]:
-    """Return a block of the momentum of a ledger with such rows, of updates."""
+def momentum_of(
+    ledger: Ledger, block: slice, *, absolute: bool = False
+) -> NDArray[np.float64]:
+    """Return a block of the momentum of a ledger with such rows, of updates.
+
+    Or, `absolute`, the sum of how large the rows are.
+    """
     assert ledger.buffers is not None, "a ledger with momentum has rows of it"
     total = np.zeros(ledger.initial[block].size)
     for row in ledger.buffers:
-        total += row[block]
+        total += np.abs(row[block]) if absolute else row[block]
     ledger.release()
     inherited = ledger.shared.get(INHERITED)
-    return total if inherited is None else total + inherited[block]
+    if inherited is not None:
+        total += np.abs(inherited[block]) if absolute else inherited[block]
+    return total
 
 
 def advance_moments(strategy: Strategy, names: Names, ledger: Ledger) -> None:

@@ -3,40 +3,84 @@
 A step is tried against what could have made it: the server's optimiser
 (`fedneg.forgettable.moments`) on updates that are weighed by one rule after the other
 (`fedneg.forgettable.weighing`), and last with whatever weights come closest. The first
-that makes this very step says whose it is. If none does, the strategy is refused: there
-is no list of strategies that are not.
+that makes this very step, but for rounding (`fedneg.forgettable.leeway`), says whose it
+is. If none does, the strategy is refused: there is no list of strategies that are not.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from threading import local
-from typing import Any
 
 import numpy as np
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from fedneg.core.errors import FedNegError
-from fedneg.core.parameters import Vector
+from fedneg.core.parameters import Vector, weights_of
+from fedneg.forgettable.leeway import (
+    Magnitudes,
+    gain_at,
+    in_momentum,
+    in_parts,
+    in_step,
+    ratio,
+)
 from fedneg.forgettable.moments import Server, depends_on_state, momentum_of
 from fedneg.forgettable.names import Names
 from fedneg.forgettable.parts import Attributed, Round
 from fedneg.forgettable.refusals import NotLinearError, refusal
-from fedneg.forgettable.views import blocks, dot, is_finite, norm
+from fedneg.forgettable.views import Difference, dot, is_finite
 from fedneg.forgettable.weighing import CHOSEN, Weighing, fixed, rules
 from fedneg.ledger.ledger import BLOCK, Ledger
 from fedneg.ledger.steps import Step
 
-# How far a step may be from what is said to have made it: a share of the step, and what
-# rounding leaves of the parameters themselves, in units of their type's epsilon. First
-# all are tried with the smaller share.
-OF_STEP, OF_EPSILON = (1e-5, 1e-3), 8.0
+# A weighing that comes so near, of what rounding may leave, is taken at once; else the
+# first that comes as near as four times the nearest.
+CLEAR, AS_NEAR = 0.25, 4.0
 # Weights are looked for only where there are so many more parameters than replies: with
 # fewer, some would always be found.
 MORE = 8
-# What a step has beside the aggregate, or an aggregate itself, by blocks.
-Carried = Callable[[slice], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a momentum brings from the rounds before, by blocks."""
+
+    ledger: Ledger
+    momentum: float
+
+    def __getitem__(self, block: slice) -> NDArray[np.float64]:
+        """Return it, of all rows together."""
+        return self.momentum * momentum_of(self.ledger, block)
+
+    def rows(self, block: slice) -> NDArray[np.float64]:
+        """Return how large its rows are, all together."""
+        return self.momentum * momentum_of(self.ledger, block, absolute=True)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """How near a weighing comes to a step.
+
+    Attributes
+    ----------
+    ratio : float
+        Of the array that it fits least, how much of what rounding may leave: up to 1.
+    off : float
+        As a share of the step of that array.
+    array : str
+        Its name.
+    allowed : dict of str to float
+        What rounding may leave, by array.
+    """
+
+    ratio: float
+    off: float
+    array: str
+    gain: float | Vector
+    weighing: Weighing
+    allowed: dict[str, float]
 
 
 def attribute(
@@ -53,31 +97,30 @@ def attribute(
     NotLinearError
         If nothing that is known here makes this step.
     """
-    size = norm(found.step)
-    sent = (reply.update for reply in found.replies)
-    if not (np.isfinite(size) and all(is_finite(one) for one in sent)):
+    if not is_finite(found.step):
         raise FedNegError(
             f"round {found.number} ended in numbers that are not finite: the model "
-            "diverged, or a client sent such"
+            "diverged, or the strategy made such"
         )
     if not found.replies:
         raise NotLinearError(refusal(strategy, "its replies hold no client's model"))
     server = Server.of(strategy, names)
-    tried = list[tuple[float, float | Vector, Weighing]]()
-    carried = _carried(ledger, found.momentum)
-    for share in OF_STEP:
-        for off, gain, weighing in tried or _tries(
-            strategy, names, server, found, carried, tried
-        ):
-            if off <= share * size:
-                return _parts(strategy, names, server, found, gain, weighing)
-    best = min(off for off, *_ in tried)
-    by = f"{best / size:.2g}" if size else "inf"
+    tried = list[Tried]()
+    carried = None if ledger.buffers is None else Carried(ledger, found.momentum)
+    for one in _tries(strategy, names, server, found, carried, tried):
+        if one.ratio <= CLEAR:
+            return _parts(strategy, names, server, found, one.gain, one.weighing)
+    best = min(tried, key=lambda one: one.ratio)
+    if best.ratio <= 1:
+        near = (o for o in tried if o.ratio <= min(1, AS_NEAR * best.ratio))
+        one = next(near)
+        return _parts(strategy, names, server, found, one.gain, one.weighing)
+    best = min(tried, key=lambda one: one.off)
     raise NotLinearError(
         refusal(
             strategy,
-            f"its step in round {found.number} is off by {by} of the nearest weighted "
-            "sum of its clients' updates",
+            f"its step in round {found.number} is off by {best.off:.2g} of the "
+            f"nearest weighted sum of its clients' updates, in array {best.array}",
         )
     )
 
@@ -88,42 +131,60 @@ def _tries(
     server: Server,
     found: Round,
     carried: Carried | None,
-    tried: list[tuple[float, float | Vector, Weighing]],
-) -> Iterator[tuple[float, float | Vector, Weighing]]:
+    tried: list[Tried],
+) -> Iterator[Tried]:
     """Yield how far each weighing is from the step, and keep it."""
-    scale = np.maximum(np.abs(server.gain) * server.share, 1)
-    rounding = _rounding(names, found, scale)
-    for weighing in _weighings(strategy, server, found, carried):
+    for weighing in _weighings(strategy, names, server, found, carried, tried):
         gain = server.gain
         if isinstance(gain, np.ndarray):
-            length = product = 0.0
-            for block, moved in _moved(names, server, found, carried, weighing):
-                length += dot(moved, moved)
-                product += dot(found.step[block], moved)
-            gain = gain * np.float32(product / length if length else 1.0)
-        off = dict.fromkeys(rounding, 0.0)
+            gain = gain * np.float32(_factor(names, server, found, carried, weighing))
         made = _moved(names, replace(server, gain=gain), found, carried, weighing)
-        for (block, moved), (_, dtype) in zip(made, _typed(names), strict=True):
-            moved -= found.step[block]
-            off[dtype] += dot(moved, moved)
-        # What a coarse type rounds excuses its own arrays, and no others.
-        beyond = [max(0.0, off[d] ** 0.5 - OF_EPSILON * r) for d, r in rounding.items()]
-        tried.append((float(np.linalg.norm(beyond)), gain, weighing))
+        sums: dict[str, NDArray[np.float64]] = {}
+        for block, name, moved, momentum, rest in made:
+            step = found.step[block]
+            allowed = np.abs(gain_at(gain, block)) * momentum + rest
+            moved -= step
+            squares = dot(moved, moved), dot(allowed, allowed), dot(step, step)
+            sums[name] = sums.get(name, np.zeros(3)) + squares
+        sizes = {name: np.sqrt(squares) for name, squares in sums.items()}
+        name = max(sizes, key=lambda n: ratio(sizes[n][0], sizes[n][1]))
+        off, most, step_size = map(float, sizes[name])
+        by = off / step_size if step_size else float("inf")
+        bounds = {n: float(size[1]) for n, size in sizes.items()}
+        tried.append(Tried(ratio(off, most), by, name, gain, weighing, bounds))
         yield tried[-1]
 
 
-def _rounding(
-    names: Names, found: Round, scale: float | Vector
-) -> dict[np.dtype[Any], float]:
-    """Return what rounding leaves of parameters and step, by the arrays' type."""
-    squares: dict[np.dtype[Any], float] = {}
-    for block, dtype in _typed(names):
-        by = scale[block] if isinstance(scale, np.ndarray) and scale.ndim else scale
-        epsilon = max(np.finfo(dtype).eps, np.finfo(np.float32).eps)
-        two = (by * one[block].astype(np.float64) for one in (found.before, found.step))
-        size = sum(dot(part, part) ** 0.5 for part in two)
-        squares[dtype] = squares.get(dtype, 0.0) + float(epsilon * size) ** 2
-    return {dtype: square**0.5 for dtype, square in squares.items()}
+def _factor(
+    names: Names,
+    server: Server,
+    found: Round,
+    carried: Carried | None,
+    weighing: Weighing,
+) -> float:
+    """Return what a gain that is known up to a factor is to be multiplied with.
+
+    Of the arrays, those count most that tell it most exactly.
+    """
+    sums: dict[str, NDArray[np.float64]] = {}
+    for block, name, moved, momentum, rest in _moved(
+        names, server, found, carried, weighing
+    ):
+        of_gain = np.abs(gain_at(server.gain, block)) * momentum
+        squares = (
+            dot(moved, moved),
+            dot(found.step[block], moved),
+            dot(of_gain, of_gain),
+            dot(rest, rest),
+        )
+        sums[name] = sums.get(name, np.zeros(4)) + squares
+    length, product, of_gains, rests = np.array(list(sums.values())).T
+    if not length.any():
+        return 1.0
+    first = product.sum() / length.sum()
+    noise = first**2 * of_gains + rests
+    weights = 1 / np.maximum(noise, np.finfo(float).tiny)
+    return float((weights * product).sum() / (weights * length).sum())
 
 
 def _moved(
@@ -132,22 +193,55 @@ def _moved(
     found: Round,
     carried: Carried | None,
     weighing: Weighing,
-) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Yield blocks of the step that a weighing would have made."""
-    for block, weights, updates in _weighed(names, found, weighing):
-        moved = server.share * (weights * updates).sum(axis=0)
+) -> Iterator[
+    tuple[slice, str, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+]:
+    """Yield blocks of an array, its name, and the step that a weighing would have made.
+
+    And how far what the gain is multiplied with may be off, and what is beside that.
+    """
+    count, shares = len(found.replies), _shares(found)
+    for block, name, weights, updates in _weighed(names, found, weighing):
+        dtype = names.dtypes[name]
+        parts = weights * updates
+        moved = server.share * parts.sum(axis=0)
+        before = found.before[block].astype(np.float64)
+        # What a strategy weighs less than by examples it has mostly made smaller.
+        by = np.abs(weights)
+        by = by if weighing.column is None else np.maximum(by, shares)
+        size = Magnitudes(
+            (by * np.abs(before + updates)).sum(axis=0),
+            np.abs(parts).sum(axis=0),
+            0.0 if carried is None else carried.rows(block),
+            np.abs(before) + np.abs(found.step[block]),
+        )
         if carried is not None:
-            moved += carried(block)
-        gain = server.gain
-        moved *= gain[block] if isinstance(gain, np.ndarray) else gain
-        yield block, moved
+            moved += carried[block]
+        moved *= gain_at(server.gain, block)
+        momentum = in_momentum(
+            size,
+            dtype,
+            replies=count,
+            share=server.share,
+            momentum=found.momentum,
+            rounds=found.number,
+        )
+        rest = in_step(size, dtype) + in_parts(found.step[block])
+        yield block, name, moved, momentum, rest
+
+
+def _shares(found: Round) -> NDArray[np.float64]:
+    """Return what replies weigh by their examples, as a column."""
+    return np.asarray(weights_of([r.weight for r in found.replies]))[:, None]
 
 
 def _weighings(
     strategy: Strategy,
+    names: Names,
     server: Server,
     found: Round,
     carried: Carried | None,
+    tried: Sequence[Tried],
 ) -> Iterator[Weighing]:
     yield from rules(strategy, found.kept)
     if not isinstance(server.gain, np.ndarray) and server.gain:
@@ -155,38 +249,46 @@ def _weighings(
         def aggregate(block: slice) -> NDArray[np.float64]:
             total = found.step[block] / server.gain
             if carried is not None:
-                total -= carried(block)
+                total -= carried[block]
             return np.asarray(total / server.share)
 
-        weights = _fitted(found, aggregate)
+        weights = _fitted(names, found, aggregate, tried[0].allowed)
         if weights is not None:
             yield fixed(weights, CHOSEN)
 
 
-def _fitted(found: Round, aggregate: Carried) -> NDArray[np.float64] | None:
+def _fitted(
+    names: Names,
+    found: Round,
+    aggregate: Callable[[slice], NDArray[np.float64]],
+    allowed: Mapping[str, float],
+) -> NDArray[np.float64] | None:
     """Return the weights of updates that come closest to an aggregate, if any can say.
 
-    Of those whose updates are alike, each keeps its share by examples.
+    Of those whose updates are alike, each keeps its share by examples. Arrays count by
+    how exactly they tell it.
     """
     replies, count = found.replies, len(found.replies)
     if found.before.size < count + MORE:
         return None
     products, shares = np.zeros((count, count)), np.zeros(count)
-    for block in blocks(found.before.size):
-        updates = np.stack([r.update[block] for r in replies]).astype(np.float64)
+    exact = {
+        n: prod(names.shapes[n]) ** 0.5 / most for n, most in allowed.items() if most
+    }
+    largest = max(exact.values(), default=1.0)
+    for block, name in _arrays(names):
+        by = exact.get(name, 0.0) / largest
+        updates = by * np.stack([r.update[block] for r in replies]).astype(np.float64)
         products += updates @ updates.T
-        shares += updates @ aggregate(block)
-    first = np.array([reply.weight for reply in replies])
-    first = first / first.sum() if first.sum() else np.full(count, 1 / count)
+        shares += updates @ (by * aggregate(block))
+    first = _shares(found)[:, 0]
     inverse = np.linalg.pinv(products, rcond=1e-12, hermitian=True)
     weights: NDArray[np.float64] = first + inverse @ (shares - products @ first)
     return weights
 
 
-def _typed(
-    names: Names, inside: slice | None = None
-) -> Iterator[tuple[slice, np.dtype[np.floating]]]:
-    """Yield blocks of the parameters, or of some of them, each of one type."""
+def _arrays(names: Names, inside: slice | None = None) -> Iterator[tuple[slice, str]]:
+    """Yield blocks of the parameters, or of some, each of one array, with its name."""
     low, high = (
         (0, names.layout.size) if inside is None else (inside.start, inside.stop)
     )
@@ -194,28 +296,28 @@ def _typed(
     for name in names.parameters:
         stop = start + prod(names.shapes[name])
         for first in range(max(start, low), min(stop, high), BLOCK):
-            yield slice(first, min(first + BLOCK, stop, high)), names.dtypes[name]
+            yield slice(first, min(first + BLOCK, stop, high)), name
         start = stop
 
 
 def _weighed(
     names: Names, found: Round, weighing: Weighing, inside: slice | None = None
-) -> Iterator[tuple[slice, NDArray[np.floating], NDArray[np.float64]]]:
-    """Yield blocks with the weights and updates there of all replies."""
-    for block, dtype in _typed(names, inside):
+) -> Iterator[tuple[slice, str, NDArray[np.floating], NDArray[np.float64]]]:
+    """Yield blocks of an array, its name, and the weights and updates of all there."""
+    for block, name in _arrays(names, inside):
         updates = np.stack([reply.update[block] for reply in found.replies])
         weights = weighing.column
         if weights is None:
-            values = found.before[block] + updates
-            weights = weighing.of(values.astype(dtype, copy=False))
-        yield block, weights, updates.astype(np.float64)
-
-
-def _carried(ledger: Ledger, momentum: float) -> Carried | None:
-    """Return what the momentum brings from the rounds before, by blocks."""
-    if ledger.buffers is None:
-        return None
-    return lambda block: momentum * momentum_of(ledger, block)
+            values = np.stack(
+                [
+                    reply.update.local(block, names.dtypes[name])
+                    if isinstance(reply.update, Difference)
+                    else found.before[block] + reply.update[block]
+                    for reply in found.replies
+                ]
+            )
+            weights = weighing.of(values.astype(names.dtypes[name], copy=False))
+        yield block, name, weights, updates.astype(np.float64)
 
 
 def _parts(
@@ -231,7 +333,7 @@ def _parts(
     if weighing.column is not None:
         means += weighing.column[:, 0]
     else:
-        for _, weights, updates in _weighed(names, found, weighing):
+        for _, _, weights, updates in _weighed(names, found, weighing):
             wide = np.broadcast_to(weights, updates.shape)
             means += wide.sum(axis=1) / found.before.size
     shares = dict[int, float]()
@@ -267,7 +369,7 @@ class Parts:
         """Return all parts of a block, by rows."""
         names, server, found, weighing = self._of
         parts = dict[int, Vector]()
-        for block, weights, updates in _weighed(names, found, weighing, inside):
+        for block, _, weights, updates in _weighed(names, found, weighing, inside):
             here = slice(block.start - inside.start, block.stop - inside.start)
             seen = set[int]()
             for reply, part in zip(

@@ -121,6 +121,14 @@ class Difference(_Pieces):
             found[here] = np.subtract(new[inside], old[inside], dtype=exact)
         return found
 
+    def local(self, block: slice, dtype: Any) -> NDArray[Any]:
+        """Return a part of what they were added to, new."""
+        length, pieces = self._inside(block)
+        found = np.empty(length, dtype)
+        for place, inside, here in pieces:
+            found[here] = self._pairs[place][0][inside]
+        return found
+
 
 def whole(vector: Blocks) -> Vector:
     """Return all of a vector at once, as float32; it may not be anybody's to write."""
