@@ -263,9 +263,9 @@ def test_references_have_as_many_rounds_as_each_model_had(
     asked: list[set[int]] = []
     real = Federation.reference
 
-    def reference(self: Any, *rest: Any, after: Any = (0,)) -> Any:
+    def reference(self: Any, *rest: Any, after: Any = (0,), **more: Any) -> Any:
         asked.append(set(after))
-        return real(self, *rest, after=after)
+        return real(self, *rest, after=after, **more)
 
     monkeypatch.setattr(Federation, "reference", reference)
     results_of(tmp_path, *words)
