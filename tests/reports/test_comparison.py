@@ -363,3 +363,18 @@ def test_callback_compares_only_several_methods(
     finish_sweep(single)
     assert "comparison" not in capsys.readouterr().out
     assert not (single / "comparison.html").exists()
+
+
+def test_networks_of_other_layers_are_told_without_those_that_they_lack(
+    tmp_path: Path,
+) -> None:
+    layers = {"cnn": ([16], []), "mlp": ([], [128]), "small": ([], [])}
+    for name, (channels, hidden) in layers.items():
+        model = {"name": name, "channels": channels, "hidden": hidden}
+        add_run(tmp_path / name, config={"model": model})
+    frame = collect_comparison(tmp_path)
+    assert set(frame["other"]) == {
+        "model.channels=[16], model.name=cnn",
+        "model.hidden=[128], model.name=mlp",
+        "model.name=small",
+    }
