@@ -222,7 +222,7 @@ def _others(runs: Sequence[Run]) -> dict[str, str]:
     others = {}
     for group in groups.values():
         for run, own in zip(group, apart([r.others for r in group]), strict=True):
-            # A network has one kind of layers or the other: an empty list tells nothing.
+            # A network has layers of one kind or the other: an empty list says nothing.
             told = {k: v for k, v in own.items() if v != "[]"} or own
             others[run.name] = ", ".join(f"{k}={v}" for k, v in told.items())
     return others
