@@ -15,7 +15,8 @@ import pandas as pd
 
 from benchmarks.markers import fill
 from fedneg.reports.compare.figures import draw_pareto
-from fedneg.reports.compare.rows import collect_comparison
+from fedneg.reports.compare.influence import draw_influences
+from fedneg.reports.compare.rows import collect_comparison, find_comparison
 from fedneg.reports.compare.statistics import summarise
 from fedneg.reports.compare.tables import markdown_table
 from fedneg.reports.compare.text import describe_winners
@@ -25,7 +26,7 @@ HERE = Path(__file__).parent
 
 def facts(frame: pd.DataFrame) -> Iterator[str]:
     """Yield the numbers in its words that its tables do not have."""
-    keys = ["clients", "partition", "attack", "seed"]
+    keys = ["data", "clients", "partition", "attack", "other", "seed"]
     main_runs = frame[frame["attack"] != "canaries"]
     for model in ("unlearned", "recovered"):
         by = main_runs[main_runs["model"] == model].pivot_table(
@@ -37,14 +38,20 @@ def facts(frame: pd.DataFrame) -> Iterator[str]:
             f"{(ahead > 0).sum()} of {len(ahead)}, by {ahead.mean():.3f} on average, "
             f"{ahead.max():.3f} within one run at most"
         )
-    ascent = main_runs[
-        (main_runs["strategy"] == "gradient_ascent")
-        & (main_runs["attack"] == "backdoor")
-        & main_runs["partition"].str.startswith("dirichlet")
-        & (main_runs["model"] == "recovered")
+    judged = frame[frame["judged"] & frame["rho"].notna()]
+    for method, rows in judged.groupby("strategy", sort=False):
+        off, lost = rows["rho"].abs(), rows["accuracy_lost"]
+        yield (
+            f"{method}: |rho| {off.mean():.2f} on average, {off.median():.2f} in the "
+            f"middle, up to .2 in {(off <= 0.2).sum()} of {len(off)}; loses "
+            f"{lost.mean():.3f} on average, {lost.max():.3f} at most; "
+            f"forgotten in {(rows['outcome'] == 'forgotten').sum()}"
+        )
+    ascent = judged[
+        (judged["strategy"] == "gradient_ascent") & (judged["attack"] == "backdoor")
     ]
     rates = sorted(ascent["attack_success_rate"].round(3))
-    yield f"gradient_ascent, dirichlet, backdoor, repaired: {rates}"
+    yield f"gradient_ascent, backdoor, repaired: {rates}"
 
 
 def canary_aucs(folder: Path) -> Iterator[str]:
@@ -71,9 +78,11 @@ def main(folders: Sequence[Path]) -> None:
     frame.to_csv(HERE / "comparison.csv", index=False)
     picture = draw_pareto(summary)
     assert picture is not None, f"no run below {folders} can be compared"
-    for name, content in picture.files().items():
-        if name.endswith(".png"):
-            (HERE / "figures" / name).write_bytes(content)
+    margins = find_comparison(folders[0]).margins
+    for drawn in filter(None, (picture, draw_influences(frame, margins))):
+        for name, content in drawn.files().items():
+            if name.endswith(".png"):
+                (HERE / "figures" / name).write_bytes(content)
     winners = "\n".join(f"* {sentence}" for sentence in describe_winners(summary))
     body = f"{markdown_table(summary)}\n{winners}"
     fill(HERE.parent / "docs" / "methods.md", "comparison", body)

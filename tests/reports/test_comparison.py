@@ -374,7 +374,7 @@ def test_networks_of_other_layers_are_told_without_those_that_they_lack(
         add_run(tmp_path / name, config={"model": model})
     frame = collect_comparison(tmp_path)
     assert set(frame["other"]) == {
-        "model.channels=[16], model.name=cnn",
-        "model.hidden=[128], model.name=mlp",
+        "model.name=cnn, model.channels=[16]",
+        "model.name=mlp, model.hidden=[128]",
         "model.name=small",
     }

@@ -37,7 +37,7 @@ from fedneg.reports.compare.text import (
     describe_winners,
     short_number,
 )
-from fedneg.reports.html.page import Format, Page
+from fedneg.reports.html.page import Format, Page, prose
 from fedneg.reports.run_folders import not_begun, quality_name, with_failures
 
 _MIB = 1024.0**2
@@ -117,11 +117,12 @@ def _fill(page: Page, found: Found, summary: pd.DataFrame, quality: str) -> None
         page.text("The same in every setting:").facts(same)
     page.section("At a glance")
     for _, rows in pool(summary).groupby("attack", sort=False):
+        table = glance(rows)
+        numbers = [name for name in table.columns[1:] if name != "verdicts"]
         page.table(
-            glance(rows),
+            table.assign(verdicts=table["verdicts"].map(prose)),
             caption=f"{heading(rows)}: means of the settings' means, verdicts counted",
-            formats=dict.fromkeys(list(glance(rows).columns)[1:], str)
-            | {"verdicts": str},
+            formats=dict.fromkeys(numbers, str),
         )
     _add_influence(page, found)
     picture = draw_pareto(summary, quality=quality)

@@ -224,7 +224,9 @@ def _others(runs: Sequence[Run]) -> dict[str, str]:
         for run, own in zip(group, apart([r.others for r in group]), strict=True):
             # A network has layers of one kind or the other: an empty list says nothing.
             told = {k: v for k, v in own.items() if v != "[]"} or own
-            others[run.name] = ", ".join(f"{k}={v}" for k, v in told.items())
+            # Names first: what is too long for a figure's title is cut off there.
+            keys = sorted(told, key=lambda key: not key.endswith(".name"))
+            others[run.name] = ", ".join(f"{key}={told[key]}" for key in keys)
     return others
 
 
