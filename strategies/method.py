@@ -117,6 +117,8 @@ class ForgettingMethod:
 
     # Whether it begins anew from what `rectify` returns, with an empty ledger.
     starts_over = False
+    # Whether it draws parameters as the task does before round 1.
+    draws_anew = False
     # How many times their old weights `rectify` gave to the clients that stay.
     spread = 1.0
     # Whether its rounds are rounds of the training again, each with whom it had.

@@ -23,6 +23,8 @@ class RandomInit(LedgerFedAvg):
 
     starts_over = True
 
+    draws_anew = True
+
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return fresh parameters, the first draw after that of round 1."""
         self.method_report = {

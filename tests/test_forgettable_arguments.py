@@ -56,6 +56,11 @@ def test_what_is_forgettable_is_not_made_so_again():
         Forgettable(Forgettable(fedavg()))
 
 
+BROKEN = written(
+    {n: a * np.nan if a.dtype.kind == "f" else a for n, a in INITIAL.items()}
+)
+
+
 @pytest.mark.parametrize("with_state", [False, True])
 @pytest.mark.parametrize(
     ("given", "said"),
@@ -63,6 +68,7 @@ def test_what_is_forgettable_is_not_made_so_again():
         ({"grid": 3}, "grid must be a flwr.serverapp.Grid, got int"),
         ({"initial_arrays": INITIAL}, "initial_arrays must be a flwr.app.ArrayRecord"),
         ({"initial_arrays": None}, "ArrayRecord, got NoneType"),
+        ({"initial_arrays": BROKEN}, "of the initial arrays has a number that is not"),
         ({"num_rounds": "3"}, "num_rounds must be a whole number, got '3'"),
         ({"num_rounds": 1.5}, "num_rounds must be a whole number, got 1.5"),
         ({"num_rounds": True}, "num_rounds must be a whole number, got True"),

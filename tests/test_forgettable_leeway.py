@@ -198,3 +198,57 @@ def test_a_rule_that_comes_nearer_is_taken_though_another_is_near_enough():
     inner = FedMedian(fraction_evaluate=0.0)
     held = run(inner, model(np.float16), steps, clients=12, rounds=1)
     assert len(held.depends) == 1
+
+
+class Uniform(FedAvg):
+    """Weighs all alike, whatever their examples: weights have to be looked for."""
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
+        """Return the mean."""
+        records = [read(m.content.array_records["arrays"]) for m in replies]
+        mean = {n: np.mean([r[n] for r in records], axis=0) for n in records[0]}
+        mean = {n: np.asarray(a, records[0][n].dtype) for n, a in mean.items()}
+        return written(mean), MetricRecord({})
+
+
+class Narrow(Direct):
+    """Everybody moves the same five numbers; some of them as somebody else does."""
+
+    def __init__(self, clients: int, *, numbers: int, alike: int = 0) -> None:
+        super().__init__(clients, dict.fromkeys(SHAPES, 0.1))
+        self.numbers, self.alike = numbers, alike
+
+    def answer(self, message: Message) -> Message:
+        """Answer with few numbers moved."""
+        client_id = message.metadata.dst_node_id - 1000
+        own = np.random.default_rng([max(client_id, self.alike), self.rounds])
+        local = read(message.content.array_records["arrays"])
+        moved = local["weight"].copy()
+        moved.flat[: self.numbers] += 0.1 * own.normal(size=self.numbers)
+        metrics = MetricRecord({"num-examples": 3 + client_id, "train_loss": 0.5})
+        arrays = {**local, "weight": np.asarray(moved, local["weight"].dtype)}
+        content = RecordDict({"arrays": written(arrays), "metrics": metrics})
+        return Message(content, reply_to=message)
+
+
+def start(grid: Direct) -> Forgettable:
+    held = Forgettable(Uniform(fraction_evaluate=0.0))
+    held.start(grid, written(model(np.float32)), num_rounds=2, timeout=PATIENCE_S)
+    return held
+
+
+def test_weights_that_others_would_do_for_are_refused():
+    """Twelve updates in five directions: what each weighed nothing tells."""
+    with pytest.raises(NotLinearError, match="12 clients weighed: their updates lie"):
+        start(Narrow(12, numbers=5))
+    held = start(Narrow(12, numbers=40))
+    assert held.ledger is not None
+    assert len(held.ledger.participation) == 2
+
+
+def test_updates_that_are_the_same_need_not_be_told_apart():
+    """Of two that sent one update it does not matter whose part is whose."""
+    held = start(Narrow(12, numbers=40, alike=1))
+    assert held.ledger is not None
+    before = held.ledger.contributions
+    assert len(before) == 12

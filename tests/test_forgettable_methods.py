@@ -236,9 +236,19 @@ def test_rounds_that_are_to_come_are_not_saved(tmp_path: Path):
 @pytest.mark.parametrize(
     ("method", "options", "said"),
     [
-        ("nothing_like_it", {}, "strategy must be one of compensated"),
-        ("compensated", {"unit": "moon"}, "strategy.unit must be one of model, layer"),
-        ("compensated", {"moon": 1}, "moon"),
+        (
+            "nothing_like_it",
+            {},
+            "must be one of compensated, dampening, do_nothing, federaser, fine_tune, ",
+        ),
+        ("random_init", {}, "needs a task, whose model it draws anew, which"),
+        ("puf", {}, "method=puf needs the leaving clients' part"),
+        (
+            "compensated",
+            {"unit": "moon"},
+            r"d: options\['unit'\] must be one of model, layer",
+        ),
+        ("compensated", {"moon": 1}, r"compensated: unknown key options\['moon'\]$"),
         (
             "gradient_ascent",
             {},

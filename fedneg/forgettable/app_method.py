@@ -16,6 +16,7 @@ from fedneg.config import load_config
 from fedneg.core.errors import FedNegError
 from fedneg.core.layout import Layout
 from fedneg.core.parameters import Vector
+from fedneg.core.settings import methods
 from fedneg.ledger.ledger import Ledger
 from fedneg.strategies import make_strategy
 from fedneg.strategies.base import LedgerFedAvg
@@ -52,6 +53,7 @@ class AppMethod:
             "updates of whole rounds; take storage=norms": made.keeps_updates,
             "the last rounds' updates": made.keeps_recent,
             "a task": made.task_needs(),
+            "a task, whose model it draws anew": made.draws_anew,
         }
         for what, is_needed in needs.items():
             if is_needed:
@@ -64,15 +66,18 @@ class AppMethod:
 
     def _made(self, *, clients: int, rounds: int) -> LedgerFedAvg:
         own = [f"strategy.{k}={json.dumps(v)}" for k, v in self.options.items()]
-        config, _ = load_config(
-            [
-                *REST,
-                f"clients={clients}",
-                f"rounds={rounds}",
-                f"strategy={self.name}",
-                *own,
-            ]
-        )
+        # A configuration speaks of its own words: say what these arguments were.
+        if ":" not in self.name and self.name not in methods():
+            able = ", ".join(filter(_can_be, methods()))
+            raise FedNegError(f"method must be one of {able}, got {self.name!r}")
+        words = [*REST, f"clients={clients}", f"rounds={rounds}"]
+        try:
+            config, _ = load_config([*words, f"strategy={self.name}", *own])
+        except FedNegError as error:
+            said = str(error).split("; fedneg --cfg")[0]
+            for key in self.options:
+                said = said.replace(f"strategy.{key}", f"options[{key!r}]")
+            raise FedNegError(f"method={self.name}: {said}") from None
         return make_strategy(config, assignment="")
 
     def take_out(
@@ -137,3 +142,12 @@ class AppMethod:
             return None
         found = self._strategy.adjust(self._number, row, local)
         return None if found is local else found
+
+
+def _can_be(name: str) -> bool:
+    """Return whether a method of the app needs nothing that only the app has."""
+    try:
+        AppMethod(name)
+    except FedNegError:
+        return False
+    return True

@@ -129,6 +129,7 @@ class HeldModel(LedgerStrategy):
         """
         check_before(self.strategy, arrays, starts_over=self._starts_over)
         names = Names.of(arrays, self.module)
+        names.check_finite(arrays)
         ledger = empty_ledger(
             np.concatenate(names.read(arrays)),
             names.layout,

@@ -144,6 +144,16 @@ class Names:
         arrays = self.views(record)
         return joined([arrays[name] for name in self.parameters]), self.rest(arrays)
 
+    def check_finite(self, record: ArrayRecord) -> None:
+        """Raise FedNegError if a parameter is not finite."""
+        arrays = self.views(record)
+        for name in self.parameters:
+            if not np.isfinite(arrays[name]).all():
+                raise FedNegError(
+                    f"array {name} of the initial arrays has a number that is not "
+                    "finite"
+                )
+
     def rest(self, arrays: Mapping[str, NDArray[Any]]) -> Vector:
         """Return what of `views` is not trained, as float32.
 

@@ -41,6 +41,11 @@ CLEAR, AS_NEAR = 0.25, 4.0
 # Weights are looked for only where there are so many more parameters than replies: with
 # fewer, some would always be found.
 MORE = 8
+# And only where rounding leaves so little doubt of what a client's part of a step is,
+# as a share of the step. Else other weights make the same one.
+DOUBT = 1e-3
+# Updates whose difference is so much shorter than they are the same update.
+SAME = 1e-10
 
 
 @dataclass(frozen=True)
@@ -105,9 +110,9 @@ def attribute(
     if not found.replies:
         raise NotLinearError(refusal(strategy, "its replies hold no client's model"))
     server = Server.of(strategy, names)
-    tried = list[Tried]()
+    tried, doubts = list[Tried](), list[str]()
     carried = None if ledger.buffers is None else Carried(ledger, found.momentum)
-    for one in _tries(strategy, names, server, found, carried, tried):
+    for one in _tries(strategy, names, server, found, carried, tried, doubts):
         if one.ratio <= CLEAR:
             return _parts(strategy, names, server, found, one.gain, one.weighing)
     best = min(tried, key=lambda one: one.ratio)
@@ -116,6 +121,8 @@ def attribute(
         one = next(near)
         return _parts(strategy, names, server, found, one.gain, one.weighing)
     best = min(tried, key=lambda one: one.off)
+    if doubts:
+        raise NotLinearError(refusal(strategy, doubts[0]))
     raise NotLinearError(
         refusal(
             strategy,
@@ -132,9 +139,13 @@ def _tries(
     found: Round,
     carried: Carried | None,
     tried: list[Tried],
+    doubts: list[str],
 ) -> Iterator[Tried]:
-    """Yield how far each weighing is from the step, and keep it."""
-    for weighing in _weighings(strategy, names, server, found, carried, tried):
+    """Yield how far each weighing is from the step, and keep it.
+
+    And why weights were not looked for, where they could not be told.
+    """
+    for weighing in _weighings(strategy, names, server, found, carried, tried, doubts):
         gain = server.gain
         if isinstance(gain, np.ndarray):
             gain = gain * np.float32(_factor(names, server, found, carried, weighing))
@@ -242,6 +253,7 @@ def _weighings(
     found: Round,
     carried: Carried | None,
     tried: Sequence[Tried],
+    doubts: list[str],
 ) -> Iterator[Weighing]:
     yield from rules(strategy, found.kept)
     if not isinstance(server.gain, np.ndarray) and server.gain:
@@ -252,7 +264,7 @@ def _weighings(
                 total -= carried[block]
             return np.asarray(total / server.share)
 
-        weights = _fitted(names, found, aggregate, tried[0].allowed)
+        weights = _fitted(names, found, aggregate, tried[0].allowed, doubts)
         if weights is not None:
             yield fixed(weights, CHOSEN)
 
@@ -262,16 +274,17 @@ def _fitted(
     found: Round,
     aggregate: Callable[[slice], NDArray[np.float64]],
     allowed: Mapping[str, float],
+    doubts: list[str],
 ) -> NDArray[np.float64] | None:
     """Return the weights of updates that come closest to an aggregate, if any can say.
 
-    Of those whose updates are alike, each keeps its share by examples. Arrays count by
-    how exactly they tell it.
+    Of those whose updates are the same, each keeps its share by examples. Arrays count
+    by how exactly they tell it. None where other weights do as well: it is said why.
     """
     replies, count = found.replies, len(found.replies)
     if found.before.size < count + MORE:
         return None
-    products, shares = np.zeros((count, count)), np.zeros(count)
+    products, shares, length = np.zeros((count, count)), np.zeros(count), 0.0
     exact = {
         n: prod(names.shapes[n]) ** 0.5 / most for n, most in allowed.items() if most
     }
@@ -280,11 +293,49 @@ def _fitted(
         by = exact.get(name, 0.0) / largest
         updates = by * np.stack([r.update[block] for r in replies]).astype(np.float64)
         products += updates @ updates.T
-        shares += updates @ (by * aggregate(block))
+        step = by * aggregate(block)
+        shares += updates @ step
+        length += dot(step, step)
+    # As much as the step itself is rounded by is no doubt of who made it.
+    rounded = (found.before.size / length) ** 0.5 if length else 0.0
+    if _doubt(products, length) > max(DOUBT * largest, rounded):
+        doubts.append(
+            f"round {found.number} does not tell what each of its {count} clients "
+            "weighed: their updates lie in too few directions"
+        )
+        return None
     first = _shares(found)[:, 0]
     inverse = np.linalg.pinv(products, rcond=1e-12, hermitian=True)
     weights: NDArray[np.float64] = first + inverse @ (shares - products @ first)
     return weights
+
+
+def _doubt(products: NDArray[np.float64], length: float) -> float:
+    """Return how far a client's part of a step may be off, as a share of the step.
+
+    Of an error of 1 in each number, which fitted weights pass on: along the directions
+    in which updates differ little most. Those of one direction alone do not differ.
+
+    Parameters
+    ----------
+    products : array, shape (N, N)
+        Of the updates with each other.
+    length : float
+        The step's, squared.
+    """
+    sizes = np.diag(products)
+    apart = sizes[:, None] + sizes[None, :] - 2 * products
+    kept: list[int] = []
+    for k in np.flatnonzero(sizes > 0):
+        if all(apart[k, j] > SAME * (sizes[k] + sizes[j]) for j in kept):
+            kept.append(int(k))
+    if not kept or not length:
+        return 0.0
+    values, directions = np.linalg.eigh(products[np.ix_(kept, kept)])
+    # Less than what is rounded in the products themselves is nothing.
+    values = np.maximum(values, len(kept) * np.finfo(float).eps * values[-1])
+    of_weights = np.sqrt((directions**2 / values).sum(axis=1))
+    return float((of_weights * np.sqrt(sizes[kept])).max() / length**0.5)
 
 
 def _arrays(names: Names, inside: slice | None = None) -> Iterator[tuple[slice, str]]:
