@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from builders.strangers import (
 from builders.waiting import PATIENCE_S
 from fedneg import Forgettable
 from fedneg.core.errors import FedNegError
+from fedneg.strategies.compensated import Compensated
 
 
 def trained(
@@ -267,11 +269,16 @@ def test_a_method_that_cannot_be_is_a_line(
     assert "\n" not in str(caught.value)
 
 
-def test_what_fails_while_forgetting_changes_nothing():
+def test_what_fails_while_forgetting_changes_nothing(monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object) -> NoReturn:
+        raise FedNegError("halfway")
+
     grid = Watched()
-    held, before = trained("random_init", grid)
-    with pytest.raises(FedNegError, match="strategy=random_init needs a task"):
-        held.forget([held.clients[0]])
+    held, before = trained("compensated", grid)
+    with monkeypatch.context() as patch:
+        patch.setattr(Compensated, "rectify", broken)
+        with pytest.raises(FedNegError, match="halfway"):
+            held.forget([held.clients[0]])
     np.testing.assert_array_equal(joined(read(held.arrays)), joined(before))
     assert held.forgotten == ()
     with pytest.raises(FedNegError, match="scale is of a plain subtraction"):

@@ -5,9 +5,12 @@ its key alone: not on the engine, the order of clients, or what was drawn before
 """
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _key(seed: int, purpose: str, server_round: int, client_id: int) -> list[int]:
@@ -48,8 +51,11 @@ def seed_of(seed: int, purpose: str, server_round: int = 0, client_id: int = 0) 
 
 def torch_generator(
     seed: int, purpose: str, server_round: int = 0, client_id: int = 0
-) -> torch.Generator:
+) -> "torch.Generator":
     """Return the torch CPU generator of one stream (see `rng`)."""
+    # Whoever draws with NumPy alone does without it.
+    import torch
+
     return torch.Generator().manual_seed(
         seed_of(seed, purpose, server_round, client_id)
     )
