@@ -25,7 +25,7 @@ SEAM := tests/test_flower_internals.py tests/test_flower_hub.py \
 help:
 	@echo 'make run     train a federation, forget client 4, write a report to outputs/'
 	@echo 'make paper   reproduce the paper (outputs/paper)'
-	@echo 'make compare all forgetting methods side by side (under an hour on 2 cores)'
+	@echo 'make compare all forgetting methods side by side (an hour on the digits, hours on MNIST)'
 	@echo 'make test    the tests            make lint   ruff, formatting, mypy'
 	@echo 'make test-all  with a kill at every step of a run: an hour more'
 	@echo 'make test-newest  the tests of the seam to Flower, on its newest release'

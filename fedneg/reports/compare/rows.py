@@ -276,7 +276,9 @@ def _add_forgetting(frame: pd.DataFrame) -> None:
         wanted = _MEASURES.get(attack, ("attack_success_gap",))
         models = rows[~rows["strategy"].isin(["original", "retrained"])]
         known = {n: int(models[n].notna().sum()) for n in (*wanted, *_MEMBERSHIP)}
-        best = max(wanted, key=lambda n: known[n])
+        most = max(known[n] for n in wanted)
+        # The first that is no exception: of a model that diverged nothing is known.
+        best = next(n for n in wanted if 2 * known[n] >= most)
         if not known[best]:
             best = max(_MEMBERSHIP, key=lambda n: known[n])
         if known[best]:
