@@ -129,6 +129,31 @@ def test_two_trainings_around_one_strategy_have_moments_of_their_own(
     takes_away(two, rows[1])
 
 
+def between(way: str, inner: Strategy, case: Case) -> None:
+    """Let a strategy have moments that are not those of its first training."""
+    if way == "a second":
+        trained(inner, Watched(), 2, case.initial)
+    else:
+        floats = {n: x for n, x in case.initial.items() if x.dtype.kind == "f"}
+        inner.start(Watched(), written(floats), num_rounds=2, timeout=PATIENCE_S)
+
+
+@optimisers
+@pytest.mark.parametrize("way", ["a second", "bare"])
+def test_forgetting_takes_its_part_out_of_its_own_moments(case: Case, way: str):
+    """Whatever moments the strategy has then; by messages, before and after."""
+    inner, grid, optimiser = case.strategy(), Watched(), case.optimiser()
+    held, _ = trained(inner, grid, 3, case.initial)
+    rows = contributions(grid, optimiser=optimiser)
+    between(way, inner, case)
+    takes_away(held, rows)
+    del optimiser.rows[held.forgotten[0]]
+    between(way, inner, case)
+    before = read(held.arrays)
+    whole = go_on(held, grid, 2)
+    adds_up(before, whole, contributions(grid, optimiser=optimiser))
+
+
 def inner_has_moments(inner: Any) -> bool:
     return any(getattr(inner, name, None) for name in ("m_t", "momentum_vector"))
 
@@ -288,6 +313,20 @@ def test_settings_that_are_changed_between_starts_are_those_of_what_follows(
     takes_away(held, rows)
 
 
+def test_settings_that_are_changed_before_forgetting_are_those_of_what_follows(
+    tmp_path: Path,
+):
+    case = OPTIMISERS["FedAvgM"]
+    inner: Any = case.strategy()
+    held, _ = trained(inner, Watched(), 2, case.initial)
+    inner.server_momentum = 0.5
+    held.forget(held.clients[:1])
+    held.save(tmp_path)
+    changed = {**case.options, "server_momentum": 0.5}
+    again = Forgettable.load(tmp_path, case.make(**changed))
+    assert again.forgotten == held.forgotten
+
+
 @changes
 def test_a_folder_keeps_the_settings_that_it_began_with(
     name: str,
@@ -369,3 +408,66 @@ def test_a_schedule_of_the_strategys_own_is_no_change_of_its_owners(
     again = Forgettable.load(tmp_path, Scheduled(fraction_evaluate=0.0))
     go_on(again, grid, 1)
     assert "rounds before stay" not in flower_log.text
+
+
+def stepping(make: Any, name: str, factor: float, *, is_after: bool) -> Any:
+    """Return a strategy that sets a setting after its step, as torch does, or before."""
+
+    class Stepping(make):  # type: ignore[misc]
+        def step(self) -> None:
+            setattr(self, name, getattr(self, name) * factor)
+
+        def aggregate_train(self, *arguments: Any) -> Any:
+            if is_after:
+                found = super().aggregate_train(*arguments)
+                self.step()
+                return found
+            self.step()
+            return super().aggregate_train(*arguments)
+
+    return Stepping
+
+
+@pytest.mark.parametrize("is_after", [True, False])
+@pytest.mark.parametrize("factor", [0.5, 0.99])
+@pytest.mark.parametrize(
+    ("kind", "name", "own"),
+    [
+        ("FedAvgM", "server_learning_rate", "rate"),
+        ("a rate alone", "server_learning_rate", "rate"),
+        ("FedAvgM", "server_momentum", "momentum"),
+        ("FedAdam", "eta", "rate"),
+        ("FedAdam", "beta_1", "momentum"),
+        ("FedYogi", "beta_2", "beta_2"),
+        ("FedAdagrad", "tau", "tau"),
+    ],
+)
+def test_a_step_is_by_the_settings_that_it_was_made_with(
+    kind: str, name: str, own: str, factor: float, is_after: bool
+):
+    """Whether the next are set after it, or its own just before; forgetting, too."""
+    case, grid = OPTIMISERS[kind], Watched()
+    make = stepping(case.make, name, factor, is_after=is_after)
+    held = Forgettable(make(fraction_evaluate=0.0, **case.options))
+    arrays, optimiser, rows = written(case.initial), case.optimiser(), dict[int, Any]()
+
+    def a_round(before: Any) -> Any:
+        start_over(grid)
+        found = held.start(grid, before, num_rounds=1, timeout=PATIENCE_S).arrays
+        if not is_after:
+            setattr(optimiser, own, getattr(optimiser, own) * factor)
+        new = contributions(grid, optimiser=optimiser)
+        if is_after:
+            setattr(optimiser, own, getattr(optimiser, own) * factor)
+        adds_up(read(before), read(found), new)
+        for client, row in new.items():
+            old = rows.setdefault(client, dict.fromkeys(TRAINED, 0.0))
+            rows[client] = {array: old[array] + row[array] for array in TRAINED}
+        return found
+
+    for _ in range(3):
+        arrays = a_round(arrays)
+    assert all(any(w in d for w in case.depends) for d in held.depends)
+    takes_away(held, rows)
+    del optimiser.rows[held.forgotten[0]]
+    a_round(held.arrays)

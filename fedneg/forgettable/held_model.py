@@ -18,11 +18,11 @@ from fedneg.forgettable.moments import give_moments
 from fedneg.forgettable.names import Names
 from fedneg.forgettable.nodes import Nodes
 from fedneg.forgettable.optimiser import (
+    check_momentum,
     clear_moments,
     differing,
     digest_of_moments,
     has_moments,
-    momentum_for,
     put_model,
     server_optimiser,
     settings_of,
@@ -160,7 +160,11 @@ class HeldModel(LedgerStrategy):
         FedNegError
             If its owner has switched a momentum on or off meanwhile.
         """
-        momentum_for(self.ledger, self.strategy)
+        check_momentum(self.ledger, self.strategy)
+        self.regain()
+
+    def regain(self) -> None:
+        """Have the strategy's moments again, whoever had them; and its settings."""
         settings, digest = self._left or (settings_of(self.strategy), "")
         self._left = None  # until this start ends, nothing can be told of it
         if changed := differing(settings, settings_of(self.strategy)):

@@ -25,7 +25,7 @@ from fedneg.forgettable.moments import (
     remember_moments,
     take_momentum,
 )
-from fedneg.forgettable.optimiser import clear_moments, momentum_for
+from fedneg.forgettable.optimiser import AsSet, clear_moments, settings_for
 from fedneg.forgettable.parts import Attributed, Round, nobodys
 from fedneg.forgettable.refusals import NotLinearError
 from fedneg.forgettable.replies import Reply, by_client, read_measured, read_replies
@@ -116,7 +116,11 @@ class Holding(HeldModel):
         return read_measured(messages, self.strategy, client_of=self.nodes.client)
 
     def enter(
-        self, replies: Sequence[Reply], kept: Replies, arrays: ArrayRecord
+        self,
+        replies: Sequence[Reply],
+        kept: Replies,
+        arrays: ArrayRecord,
+        settings: AsSet,
     ) -> ArrayRecord:
         """Enter a round; return the arrays, with what is frozen or whole as it was.
 
@@ -126,6 +130,8 @@ class Holding(HeldModel):
             What `read` gave.
         arrays : ArrayRecord
             What the inner strategy made of the round.
+        settings : AsSet
+            What its optimiser was set to when it was asked to.
 
         Raises
         ------
@@ -144,12 +150,12 @@ class Holding(HeldModel):
         try:
             names.rest(names.views(arrays))
             step = names.difference(arrays, self.model)
-            momentum = momentum_for(ledger, self.strategy)
+            either = settings_for(ledger, self.strategy, settings)
             found, is_somebodys = self._attributed(
-                Round(number, replies, kept, before, step, momentum)
+                Round(number, replies, kept, before, step, either)
             )
             ledger.grow(len(places))
-            ledger.momentum = momentum
+            ledger.momentum = found.momentum
         except FedNegError:
             # The round never was, for the strategy's moments neither.
             give_moments(self.strategy, names, self.arrays, ledger)
@@ -183,7 +189,7 @@ class Holding(HeldModel):
         except NotLinearError:
             if not starts_over:
                 raise
-        return nobodys(self.strategy, found.replies), False
+        return nobodys(self.strategy, found), False
 
     def _have_made(self, rest: Vector) -> None:
         """Have this for what of the model is not trained."""

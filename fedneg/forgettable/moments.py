@@ -30,10 +30,10 @@ from fedneg.core.parameters import Vector
 from fedneg.forgettable.inner import layers
 from fedneg.forgettable.names import Names, joined
 from fedneg.forgettable.optimiser import (
+    AsSet,
     is_adaptive,
     optimiser_of,
     put_model,
-    server_optimiser,
 )
 from fedneg.forgettable.views import blocks
 from fedneg.ledger.ledger import Ledger
@@ -58,22 +58,41 @@ class Server:
     gain : float or Vector, shape (d,)
         What that is multiplied with. A vector is known up to a factor for all
         parameters, since there are corrections of it by the number of the round.
+    momentum : float
+        How much of the momentum of the round before is in this one's.
+    made : Vector, shape (d,), optional
+        The momentum that it says it has made, where `momentum` may be another: by this
+        the factor is found, or one of them would fit whatever the share is.
     """
 
     share: float = 1.0
     gain: float | Vector = 1.0
+    momentum: float = 0.0
+    made: Vector | None = None
 
     @classmethod
-    def of(cls, strategy: Strategy, names: Names) -> "Server":
-        """Return what a strategy has just done, after it aggregated."""
+    def of(
+        cls, strategy: Strategy, names: Names, settings: AsSet, *, is_sure: bool = True
+    ) -> "Server":
+        """Return what a strategy has just done by some settings, after it aggregated.
+
+        Parameters
+        ----------
+        is_sure : bool
+            Whether there are no others that it may have gone by.
+        """
         inner = optimiser_of(strategy)
-        if inner is None:
-            return cls(1.0, server_optimiser(strategy)[0])
-        if is_adaptive(inner) and inner.v_t:
-            with np.errstate(invalid="ignore"):
-                gains = [_gain(inner.v_t[n], inner.tau) for n in names.parameters]
-            return cls(1 - float(inner.beta_1), joined(gains))
-        return cls(1.0, server_optimiser(strategy)[0])
+        if not (is_adaptive(inner) and inner.v_t):
+            return cls(1.0, settings.rate, settings.momentum)
+        with np.errstate(invalid="ignore"):
+            gains = [_gain(inner.v_t[n], settings.tau) for n in names.parameters]
+        made = None if is_sure else _momentum(inner, names, names.parameters)
+        return cls(
+            1 - settings.momentum,
+            joined(gains),
+            settings.momentum,
+            made and joined(list(made.values())),
+        )
 
 
 def _gain(second: NDArray[Any], tau: float) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ change is whether there is a momentum, since without one the ledger has no rows 
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,32 @@ def server_optimiser(strategy: Strategy) -> tuple[float, float]:
     return float(rate), float(getattr(inner, "server_momentum", 0.0))
 
 
+@dataclass(frozen=True)
+class AsSet:
+    """What a step of a server's optimiser goes by, beside its moments.
+
+    Attributes
+    ----------
+    rate : float
+        The learning rate; of an adaptive one, eta.
+    momentum : float
+        Of an adaptive one, beta_1.
+    tau : float
+        Of an adaptive one.
+    """
+
+    rate: float
+    momentum: float
+    tau: float = 0.0
+
+    @classmethod
+    def of(cls, strategy: Strategy) -> "AsSet":
+        """Return what a strategy's is set to now."""
+        inner = optimiser_of(strategy)
+        tau = float(inner.tau) if is_adaptive(inner) else 0.0  # type: ignore[union-attr]
+        return cls(*server_optimiser(strategy), tau)
+
+
 def settings_of(strategy: Strategy) -> dict[str, float]:
     """Return what a server's optimiser is set to, by the names of its attributes."""
     inner: Any = optimiser_of(strategy) or strategy
@@ -66,16 +93,43 @@ def differing(was: Mapping[str, float], now: Mapping[str, float]) -> str:
     )
 
 
-def momentum_for(ledger: Ledger, strategy: Strategy) -> float:
-    """Return the momentum of the next step of a ledger.
+def settings_for(ledger: Ledger, strategy: Strategy, before: AsSet) -> list[AsSet]:
+    """Return what a step may have gone by, the likelier first.
+
+    A schedule may set the next round's after the step, or this round's just before it.
+
+    Parameters
+    ----------
+    before : AsSet
+        As it was set when the strategy was asked for the step.
 
     Raises
     ------
     FedNegError
-        If there is one now, and the ledger began without; or the other way round.
+        As `check_momentum`, if none fits the ledger.
+    """
+    either = dict.fromkeys((before, AsSet.of(strategy)))
+    found = [one for one in either if _fits(ledger, one.momentum)]
+    if not found:
+        check_momentum(ledger, strategy)
+    return found
+
+
+def _fits(ledger: Ledger, momentum: float) -> bool:
+    """Return whether a ledger has what it needs for a momentum, and no more."""
+    return (momentum != 0) == (ledger.buffers is not None)
+
+
+def check_momentum(ledger: Ledger, strategy: Strategy) -> None:
+    """Check that a strategy can make the next step of a ledger.
+
+    Raises
+    ------
+    FedNegError
+        If it has a momentum now, and the ledger began without; or the other way round.
     """
     _, momentum = server_optimiser(strategy)
-    if (momentum != 0) != (ledger.buffers is not None):
+    if not _fits(ledger, momentum):
         name = "beta_1" if is_adaptive(optimiser_of(strategy)) else "server_momentum"
         was = "0" if ledger.buffers is None else f"{ledger.momentum:g}"
         raise FedNegError(
@@ -83,7 +137,6 @@ def momentum_for(ledger: Ledger, strategy: Strategy) -> float:
             f"is {momentum:g}: a training goes on with a momentum or without one; set "
             "it back, or begin anew by reset()"
         )
-    return momentum
 
 
 def has_moments(strategy: Strategy) -> bool:

@@ -7,6 +7,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedneg.core.parameters import weights_of
 from fedneg.forgettable.moments import depends_on_state
+from fedneg.forgettable.optimiser import AsSet
 from fedneg.forgettable.replies import Reply
 from fedneg.forgettable.weighing import Replies
 from fedneg.ledger.steps import Blocks, Step
@@ -29,8 +30,8 @@ class Round:
         The global parameters that the clients started from.
     step : Blocks, shape (d,)
         What the strategy added to them, float64.
-    momentum : float
-        Of the server in this round.
+    settings : sequence of AsSet
+        What the server may have gone by, the likelier first.
     """
 
     number: int
@@ -38,7 +39,7 @@ class Round:
     kept: Replies
     before: Blocks
     step: Blocks
-    momentum: float
+    settings: Sequence[AsSet]
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,23 @@ class Attributed:
     ----------
     step : Step
         By the ledger's rows; weights are means over all parameters.
+    momentum : float
+        Of the server in this round.
     depends : frozenset of str
         What of the step hung on all clients together, for people.
     """
 
     step: Step
+    momentum: float
     depends: frozenset[str] = field(default_factory=frozenset)
 
 
-def nobodys(strategy: Strategy, replies: Sequence[Reply]) -> Attributed:
+def nobodys(strategy: Strategy, round_: Round) -> Attributed:
     """Return a step of which no part is anybody's, and who took part by examples."""
+    replies = round_.replies
     shares = weights_of([reply.weight for reply in replies]) if replies else []
     found = dict[int, float]()
     for reply, share in zip(replies, shares, strict=True):
         found[reply.row] = found.get(reply.row, 0.0) + share
-    return Attributed(Step({}, found), frozenset(depends_on_state(strategy)))
+    depends = frozenset(depends_on_state(strategy))
+    return Attributed(Step({}, found), round_.settings[0].momentum, depends)

@@ -76,6 +76,8 @@ class Tried:
         As a share of the step of that array.
     array : str
         Its name.
+    server : Server
+        Its gain is known, factor and all.
     allowed : dict of str to float
         What rounding may leave, by array.
     """
@@ -83,7 +85,7 @@ class Tried:
     ratio: float
     off: float
     array: str
-    gain: float | Vector
+    server: Server
     weighing: Weighing
     allowed: dict[str, float]
 
@@ -109,17 +111,14 @@ def attribute(
         )
     if not found.replies:
         raise NotLinearError(refusal(strategy, "its replies hold no client's model"))
-    server = Server.of(strategy, names)
     tried, doubts = list[Tried](), list[str]()
-    carried = None if ledger.buffers is None else Carried(ledger, found.momentum)
-    for one in _tries(strategy, names, server, found, carried, tried, doubts):
+    for one in _tries(strategy, names, ledger, found, tried, doubts):
         if one.ratio <= CLEAR:
-            return _parts(strategy, names, server, found, one.gain, one.weighing)
+            return _parts(strategy, names, found, one)
     best = min(tried, key=lambda one: one.ratio)
     if best.ratio <= 1:
         near = (o for o in tried if o.ratio <= min(1, AS_NEAR * best.ratio))
-        one = next(near)
-        return _parts(strategy, names, server, found, one.gain, one.weighing)
+        return _parts(strategy, names, found, next(near))
     best = min(tried, key=lambda one: one.off)
     if doubts:
         raise NotLinearError(refusal(strategy, doubts[0]))
@@ -135,9 +134,8 @@ def attribute(
 def _tries(
     strategy: Strategy,
     names: Names,
-    server: Server,
+    ledger: Ledger,
     found: Round,
-    carried: Carried | None,
     tried: list[Tried],
     doubts: list[str],
 ) -> Iterator[Tried]:
@@ -145,13 +143,17 @@ def _tries(
 
     And why weights were not looked for, where they could not be told.
     """
-    for weighing in _weighings(strategy, names, server, found, carried, tried, doubts):
+    for server, carried, weighing in _weighings(
+        strategy, names, ledger, found, tried, doubts
+    ):
         gain = server.gain
         if isinstance(gain, np.ndarray):
             gain = gain * np.float32(_factor(names, server, found, carried, weighing))
-        made = _moved(names, replace(server, gain=gain), found, carried, weighing)
+        by_all = replace(server, gain=gain)
         sums: dict[str, NDArray[np.float64]] = {}
-        for block, name, moved, momentum, rest in made:
+        for block, name, moved, momentum, rest in _moved(
+            names, by_all, found, carried, weighing
+        ):
             step = found.step[block]
             allowed = np.abs(gain_at(gain, block)) * momentum + rest
             moved -= step
@@ -162,7 +164,7 @@ def _tries(
         off, most, step_size = map(float, sizes[name])
         by = off / step_size if step_size else float("inf")
         bounds = {n: float(size[1]) for n, size in sizes.items()}
-        tried.append(Tried(ratio(off, most), by, name, gain, weighing, bounds))
+        tried.append(Tried(ratio(off, most), by, name, by_all, weighing, bounds))
         yield tried[-1]
 
 
@@ -181,6 +183,8 @@ def _factor(
     for block, name, moved, momentum, rest in _moved(
         names, server, found, carried, weighing
     ):
+        if server.made is not None:
+            moved = server.made[block] * gain_at(server.gain, block)
         of_gain = np.abs(gain_at(server.gain, block)) * momentum
         squares = (
             dot(moved, moved),
@@ -234,7 +238,7 @@ def _moved(
             dtype,
             replies=count,
             share=server.share,
-            momentum=found.momentum,
+            momentum=server.momentum,
             rounds=found.number,
         )
         rest = in_step(size, dtype) + in_parts(found.step[block])
@@ -249,24 +253,47 @@ def _shares(found: Round) -> NDArray[np.float64]:
 def _weighings(
     strategy: Strategy,
     names: Names,
+    ledger: Ledger,
+    found: Round,
+    tried: Sequence[Tried],
+    doubts: list[str],
+) -> Iterator[tuple[Server, Carried | None, Weighing]]:
+    """Yield what may have made a step: the known rules first, by all settings."""
+    servers = list[tuple[Server, Carried | None, int]]()
+    is_sure = len({one.momentum for one in found.settings}) == 1
+    for settings in found.settings:
+        server = Server.of(strategy, names, settings, is_sure=is_sure)
+        carried = None if ledger.buffers is None else Carried(ledger, server.momentum)
+        servers.append((server, carried, len(tried)))
+        for weighing in rules(strategy, found.kept):
+            yield server, carried, weighing
+    for server, carried, first in servers:
+        allowed = tried[first].allowed
+        weights = _closest(names, server, found, carried, allowed, doubts)
+        if weights is not None:
+            yield server, carried, fixed(weights, CHOSEN)
+
+
+def _closest(
+    names: Names,
     server: Server,
     found: Round,
     carried: Carried | None,
-    tried: Sequence[Tried],
+    allowed: Mapping[str, float],
     doubts: list[str],
-) -> Iterator[Weighing]:
-    yield from rules(strategy, found.kept)
-    if not isinstance(server.gain, np.ndarray) and server.gain:
+) -> NDArray[np.float64] | None:
+    """Return the weights that come closest to a step, where a gain is one number."""
+    if isinstance(server.gain, np.ndarray) or not server.gain:
+        return None
+    gain = server.gain
 
-        def aggregate(block: slice) -> NDArray[np.float64]:
-            total = found.step[block] / server.gain
-            if carried is not None:
-                total -= carried[block]
-            return np.asarray(total / server.share)
+    def aggregate(block: slice) -> NDArray[np.float64]:
+        total = found.step[block] / gain
+        if carried is not None:
+            total -= carried[block]
+        return np.asarray(total / server.share)
 
-        weights = _fitted(names, found, aggregate, tried[0].allowed, doubts)
-        if weights is not None:
-            yield fixed(weights, CHOSEN)
+    return _fitted(names, found, aggregate, allowed, doubts)
 
 
 def _fitted(
@@ -371,15 +398,9 @@ def _weighed(
         yield block, name, weights, updates.astype(np.float64)
 
 
-def _parts(
-    strategy: Strategy,
-    names: Names,
-    server: Server,
-    found: Round,
-    gain: float | Vector,
-    weighing: Weighing,
-) -> Attributed:
+def _parts(strategy: Strategy, names: Names, found: Round, tried: Tried) -> Attributed:
     """Return the parts by client."""
+    server, weighing = tried.server, tried.weighing
     means = np.zeros(len(found.replies))
     if weighing.column is not None:
         means += weighing.column[:, 0]
@@ -392,8 +413,8 @@ def _parts(
         shares[reply.row] = shares.get(reply.row, 0.0) + float(mean)
     parts = Parts(names, server, found, weighing)
     depends = depends_on_state(strategy) | {weighing.depends} - {""}
-    step = Step({row: Part(parts, row) for row in shares}, shares, gain)
-    return Attributed(step, frozenset(depends))
+    step = Step({row: Part(parts, row) for row in shares}, shares, server.gain)
+    return Attributed(step, server.momentum, frozenset(depends))
 
 
 class Parts:

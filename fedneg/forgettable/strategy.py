@@ -39,7 +39,12 @@ from fedneg.forgettable.holding import Holding
 from fedneg.forgettable.life import Life
 from fedneg.forgettable.method import SUBTRACT, chosen
 from fedneg.forgettable.nodes import Nodes
-from fedneg.forgettable.optimiser import clear_moments, differing, settings_of
+from fedneg.forgettable.optimiser import (
+    AsSet,
+    clear_moments,
+    differing,
+    settings_of,
+)
 from fedneg.forgettable.views import digest_of, whole
 from fedneg.ledger.ledger import Ledger
 
@@ -316,12 +321,13 @@ class Forgettable(Strategy):
         holding = self._holding
         believed = self._nodes.replies_of(replies, holding.takes_part)
         believed, sent, kept = holding.read(believed)
+        settings = AsSet.of(self.strategy)
         with self._nodes.minima.in_force():
             arrays, metrics = self.strategy.aggregate_train(
                 self._number(server_round), believed
             )
         if arrays is not None:
-            arrays = holding.enter(sent, kept, arrays)
+            arrays = holding.enter(sent, kept, arrays, settings)
         holding.end_round()
         if self._life is not None:
             arrays = self._life.after_round(arrays, believed)
@@ -409,7 +415,9 @@ class Forgettable(Strategy):
         self._check_idle(
             "forget after it; with state=DIR `fedneg request forget` is heard meanwhile"
         )
-        return holding.take_out(holding.check(client_ids, arrays), scale)
+        ids = holding.check(client_ids, arrays)
+        holding.regain()  # the strategy may have had another training meanwhile
+        return holding.take_out(ids, scale)
 
     # -- files -------------------------------------------------------------------------
 
