@@ -82,7 +82,7 @@ class Server:
             Whether there are no others that it may have gone by.
         """
         inner = optimiser_of(strategy)
-        if not (is_adaptive(inner) and inner.v_t):
+        if inner is None or not (is_adaptive(inner) and inner.v_t):
             return cls(1.0, settings.rate, settings.momentum)
         with np.errstate(invalid="ignore"):
             gains = [_gain(inner.v_t[n], settings.tau) for n in names.parameters]
@@ -91,7 +91,7 @@ class Server:
             1 - settings.momentum,
             joined(gains),
             settings.momentum,
-            made and joined(list(made.values())),
+            None if made is None else joined(list(made.values())),
         )
 
 

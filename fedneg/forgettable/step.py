@@ -184,7 +184,8 @@ def _factor(
         names, server, found, carried, weighing
     ):
         if server.made is not None:
-            moved = server.made[block] * gain_at(server.gain, block)
+            moved = server.made[block].astype(np.float64)
+            moved *= gain_at(server.gain, block)
         of_gain = np.abs(gain_at(server.gain, block)) * momentum
         squares = (
             dot(moved, moved),
