@@ -6,13 +6,13 @@ to be asked about: all of them, the rest, or those that go.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from fedneg.core.errors import FedNegError
-from fedneg.core.seeding import rng
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # What of its examples a client is to work on.
 ALL, REST, GONE = PARTS = ("all", "rest", "gone")
@@ -174,8 +174,8 @@ def places_of(
     *,
     seed: int,
     client_id: int,
-    poisoned: Callable[[], NDArray[np.int64]],
-) -> NDArray[np.int64]:
+    poisoned: "Callable[[], NDArray[np.int64]]",
+) -> "NDArray[np.int64]":
     """Return the places of the examples that go, ascending.
 
     Parameters
@@ -194,6 +194,11 @@ def places_of(
     FedNegError
         If an index is out of range, or none of the examples would go, or all.
     """
+    # Settings are checked where nothing is drawn, and whoever asks for help waits.
+    import numpy as np
+
+    from fedneg.core.seeding import rng
+
     whose = f"{KEY} of client {client_id}"
     if isinstance(chosen, float):
         number = round(chosen * count)
