@@ -27,6 +27,8 @@ HERE = Path(__file__).parent
 def facts(frame: pd.DataFrame) -> Iterator[str]:
     """Yield the numbers in its words that its tables do not have."""
     keys = ["data", "clients", "partition", "attack", "other", "seed"]
+    # A file has nothing where a table of runs has an empty text, and both are one.
+    frame = frame.fillna({"other": ""})
     main_runs = frame[frame["attack"] != "canaries"]
     for model in ("unlearned", "recovered"):
         by = main_runs[main_runs["model"] == model].pivot_table(
@@ -38,20 +40,37 @@ def facts(frame: pd.DataFrame) -> Iterator[str]:
             f"{(ahead > 0).sum()} of {len(ahead)}, by {ahead.mean():.3f} on average, "
             f"{ahead.max():.3f} within one run at most"
         )
-    judged = frame[frame["judged"] & frame["rho"].notna()]
-    for method, rows in judged.groupby("strategy", sort=False):
+    judged = frame[frame["judged"].astype(bool)]
+    for (attack, method), rows in judged.groupby(["attack", "strategy"], sort=False):
         off, lost = rows["rho"].abs(), rows["accuracy_lost"]
         yield (
-            f"{method}: |rho| {off.mean():.2f} on average, {off.median():.2f} in the "
-            f"middle, up to .2 in {(off <= 0.2).sum()} of {len(off)}; loses "
-            f"{lost.mean():.3f} on average, {lost.max():.3f} at most; "
-            f"forgotten in {(rows['outcome'] == 'forgotten').sum()}"
+            f"{attack}, {method}: |rho| {off.mean():.2f} on average, "
+            f"{off.median():.2f} in the middle, from {rows['rho'].min():.2f} to "
+            f"{rows['rho'].max():.2f}; loses {lost.mean():.3f} on average, "
+            f"{lost.max():.3f} at most; {told(rows)}"
         )
-    ascent = judged[
-        (judged["strategy"] == "gradient_ascent") & (judged["attack"] == "backdoor")
-    ]
-    rates = sorted(ascent["attack_success_rate"].round(3))
-    yield f"gradient_ascent, backdoor, repaired: {rates}"
+    for attack, rows in frame[frame["model"] == "unlearned"].groupby("attack"):
+        accuracy = rows.groupby("strategy")["test_accuracy"]
+        for method, low in accuracy.min().items():
+            high = accuracy.max()[method]
+            yield f"{attack}, {method}, before repair: accuracy {low:.2f} to {high:.2f}"
+    for method, rows in judged[judged["attack"] == "backdoor"].groupby("strategy"):
+        rates = sorted(rows["attack_success_rate"].round(3))
+        yield f"{method}, backdoor, repaired: works on {rates}"
+    for method in ("original", "retrained", "retrain", "random_init", "do_nothing"):
+        rows = frame[frame["strategy"] == method]
+        last = rows[rows["judged"].astype(bool)]
+        lost = last["accuracy_lost"]
+        yield (
+            f"{method}, all of it: {told(rows)}; its last models: {told(last)}, lose "
+            f"{lost.mean():.3f} on average, {lost.max():.3f} at most"
+        )
+
+
+def told(rows: pd.DataFrame) -> str:
+    """Return how many of some models are what, by the verdict."""
+    counts = rows["finding"].value_counts()
+    return ", ".join(f"{count} {finding}" for finding, count in counts.items())
 
 
 def canary_aucs(folder: Path) -> Iterator[str]:

@@ -23,20 +23,22 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.held_out import MARKS, RETRAINED, auc_of, marks_of, of_each
-from benchmarks.judge import COMMON, DIGITS, MNIST, federate, is_there, seen
+from benchmarks.judge import COMMON, DIGITS, MNIST, is_there
 from benchmarks.markers import fill
-from fedneg.config import load_config
+from benchmarks.traces import (
+    REPAIR,
+    deviations,
+    influences,
+    models_of,
+    references_of,
+    row_of,
+)
 from fedneg.data.datasets import default_root
 from fedneg.evaluation.judge import judge
 from fedneg.evaluation.seen import Seen
-from fedneg.federation import Federation
 from fedneg.tasks.confidence import Floats, confidence_of_losses
 
 HERE = Path(__file__).resolve().parent
-REPAIR = 2
-WITH, WITHOUT = 2, 8
-# None of those that models without the client have.
-WITH_DRAWS = 500
 # PUF has one round more of those who stay, fine_tune two; FedEraser has five of ten.
 AFTER = (-5, -5 + REPAIR, 0, 1, REPAIR, REPAIR + 1, 2 * REPAIR)
 FIVE, TEN = (*DIGITS, "clients=5"), (*DIGITS, "clients=10")
@@ -81,53 +83,6 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 
 
-def references_of(
-    overrides: Sequence[str],
-) -> tuple[dict[int, list[Seen]], dict[int, list[Seen]]]:
-    """Return models with the client and without it, by rounds after the training."""
-    ins: dict[int, list[Seen]] = {after: [] for after in AFTER}
-    outs: dict[int, list[Seen]] = {after: [] for after in AFTER}
-
-    def work(federation: Federation) -> None:
-        everybody = tuple(range(federation.config.clients))
-        wanted = [(ins, everybody, WITH_DRAWS, WITH)]
-        wanted.append((outs, federation.config.remaining, 0, WITHOUT))
-        for found, clients, before, count in wanted:
-            for draw in range(before + 1, before + 1 + count):
-                models = federation.reference(clients, draw, after=AFTER)
-                for after, model in models.items():
-                    found[after].append(seen(federation, model))
-
-    federate(load_config([*overrides, "strategy=do_nothing"])[0], work)
-    return ins, outs
-
-
-def models_of(overrides: Sequence[str]) -> Iterator[tuple[bool, int, float, Seen]]:
-    """Yield a method's models: repaired, rounds after training, price, what is seen.
-
-    The price is in client-epochs, as a share of retraining's.
-    """
-    found: list[tuple[bool, int, float, Seen]] = []
-
-    def work(federation: Federation) -> None:
-        config, strategy = federation.config, federation.strategy
-        original = federation.train()
-        before = len(strategy.reports)
-        unlearned = federation.unlearn(original, config.forget)
-        reports = strategy.reports[before:]
-        stay = [set(report.metrics) - set(config.forget) for report in reports]
-        more = strategy.rounds_beyond(sum(map(bool, stay)), config.rounds)
-        retraining = config.rounds * len(config.remaining)
-        share = sum(report.clients for report in reports) / retraining
-        found.append((False, more, share, seen(federation, unlearned)))
-        repaired = federation.recover(unlearned, config.remaining, REPAIR)
-        share += REPAIR / config.rounds
-        found.append((True, more + REPAIR, share, seen(federation, repaired)))
-
-    federate(load_config(list(overrides))[0], work)
-    yield from found
-
-
 def scores_of(models: Sequence[Seen]) -> list[Floats]:
     """Return the scores of the client's examples in each of some models."""
     return [confidence_of_losses(next(iter(m.losses.values()))) for m in models]
@@ -135,7 +90,7 @@ def scores_of(models: Sequence[Seen]) -> list[Floats]:
 
 def rows_of(overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield a row for every model of every method, and every retrained one."""
-    ins, outs = references_of(overrides)
+    ins, outs = references_of(overrides, AFTER)
     without = {after: scores_of(found) for after, found in outs.items()}
     client = {after: np.mean(scores_of(found), axis=0) for after, found in ins.items()}
     for after, found in without.items():
@@ -150,14 +105,7 @@ def rows_of(overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
             (own,) = scores_of([model])
             marks = marks_of(own, without[after][1:], client[after])
             row |= dict(zip(MARKS, marks, strict=True))
-            for one in found.influence.values():
-                if one is not None:
-                    row |= {"rho": one.rho, "sd": one.sd}
-            row |= {"finding": found.finding, "quality_lost": found.quality_lost}
-            if found.marker is not None:
-                judged, others = found.marker.judged, found.marker.references
-                row |= {"marker": judged.value, "marker_retrained": others.value}
-            yield row | {"price": price}
+            yield {**row, **row_of(found), "price": price}
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -172,11 +120,7 @@ def table(rows: pd.DataFrame) -> str:
         some = rows[rows["method"] == method]
         if some.empty:
             continue
-        cells = []
-        for name in names:
-            here = some[some["setting"] == name]
-            means = [here[here["repaired"] == r]["rho"].mean() for r in (False, True)]
-            cells.append(" / ".join(f"{mean:+.2f}" for mean in means))
+        cells = influences(some, names)
         lost = some[some["repaired"]].groupby("setting")["quality_lost"].mean()
         price = some[~some["repaired"].astype(bool)]["price"].mean()
         told = [auc_of(rows, method, repaired=repaired) for repaired in (False, True)]
@@ -184,11 +128,7 @@ def table(rows: pd.DataFrame) -> str:
         lines.append(
             f"| {method} | {' | '.join(cells)} | {lost.max():.3f} | {price:.0%} |"
         )
-    spread = rows.groupby(["setting", "repaired"])["sd"].mean()
-    cells = [
-        " / ".join(f"{spread[name, r]:.2f}" for r in (False, True)) for name in names
-    ]
-    lines.append(f"| *deviation of retrained models* | {' | '.join(cells)} | | | |")
+    lines.append(deviations(rows, names))
     return "\n".join(lines).replace("+nan", "-").replace("nan", "-")
 
 

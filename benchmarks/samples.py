@@ -20,19 +20,19 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.judge import COMMON, DIGITS, federate, is_there, seen
+from benchmarks.judge import COMMON, DIGITS, is_there
 from benchmarks.markers import fill
-from fedneg.config import load_config
-from fedneg.core.samples import GONE
+from benchmarks.traces import (
+    REPAIR,
+    deviations,
+    influences,
+    models_of,
+    references_of,
+    row_of,
+)
 from fedneg.evaluation.judge import judge
-from fedneg.evaluation.seen import Seen
-from fedneg.federation import Federation
 
 HERE = Path(__file__).resolve().parent
-REPAIR = 2
-WITH, WITHOUT = 2, 8
-# None of those that models without the examples have.
-WITH_DRAWS = 500
 # PUF has one round more of those who stay, fine_tune two.
 AFTER = (0, 1, REPAIR, REPAIR + 1, 2 * REPAIR)
 FIVE = (*DIGITS, "clients=5")
@@ -60,58 +60,9 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 
 
-def references_of(
-    overrides: Sequence[str],
-) -> tuple[dict[int, list[Seen]], dict[int, list[Seen]]]:
-    """Return models with the examples and without, by rounds after the training."""
-    ins: dict[int, list[Seen]] = {after: [] for after in AFTER}
-    outs: dict[int, list[Seen]] = {after: [] for after in AFTER}
-
-    def work(federation: Federation) -> None:
-        everybody = federation.config.remaining
-        for found, before, count, part in (
-            (ins, WITH_DRAWS, WITH, "all"),
-            (outs, 0, WITHOUT, federation.staying),
-        ):
-            for draw in range(before + 1, before + 1 + count):
-                models = federation.reference(everybody, draw, after=AFTER, part=part)
-                for after, model in models.items():
-                    found[after].append(seen(federation, model))
-
-    federate(load_config([*overrides, "strategy=do_nothing"])[0], work)
-    return ins, outs
-
-
-def models_of(overrides: Sequence[str]) -> Iterator[tuple[bool, int, float, Seen]]:
-    """Yield a method's models: repaired, rounds after training, price, what is seen.
-
-    The price is in client-epochs, as a share of retraining's; a round on the examples
-    that go alone counts as a whole one.
-    """
-    found: list[tuple[bool, int, float, Seen]] = []
-
-    def work(federation: Federation) -> None:
-        config, strategy = federation.config, federation.strategy
-        original = federation.train()
-        before = len(strategy.reports)
-        unlearned = federation.unlearn(original, config.forget)
-        reports = strategy.reports[before:]
-        ran = sum(bool(r.metrics) and r.part != GONE for r in reports)
-        more = strategy.rounds_beyond(ran, config.rounds)
-        retraining = config.rounds * len(config.remaining)
-        share = sum(report.clients for report in reports) / retraining
-        found.append((False, more, share, seen(federation, unlearned)))
-        repaired = federation.recover(unlearned, config.remaining, REPAIR)
-        share += REPAIR / config.rounds
-        found.append((True, more + REPAIR, share, seen(federation, repaired)))
-
-    federate(load_config(list(overrides))[0], work)
-    yield from found
-
-
 def rows_of(overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield a row for every model of every method."""
-    ins, outs = references_of(overrides)
+    ins, outs = references_of(overrides, AFTER)
     poisoned = (0,) if any("poisoned" in word for word in overrides) else ()
     for name, words in METHODS.items():
         for repaired, after, price, model in models_of([*overrides, *words]):
@@ -122,14 +73,7 @@ def rows_of(overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
                 poisoned=poisoned,
             )
             row: dict[str, Any] = {"method": name, "repaired": repaired}
-            for one in found.influence.values():
-                if one is not None:
-                    row |= {"rho": one.rho, "sd": one.sd}
-            row |= {"finding": found.finding, "quality_lost": found.quality_lost}
-            if found.marker is not None:
-                judged, others = found.marker.judged, found.marker.references
-                row |= {"marker": judged.value, "marker_retrained": others.value}
-            yield row | {"price": price}
+            yield {**row, **row_of(found), "price": price}
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -148,22 +92,14 @@ def table(rows: pd.DataFrame) -> str:
         some = rows[rows["method"] == method]
         if some.empty:
             continue
-        cells = []
-        for name in names:
-            here = some[some["setting"] == name]
-            means = [here[here["repaired"] == r]["rho"].mean() for r in (False, True)]
-            cells.append(" / ".join(f"{mean:+.2f}" for mean in means))
+        cells = influences(some, names)
         repaired = some[some["repaired"]]
         works = repaired[repaired["setting"].isin(trick)]["marker"].mean()
         cells.append("-" if pd.isna(works) else f"{works:.3f}")
         lost = repaired.groupby("setting")["quality_lost"].mean().max()
         price = some[~some["repaired"].astype(bool)]["price"].mean()
         lines.append(f"| {method} | {' | '.join(cells)} | {lost:.3f} | {price:.0%} |")
-    spread = rows.groupby(["setting", "repaired"])["sd"].mean()
-    cells = [
-        " / ".join(f"{spread[name, r]:.2f}" for r in (False, True)) for name in names
-    ]
-    lines.append(f"| *deviation of retrained models* | {' | '.join(cells)} | | | |")
+    lines.append(deviations(rows, names))
     return "\n".join(lines)
 
 

@@ -3,10 +3,11 @@
 import pandas as pd
 import pytest
 
-from benchmarks import residual
+from benchmarks import residual, traces
 from benchmarks.held_out import MARKS, RETRAINED
 from benchmarks.judge import COMMON
-from benchmarks.residual import METHODS, models_of, rows_of, table
+from benchmarks.residual import METHODS, rows_of, table
+from benchmarks.traces import models_of
 
 TINY = (
     *(*COMMON, "data=digits", "clients=4", "rounds=4", "model.hidden=[8]"),
@@ -62,8 +63,8 @@ def test_a_row_for_every_model_and_what_a_classifier_is_given_of_it(
 ):
     monkeypatch.setattr(residual, "METHODS", {"any": METHODS["negative_gradient"]})
     monkeypatch.setattr(residual, "AFTER", (0, 2))
-    monkeypatch.setattr(residual, "WITHOUT", 3)
-    monkeypatch.setattr(residual, "WITH", 1)
+    monkeypatch.setattr(traces, "WITHOUT", 3)
+    monkeypatch.setattr(traces, "WITH", 1)
     rows = pd.DataFrame(rows_of([*TINY, "attack=backdoor", "cache=false"]))
     found = [(m, int(a)) for m, a in zip(rows["method"], rows["after"], strict=True)]
     assert found == [(RETRAINED, 0)] * 3 + [(RETRAINED, 2)] * 3 + [

@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from benchmarks.judge import COMMON
-from benchmarks.samples import METHODS, models_of, table
+from benchmarks.samples import METHODS, table
+from benchmarks.traces import models_of
 
 TINY = (
     *(*COMMON, "data=digits", "clients=4", "rounds=4", "model.hidden=[8]"),

@@ -5,6 +5,9 @@ A step is tried against what could have made it: the server's optimiser
 (`fedneg.forgettable.weighing`), and last with whatever weights come closest. The first
 that makes this very step, but for rounding (`fedneg.forgettable.leeway`), says whose it
 is. If none does, the strategy is refused: there is no list of strategies that are not.
+
+A little longer than most: what is tried, in which order, and by how much each is off is
+one search.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
