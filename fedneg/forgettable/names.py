@@ -1,7 +1,8 @@
 """What of an ArrayRecord is a sum over clients, where there is no model to ask.
 
 A little longer than most: whoever reads a record, compares two or writes one has to
-agree on which arrays are parameters, statistics, counters and frozen ones."""
+agree on which arrays are parameters, statistics, counters and frozen ones.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

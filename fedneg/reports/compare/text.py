@@ -3,7 +3,8 @@
 A method *keeps its accuracy* if it loses no more than `NEAR` on average over seeds; two
 forgetting gaps are *level* if their means differ by no more than that, or, of residual
 influence, which chance moves more, by a tenth. Intervals are shown and decide nothing:
-with three seeds they are so wide that all would be equal. Where the original is level with the retrained model already there is nothing to rank.
+with three seeds they are so wide that all would be equal. Where the original is
+level with the retrained model already there is nothing to rank.
 Nothing is said of what was not measured.
 
 A little longer than most: most of it is the sentences.
