@@ -8,6 +8,7 @@ unless the name says otherwise. ``whole`` is a whole run with the start of its p
 import csv
 import itertools
 import json
+import os
 import shutil
 import statistics
 import sys
@@ -91,7 +92,7 @@ class Stage:
             ],
             cwd=scratch,
             environment={
-                "PYTHONPATH": str(REPOSITORY),
+                "PYTHONPATH": python_path(),
                 "FEDNEG_CACHE": str(cache or scratch / "cache"),
             },
             watch_memory=watch_memory,
@@ -146,7 +147,7 @@ class Stage:
         self, name: str, script: str, arguments: Sequence[str], clients: int
     ) -> Sample:
         """Sample a peer and note what it says of itself."""
-        launcher, inside = [sys.executable], {"PYTHONPATH": str(REPOSITORY)}
+        launcher, inside = [sys.executable], {"PYTHONPATH": python_path()}
         if script == "pfl_mnist.py":
             launcher, inside = [self.pfl_python()], {}
             if "--torchrun" in arguments:
@@ -168,6 +169,12 @@ class Stage:
         }
         rounds = statistics.mean(report["round_seconds"][1:])
         return {"whole": done.seconds, "round": rounds}
+
+
+def python_path() -> str:
+    """Return where what is measured finds this checkout, and what it needs."""
+    also = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([str(REPOSITORY), *([also] if also else [])])
 
 
 def seconds_of_rounds(history: Path) -> list[float]:

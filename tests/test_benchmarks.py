@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import capacity, memory, run
+from benchmarks import capacity, gpu, memory, run
 from benchmarks.chart import panels, seconds_chart
 from benchmarks.contestants import (
     COHORT,
@@ -262,3 +262,34 @@ def test_capacity_measures_a_ledger_of_the_bytes_that_it_computes():
     assert (found.participants, found.where) == (3, "memory")
     assert found.ledger_bytes == capacity.ledger_bytes(6, 1000)
     assert "| 5 | 13.0 MiB: memory |" in capacity.table(capacity.results_of([]))
+
+
+def test_a_gpu_is_asked_for_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(tmp_path / "gpu.csv")])
+    assert gpu.main() == 2
+    assert "torch sees no CUDA device" in capsys.readouterr().err
+    assert not (tmp_path / "gpu.csv").exists()
+
+
+def test_table_of_a_gpu_sets_all_beside_the_loop(tmp_path: Path):
+    """By hand: the first round does not count, and what was not measured says so."""
+    file = tmp_path / "gpu.csv"
+    rows = [
+        ("7,1", "engine.cohort=4", "9 2 1 3"),
+        ("7,1", gpu.LOOP, "9 4 4 4"),
+        ("7,5", "engine.cohort=4", "9 5"),
+    ]
+    text = ",".join(gpu.COLUMNS)
+    for setting, what, seconds in rows:
+        text += f"\nA card,16,2.11,{setting},{what},1,30,{seconds},0.5"
+    file.write_text(text)
+    found = gpu.table(file)
+    assert "| 7, 1 | `engine.cohort=4` | 2.000 (1.000 to 3.000) | 2.00 |" in found
+    assert f"| 7, 1 | {gpu.LOOP} | 4.000 (4.000 to 4.000) | 1.00 |" in found
+    assert (
+        "| 7, 5 | `engine.cohort=4` | 5.000 (5.000 to 5.000) | not measured |" in found
+    )
+    assert "A card, 16 cores; torch 2.11." in found

@@ -19,7 +19,7 @@ PAGES = [
 FILLED = {
     "README.md": ["table"],
     "docs/architecture.md": ["rooms"],
-    "docs/benchmarks.md": ["bench", "capacity"],
+    "docs/benchmarks.md": ["bench", "gpu", "capacity"],
     "docs/judge.md": ["judge", "power"],
     "docs/methods.md": ["comparison"],
     "docs/paper.md": ["paper"],

@@ -126,7 +126,7 @@ def print_report(
             "python": platform.python_version(),
             **{package: version(package) for package in packages},
         },
-        "settings": {**settings, **common},
+        "settings": {**common, **settings},
         "round_seconds": [round(seconds, 4) for seconds in round_seconds],
         "final_loss": round(final_loss, 4),
         "start_seconds": round(start_seconds, 3),

@@ -16,6 +16,9 @@ KEPT = 4
 def choose_device(name: str) -> torch.device:
     """Return the device for 'auto', 'cpu' or 'cuda'; auto takes CUDA if it is there.
 
+    On CUDA convolutions are told to be deterministic from then on: else the gradients
+    of two processes differ in their last bits, and so would the bytes of two engines.
+
     Raises
     ------
     RuntimeError
@@ -24,7 +27,11 @@ def choose_device(name: str) -> torch.device:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise RuntimeError("device=cuda was asked for, but torch sees no CUDA device")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
+    if not available or name == "cpu":
+        return torch.device("cpu")
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    return torch.device("cuda")
 
 
 def as_input(images: torch.Tensor, scaling: Scaling | None) -> torch.Tensor:

@@ -176,7 +176,7 @@ def test_members_are_what_is_trained_on(monkeypatch: pytest.MonkeyPatch):
     def train(
         model: Any, images: torch.Tensor, labels: torch.Tensor, **_: Any
     ) -> float:
-        seen.append((images.numpy(), labels.numpy()))
+        seen.append((images.cpu().numpy(), labels.cpu().numpy()))
         return 0.0
 
     monkeypatch.setattr("fedneg.tasks.training.train_epochs", train)

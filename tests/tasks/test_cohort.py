@@ -385,9 +385,11 @@ def test_a_client_that_fails_fails_alone(trained: dict[str, list[int]]):
                 np.testing.assert_array_equal(one, other)
 
 
-def test_same_bytes_inline_and_in_worker_processes(tmp_path: Path):
+@pytest.mark.parametrize("device", DEVICES)
+def test_same_bytes_inline_and_in_worker_processes(tmp_path: Path, device: str):
     """And other bytes than without cohorts: that is why one has to ask for them."""
     base = (
+        f"client.device={device}",
         *("clients=5", "forget=1", "attack=backdoor", "engine.cohort=2"),
         "strategy.client_fraction=0.8",
     )

@@ -274,6 +274,18 @@ def test_device_cuda_without_cuda_is_an_error(monkeypatch: pytest.MonkeyPatch):
         choose_device("cuda")
 
 
+def test_convolutions_on_a_gpu_are_deterministic(monkeypatch: pytest.MonkeyPatch):
+    """Else two processes differ in their last bits."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    assert choose_device("cpu").type == "cpu"
+    assert not torch.backends.cudnn.deterministic
+    assert choose_device("auto").type == "cuda"
+    assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.benchmark
+
+
 @pytest.mark.parametrize("client_id", [0, 3])
 def test_client_reports_the_examples_it_trained_on(client_id: int, tiny: Config):
     client = TrainingClient(client_id, Assignment.of(tiny, root=None), server_round=1)
