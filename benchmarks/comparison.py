@@ -1,9 +1,10 @@
 """Put a comparison into docs/methods.md.
 
 `python -m benchmarks.comparison DIR [DIR ..]`; each DIR is the folder of a `fedneg
-compare`. Writes benchmarks/comparison.csv, the figure, and what stands between that
-page's markers: the tables, and who wins where. Prints the other numbers that its words
-have.
+compare`, or the benchmarks/comparison.csv of earlier ones: of a run that is there twice
+the one that is named later counts. Writes benchmarks/comparison.csv, the figures, and
+what stands between that page's markers: the tables, and who wins where. Prints the
+other numbers that its words have.
 """
 
 import json
@@ -16,7 +17,11 @@ import pandas as pd
 from benchmarks.markers import fill
 from fedneg.reports.compare.figures import draw_pareto
 from fedneg.reports.compare.influence import draw_influences
-from fedneg.reports.compare.rows import collect_comparison, find_comparison
+from fedneg.reports.compare.rows import (
+    SETTING,
+    collect_comparison,
+    find_comparison,
+)
 from fedneg.reports.compare.statistics import summarise
 from fedneg.reports.compare.tables import markdown_table
 from fedneg.reports.compare.text import describe_winners
@@ -27,8 +32,6 @@ HERE = Path(__file__).parent
 def facts(frame: pd.DataFrame) -> Iterator[str]:
     """Yield the numbers in its words that its tables do not have."""
     keys = ["data", "clients", "partition", "attack", "other", "seed"]
-    # A file has nothing where a table of runs has an empty text, and both are one.
-    frame = frame.fillna({"other": ""})
     main_runs = frame[frame["attack"] != "canaries"]
     for model in ("unlearned", "recovered"):
         by = main_runs[main_runs["model"] == model].pivot_table(
@@ -90,14 +93,37 @@ def canary_aucs(folder: Path) -> Iterator[str]:
         yield f"canary AUC, {name}: {min(values):.2f} to {max(values):.2f}"
 
 
-def main(folders: Sequence[Path]) -> None:
+def merged(places: Sequence[Path]) -> pd.DataFrame:
+    """Return the rows of some folders and tables; what is there twice comes last.
+
+    A table's rows keep their place: settings are shown in the order of rows.
+    """
+    frames = []
+    for place in places:
+        found = pd.read_csv(place) if place.is_file() else collect_comparison(place)
+        # A file has nothing where a table of runs has an empty text, and both are one.
+        other = found["other"].astype(object)
+        frames.append(found.assign(other=other.where(other.notna(), "")))
+    frame = pd.concat(frames, ignore_index=True)
+    same = [*SETTING, "seed", "strategy", "model"]
+    keys = [tuple(map(str, row)) for row in frame[same].itertuples(index=False)]
+    last = dict(zip(keys, frame.index, strict=True))
+    # A dict keeps the place of a key's first row.
+    return frame.loc[list(last.values())].reset_index(drop=True)
+
+
+def main(places: Sequence[Path]) -> None:
     """Rewrite all that depends on the comparisons in some folders."""
-    frame = pd.concat([collect_comparison(folder) for folder in folders])
+    frame = merged(places)
+    folders = [place for place in places if place.is_dir()]
     summary = summarise(frame)
     frame.to_csv(HERE / "comparison.csv", index=False)
+    runs = frame.loc[frame["judged"].astype(bool), "run"]
+    federations = frame[[*SETTING, "seed"]].astype(str).drop_duplicates()
+    print(f"{runs.nunique()} runs in {len(federations)} federations")
     picture = draw_pareto(summary)
-    assert picture is not None, f"no run below {folders} can be compared"
-    margins = find_comparison(folders[0]).margins
+    assert picture is not None, f"no run below {places} can be compared"
+    margins = find_comparison(folders[-1]).margins if folders else None
     for drawn in filter(None, (picture, draw_influences(frame, margins))):
         for name, content in drawn.files().items():
             if name.endswith(".png"):
