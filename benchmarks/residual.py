@@ -5,8 +5,9 @@ and after two rounds of repair, beside models that were retrained for as many ro
 from other initial parameters: eight without the client and two with it; and whether a
 classifier tells them from those without it (held_out.py). Writes
 benchmarks/residual.csv, a row for every model, and the table of docs/methods.md. Half
-an hour on two cores, of which it may do a part each time: what is in the file stays.
-Settings of MNIST are passed over where its files are not there.
+an hour on two cores, of which it may do a part each time: what is in the file stays,
+but for the rows of ``--methods``, which are measured anew. Settings of MNIST are passed
+over where its files are not there.
 
 No option of a method was chosen on these seeds.
 """
@@ -88,8 +89,10 @@ def scores_of(models: Sequence[Seen]) -> list[Floats]:
     return [confidence_of_losses(next(iter(m.losses.values()))) for m in models]
 
 
-def rows_of(overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield a row for every model of every method, and every retrained one."""
+def rows_of(
+    overrides: Sequence[str], methods: Sequence[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for every model of some methods (or all), and every retrained one."""
     ins, outs = references_of(overrides, AFTER)
     without = {after: scores_of(found) for after, found in outs.items()}
     client = {after: np.mean(scores_of(found), axis=0) for after, found in ins.items()}
@@ -97,8 +100,8 @@ def rows_of(overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
         for marks in of_each(found, client[after]):
             row = {"method": RETRAINED, "repaired": False, "after": after}
             yield row | dict(zip(MARKS, marks, strict=True))
-    for name, words in METHODS.items():
-        for repaired, after, price, model in models_of([*overrides, *words]):
+    for name in methods or METHODS:
+        for repaired, after, price, model in models_of([*overrides, *METHODS[name]]):
             found = judge(model, trained_with=ins[after], trained_without=outs[after])
             row: dict[str, Any] = {"method": name, "repaired": repaired, "after": after}
             # By as many as measure a retrained one.
@@ -132,12 +135,23 @@ def table(rows: pd.DataFrame) -> str:
     return "\n".join(lines).replace("+nan", "-").replace("nan", "-")
 
 
+def renewed(found: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what was found before with new rows, which count where both have some."""
+    if found.empty:
+        return rows
+    same = ["setting", "seed", "client", "method"]
+    new = set(rows[same].itertuples(index=False, name=None))
+    stays = [row not in new for row in found[same].itertuples(index=False, name=None)]
+    return pd.concat([found[stays], rows], ignore_index=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", nargs="*", choices=[*SETTINGS], metavar="SETTING")
     parser.add_argument("--seeds", nargs="*", type=int, default=[501, 502])
     parser.add_argument("--clients", nargs="*", type=int, default=[0, 4])
+    parser.add_argument("--methods", nargs="*", choices=[*METHODS], metavar="METHOD")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(arguments)
     out = given.out or HERE / "residual.csv"
@@ -155,11 +169,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 for client in given.clients:
                     which: Mapping[str, Any]
                     which = {"setting": name, "seed": seed, "client": client}
-                    if is_there(found, which):
+                    if is_there(found, which) and not given.methods:
                         continue
                     words = [*COMMON, *SETTINGS[name], f"seed={seed}"]
-                    rows = [which | r for r in rows_of([*words, f"forget={client}"])]
-                    found = pd.concat([found, pd.DataFrame(rows)], ignore_index=True)
+                    rows = [
+                        which | row
+                        for row in rows_of([*words, f"forget={client}"], given.methods)
+                    ]
+                    found = renewed(found, pd.DataFrame(rows))
                     found.to_csv(out, index=False, float_format="%.6g")
                     print(f"{name}, seed {seed}, client {client}", file=sys.stderr)
     text = table(found)

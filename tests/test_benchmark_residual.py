@@ -75,3 +75,20 @@ def test_a_row_for_every_model_and_what_a_classifier_is_given_of_it(
     judged = rows[rows["method"] == "any"]
     assert judged["marker_retrained"].notna().all()
     assert judged["repaired"].tolist() == [False, True]
+
+
+def test_a_method_measured_anew_replaces_its_rows_in_that_federation_alone():
+    def rows(*of: tuple[int, str, float]) -> pd.DataFrame:
+        frame = pd.DataFrame(of, columns=["seed", "method", "rho"])
+        return frame.assign(setting="5 clients", client=0)
+
+    found = rows(
+        (1, "puf", 0.1), (1, "puf", 0.2), (1, "fine_tune", 0.3), (2, "puf", 0.4)
+    )
+    new = residual.renewed(found, rows((1, "puf", 0.9)))
+    assert list(zip(new["seed"], new["method"], new["rho"], strict=True)) == [
+        (1, "fine_tune", 0.3),
+        (2, "puf", 0.4),
+        (1, "puf", 0.9),
+    ]
+    assert len(residual.renewed(pd.DataFrame(), found)) == 4
