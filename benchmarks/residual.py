@@ -34,14 +34,13 @@ from benchmarks.traces import (
     references_of,
     row_of,
 )
+from fedneg.config import load_config
 from fedneg.data.datasets import default_root
 from fedneg.evaluation.judge import judge
 from fedneg.evaluation.seen import Seen
 from fedneg.tasks.confidence import Floats, confidence_of_losses
 
 HERE = Path(__file__).resolve().parent
-# PUF has one round more of those who stay, fine_tune two; FedEraser has five of ten.
-AFTER = (-5, -5 + REPAIR, 0, 1, REPAIR, REPAIR + 1, 2 * REPAIR)
 FIVE, TEN = (*DIGITS, "clients=5"), (*DIGITS, "clients=10")
 SETTINGS: dict[str, tuple[str, ...]] = {
     "5 clients": FIVE,
@@ -84,6 +83,15 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 
 
+def rounds_after(rounds: int) -> tuple[int, ...]:
+    """Return the rounds after a training of some that models of `METHODS` come to.
+
+    PUF has one round more of those who stay, fine_tune two; FedEraser has half as many.
+    """
+    half = -(rounds // 2)
+    return (half, half + REPAIR, 0, 1, REPAIR, REPAIR + 1, 2 * REPAIR)
+
+
 def scores_of(models: Sequence[Seen]) -> list[Floats]:
     """Return the scores of the client's examples in each of some models."""
     return [confidence_of_losses(next(iter(m.losses.values()))) for m in models]
@@ -93,7 +101,8 @@ def rows_of(
     overrides: Sequence[str], methods: Sequence[str] | None = None
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for every model of some methods (or all), and every retrained one."""
-    ins, outs = references_of(overrides, AFTER)
+    rounds = load_config(list(overrides))[0].rounds
+    ins, outs = references_of(overrides, rounds_after(rounds))
     without = {after: scores_of(found) for after, found in outs.items()}
     client = {after: np.mean(scores_of(found), axis=0) for after, found in ins.items()}
     for after, found in without.items():

@@ -35,6 +35,8 @@ def test_rounds_and_prices(method: str, beyond: int, price: float):
     assert first[2] == pytest.approx(price)
     assert second[2] == pytest.approx(price + 2 / 4)
     assert list(first[3].losses) == [1]
+    # Of these four rounds; else there is nothing to hold it against.
+    assert {beyond, beyond + 2} <= {*residual.rounds_after(4)}
 
 
 def test_the_table_has_means_before_and_after_repair():
@@ -62,7 +64,7 @@ def test_a_row_for_every_model_and_what_a_classifier_is_given_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(residual, "METHODS", {"any": METHODS["negative_gradient"]})
-    monkeypatch.setattr(residual, "AFTER", (0, 2))
+    monkeypatch.setattr(residual, "rounds_after", lambda rounds: (0, 2))
     monkeypatch.setattr(traces, "WITHOUT", 3)
     monkeypatch.setattr(traces, "WITH", 1)
     rows = pd.DataFrame(rows_of([*TINY, "attack=backdoor", "cache=false"]))
