@@ -170,12 +170,13 @@ def test_of_some_of_the_forgotten_it_can_be_asked_alone(forgot: Forgot):
 
 
 def test_alpha_and_margins_are_the_judge_s(forgot: Forgot):
-    found = judged(forgot, alpha=0.5, margins=(-9.0, 9.0))["repaired"]
-    assert (found.alpha, found.margins) == (0.5, (-9.0, 9.0))
+    found = judged(forgot, alpha=0.5, margins=(-9.0, 0.9))["repaired"]
+    assert (found.alpha, found.margins) == (0.5, (-9.0, 0.9))
     with pytest.raises(FedNegError, match="alpha must be in"):
         judged(forgot, alpha=1.5)
-    with pytest.raises(FedNegError, match="margins must be below and above 0"):
-        judged(forgot, margins=(0.5, 1.0))
+    for wrong in ((0.5, 0.9), (-1.0, 1.0)):
+        with pytest.raises(FedNegError, match="below 0, and above 0 but below 1"):
+            judged(forgot, margins=wrong)
 
 
 def test_what_cannot_be_judged_is_one_line(forgot: Forgot):

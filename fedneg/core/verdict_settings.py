@@ -32,7 +32,7 @@ class VerdictSettings:
         traces, or to have overshot; both looks together.
     margins : tuple of float
         Within which the whole interval of every client's residual influence must lie,
-        below and above 0.
+        below 0, and above 0 but below 1, where models with the client lie.
     looks : int
         1 or 2. The second is had only where the first cannot tell of the model that is
         handed over.
@@ -64,7 +64,8 @@ class VerdictSettings:
                 f"verdict.margins must be two numbers, below and above 0, got {given!r}"
             )
         low = number("verdict.margins[0]", given[0], below=0)
-        high = number("verdict.margins[1]", given[1], above=0)
+        # At 1 lie the models with the client.
+        high = number("verdict.margins[1]", given[1], above=0, below=1)
         object.__setattr__(self, "margins", (low, high))
         if type(self.looks) is not int or self.looks not in RETRAININGS:
             raise FedNegError(f"verdict.looks must be 1 or 2, got {self.looks!r}")

@@ -16,6 +16,7 @@ tests that decided it, and stands beside them.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from statistics import fmean
 from typing import Any
 
@@ -31,7 +32,7 @@ from fedneg.evaluation.decision import (
     NOT_FORGOTTEN,
     TOOK_NO_PART,
 )
-from fedneg.evaluation.exact import Pairs, holm
+from fedneg.evaluation.exact import Pairs, above_p_value, holm
 from fedneg.evaluation.influence import MIN_OUT, Influence, influences
 from fedneg.evaluation.marker import Marker, marker_of
 from fedneg.evaluation.seen import Losses, Seen, check_ids
@@ -55,6 +56,8 @@ ANSWERED = frozenset({TOOK_NO_PART, MARKER_ONLY, IS_RETRAINED})
 MARGINS = (-1.0, 0.5)
 # In how many cases a bound of epsilon is too high, of all clients' together.
 EPSILON_ALPHA = 0.05
+# Of what is counted, what this much speaks against acquits nobody, at any look.
+COUNT_ALPHA = 0.05
 # How many models without the client a way on is looked for.
 MOST_MODELS = 200
 
@@ -243,6 +246,8 @@ def judge(
         Of models that were trained without the clients: fresh initial parameters, other
         seeds, and as many rounds as the judged one had, repair included. At least
         three; validity rests on them. One that is given twice counts once.
+        That these numbers of rounds are right is not checked: beside models that were
+        trained for longer an original may pass.
     clients : collection of int
         Leaving clients of whom perhaps nothing was seen in any model.
     absent : collection of int
@@ -251,8 +256,9 @@ def judge(
         In so many cases at most a model that was trained without the clients is said to
         have traces, or to have overshot.
     margins : tuple of float
-        Within which the interval of every rho must lie for 'forgotten', below and above
-        0; set before anything is measured.
+        Within which the interval of every rho must lie for 'forgotten', below 0 and
+        above 0, but below 1, where models with the client lie; set before anything is
+        measured.
     poisoned : collection of int
         Clients of whom poisoned examples alone were to go: that some of these look
         ordinary is chance, and they are not measured by themselves.
@@ -263,10 +269,7 @@ def judge(
         If losses are negative or not finite, their numbers differ between models, a
         client's id is no whole number, or alpha or margins are none.
     """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must be in (0, 1), got {alpha!r}")
-    if not margins[0] < 0 < margins[1]:
-        raise ValueError(f"margins must be below and above 0, got {margins!r}")
+    _check(alpha, margins)
     check_ids((*clients, *absent))
     models = (model, *trained_with, *trained_without)
     seen = {k for one in models for k in (*one.losses, *one.canaries)}
@@ -303,6 +306,7 @@ def judge(
         # What is no finding beside all other tests, but would be one alone, acquits
         # nobody.
         and min(tests.values()) >= alpha
+        and _are_counted(models, leaving, marker, canaries)
     ):
         finding = GONE
     elif marker is not None and not any(influence.values()):
@@ -382,6 +386,46 @@ def _are_within(
     )
 
 
+def _are_counted(
+    models: Sequence[Seen],
+    leaving: Collection[int],
+    marker: Marker | None,
+    canaries: Mapping[int, Pairs],
+) -> bool:
+    """Return whether all that was planted was counted, and none of it shows.
+
+    Whatever the look may err: where a trick works more often than in each model that
+    never saw it, where canaries show an epsilon, or are worse known than their twins,
+    or where there were some and the judged model says nothing of them.
+    """
+    if marker is None:
+        if any(one.marker is not None for one in models):
+            return False
+    elif marker.worst_p_value < COUNT_ALPHA:
+        return False
+    planted = {k for one in models for k in one.canaries if k in leaving}
+    return planted <= set(canaries) and all(
+        pairs.count > 0
+        and not pairs.epsilon
+        and above_p_value(pairs.count - pairs.won, pairs.count, 0.5) >= COUNT_ALPHA
+        for pairs in canaries.values()
+    )
+
+
+def _check(alpha: object, margins: object) -> None:
+    """Raise ValueError if they are none."""
+    if not isinstance(alpha, Real) or not 0 < float(alpha) < 1:
+        raise ValueError(f"alpha must be in (0, 1), got {alpha!r}")
+    given = list(margins) if isinstance(margins, Sequence) else []
+    two = [float(one) for one in given if isinstance(one, Real)]
+    # At 1 lie the models with the client.
+    if len(two) != 2 or len(given) != 2 or not two[0] < 0 < two[1] < 1:
+        raise ValueError(
+            "margins must be two numbers, below 0, and above 0 but below 1, got "
+            f"{margins!r}"
+        )
+
+
 def _influence(
     client_id: int,
     model: Seen,
@@ -398,7 +442,7 @@ def _influence(
         return None
     if len({len(one) for one in (model.losses[client_id], *ins, *outs)}) > 1:
         raise ValueError(f"every model needs the same examples of client {client_id}")
-    # One model given twice is one: two that agree to the last bit tell of no chance.
+    # One model given twice is one: two that agree but for rounding tell of no chance.
     outs = [one for k, one in enumerate(outs) if not _is_among(one, outs[:k])]
     if not ins or len(outs) < MIN_OUT:
         return None
@@ -412,7 +456,7 @@ def _influence(
 
 
 def _is_among(scores: Losses, others: Sequence[Losses]) -> bool:
-    return any(np.array_equal(scores, one) for one in others)
+    return any(np.allclose(scores, one, rtol=1e-6, atol=1e-9) for one in others)
 
 
 def _scores(losses: Losses) -> Losses:

@@ -219,7 +219,8 @@ class Judgement:
             name,
             parameters,
             quality,
-            success,
+            # An answer of NaN is a class, and no trick works by it.
+            success if finite else None,
             self.test.attack_base(parameters),
             probabilities,
             self._canary_losses(parameters) if finite else {},

@@ -15,12 +15,14 @@ from fedneg.evaluation.exact import Rate, rate_of
 class Marker:
     """How often a planted trick works, beside models that never saw it.
 
-    `p_value`: one-sided, of 'no oftener than in another of these'.
+    `p_value`: one-sided, of 'no oftener than in another of these'. `worst_p_value`: of
+    'no oftener than in the one in which it works most', by Fisher's exact test alone.
     """
 
     judged: Rate
     references: Rate
     p_value: float
+    worst_p_value: float
 
 
 def marker_of(
@@ -52,11 +54,11 @@ def marker_of(
     # Models differ by more than their examples do: the trick is to work oftener than in
     # the one of them in which it works most, and than in a next one.
     worst = max(seen, key=lambda one: one[0] / one[1])
-    p_value = max(
-        *(_oftener(judged, other) for other in (pooled, worst)),
-        _beyond_the_next(judged, seen),
+    beyond = _oftener(judged, worst)
+    p_value = max(_oftener(judged, pooled), beyond, _beyond_the_next(judged, seen))
+    return Marker(
+        rate_of(*judged, alpha=alpha), rate_of(*pooled, alpha=alpha), p_value, beyond
     )
-    return Marker(rate_of(*judged, alpha=alpha), rate_of(*pooled, alpha=alpha), p_value)
 
 
 def _oftener(judged: tuple[int, int], other: tuple[int, int]) -> float:

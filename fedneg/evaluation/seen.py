@@ -38,9 +38,9 @@ class Seen:
     Raises
     ------
     ValueError
-        If a client's id is no whole number, a loss is negative or not finite, twins are
-        not as many as canaries, quality is not in [0, 1], or a trick worked oftener
-        than it was tried.
+        If a client's id is no whole number, a loss is negative, not finite or 1e100
+        and more, twins are not as many as canaries, quality is not in [0, 1], or a
+        trick worked oftener than it was tried.
     """
 
     losses: Mapping[int, Losses] = field(default_factory=dict)
@@ -55,9 +55,8 @@ class Seen:
             *(a for two in self.canaries.values() for a in two),
         ]
         for values in map(np.asarray, arrays):
-            if values.ndim != 1 or not (
-                np.isfinite(values).all() and (values >= 0).all()
-            ):
+            # Squares of what is larger are not finite; NaN is in no order.
+            if values.ndim != 1 or not ((values >= 0) & (values < 1e100)).all():
                 raise ValueError("losses must be of shape (N,), finite and at least 0")
         for planted, held_out in self.canaries.values():
             if len(planted) != len(held_out):
@@ -67,7 +66,7 @@ class Seen:
         if self.quality is not None and not 0 <= self.quality <= 1:
             raise ValueError(f"quality must be in [0, 1], got {self.quality!r}")
         if self.marker is not None:
-            if any(count != int(count) for count in self.marker):
+            if len(self.marker) != 2 or any(c != int(c) for c in self.marker):
                 raise ValueError(
                     f"marker must be two whole numbers, got {self.marker!r}"
                 )

@@ -32,7 +32,8 @@ def read_model_file(path: Path, layout: Layout, task: str) -> Vector:
     Raises
     ------
     FedNegError
-        If it cannot be read, an array is missing, or has another shape.
+        If it cannot be read, an array is missing, has another shape, or values that are
+        not finite.
     """
     try:
         tensors = load(read_regular(path))
@@ -55,4 +56,7 @@ def read_model_file(path: Path, layout: Layout, task: str) -> Vector:
         tensors[name].to(torch.float32).numpy().astype(np.float32)
         for name in layout.names
     ]
+    for name, array in zip(layout.names, arrays, strict=True):
+        if not np.isfinite(array).all():
+            raise FedNegError(f"{wrong}: {name} has values that are not finite")
     return flatten(arrays)

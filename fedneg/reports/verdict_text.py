@@ -198,7 +198,9 @@ def describe_resolution(verdict: Mapping[str, Any], one: Residual) -> str:
     needed = number(verdict.get("models_needed"))
     if needed is not None:
         return f"{said}; try verdict.retrainings={retrainings_for(int(needed))}"
-    if any(found is not None and found.partial for found in in_order(verdict)):
+    # Nobody looks for a way on where another test has decided.
+    decided = verdict.get("outcome") != INCONCLUSIVE
+    if decided or any(found.partial for found in in_order(verdict)):
         return said
     share = whole_percent(one.rho)
     return f"{said}; were it {share} % indeed, {MOST_MODELS} would not tell either"

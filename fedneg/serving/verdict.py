@@ -102,8 +102,10 @@ def verdicts(
             raise FedNegError(f"a model that is judged may not be called {name}")
     if not 0 < alpha < 1:
         raise FedNegError(f"alpha must be in (0, 1), got {alpha!r}")
-    if not margins[0] < 0 < margins[1]:
-        raise FedNegError(f"margins must be below and above 0, got {margins!r}")
+    if not margins[0] < 0 < margins[1] < 1:
+        raise FedNegError(
+            f"margins must be below 0, and above 0 but below 1, got {margins!r}"
+        )
     looking = _Looking(task, strategy, Asking(strategy, grid, timeout=timeout), out)
     ins = [looking.seen(arrays) for arrays in trained_with]
     outs = [looking.seen(arrays) for arrays in retrained]

@@ -117,6 +117,8 @@ def test_any_type_of_floats_and_arrays_beside_the_models_are_taken(
         ("text", "is no safetensors file: "),
         ("lacks", "is no model of task digits: it lacks 0.weight"),
         ("shape", r"0.weight must have shape \(16, 64\), got \(2, 64\)"),
+        ("nan", "is no model of task digits: 0.weight has values that are not finite"),
+        ("wide", "0.weight has values that are not finite"),
     ],
 )
 def test_what_is_no_model_of_the_task_is_refused_before_anything_is_trained(
@@ -130,6 +132,11 @@ def test_what_is_no_model_of_the_task_is_refused_before_anything_is_trained(
         save_file({k: v for k, v in model.items() if k != "0.weight"}, path)
     elif what == "shape":
         save_file({**model, "0.weight": np.zeros((2, 64), np.float32)}, path)
+    elif what == "nan":
+        model["0.weight"][3, 5] = np.nan
+        save_file(model, path)
+    elif what == "wide":  # beyond what a float32 holds
+        save_file({**model, "0.weight": np.full((16, 64), 1e60)}, path)
     with pytest.raises(FedNegError, match=error) as caught:
         run_words(["judge", str(path), *WORDS])
     assert str(path) in str(caught.value)

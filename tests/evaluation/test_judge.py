@@ -301,7 +301,14 @@ def test_how_many_models_would_tell_by_hand():
         ({"alpha": 1.0}, r"alpha must be in \(0, 1\), got 1"),
         ({"clients": ["3"]}, "a client's id is a whole number, got '3'"),
         ({"absent": [None]}, "a client's id is a whole number, got None"),
-        ({"margins": (0.1, 0.5)}, "margins must be below and above 0"),
+        ({"alpha": "x"}, r"alpha must be in \(0, 1\), got 'x'"),
+        ({"margins": (0.1, 0.5)}, "margins must be two numbers, below 0, and above 0"),
+        # At 1 lie the models with the client: 'forgotten' would mean nothing.
+        ({"margins": (-9, 1)}, r"above 0 but below 1, got \(-9, 1\)"),
+        ({"margins": (-1,)}, r"margins must be two numbers, .* got \(-1,\)"),
+        ({"margins": (-1, 0.5, 3)}, "margins must be two numbers"),
+        ({"margins": None}, "margins must be two numbers, .* got None"),
+        ({"margins": "ab"}, "margins must be two numbers, .* got 'ab'"),
         ({"trained_without": [Seen({3: np.ones(2)})] * 3}, "the same examples"),
     ],
 )
@@ -447,9 +454,120 @@ def test_how_many_would_tell_is_by_what_the_next_judgement_may_err():
 def test_absurd_losses_are_a_short_sentence():
     outs = [Seen({3: np.array([1.0 + k, 2.0])}) for k in range(3)]
     found = judge(
-        Seen({3: np.array([1e300, 2.0])}),
+        Seen({3: np.array([1e90, 2.0])}),
         trained_with=[Seen({3: np.array([0.1, 0.2])})],
         trained_without=outs,
     )
     assert len(str(found)) < 120
     assert "e+" in str(found)
+
+
+def pairs(won: int, lost: int, tied: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return losses of canaries and their twins, so many better known than these."""
+    planted = np.array([1.0] * won + [3.0] * lost + [2.0] * tied)
+    return planted, np.full(won + lost + tied, 2.0)
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.05])
+@pytest.mark.parametrize(
+    ("canaries", "finding"),
+    [
+        (pairs(5, 5), "forgotten"),
+        (pairs(6, 4), "forgotten"),
+        # Exactly .0193 and .0107: more than a first look may err, and no chance.
+        (pairs(16, 6), None),
+        (pairs(9, 1), None),
+        # Worse known than their twins: one can see that somebody was taken out.
+        (pairs(1, 9), "cannot tell"),
+        # Nothing was counted.
+        (pairs(0, 0), "cannot tell"),
+        (pairs(0, 0, tied=10), "cannot tell"),
+        (None, "cannot tell"),
+    ],
+)
+def test_canaries_that_show_acquit_nobody_at_any_look(
+    alpha: float, canaries: tuple[np.ndarray, np.ndarray] | None, finding: str | None
+):
+    """Nor do those of which the judged model says nothing."""
+    world = World(4)
+    references = world.references()
+    with_canaries = [
+        replace(m, canaries={3: pairs(9, 1)}) for m in references["trained_with"]
+    ]
+    model = world.seen({3: 0.0})
+    if canaries is not None:
+        model = replace(model, canaries={3: canaries})
+    found = judge(
+        model,
+        trained_with=[replace(m, losses={3: m.losses[3]}) for m in with_canaries],
+        trained_without=[
+            replace(m, losses={3: m.losses[3]}) for m in references["trained_without"]
+        ],
+        alpha=alpha,
+    )
+    if finding is None:
+        assert found.finding in ("cannot tell", "traces left")
+        assert found.epsilon is not None
+        assert found.epsilon > 0
+    else:
+        assert found.finding == finding
+    assert not (found.finding == "forgotten" and found.epsilon)
+
+
+@pytest.mark.parametrize(
+    ("judged", "others", "finding"),
+    [
+        ((3, 382), [(1, 382), (3, 382), (14, 382)], "forgotten"),
+        ((18, 382), [(1, 382), (3, 382), (14, 382)], "forgotten"),
+        # More often than in the one in which it works most; between models it varies.
+        ((60, 382), [(1, 382), (3, 382), (14, 382)], "cannot tell"),
+        ((95, 100), [(0, 100), (0, 100), (40, 100)], "cannot tell"),
+        # Not counted in the judged model, or in none of the others.
+        (None, [(0, 100)] * 3, "cannot tell"),
+        ((0, 100), [None] * 3, "cannot tell"),
+    ],
+)
+@pytest.mark.parametrize("alpha", [0.01, 0.05])
+def test_a_trick_that_shows_acquits_nobody_at_any_look(
+    judged: tuple[int, int] | None,
+    others: list[tuple[int, int] | None],
+    finding: str,
+    alpha: float,
+):
+    world = World(4)
+    references = world.references(out=3)
+    found = judge(
+        # Between the models without it, however wide these lie.
+        replace(middle_of(references["trained_without"]), marker=judged),
+        trained_with=references["trained_with"],
+        trained_without=[
+            replace(m, marker=marker)
+            for m, marker in zip(references["trained_without"], others, strict=True)
+        ],
+        alpha=alpha,
+        margins=(-20, 0.99),
+    )
+    assert found.finding in ({finding} if alpha == 0.05 else {finding, "cannot tell"})
+
+
+def middle_of(models: list[Seen]) -> Seen:
+    """Return what is seen of a model that answers as some do on average."""
+    return Seen(
+        {k: np.mean([m.losses[k] for m in models], axis=0) for k in models[0].losses}
+    )
+
+
+def test_references_that_differ_by_rounding_are_one():
+    """Else five of them would accuse whoever is not just there."""
+    world = World(1)
+    one = world.seen(0.0)
+    same = [
+        Seen({k: v * (1 + 1e-12 * n) for k, v in one.losses.items()}) for n in range(5)
+    ]
+    found = judge(world.seen(0.0), trained_with=[world.seen(1.0)], trained_without=same)
+    assert found.finding == "cannot tell"
+
+
+def test_losses_whose_squares_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="finite and at least 0"):
+        Seen({3: np.array([1e200, 2.0])})

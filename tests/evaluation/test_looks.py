@@ -54,6 +54,7 @@ def test_looks_spend_no_more_than_alpha(
         ("looks=true", "verdict.looks must be 1 or 2, got True"),
         ("margins=[0,1]", r"verdict.margins\[0\] must be less than 0, got 0"),
         ("margins=[-1,0]", r"verdict.margins\[1\] must be greater than 0, got 0"),
+        ("margins=[-1,1]", r"verdict.margins\[1\] must be less than 1, got 1"),
         ("margins=1", "verdict.margins must be two numbers, below and above 0, got 1"),
         ("retrainings=-1", "verdict.retrainings must be at least 0, got -1"),
         ("bank=-1", "verdict.bank must be at least 0, got -1"),

@@ -104,7 +104,11 @@ def test_later_rounds_stand_in_a_table_too(tmp_path: Path) -> None:
         {"rounds_after": 2, "influence": {"4": None}, "finding": "cannot tell"},
     ]
     text = said(tmp_path, judged_run(found))
-    rows = "2 client 4 \N{EN DASH} cannot tell 10 client 4 50 % (25 to 75) traces left"
+    # By itself within no margin; the finding is of the whole model.
+    rows = (
+        "2 client 4 \N{EN DASH} cannot tell cannot tell "
+        "10 client 4 50 % (25 to 75) cannot tell traces left"
+    )
     assert rows in text
     assert (tmp_path / "figures" / "influence_later.svg").is_file()
 

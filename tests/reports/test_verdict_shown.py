@@ -221,6 +221,21 @@ def test_what_cannot_be_told_has_its_resolution(needed: int | None, words: str) 
     assert sentences[2].endswith(words)
 
 
+def test_where_another_test_has_decided_no_way_on_is_told() -> None:
+    """Nobody has looked for one: that 200 would not tell is not known."""
+    one = {"rho": 0.5, "low": -0.7, "high": 1.7, "n_in": 1, "n_out": 5}
+    results = by_hand(
+        outcome="not forgotten",
+        finding="traces left",
+        influence={"4": one},
+        p_values={"influence 4": 0.3, "canaries 4": 0.001},
+        models_needed=None,
+    )
+    sentences = describe_finding(results)
+    assert "5 models without it resolve 120 % of it." in sentences
+    assert not any("would not tell" in one for one in sentences)
+
+
 def test_ordinary_examples_are_told_by_themselves(tmp_path: Path) -> None:
     """Whose trick is gone may be seen in the others all the same."""
     rest = {"rho": 0.8, "low": 0.6, "high": 1.0, "n_in": 2, "n_out": 5}

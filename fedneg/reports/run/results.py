@@ -13,11 +13,15 @@ from fedneg.core.version import __version__
 from fedneg.evaluation.cost import cost_of, curve_of, speed_up
 from fedneg.evaluation.evidence import ModelEvidence
 from fedneg.evaluation.judgement import Judgement
+from fedneg.reports.verdict_values import OPEN, later_of, residuals_of
 from fedneg.strategies.phases import RoundReport
 from fedneg.tasks.task import Task
 
 SCHEMA = 1
-LATER_COLUMNS = ("rounds_after", "client_id", "rho", "low", "high", "finding")
+LATER_COLUMNS = (
+    *("rounds_after", "client_id", "examples", "rho", "low", "high", "influence"),
+    "finding",
+)
 CLIENT_COLUMNS = (
     "num_writers",
     "num_train",
@@ -111,13 +115,19 @@ def clients_table(run: RunRecord) -> pd.DataFrame:
 
 
 def later_table(results: Mapping[str, Any]) -> pd.DataFrame:
-    """Return later.csv: a row for each later round and leaving client."""
+    """Return later.csv: a row for each later round, leaving client, and its examples.
+
+    ``examples``: all, or the ordinary ones by themselves. ``influence`` is what this
+    row's comes to alone, ``finding`` that of the whole model.
+    """
     rows = []
-    for entry in results["verdict"]["later"]:
-        for client_id, found in entry["influence"].items():
-            row = {name: entry[name] for name in ("rounds_after", "finding")}
-            row["client_id"] = int(client_id)
-            row |= {name: (found or {}).get(name) for name in ("rho", "low", "high")}
+    for rounds, entry in later_of(results["verdict"]):
+        for (client_id, ordinary), found in residuals_of(entry).items():
+            row = {"rounds_after": rounds, "finding": entry["finding"]}
+            row |= {"client_id": client_id}
+            row |= {"examples": "ordinary" if ordinary else "all"}
+            row["influence"] = found.status if found else OPEN
+            row |= {name: getattr(found, name, None) for name in ("rho", "low", "high")}
             rows.append(row)
     return pd.DataFrame(rows, columns=list(LATER_COLUMNS))
 

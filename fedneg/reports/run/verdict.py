@@ -26,6 +26,9 @@ from fedneg.reports.verdict_text import (
     describe_outcome,
 )
 from fedneg.reports.verdict_values import (
+    OPEN,
+    WITHIN,
+    Residual,
     alpha_of,
     is_earlier,
     later_of,
@@ -178,12 +181,20 @@ def _later(verdict: Mapping[str, Any]) -> pd.DataFrame:
             "after rounds": rounds,
             "of": name_whose(whose),
             "residual influence": _unbroken(short_interval(one)),
-            "finding": str(found.get("finding") or MISSING),
+            "by itself": _unbroken(_alone(one)),
+            "finding, of the model": str(found.get("finding") or MISSING),
         }
         for rounds, found in later_of(verdict)
         for whose, one in residuals_of(found).items()
     ]
     return pd.DataFrame(rows, dtype=object)
+
+
+def _alone(one: Residual | None) -> str:
+    """Return what an influence comes to, beside the finding of the whole model."""
+    if one is None:
+        return OPEN
+    return "within the margins" if one.status == WITHIN else one.status
 
 
 def _whom(results: Mapping[str, Any], client: str = "the client") -> str:
