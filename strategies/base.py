@@ -55,7 +55,8 @@ from fedneg.strategies.sampling import sample
 # What a subclass may override without changing how a federation is trained.
 FORGETTING = {
     *vars(ForgettingMethod),
-    *("combine", "evaluate_clients", "question_clients", "_abc_impl"),
+    *("combine", "without_answers"),
+    *("evaluate_clients", "question_clients", "_abc_impl"),
 }
 
 
@@ -106,11 +107,18 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
         """Return the parameters after an unlearn round; by default FedAvg.
 
         `good` is empty where the method asks nobody; where nobody that was asked gave a
-        usable answer, the parameters stay and this is not called. The ledger is told,
-        so that its identity goes on to hold.
+        usable answer, this is not called (`without_answers`). The ledger is told, so
+        that its identity goes on to hold.
         """
         local = {k: self.adjust(number, k, r.local) for k, r in good.items()}
         return self._record(local, good)
+
+    def without_answers(self, number: int) -> Vector:
+        """Return the parameters after an unlearn round without a usable answer.
+
+        By default those before it.
+        """
+        return self._global
 
     def training_identity(self) -> dict[str, Any]:
         """Return what this class adds to that which determines a training.
@@ -250,6 +258,8 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
                     report.server_round,
                     self.phase.name,
                 )
+                if is_unlearning:
+                    self._global = self.without_answers(server_round)
             elif is_unlearning:
                 self._global = self.combine(server_round, good)
             else:

@@ -21,7 +21,19 @@ power of its age and not exponentially:
 
     D* = sum_t (1 + e_t g)^(-q) s_t,            g = (1 - a)^(-1/q) - 1.
 
-The exponent is an option, `power`: 1/2, or less, which leaves more of what is old.
+The exponent is an option, `power`: 1/2, or less, which leaves more of what is old. The
+a is that of a fresh source, and D is a sum of fresh ones, weighted by numbers: nothing
+in it has been pushed back yet, so its a is theirs, and not that of delta, of which
+little but flat directions is left (a tenth of it).
+
+U bends, and so a hangs on how much is taken out. Taken out whole, D may go past where
+the others would be, and there nobody pushes: under cross-entropy an example that is
+learned has hardly a gradient, however sure of it a model is. Of flipped labels in a
+network of one hidden layer a is then a third of what it is in the small, D* is too
+large, and the model overshoots. With ``probes=2`` a tenth of D is probed as well, and
+of the two a the larger one counts: as a whole D takes with it what layers have learned
+together, which the others put back too, so that in deep networks the other one is the
+larger. There less is taken out than has been left, with two probes more so.
 
 The model goes back to what it was `rewind` rounds ago, less D* as of then, and these
 rounds are run again without the clients: so it has had as many rounds as a retrained
@@ -36,7 +48,8 @@ clients take part in every round; where some do, and p is another in every round
 much as five sums can follow it. The last `rewind` rounds are kept
 whole: to undo them, and for the probe.
 
-The others must be online for one round (a share of them) and for `rewind` rounds.
+The others must be online for one round or two (a share of them) and for `rewind`
+rounds.
 
 The derivation and the probe are ours; what is subtracted by `negative_gradient` is
 p u_t, all of it (arXiv:2201.09441, section 3).
@@ -62,6 +75,7 @@ from fedneg.strategies.replies import Reply
 from fedneg.strategies.sources import (
     FASTEST,
     POWER,
+    SMALL,
     Floats,
     Summand,
     left_in,
@@ -71,6 +85,8 @@ from fedneg.strategies.sources import (
 
 # One client's answer is noise, mostly. Whoever is asked twice is asked for less.
 FEWEST_PROBED, FEWEST_TWICE = 3, 2
+# Of D, in this order.
+PROBED_PARTS = (1.0, SMALL)
 AGAIN = (ALL, PROBED) = ("all", "probed")
 
 
@@ -84,13 +100,15 @@ class Counterfactual(LedgerFedAvg):
         """`rewind` (rounds that are run again), and `probe` (share of those who stay).
 
         `rate`: of the pushing back where it is not measured: `probe` is 0, or nobody
-        answered; and in what the probe takes out. `power`: with which a source decays
+        answered; and in what the probes take out. `probes`: 1, of all of it, or 2, of a
+        tenth of it as well. `power`: with which a source decays
         as it ages. `again`: who trains in a round that is run again, ``all`` who stay,
         or as many of them as are probed (``probed``).
         """
 
         rewind: int = 1
         probe: float = 0.34
+        probes: int = 1
         rate: float = 0.3
         power: float = POWER
         again: str = "all"
@@ -98,6 +116,8 @@ class Counterfactual(LedgerFedAvg):
         def __post_init__(self) -> None:
             whole("strategy.rewind", self.rewind, minimum=1)
             number("strategy.probe", self.probe, minimum=0, maximum=1)
+            whole("strategy.probes", self.probes, minimum=1)
+            number("strategy.probes", self.probes, maximum=len(PROBED_PARTS))
             number("strategy.rate", self.rate, minimum=0, maximum=FASTEST)
             number("strategy.power", self.power, minimum=0.1, maximum=1)
             choice("strategy.again", self.again, AGAIN)
@@ -117,6 +137,9 @@ class Counterfactual(LedgerFedAvg):
         self._weights: dict[int, float] = {}
         self._streams: list[int] = []
         self._units = np.empty(0, dtype=np.intp)
+        # Of the units, as measured so far; and D.
+        self._rates: Floats | None = None
+        self._taken_out = np.empty(0)
 
     @classmethod
     def parse_options(cls, config: Config) -> Options:
@@ -136,9 +159,9 @@ class Counterfactual(LedgerFedAvg):
 
     @classmethod
     def unlearn_rounds(cls, config: Config) -> int:
-        """Return the rounds that are run again, and the probe before them."""
+        """Return the rounds that are run again, and the probes before them."""
         options = cls.parse_options(config)
-        return int(options.probe > 0) + options.rewind
+        return _probes(options) + options.rewind
 
     @property
     def keeps_recent(self) -> int:
@@ -178,11 +201,11 @@ class Counterfactual(LedgerFedAvg):
     def rectify(self, before: Vector, client_ids: tuple[int, ...]) -> Vector:
         """Return the parameters of `rewind` rounds ago, less what is left at `rate`.
 
-        From these the probe starts, and the rounds that are run again where it says
-        nothing.
+        From these the first probe starts, and the rounds that are run again where the
+        probes say nothing.
         """
         self._look_back(before, client_ids)
-        rates = np.full(self._units.max() + 1, self.options.rate)
+        self._rates = None
         self.method_report = {
             "form": "rewound, less what would not have been there",
             "rewound": len(self._streams),
@@ -190,7 +213,8 @@ class Counterfactual(LedgerFedAvg):
             "rates": None,
             "remains": "what the others had not undone of it, if that was mismeasured",
         }
-        return self._less(rates)
+        self._taken_out = self._left()
+        return self._less(self._taken_out)
 
     def _look_back(self, before: Vector, client_ids: tuple[int, ...]) -> None:
         """Sum up the sources, and take the last rounds out of the ledger."""
@@ -223,60 +247,78 @@ class Counterfactual(LedgerFedAvg):
             return tuple(k for k in self.remaining if k in self._weights)
         return self.unlearn_clients(1) if self._probes else ()
 
-    def _less(self, rates: Floats) -> Vector:
-        """Return where the rewound rounds begin, less what is left at a unit's rate."""
+    def _left(self) -> Floats:
+        """Return what is left of the sources: D*, or D if nothing has been measured."""
         if not self._brought:
-            return self._start.astype(np.float32)
-        left = left_in(self._brought, rates, self._units, self.options.power)
+            return np.zeros(self._start.size)
+        rates = self._rates
+        if rates is None:
+            rates = np.full(self._units.max() + 1, self.options.rate)
+        return left_in(self._brought, rates, self._units, self.options.power)
+
+    def _less(self, left: Floats) -> Vector:
+        """Return where the rewound rounds begin, less what is left."""
         return (self._start - left).astype(np.float32)
 
     # -- in rounds -------------------------------------------------------------------
 
     @property
     def _probes(self) -> int:
-        """How many rounds the probe has: 1 or 0."""
-        return int(self.options.probe > 0)
+        """How many rounds the probes have: 0, 1 or 2."""
+        return _probes(self.options)
 
     def unlearn_clients(self, number: int) -> tuple[int, ...]:
         """Return who is probed, or has a part in a round that is run again."""
         if number > self._probes and self.options.again == ALL:
             return self.sampled(number)
         there = [k for k in self.remaining if k in self._weights]
-        fewest = FEWEST_PROBED if self.options.again == ALL else FEWEST_TWICE
+        once = self.options.again == ALL and self._probes == 1
+        fewest = FEWEST_PROBED if once else FEWEST_TWICE
         count = max(fewest, ceil(self.options.probe * len(there)))
         return tuple(there[:count])
 
     def unlearn_stream(self, number: int) -> int:
-        """Return the round of the training that is done again; the probe's: its first.
+        """Return the round of the training that is done again; a probe's: its first.
 
         On the same batches only the models make the updates differ.
         """
         return self._streams[max(0, min(number - self._probes, len(self._streams)) - 1)]
 
     def combine(self, number: int, good: Mapping[int, Reply]) -> Vector:
-        """Return the parameters to start from after the probe; else those of FedAvg."""
+        """Return the parameters to start from after a probe; else those of FedAvg."""
         if number > self._probes:
             after = self._again(number, good)
             # The batches were those of the round that was run again.
             self.ledger.bank.streams[-1:] = [self.unlearn_stream(number)]
             return after
-        before = self._global
-        response = self._response(good)
-        taken_out = (self._start.astype(np.float32) - before).astype(np.float64)
-        rates = rates_of(taken_out, response, self._units)
-        after = self._less(rates)
-        self.drop((), before=before, after=after)
+        taken_out = (self._start.astype(np.float32) - self._global).astype(np.float64)
+        rates = rates_of(taken_out, self._response(good), self._units)
+        self._rates = rates if self._rates is None else np.maximum(self._rates, rates)
         self.method_report |= {
-            "probed": sorted(good),
+            "probed": sorted({*self.method_report["probed"], *good}),
             "rates": {
                 name: float(value)
                 for name, value in (
-                    ("min", rates.min()),
-                    ("mean", rates.mean()),
-                    ("max", rates.max()),
+                    ("min", self._rates.min()),
+                    ("mean", self._rates.mean()),
+                    ("max", self._rates.max()),
                 )
             },
         }
+        return self._after_probe(number)
+
+    def without_answers(self, number: int) -> Vector:
+        """Return the parameters to go on from where a probe was not answered."""
+        return self._after_probe(number) if number <= self._probes else self._global
+
+    def _after_probe(self, number: int) -> Vector:
+        """Return where the next probe starts, or after the last the rewound rounds."""
+        before = self._global
+        if number < self._probes:
+            after = self._less(PROBED_PARTS[number] * self._taken_out)
+        else:
+            after = self._less(self._left())
+        self.drop((), before=before, after=after)
         return after
 
     def _response(self, good: Mapping[int, Reply]) -> Floats:
@@ -306,3 +348,8 @@ class Counterfactual(LedgerFedAvg):
         norms = {k: norms_of(local[k] - before, self._shapes) for k in local}
         weights = {k: self._weights[k] for k in local}
         return self.enter_models(place, before, local, good, norms, weights=weights)
+
+
+def _probes(options: Counterfactual.Options) -> int:
+    """Return how many rounds the probes have."""
+    return options.probes if options.probe else 0

@@ -19,6 +19,8 @@ Floats = NDArray[np.float64]
 # At a rate of 1 nothing would be left of a source after one round.
 FASTEST = 0.95
 POWER = 0.5
+# The smaller of the two parts of D that can be probed: about as long as one source.
+SMALL = 0.1
 
 
 def source_of(

@@ -14,6 +14,7 @@ from fedneg.core.errors import FedNegError
 from fedneg.core.parameters import NDArrays
 from fedneg.ledger.bank import DECAYS, Bank, aged, fitted
 from fedneg.ledger.ledger import Ledger
+from fedneg.strategies.counterfactual import PROBED_PARTS
 from fedneg.strategies.sources import (
     Floats,
     factors_of,
@@ -185,7 +186,7 @@ def test_rates_by_hand_per_unit():
 def test_what_is_left_by_hand():
     """With g = 1 / .25 - 1 = 3: ages 0, 1, 2 leave 1, 1/2 and 1/sqrt(7)."""
     sources = [np.array([7.0**0.5]), np.array([2.0]), np.array([1.0])]
-    assert left_of(sources, np.array([0.5])).tolist() == pytest.approx([3.0])
+    assert left_of(sources, np.array([0.5]), 0.5).tolist() == pytest.approx([3.0])
 
 
 @given(
@@ -201,6 +202,95 @@ def test_no_more_is_left_than_was_brought_in_and_less_the_faster_it_goes(
     assert (found <= rounds + 1e-9).all()
     order = np.argsort(rates)
     assert (np.diff(found[order]) <= 1e-9).all()
+
+
+def bends(near: float, beyond: float, at: float) -> Behaviour:
+    """Return a client that wants 0, and pulls otherwise below a place."""
+
+    def train(arrays: NDArrays, server_round: int) -> Answer:
+        return [arrays[0] + bent(arrays[0], near, beyond, at)], 2
+
+    return train
+
+
+def bent(model: np.ndarray, near: float, beyond: float, at: float = 0) -> np.ndarray:
+    """Return the update of `bends`: at a rate of `beyond` where it is below `at`."""
+    return -near * np.maximum(model, at) - beyond * np.minimum(model - at, 0)
+
+
+PUSH = np.array([6.0, 2.0], np.float32)
+TWICE = ("strategy.probes=2", "strategy.probe=0.2")
+
+
+def pushes(arrays: NDArrays, server_round: int) -> Answer:
+    """Train the leaving client: always the same way."""
+    return [arrays[0] + PUSH], 2
+
+
+@pytest.mark.parametrize(
+    ("near", "beyond", "at", "told"),
+    [(0.5, 0.0, 0.0, "small"), (0.2, 0.9, 8.0, "whole")],
+)
+def test_of_two_probes_the_larger_counts_as_by_the_history(
+    near: float, beyond: float, at: float, told: str
+):
+    """Beyond 0 nobody pushes: in the small a = near. Or they push more: as a whole."""
+    also = {k: bends(near, beyond, at) for k in (0, 2, 3)} | {1: pushes}
+    made = bench("rounds=6", *TWICE, also=also)
+    made.train(6)
+    made.unlearn(1)
+    model, sources = np.array([10.0, -3.0]), []
+    for _ in range(5):
+        updates = {k: np.float32(bent(model, near, beyond, at)) for k in (0, 2, 3)}
+        updates[1] = PUSH
+        shares = dict.fromkeys(range(4), 0.25)
+        sources.append(source_of(updates, shares, (1,)))
+        model = model + sum(0.25 * u for u in updates.values())
+    taken_out = left_of(sources, np.full(2, 0.3))
+    rates = {}
+    for name, part in (("whole", taken_out), ("small", 0.1 * taken_out)):
+        response = bent(model - part, near, beyond, at) - bent(model, near, beyond, at)
+        rates[name] = part @ response / (part @ part)
+    assert rates[told] == max(rates.values()) > 1.02 * min(rates.values())
+    found = made.strategy.method_report["rates"]
+    assert found["max"] == pytest.approx(rates[told], rel=1e-4)
+    expected = model - left_of(sources, np.full(2, rates[told]))
+    np.testing.assert_allclose(made.after[-2], expected, rtol=1e-4)
+
+
+def test_two_probes_by_hand():
+    """Others stop at 0 where w = 3, D = 4: 1/2 of 3 of the 4 comes back; of .4, 1/2."""
+    model, taken_out, unit = np.array([3.0]), np.array([4.0]), np.zeros(1, np.intp)
+    rates = []
+    for share in PROBED_PARTS:
+        part = share * taken_out
+        response = bent(model - part, 0.5, 0) - bent(model, 0.5, 0)
+        rates.append(rates_of(part, response, unit)[0])
+    assert rates == pytest.approx([3 / 8, 1 / 2])
+
+
+@pytest.mark.parametrize("fails", [4, 5])
+def test_of_two_probes_one_is_enough(fails: int):
+    """Those who are probed fail in the first or in the second, and in no other."""
+
+    def once(client_id: int) -> Behaviour:
+        pull, calls = pulls(client_id, 0.4), list[int]()
+
+        def train(arrays: NDArrays, server_round: int) -> Answer:
+            calls.append(server_round)
+            if len(calls) == fails:
+                raise RuntimeError("it is gone")
+            return pull(arrays, server_round)
+
+        return train
+
+    made = bench(*TWICE, also={0: once(0), 2: once(2)})
+    made.train(3)
+    after = made.unlearn(1)
+    assert [r.clients for r in made.strategy.reports[3:]].count(0) == 1
+    np.testing.assert_allclose(made.after[-2], retrained((1,), 2), rtol=2e-5)
+    np.testing.assert_allclose(after, retrained((1,), 3), rtol=2e-5)
+    np.testing.assert_allclose(made.strategy.ledger.rebuilt(), after, rtol=1e-5)
 
 
 def test_forgotten_one_after_the_other_is_as_if_neither_had_been_there():
@@ -250,7 +340,7 @@ def test_a_smaller_power_leaves_more_of_what_is_old():
     """With a = 1/2 and q = 1/4, g = 15: after a round 1/2, after two 31^(-1/4)."""
     found = kernel(np.array([0.5]), 3, power=0.25)[:, 0]
     assert found.tolist() == pytest.approx([1, 0.5, 31**-0.25])
-    assert found[2] > kernel(np.array([0.5]), 3)[2, 0] == pytest.approx(7**-0.5)
+    assert found[2] > kernel(np.array([0.5]), 3, 0.5)[2, 0] == pytest.approx(7**-0.5)
     assert left_of([np.array([1.0])] * 3, np.array([0.5]), 0.25) == pytest.approx(
         found.sum()
     )
@@ -389,6 +479,7 @@ def test_real_clients_repeat_their_batches():
             "needs strategy.probe above 0 and strategy.rewind=1, got 0 and 1",
         ),
         (("strategy.again=probed", "strategy.rewind=2"), "got 0.34 and 2"),
+        (("strategy.probes=3",), "strategy.probes must be at most 2, got 3"),
         (("strategy.server_momentum=0.5",), "needs strategy.server_momentum=0"),
     ],
 )
