@@ -4,7 +4,8 @@ Of every leaving client, its residual influence (influence.py) and its canaries;
 model, the planted marker (exact.py). Together they err in at most alpha of the cases in
 which there is nothing to find, whatever hangs on what (Holm). What acquits is not that
 nothing was found, but that the influence's whole interval lies within margins that were
-set before: a model of which nothing can be told is never 'forgotten'.
+set before, and that no test alone speaks against it (`DOUBT`): a model of which nothing
+can be told is never 'forgotten'.
 
 Verification is fragile (Zhang et al., arXiv:2408.00929; Thudi et al.,
 arXiv:2110.11891): 'forgotten' means that these tests, with this power, did not find the
@@ -56,8 +57,10 @@ ANSWERED = frozenset({TOOK_NO_PART, MARKER_ONLY, IS_RETRAINED})
 MARGINS = (-1.0, 0.5)
 # In how many cases a bound of epsilon is too high, of all clients' together.
 EPSILON_ALPHA = 0.05
-# Of what is counted, what this much speaks against acquits nobody, at any look.
-COUNT_ALPHA = 0.05
+# What a test says with such a p, were it the only one, acquits nobody, whatever a look
+# may err: a model from which the trick alone was trained away is seldom beyond this.
+# Of several clients each has its share.
+DOUBT = 0.1
 # How many models without the client a way on is looked for.
 MOST_MODELS = 200
 
@@ -119,7 +122,8 @@ class Finding:
         measured = [found for _, _, found in _measured(self.influence)]
         tests, alpha = max(1, len(self.p_values)), self.next_alpha or self.alpha
         needed = [
-            models_to_tell(found, self.margins, tests, alpha) for found in measured
+            models_to_tell(found, self.margins, tests, alpha, len(self.influence))
+            for found in measured
         ]
         known = [count for count in needed if count is not None]
         if any(
@@ -303,9 +307,7 @@ def judge(
     elif (
         influence
         and _are_within(influence, margins)
-        # What is no finding beside all other tests, but would be one alone, acquits
-        # nobody.
-        and min(tests.values()) >= alpha
+        and min(tests.values()) >= max(alpha, doubt_of(len(leaving)))
         and _are_counted(models, leaving, marker, canaries)
     ):
         finding = GONE
@@ -331,6 +333,7 @@ def models_to_tell(
     margins: tuple[float, float],
     tests: int = 1,
     alpha: float | None = None,
+    clients: int = 1,
 ) -> int | None:
     """Return how many models without the client would tell; None: over `MOST_MODELS`.
 
@@ -343,6 +346,8 @@ def models_to_tell(
         Of how many this is one: a finding has to stand beside all of them.
     alpha : float, optional
         What a judgement by more models may err; by default as much as this one.
+    clients : int
+        Who leave, of whom this is one.
     """
     alpha = alpha or found.alpha
     within = min(found.rho - margins[0], margins[1] - found.rho)
@@ -352,10 +357,17 @@ def models_to_tell(
         def half(level: float, spread: float = spread, count: int = count) -> float:
             return float(student.ppf(1 - level / 2, count - 1)) * spread
 
-        # Its interval is to be within the margins, or to leave 0 out.
-        if half(alpha) <= within or half(alpha / tests) < abs(found.rho):
+        # Its interval is to be within the margins and to say nothing alone, or to leave
+        # 0 out.
+        is_clear = half(max(alpha, doubt_of(clients))) >= abs(found.rho)
+        if (half(alpha) <= within and is_clear) or half(alpha / tests) < abs(found.rho):
             return count
     return None
+
+
+def doubt_of(clients: int) -> float:
+    """Return below which p a test alone acquits nobody, of so many clients."""
+    return DOUBT / max(1, clients)
 
 
 def _measured(
@@ -401,13 +413,14 @@ def _are_counted(
     if marker is None:
         if any(one.marker is not None for one in models):
             return False
-    elif marker.worst_p_value < COUNT_ALPHA:
+    elif marker.worst_p_value < doubt_of(len(leaving)):
         return False
     planted = {k for one in models for k in one.canaries if k in leaving}
     return planted <= set(canaries) and all(
         pairs.count > 0
         and not pairs.epsilon
-        and above_p_value(pairs.count - pairs.won, pairs.count, 0.5) >= COUNT_ALPHA
+        and above_p_value(pairs.count - pairs.won, pairs.count, 0.5)
+        >= doubt_of(len(leaving))
         for pairs in canaries.values()
     )
 

@@ -22,7 +22,7 @@ from fedneg.reports.verdict_values import (
     short_interval,
 )
 
-ALONE = "alone a finding"
+ALONE = "too much to acquit"
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from fedneg.reports.whom import listed, these, whose
 EXPECTED = {"original": NOT_FORGOTTEN, "retrained": FORGOTTEN}
 # Of a quality: less is none lost.
 _NO_LOSS = 0.0005
-_ALONE = ": alone it would be a finding, beside the other tests it is none"
+_ALONE = ": no finding, and too much to acquit"
 EARLIER = (
     "This is a verdict of the earlier judge, which held gaps against thresholds and "
     "had no interval: run it again for one of today's."

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedneg.core.formats import MISSING, number, whole_percent
-from fedneg.evaluation.judge import MARGINS
+from fedneg.evaluation.judge import MARGINS, doubt_of
 
 # Whose examples: a client's, all of them or (True) the ordinary ones alone.
 Whose = tuple[int, bool]
@@ -25,7 +25,7 @@ class Residual:
     `status` is one of `TRACES`, `OVERSHOT`, `WITHIN` and `OPEN`. `ordinary`: measured
     on the examples that models without the client do not contradict alone; `partial`:
     these could not be measured, though the others are nearly all of it. `alone`: it
-    would be a finding if it were the only test, and is none beside the others.
+    speaks against the model, and is no finding (`is_alone`).
     """
 
     client_id: int
@@ -113,9 +113,9 @@ def is_found(verdict: Mapping[str, Any], test: str) -> bool:
 
 
 def is_alone(verdict: Mapping[str, Any], test: str, found: Mapping[str, Any]) -> bool:
-    """Return whether a test would find something, were it the only one.
+    """Return whether a test speaks against a model, and is no finding.
 
-    Such a test acquits nobody.
+    Were it the only one it would be one, or nearly: such a test acquits nobody.
 
     Parameters
     ----------
@@ -123,7 +123,9 @@ def is_alone(verdict: Mapping[str, Any], test: str, found: Mapping[str, Any]) ->
         What it says, with a p that is not adjusted.
     """
     p_value = number(found.get("p_value"))
-    alone = p_value is not None and p_value < alpha_of(verdict)
+    alone = p_value is not None and p_value < max(
+        doubt_of(len(verdict.get("influence") or ())), alpha_of(verdict)
+    )
     return alone and not is_found(verdict, test)
 
 

@@ -571,3 +571,29 @@ def test_references_that_differ_by_rounding_are_one():
 def test_losses_whose_squares_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="finite and at least 0"):
         Seen({3: np.array([1e200, 2.0])})
+
+
+def test_what_speaks_against_a_model_acquits_nobody_though_it_is_no_finding():
+    """Of one client below a p of .1; of two below .05 each."""
+    doubtful = {1: 0, 2: 0}
+    for number in range(120):
+        world = World(number)
+        both = world.references()
+        for clients in (1, 2):
+            ids = (3, 5)[:clients]
+            shares = dict.fromkeys(ids, 0.1)
+            found = judge(
+                world.seen(shares),
+                **{
+                    kind: [Seen({k: m.losses[k] for k in ids}) for m in models]
+                    for kind, models in both.items()
+                },
+                alpha=0.01,
+            )
+            least = min(one.p_value for one in found.influence.values() if one)
+            if found.outcome == "not forgotten":
+                continue
+            if least < 0.1 / clients:
+                assert found.finding == "cannot tell"
+                doubtful[clients] += 1
+    assert min(doubtful.values()) > 5

@@ -275,7 +275,10 @@ def test_what_nearly_all_lies_in_a_trick_acquits_nobody() -> None:
 @pytest.mark.parametrize(
     ("rho", "words"),
     [
-        (0.08, "8 % of it can still be seen (between 1 and 16 %): alone it would be"),
+        (
+            0.08,
+            "8 % of it can still be seen (between 1 and 16 %): no finding, and too",
+        ),
         (-0.08, "it seems that more than all of it was taken away ("),
     ],
 )
@@ -291,11 +294,11 @@ def test_what_would_be_a_finding_alone_is_told(rho: float, words: str) -> None:
     )
     trick, taught, more = describe_finding(results)
     assert words in taught
-    assert taught.endswith(" it is none; accuracy lost 0.050.")
+    assert taught.endswith(": no finding, and too much to acquit; accuracy lost 0.050.")
     assert more.endswith("try verdict.retrainings=10.")
     assert "alone" not in trick
     assert [t.decision for t in deciding_tests(results)] == [
-        *("alone a finding", "nothing found"),
+        *("too much to acquit", "nothing found"),
     ]
 
 
@@ -309,10 +312,10 @@ def test_a_trick_or_canaries_may_be_a_finding_alone() -> None:
     )
     trick, _, canaries = describe_finding(results)
     for sentence in (trick, canaries):
-        assert sentence.endswith(
-            "alone it would be a finding, beside the other tests it is none."
-        )
-    assert [t.decision for t in deciding_tests(results)][1:] == ["alone a finding"] * 2
+        assert sentence.endswith("no finding, and too much to acquit.")
+    assert [t.decision for t in deciding_tests(results)][1:] == [
+        "too much to acquit"
+    ] * 2
 
 
 def test_a_retrained_model_is_told_to_be_one(tmp_path: Path) -> None:
