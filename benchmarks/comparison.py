@@ -7,6 +7,7 @@ what stands between that page's markers: the tables, and who wins where. Prints 
 other numbers that its words have.
 """
 
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -100,16 +101,24 @@ def merged(places: Sequence[Path]) -> pd.DataFrame:
     """
     frames = []
     for place in places:
-        found = pd.read_csv(place) if place.is_file() else collect_comparison(place)
-        # A file has nothing where a table of runs has an empty text, and both are one.
-        other = found["other"].astype(object)
-        frames.append(found.assign(other=other.where(other.notna(), "")))
+        frames.append(
+            _as_from_file(place) if place.is_file() else collect_comparison(place)
+        )
     frame = pd.concat(frames, ignore_index=True)
     same = [*SETTING, "seed", "strategy", "model"]
     keys = [tuple(map(str, row)) for row in frame[same].itertuples(index=False)]
     last = dict(zip(keys, frame.index, strict=True))
     # A dict keeps the place of a key's first row.
-    return frame.loc[list(last.values())].reset_index(drop=True)
+    frame = frame.loc[list(last.values())]
+    # Read as a file, since a folder says '4' and 0.5 where a file says 4 and '0.5'.
+    return _as_from_file(io.StringIO(frame.to_csv(index=False)))
+
+
+def _as_from_file(file: Path | io.StringIO) -> pd.DataFrame:
+    found = pd.read_csv(file)
+    # A file has nothing where a table of runs has an empty text, and both are one.
+    other = found["other"].astype(object)
+    return found.assign(other=other.where(other.notna(), ""))
 
 
 def main(places: Sequence[Path]) -> None:

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
+from benchmarks import comparison
 from benchmarks.comparison import merged
 from builders.checkout import REPOSITORY
 from fedneg.reports.compare.rows import SETTING
@@ -38,3 +40,16 @@ def test_the_page_has_the_tables_of_the_file():
     found = merged([REPOSITORY / "benchmarks" / "comparison.csv"])
     page = (REPOSITORY / "docs" / "methods.md").read_text()
     assert markdown_table(summarise(found)) in page
+
+
+def test_folders_and_tables_write_settings_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A folder's client is a text, a file's a number: one setting all the same."""
+    table = tmp_path / "old.csv"
+    rows(("a", 0, 0.1)).assign(forget=4, fraction=0.5).to_csv(table, index=False)
+    folder = rows(("b", 0, 0.2)).assign(forget="4", fraction="0.5", other="")
+    monkeypatch.setattr(comparison, "collect_comparison", lambda place: folder)
+    found = merged([table, tmp_path])
+    assert len(found.groupby([*SETTING], dropna=False)) == 1
+    assert list(found["strategy"]) == ["a", "b"]
