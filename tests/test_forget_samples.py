@@ -80,7 +80,9 @@ def test_what_an_attacker_has_poisoned_goes_and_with_it_its_trick(made: Made):
     models, verdict = results["models"], results["verdict"]
     assert models["original"]["attack_success_rate"] > 0.5
     assert models["unlearned"]["attack_success_rate"] < 0.05
-    assert verdict["outcome"] == "forgotten"
+    # One in ten that never saw them is not acquitted; none of twenty is accused.
+    assert verdict["outcome"] in ("forgotten", "inconclusive")
+    assert verdict["outcomes"]["original"] == "not forgotten"
     # All of the poisoned ones were to go: none of them is an ordinary example.
     assert verdict["influence"]["1"]["rest"] is None
     config = small_config(*POISON, "strategy=retrain")
