@@ -69,10 +69,11 @@ def main() -> None:
     """Run what is missing, and rewrite what depends on it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--attacks", nargs="+", choices=[*ATTACKS], default=[*ATTACKS])
     parser.add_argument("--table", action="store_true", help="of benchmarks/later.csv")
     asked = parser.parse_args()
     if not asked.table:
-        for attack in ATTACKS:
+        for attack in asked.attacks:
             run(asked.folder / attack, attack)
         found = find_comparison(asked.folder)
         found.later.to_csv(FILE, index=False)
