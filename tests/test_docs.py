@@ -21,7 +21,7 @@ FILLED = {
     "docs/architecture.md": ["rooms"],
     "docs/benchmarks.md": ["bench", "gpu", "capacity"],
     "docs/judge.md": ["judge", "power"],
-    "docs/methods.md": ["comparison", "residual", "samples"],
+    "docs/methods.md": ["comparison", "residual", "later", "samples"],
     "docs/paper.md": ["paper"],
 }
 
