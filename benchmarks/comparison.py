@@ -95,16 +95,17 @@ def canary_aucs(folder: Path) -> Iterator[str]:
 
 
 def merged(places: Sequence[Path]) -> pd.DataFrame:
-    """Return the rows of some folders and tables; what is there twice comes last.
+    """Return the rows of folders and tables; of one that is twice there the later.
 
-    A table's rows keep their place: settings are shown in the order of rows.
+    It keeps the earlier one's place: settings are shown in the order of rows.
     """
-    frames = []
-    for place in places:
-        frames.append(
+    frame = pd.concat(
+        [
             _as_from_file(place) if place.is_file() else collect_comparison(place)
-        )
-    frame = pd.concat(frames, ignore_index=True)
+            for place in places
+        ],
+        ignore_index=True,
+    )
     same = [*SETTING, "seed", "strategy", "model"]
     keys = [tuple(map(str, row)) for row in frame[same].itertuples(index=False)]
     last = dict(zip(keys, frame.index, strict=True))

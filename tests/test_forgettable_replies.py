@@ -318,6 +318,8 @@ def test_big_endian_numbers_are_numbers():
     grid = Meddled(moved("conv.weight", lambda a: a.astype(">f4")))
     held, whole = started(FedAvg(fraction_evaluate=0.0), grid)
     holds(held, grid, whole)
+    assert whole["conv.weight"].dtype == np.float32
+    assert whole["conv.weight"].dtype.isnative
 
 
 def test_arrays_in_another_order_are_those_of_their_names():

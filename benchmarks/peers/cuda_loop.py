@@ -12,23 +12,8 @@ from pathlib import Path
 
 import task
 import torch
+from plain_loop import train
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-
-
-def train(
-    net: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, *, epochs: int
-) -> None:
-    """Train with an optimiser of its own, each epoch in a new order."""
-    optimiser = torch.optim.SGD(
-        net.parameters(), lr=task.LEARNING_RATE, momentum=task.MOMENTUM, fused=True
-    )
-    for _ in range(epochs):
-        order = torch.randperm(len(y), device=y.device)
-        for batch in torch.split(order, task.BATCH_SIZE):
-            optimiser.zero_grad()
-            loss = torch.nn.functional.cross_entropy(net(x[batch]), y[batch])
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
 
 
 def main() -> None:

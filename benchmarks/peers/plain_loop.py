@@ -43,19 +43,23 @@ def num_parameters(layers: tuple[int, ...]) -> int:
     return sum((a + 1) * b for a, b in pairwise(layers))
 
 
-def train_epoch(net: "nn.Module", x: "torch.Tensor", y: "torch.Tensor") -> None:
-    """Train for one epoch in a new order, with an optimiser of its own."""
+def train(
+    net: "nn.Module", x: "torch.Tensor", y: "torch.Tensor", *, epochs: int = 1
+) -> None:
+    """Train with an optimiser of its own, each epoch in a new order."""
     import task
     import torch
 
     optimiser = torch.optim.SGD(
         net.parameters(), lr=task.LEARNING_RATE, momentum=task.MOMENTUM, fused=True
     )
-    for batch in torch.split(torch.randperm(len(y)), task.BATCH_SIZE):
-        optimiser.zero_grad()
-        loss = torch.nn.functional.cross_entropy(net(x[batch]), y[batch])
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+    for _ in range(epochs):
+        order = torch.randperm(len(y), device=y.device)
+        for batch in torch.split(order, task.BATCH_SIZE):
+            optimiser.zero_grad()
+            loss = torch.nn.functional.cross_entropy(net(x[batch]), y[batch])
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
 
 
 def work(rank: int, job: Job, barrier: Barrier) -> None:
@@ -85,7 +89,7 @@ def work(rank: int, job: Job, barrier: Barrier) -> None:
         total = torch.zeros(job.num_parameters)
         for x, y in mine.values():
             vector_to_parameters(shared[0].clone(), net.parameters())
-            train_epoch(net, x, y)
+            train(net, x, y)
             local = parameters_to_vector(net.parameters()).detach()
             total.add_(local, alpha=len(y) / examples)
         shared[1 + rank] = total

@@ -4,8 +4,8 @@ Of every leaving client, its residual influence (influence.py) and its canaries;
 model, the planted marker (exact.py). Together they err in at most alpha of the cases in
 which there is nothing to find, whatever hangs on what (Holm). What acquits is not that
 nothing was found, but that the influence's whole interval lies within margins that were
-set before, and that no test alone speaks against it (`DOUBT`): a model of which nothing
-can be told is never 'forgotten'.
+set before, and that no test alone speaks against it (acquittal.py): a model of which
+nothing can be told is never 'forgotten'.
 
 Verification is fragile (Zhang et al., arXiv:2408.00929; Thudi et al.,
 arXiv:2110.11891): 'forgotten' means that these tests, with this power, did not find the
@@ -17,14 +17,19 @@ tests that decided it, and stands beside them.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from numbers import Real
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from fedneg.core.formats import fixed, name_clients
+from fedneg.evaluation.acquittal import (
+    MARGINS,
+    are_counted,
+    check_bounds,
+    doubt_of,
+    models_to_tell,
+)
 from fedneg.evaluation.canary import pairs_shown
 from fedneg.evaluation.decision import (
     FORGOTTEN,
@@ -33,7 +38,7 @@ from fedneg.evaluation.decision import (
     NOT_FORGOTTEN,
     TOOK_NO_PART,
 )
-from fedneg.evaluation.exact import Pairs, above_p_value, holm
+from fedneg.evaluation.exact import Pairs, holm
 from fedneg.evaluation.influence import MIN_OUT, Influence, influences
 from fedneg.evaluation.marker import Marker, marker_of
 from fedneg.evaluation.seen import Losses, Seen, check_ids
@@ -53,16 +58,8 @@ OUTCOMES = {
 }
 # Of which no number says more.
 ANSWERED = frozenset({TOOK_NO_PART, MARKER_ONLY, IS_RETRAINED})
-# Of rho: less than half of what the client taught, and no more than as much below 0.
-MARGINS = (-1.0, 0.5)
 # In how many cases a bound of epsilon is too high, of all clients' together.
 EPSILON_ALPHA = 0.05
-# What a test says with such a p, were it the only one, acquits nobody, whatever a look
-# may err: a model from which the trick alone was trained away is seldom beyond this.
-# Of several clients each has its share.
-DOUBT = 0.1
-# How many models without the client a way on is looked for.
-MOST_MODELS = 200
 
 
 @dataclass(frozen=True)
@@ -273,7 +270,7 @@ def judge(
         If losses are negative or not finite, their numbers differ between models, a
         client's id is no whole number, or alpha or margins are none.
     """
-    _check(alpha, margins)
+    check_bounds(alpha, margins)
     check_ids((*clients, *absent))
     models = (model, *trained_with, *trained_without)
     seen = {k for one in models for k in (*one.losses, *one.canaries)}
@@ -308,7 +305,7 @@ def judge(
         influence
         and _are_within(influence, margins)
         and min(tests.values()) >= max(alpha, doubt_of(len(leaving)))
-        and _are_counted(models, leaving, marker, canaries)
+        and are_counted(models, leaving, marker, canaries)
     ):
         finding = GONE
     elif marker is not None and not any(influence.values()):
@@ -326,48 +323,6 @@ def judge(
         margins,
         alpha,
     )
-
-
-def models_to_tell(
-    found: Influence,
-    margins: tuple[float, float],
-    tests: int = 1,
-    alpha: float | None = None,
-    clients: int = 1,
-) -> int | None:
-    """Return how many models without the client would tell; None: over `MOST_MODELS`.
-
-    Parameters
-    ----------
-    found : Influence
-    margins : tuple of float
-        As of `judge`.
-    tests : int
-        Of how many this is one: a finding has to stand beside all of them.
-    alpha : float, optional
-        What a judgement by more models may err; by default as much as this one.
-    clients : int
-        Who leave, of whom this is one.
-    """
-    alpha = alpha or found.alpha
-    within = min(found.rho - margins[0], margins[1] - found.rho)
-    for count in range(found.n_out + 1, MOST_MODELS + 1):
-        spread = found.sd * np.sqrt(1 + 1 / count)
-
-        def half(level: float, spread: float = spread, count: int = count) -> float:
-            return float(student.ppf(1 - level / 2, count - 1)) * spread
-
-        # Its interval is to be within the margins and to say nothing alone, or to leave
-        # 0 out.
-        is_clear = half(max(alpha, doubt_of(clients))) >= abs(found.rho)
-        if (half(alpha) <= within and is_clear) or half(alpha / tests) < abs(found.rho):
-            return count
-    return None
-
-
-def doubt_of(clients: int) -> float:
-    """Return below which p a test alone acquits nobody, of so many clients."""
-    return DOUBT / max(1, clients)
 
 
 def _measured(
@@ -396,47 +351,6 @@ def _are_within(
     return all(
         low <= one.low and one.high <= high for _, _, one in _measured(influence)
     )
-
-
-def _are_counted(
-    models: Sequence[Seen],
-    leaving: Collection[int],
-    marker: Marker | None,
-    canaries: Mapping[int, Pairs],
-) -> bool:
-    """Return whether all that was planted was counted, and none of it shows.
-
-    Whatever the look may err: where a trick works more often than in each model that
-    never saw it, where canaries show an epsilon, or are worse known than their twins,
-    or where there were some and the judged model says nothing of them.
-    """
-    if marker is None:
-        if any(one.marker is not None for one in models):
-            return False
-    elif marker.worst_p_value < doubt_of(len(leaving)):
-        return False
-    planted = {k for one in models for k in one.canaries if k in leaving}
-    return planted <= set(canaries) and all(
-        pairs.count > 0
-        and not pairs.epsilon
-        and above_p_value(pairs.count - pairs.won, pairs.count, 0.5)
-        >= doubt_of(len(leaving))
-        for pairs in canaries.values()
-    )
-
-
-def _check(alpha: object, margins: object) -> None:
-    """Raise ValueError if they are none."""
-    if not isinstance(alpha, Real) or not 0 < float(alpha) < 1:
-        raise ValueError(f"alpha must be in (0, 1), got {alpha!r}")
-    given = list(margins) if isinstance(margins, Sequence) else []
-    two = [float(one) for one in given if isinstance(one, Real)]
-    # At 1 lie the models with the client.
-    if len(two) != 2 or len(given) != 2 or not two[0] < 0 < two[1] < 1:
-        raise ValueError(
-            "margins must be two numbers, below 0, and above 0 but below 1, got "
-            f"{margins!r}"
-        )
 
 
 def _influence(

@@ -10,8 +10,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from fedneg.core.verdict_settings import VerdictSettings
+from fedneg.evaluation.acquittal import MARGINS
 from fedneg.evaluation.influence import MIN_OUT
-from fedneg.evaluation.judge import CANNOT_TELL, MARGINS, MARKER_ONLY, Finding, judge
+from fedneg.evaluation.judge import CANNOT_TELL, MARKER_ONLY, Finding, judge
 from fedneg.evaluation.seen import Seen
 
 FIRST_SHARE = 0.2

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedneg.core.formats import name_clients, number, percent, whole_percent
+from fedneg.evaluation.acquittal import MOST_MODELS
 from fedneg.evaluation.decision import (
     FORGOTTEN,
     INCONCLUSIVE,
@@ -16,7 +17,6 @@ from fedneg.evaluation.decision import (
     TOOK_NO_PART,
 )
 from fedneg.evaluation.influence import MIN_OUT
-from fedneg.evaluation.judge import MOST_MODELS
 from fedneg.reports.conclusions import count, poison_name
 from fedneg.reports.verdict_values import (
     OPEN,

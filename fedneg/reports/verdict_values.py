@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedneg.core.formats import MISSING, number, whole_percent
-from fedneg.evaluation.judge import MARGINS, doubt_of
+from fedneg.evaluation.acquittal import MARGINS, doubt_of
 
 # Whose examples: a client's, all of them or (True) the ordinary ones alone.
 Whose = tuple[int, bool]

@@ -21,8 +21,9 @@ from flwr.serverapp import Grid
 
 from fedneg.core.errors import FedNegError
 from fedneg.core.formats import name_clients
+from fedneg.evaluation.acquittal import MARGINS, check_bounds
 from fedneg.evaluation.influence import MIN_OUT
-from fedneg.evaluation.judge import MARGINS, Finding, judge
+from fedneg.evaluation.judge import Finding, judge
 from fedneg.evaluation.seen import Seen
 from fedneg.forgettable.strategy import Forgettable
 from fedneg.serving.asking import TIMEOUT_S, Asking
@@ -100,12 +101,10 @@ def verdicts(
     for name in models:
         if name in (ORIGINAL, RETRAINED):
             raise FedNegError(f"a model that is judged may not be called {name}")
-    if not 0 < alpha < 1:
-        raise FedNegError(f"alpha must be in (0, 1), got {alpha!r}")
-    if not margins[0] < 0 < margins[1] < 1:
-        raise FedNegError(
-            f"margins must be below 0, and above 0 but below 1, got {margins!r}"
-        )
+    try:
+        check_bounds(alpha, margins)
+    except ValueError as error:
+        raise FedNegError(str(error)) from None
     looking = _Looking(task, strategy, Asking(strategy, grid, timeout=timeout), out)
     ins = [looking.seen(arrays) for arrays in trained_with]
     outs = [looking.seen(arrays) for arrays in retrained]

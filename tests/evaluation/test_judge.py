@@ -10,8 +10,9 @@ import pytest
 from builders.checkout import REPOSITORY
 from fedneg import Seen, judge
 from fedneg.core.seeding import rng
+from fedneg.evaluation.acquittal import models_to_tell
 from fedneg.evaluation.influence import Influence
-from fedneg.evaluation.judge import Finding, models_to_tell
+from fedneg.evaluation.judge import Finding
 
 
 def losses_of(scores: np.ndarray) -> np.ndarray:

@@ -1,0 +1,108 @@
+"""What it takes to acquit a model, beside that nothing was found.
+
+The interval of each influence is to lie within margins that were set before; no test
+alone is to speak against the model; and all that was planted is to have been counted.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from numbers import Real
+
+import numpy as np
+from scipy.stats import t as student
+
+from fedneg.evaluation.exact import Pairs, above_p_value
+from fedneg.evaluation.influence import Influence
+from fedneg.evaluation.marker import Marker
+from fedneg.evaluation.seen import Seen
+
+# Of rho: less than half of what the client taught, and no more than as much below 0.
+MARGINS = (-1.0, 0.5)
+# What a test says with such a p, were it the only one, acquits nobody, whatever a look
+# may err: a model from which the trick alone was trained away is seldom beyond this.
+# Of several clients each has its share.
+DOUBT = 0.1
+# How many models without the client a way on is looked for.
+MOST_MODELS = 200
+
+
+def check_bounds(alpha: object, margins: object) -> None:
+    """Raise ValueError if alpha or margins are none."""
+    if not isinstance(alpha, Real) or not 0 < float(alpha) < 1:
+        raise ValueError(f"alpha must be in (0, 1), got {alpha!r}")
+    given = list(margins) if isinstance(margins, Sequence) else []
+    two = [float(one) for one in given if isinstance(one, Real)]
+    # At 1 lie the models with the client.
+    if len(two) != 2 or len(given) != 2 or not two[0] < 0 < two[1] < 1:
+        raise ValueError(
+            "margins must be two numbers, below 0, and above 0 but below 1, got "
+            f"{margins!r}"
+        )
+
+
+def doubt_of(clients: int) -> float:
+    """Return below which p a test alone acquits nobody, of so many clients."""
+    return DOUBT / max(1, clients)
+
+
+def are_counted(
+    models: Sequence[Seen],
+    leaving: Collection[int],
+    marker: Marker | None,
+    canaries: Mapping[int, Pairs],
+) -> bool:
+    """Return whether all that was planted was counted, and none of it shows.
+
+    Whatever the look may err: where a trick works more often than in each model that
+    never saw it, where canaries show an epsilon, or are worse known than their twins,
+    or where there were some and the judged model says nothing of them.
+    """
+    if marker is None:
+        if any(one.marker is not None for one in models):
+            return False
+    elif marker.worst_p_value < doubt_of(len(leaving)):
+        return False
+    planted = {k for one in models for k in one.canaries if k in leaving}
+    return planted <= set(canaries) and all(
+        pairs.count > 0
+        and not pairs.epsilon
+        and above_p_value(pairs.count - pairs.won, pairs.count, 0.5)
+        >= doubt_of(len(leaving))
+        for pairs in canaries.values()
+    )
+
+
+def models_to_tell(
+    found: Influence,
+    margins: tuple[float, float],
+    tests: int = 1,
+    alpha: float | None = None,
+    clients: int = 1,
+) -> int | None:
+    """Return how many models without the client would tell; None: over `MOST_MODELS`.
+
+    Parameters
+    ----------
+    found : Influence
+    margins : tuple of float
+        As of `judge`.
+    tests : int
+        Of how many this is one: a finding has to stand beside all of them.
+    alpha : float, optional
+        What a judgement by more models may err; by default as much as this one.
+    clients : int
+        Who leave, of whom this is one.
+    """
+    alpha = alpha or found.alpha
+    within = min(found.rho - margins[0], margins[1] - found.rho)
+    for count in range(found.n_out + 1, MOST_MODELS + 1):
+        spread = found.sd * np.sqrt(1 + 1 / count)
+
+        def half(level: float, spread: float = spread, count: int = count) -> float:
+            return float(student.ppf(1 - level / 2, count - 1)) * spread
+
+        # Its interval is to be within the margins and to say nothing alone, or to leave
+        # 0 out.
+        is_clear = half(max(alpha, doubt_of(clients))) >= abs(found.rho)
+        if (half(alpha) <= within and is_clear) or half(alpha / tests) < abs(found.rho):
+            return count
+    return None
