@@ -139,9 +139,17 @@ def main() -> int:
 
 
 def table(path: Path) -> str:
-    """Return the page's table: seconds a round, and the loop's time over each."""
+    """Return the page's table of each card that the file has."""
     with path.open() as file:
         rows = list(csv.DictReader(file))
+    cards = list(dict.fromkeys(row["card"] for row in rows))
+    return "\n\n".join(
+        table_of([row for row in rows if row["card"] == card]) for card in cards
+    )
+
+
+def table_of(rows: Sequence[dict[str, str]]) -> str:
+    """Return a card's table: seconds a round, and the loop's time over each."""
     found: dict[tuple[int, int], dict[str, list[float]]] = {}
     for row in rows:
         setting = int(row["clients"]), int(row["local_epochs"])
