@@ -76,6 +76,12 @@ METHODS: dict[str, tuple[str, ...]] = {
         "strategy.again=probed",
         "strategy.probe=0.33",
     ),
+    "counterfactual, power=0.25, again=probed": (
+        "strategy=counterfactual",
+        "strategy.power=0.25",
+        "strategy.again=probed",
+        "strategy.probe=0.33",
+    ),
     "puf": ("strategy=puf",),
     "puf, learning_rate=8": ("strategy=puf", "strategy.learning_rate=8"),
     "federaser": ("strategy=federaser",),
