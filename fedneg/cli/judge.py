@@ -62,7 +62,8 @@ def judge(
     Raises
     ------
     FedNegError
-        If a file is no model of the task, or nobody is to be forgotten.
+        If a file is no model of the task, nobody is to be forgotten, or there are to
+        be no references.
     """
     given = list(words or ())
     files = [*(models or ()), *(Path(w) for w in given if w.endswith(SUFFIX))]
@@ -100,11 +101,18 @@ def _judged(
             "fedneg judge needs forget to name clients, and neither state nor "
             f"experiment, got forget={list(config.forget)}"
         )
+    if not config.reference or config.verdict.later:
+        raise FedNegError(
+            "fedneg judge judges models beside references, and as they are: it takes "
+            f"neither reference=false nor verdict.later, got reference="
+            f"{str(config.reference).lower()} and verdict.later="
+            f"{list(config.verdict.later)}"
+        )
     for notice in notices:
         show_notice(notice)
     # What is only shown of a run's models is not asked for.
     verdict = replace(config.verdict, relearn_cap=0)
-    config = replace(config, verdict=verdict, reference=True)
+    config = replace(config, verdict=verdict)
     made: list[Judgement] = []
     simulate(
         lambda grid, _: made.append(judge_files(grid, config, files, rounds_after)),

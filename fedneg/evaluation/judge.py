@@ -41,7 +41,7 @@ from fedneg.evaluation.decision import (
 from fedneg.evaluation.exact import Pairs, holm
 from fedneg.evaluation.influence import MIN_OUT, Influence, influences
 from fedneg.evaluation.marker import Marker, marker_of
-from fedneg.evaluation.seen import Losses, Seen, check_ids
+from fedneg.evaluation.seen import Losses, Seen, are_as, check_ids
 from fedneg.tasks.confidence import confidence_of_losses
 
 # What is found; the outcome follows from it (`OUTCOMES`).
@@ -246,7 +246,8 @@ def judge(
     trained_without : sequence of Seen
         Of models that were trained without the clients: fresh initial parameters, other
         seeds, and as many rounds as the judged one had, repair included. At least
-        three; validity rests on them. One that is given twice counts once.
+        three; validity rests on them. One that is given twice counts once, and the
+        judged model itself, given among them, not at all.
         That these numbers of rounds are right is not checked: beside models that were
         trained for longer an original may pass.
     clients : collection of int
@@ -272,6 +273,7 @@ def judge(
     """
     check_bounds(alpha, margins)
     check_ids((*clients, *absent))
+    trained_without = [m for m in trained_without if not model.is_as(m)]
     models = (model, *trained_with, *trained_without)
     seen = {k for one in models for k in (*one.losses, *one.canaries)}
     leaving = sorted((seen | set(clients)) - set(absent))
@@ -370,7 +372,11 @@ def _influence(
     if len({len(one) for one in (model.losses[client_id], *ins, *outs)}) > 1:
         raise ValueError(f"every model needs the same examples of client {client_id}")
     # One model given twice is one: two that agree but for rounding tell of no chance.
-    outs = [one for k, one in enumerate(outs) if not _is_among(one, outs[:k])]
+    outs = [
+        one
+        for k, one in enumerate(outs)
+        if not any(are_as(one, other) for other in outs[:k])
+    ]
     if not ins or len(outs) < MIN_OUT:
         return None
     found = influences(
@@ -380,10 +386,6 @@ def _influence(
         alpha=alpha,
     )
     return None if found is None else found[0]
-
-
-def _is_among(scores: Losses, others: Sequence[Losses]) -> bool:
-    return any(np.allclose(scores, one, rtol=1e-6, atol=1e-9) for one in others)
 
 
 def _scores(losses: Losses) -> Losses:

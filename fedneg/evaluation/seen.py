@@ -18,6 +18,13 @@ def check_ids(client_ids: Iterable[object]) -> None:
             raise ValueError(f"a client's id is a whole number, got {client_id!r}")
 
 
+def are_as(values: Losses, others: Losses) -> bool:
+    """Return whether losses, or scores, are others' but for rounding."""
+    return values.shape == others.shape and np.allclose(
+        values, others, rtol=1e-6, atol=1e-9
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Seen:
     """What was seen of a model.
@@ -71,3 +78,20 @@ class Seen:
                     f"marker must be two whole numbers, got {self.marker!r}"
                 )
             rate_of(*self.marker)  # which checks them
+
+    def is_as(self, other: "Seen") -> bool:
+        """Return whether all that was seen of another model was seen of this one.
+
+        But for rounding; where nobody's losses were seen nothing says so.
+        """
+        return (
+            any(len(own) for own in self.losses.values())
+            and (self.quality, self.marker) == (other.quality, other.marker)
+            and self.losses.keys() == other.losses.keys()
+            and self.canaries.keys() == other.canaries.keys()
+            and all(are_as(own, other.losses[k]) for k, own in self.losses.items())
+            and all(
+                are_as(np.concatenate(own), np.concatenate(other.canaries[k]))
+                for k, own in self.canaries.items()
+            )
+        )

@@ -155,6 +155,14 @@ def test_what_is_no_model_of_the_task_is_refused_before_anything_is_trained(
             r"needs forget .* got forget=\[\]",
         ),
         (("a.safetensors", "--rounds-after", "-1"), "rounds-after"),
+        (
+            ("a.safetensors", "data=digits", "forget=1", "reference=false"),
+            "neither reference=false nor verdict.later, got reference=false",
+        ),
+        (
+            ("a.safetensors", "data=digits", "forget=1", "verdict.later=[0,2]"),
+            r"got reference=true and verdict.later=\[0, 2\]",
+        ),
     ],
 )
 def test_words_that_make_no_question_are_refused(words: tuple[str, ...], error: str):

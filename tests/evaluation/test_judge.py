@@ -384,6 +384,35 @@ def test_a_model_that_is_given_twice_counts_once():
     assert few.finding == "cannot tell"
 
 
+@pytest.mark.parametrize("change", [0.0, 1e-9])
+def test_a_model_is_not_judged_beside_itself(change: float):
+    """An original, given among the models without the client, would widen them."""
+    outs = references(6, 0, 1)
+    model, ins = references(1, 1, 2)[0], references(2, 1, 3)
+    alone = judge(model, trained_with=ins, trained_without=outs)
+    assert alone.finding == "traces left"
+    again = Seen({3: model.losses[3] + change})
+    beside = judge(model, trained_with=ins, trained_without=[*outs, again])
+    assert beside.influence == alone.influence
+    few = judge(model, trained_with=ins, trained_without=[*outs[:2], again])
+    assert few.finding == "cannot tell"
+
+
+def test_another_model_that_happens_to_agree_in_part_counts():
+    """It is another one as long as anything seen of it differs."""
+    world = World(9)
+    one = world.seen(0.0, quality=0.5, marker=(1, 9))
+    canaries = {3: (np.array([1.0]), np.array([2.0]))}
+    assert one.is_as(Seen(one.losses, quality=0.5, marker=(1, 9)))
+    assert not one.is_as(Seen(one.losses, quality=0.6, marker=(1, 9)))
+    assert not one.is_as(Seen(one.losses, quality=0.5, marker=(2, 9)))
+    assert not one.is_as(Seen({3: one.losses[3]}, quality=0.5, marker=(1, 9)))
+    assert not one.is_as(Seen(one.losses, 0.5, (1, 9), canaries))
+    changed = one.losses | {5: one.losses[5] * 1.01}  # type: ignore[operator]
+    assert not one.is_as(Seen(changed, quality=0.5, marker=(1, 9)))
+    assert not Seen(marker=(0, 9)).is_as(Seen(marker=(0, 9)))
+
+
 def test_examples_that_nobody_has_tell_nothing():
     found = judge(
         Seen({3: np.empty(0)}),
