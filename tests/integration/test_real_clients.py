@@ -159,13 +159,15 @@ def test_clients_come_through_the_gate_and_nobody_else_does(
 # A client starts a process for each message: a round of FedEraser costs ten of them.
 ROUNDS = 2 if ALL_TESTS else 1
 # Clients take part in the forgetting; in the first, who leaves answers as well. In the
-# second, what is trained is another's: a task that is found as installed.
+# second, what is trained is another's: a task that is found as installed. In the third
+# a client trains twice: on what goes of its examples, and on the rest.
 METHODS = {
     "gradient_ascent": ("rounds=1", "attack=backdoor", "strategy.gate=0"),
     "federaser": (
         *(f"rounds={ROUNDS}", "strategy.interval=1", "reference=false"),
         "task=examples.own_task:task",
     ),
+    "puf": ("forget_samples={2:.3}", "rounds=1", "reference=false"),
 }
 
 
@@ -174,6 +176,12 @@ METHODS = {
     [
         pytest.param("gradient_ascent", marks=on_the_newest),
         pytest.param("federaser", marks=on_the_oldest),
+        pytest.param(
+            "puf",
+            marks=pytest.mark.skipif(
+                not ALL_TESTS, reason="make test-all forgets real clients' examples"
+            ),
+        ),
     ],
 )
 def test_a_run_with_real_clients_gives_the_bytes_of_inline(
@@ -217,6 +225,9 @@ def test_a_run_with_real_clients_gives_the_bytes_of_inline(
         for evidence in results["evidence"].values():
             assert evidence["membership_auc"], "client 2 did not answer"
             assert evidence["relearn_batches"] is not None
+    elif name == "puf":
+        assert results["forget_samples"]["2"]["chosen"] == 0.3
+        assert real["model_unlearned.safetensors"] != real["model_original.safetensors"]
     else:
         assert results["method"]["retained_rounds"] == [*range(1, ROUNDS + 1)]
         assert results["method"]["calibration_epochs"] == 1
