@@ -45,6 +45,7 @@ FIVE, TEN = (*DIGITS, "clients=5"), (*DIGITS, "clients=10")
 SETTINGS: dict[str, tuple[str, ...]] = {
     "5 clients": FIVE,
     "10 clients": TEN,
+    "20 clients": (*DIGITS, "clients=20", "data.split_writers=true"),
     "10 clients, dirichlet": (*TEN, "data.partition=dirichlet"),
     "5 clients, backdoor": (*FIVE, "attack=backdoor"),
     "5 clients, half of the labels flipped": (
@@ -52,6 +53,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "attack=label_flip",
         "attack.fraction=0.5",
     ),
+    "5 clients, 100 canaries": (*FIVE, "attack=canaries", "attack.canaries=100"),
     "5 clients, cnn": (*FIVE, "model=cnn"),
     "10 clients, 30 rounds": (*TEN, "rounds=30"),
     "mnist, 20 clients, 30 rounds": (*MNIST, "clients=20", "rounds=30"),
@@ -69,18 +71,22 @@ METHODS: dict[str, tuple[str, ...]] = {
     ),
     "compensated": ("strategy=compensated",),
     "counterfactual": ("strategy=counterfactual",),
-    "counterfactual, rewind=2": ("strategy=counterfactual", "strategy.rewind=2"),
-    "counterfactual, power=0.25": ("strategy=counterfactual", "strategy.power=0.25"),
     "counterfactual, again=probed": (
         "strategy=counterfactual",
         "strategy.again=probed",
         "strategy.probe=0.33",
     ),
-    "counterfactual, power=0.25, again=probed": (
+    "counterfactual, power=0.5": ("strategy=counterfactual", "strategy.power=0.5"),
+    "counterfactual, power=0.5, again=probed": (
         "strategy=counterfactual",
-        "strategy.power=0.25",
+        "strategy.power=0.5",
         "strategy.again=probed",
         "strategy.probe=0.33",
+    ),
+    "counterfactual, power=0.5, rewind=2": (
+        "strategy=counterfactual",
+        "strategy.power=0.5",
+        "strategy.rewind=2",
     ),
     "puf": ("strategy=puf",),
     "puf, learning_rate=8": ("strategy=puf", "strategy.learning_rate=8"),

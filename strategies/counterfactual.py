@@ -21,7 +21,8 @@ power of its age and not exponentially:
 
     D* = sum_t (1 + e_t g)^(-q) s_t,            g = (1 - a)^(-1/q) - 1.
 
-The exponent is an option, `power`: 1/2, or less, which leaves more of what is old. The
+The exponent is an option, `power`: models by 1/4 are nearer to retrained ones, once
+repaired, than those by 1/2, which takes less out of what is old (docs/methods.md). The
 a is that of a fresh source, and D is a sum of fresh ones, weighted by numbers: nothing
 in it has been pushed back yet, so its a is theirs, and not that of delta, of which
 little but flat directions is left (a tenth of it).

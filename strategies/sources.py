@@ -18,7 +18,7 @@ from fedneg.ledger.ledger import Ledger, Participation
 Floats = NDArray[np.float64]
 # At a rate of 1 nothing would be left of a source after one round.
 FASTEST = 0.95
-POWER = 0.5
+POWER = 0.25
 # The smaller of the two parts of D that can be probed: about as long as one source.
 SMALL = 0.1
 

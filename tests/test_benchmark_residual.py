@@ -23,7 +23,7 @@ TINY = (
         ("counterfactual", 0, (3 + 3) / 12),
         # Two of them, twice.
         ("counterfactual, again=probed", 0, (2 + 2) / 12),
-        ("counterfactual, rewind=2", 0, (3 + 6) / 12),
+        ("counterfactual, power=0.5, rewind=2", 0, (3 + 6) / 12),
         ("puf", 1, 4 / 12),
         ("fine_tune", 2, 6 / 12),
         ("federaser", -2, 6 / 12),

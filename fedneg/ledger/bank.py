@@ -24,8 +24,9 @@ from fedneg.core.parameters import Vector
 from fedneg.ledger.rows import Rows, make_rows, release
 
 Floats = NDArray[np.float64]
-# With the sum that does not age they follow (1 + g * age)^(-1/2), for any g from 0 to
-# 400, to .006 over a hundred rounds. The first is the last round alone.
+# With the sum that does not age they follow (1 + g * age)^(-1/4), for any g from 0 to
+# 1.6e5 (after a round .05 is left), to .006 over a hundred rounds; other powers of
+# age, to the 1/2, to .01. The first is the last round alone.
 DECAYS = (0.0, 0.5, 0.875, 0.98)
 
 
