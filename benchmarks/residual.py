@@ -56,6 +56,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "5 clients, 100 canaries": (*FIVE, "attack=canaries", "attack.canaries=100"),
     "5 clients, cnn": (*FIVE, "model=cnn"),
     "10 clients, 30 rounds": (*TEN, "rounds=30"),
+    "5 clients, half of them a round": (*FIVE, "strategy.client_fraction=0.5"),
+    "10 clients, half of them a round": (*TEN, "strategy.client_fraction=0.5"),
     "mnist, 20 clients, 30 rounds": (*MNIST, "clients=20", "rounds=30"),
     "mnist, 539 writers": (*MNIST, "clients=539"),
 }
