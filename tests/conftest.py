@@ -26,6 +26,10 @@ settings.register_profile(
 )
 settings.load_profile("fedneg")
 
+# Ray's workers are polite (15), and would get next to nothing beside other tests. Every
+# Ray that a test starts is told so.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 # The longest first.
 LONGEST = (
     "test_real_clients.py",

@@ -107,12 +107,7 @@ sys.stdin.read()
 @pytest.fixture(scope="module")
 def one_ray() -> Iterator[None]:
     """Keep a Ray for all runs: to start it takes a third of a small one."""
-    quiet = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        # Ray's workers are polite (15), and get next to nothing beside other tests.
-        "RAY_worker_niceness": "0",
-    }
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     process = subprocess.Popen(
         [sys.executable, "-c", RAY],
         env=os.environ | quiet,
