@@ -58,6 +58,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "digits, 5 clients": (*DIGITS, "clients=5"),
     "digits, 10 clients": (*DIGITS, "clients=10"),
     "digits, 20 clients": (*DIGITS, "clients=20", "data.split_writers=true"),
+    "digits, 100 clients": (*DIGITS, "clients=100", "data.split_writers=true"),
     "digits, 10 clients, dirichlet": (
         *DIGITS,
         "clients=10",

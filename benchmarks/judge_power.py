@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from benchmarks.judge import COMMON, DIGITS, MNIST, SETTINGS, federate
+from benchmarks.judge import COMMON, MNIST, SETTINGS, federate
 from benchmarks.markers import fill
 from fedneg.config import load_config
 from fedneg.core.parameters import flatten, unflatten
@@ -76,9 +76,7 @@ POWER = {
     "digits, 5 clients": Setting(SETTINGS["digits, 5 clients"], (101, 102, 103, 104)),
     "digits, 10 clients": Setting(SETTINGS["digits, 10 clients"], (101, 102)),
     "digits, 20 clients": Setting(SETTINGS["digits, 20 clients"], (101,)),
-    "digits, 100 clients": Setting(
-        (*DIGITS, "clients=100", "data.split_writers=true"), (101,), judged=10
-    ),
+    "digits, 100 clients": Setting(SETTINGS["digits, 100 clients"], (101,), judged=10),
     "mnist, 20 clients of 200 images": Setting(
         (*MNIST, "clients=20", *SMALL), (101,), images=200
     ),
