@@ -368,10 +368,12 @@ def test_a_round_that_was_run_again_has_its_batches_the_next_time_too():
     assert told == [1, 2, 3, *(3, 3), *(3, 3)]
 
 
-def banked(rounds: int, fraction: float) -> tuple[Ledger, list[Floats]]:
+def banked(
+    rounds: int, fraction: float, clients: int = 20, seed: int = 5
+) -> tuple[Ledger, list[Floats]]:
     """Return a ledger with a bank after random rounds, and the sources of 1 and 2."""
-    size, clients = 40, 20
-    rng, sources = np.random.default_rng(5), []
+    size = 40
+    rng, sources = np.random.default_rng(seed), []
     bank = Bank(1, clients=clients, size=size)
     ledger = Ledger(
         np.zeros(size, np.float32), clients=clients, learning_rate=0.7, bank=bank
@@ -398,9 +400,9 @@ def banked(rounds: int, fraction: float) -> tuple[Ledger, list[Floats]]:
     return ledger, sources[:-1]
 
 
-def lost(rounds: int, fraction: float, rate: float) -> float:
+def lost(rounds: int, fraction: float, rate: float, **more: int) -> float:
     """Return how far what a bank gives is from what the history gives."""
-    ledger, sources = banked(rounds, fraction)
+    ledger, sources = banked(rounds, fraction, **more)
     expected = left_of(sources, np.full(40, rate))
     found = left_in(summands(ledger, (1, 2)), np.array([rate]), np.zeros(40, np.intp))
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
@@ -428,6 +430,20 @@ def test_where_sources_age_as_the_bank_does_nothing_is_lost(place: int):
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.6])
 def test_of_rounds_with_half_of_the_clients_a_bank_loses_a_little(rate: float):
     assert 0.01 < lost(20, 0.5, rate) < 0.12
+
+
+@pytest.mark.parametrize(
+    ("clients", "fraction", "least", "most"),
+    [(10, 0.5, 0.1, 0.2), (20, 0.2, 0.2, 0.4), (5, 0.4, 0.3, 1.1)],
+)
+def test_the_fewer_train_in_a_round_the_more_a_bank_loses(
+    clients: int, fraction: float, least: float, most: float
+):
+    """Whom a client met in which round is in none of the sums: docs/methods.md."""
+    found = [
+        lost(30, fraction, 0.3, clients=clients, seed=seed) for seed in range(5, 13)
+    ]
+    assert least < float(np.median(found)) < most
 
 
 def test_factors_by_hand():
