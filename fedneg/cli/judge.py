@@ -108,6 +108,12 @@ def _judged(
             f"{str(config.reference).lower()} and verdict.later="
             f"{list(config.verdict.later)}"
         )
+    if config.retrain != "none":
+        raise FedNegError(
+            "fedneg judge is told by --rounds-after how many rounds models had beyond "
+            "those of the training, repair included, and takes no "
+            f"retrain={config.retrain}"
+        )
     for notice in notices:
         show_notice(notice)
     # What is only shown of a run's models is not asked for.

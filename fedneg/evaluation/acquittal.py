@@ -21,6 +21,8 @@ MARGINS = (-1.0, 0.5)
 # may err: a model from which the trick alone was trained away is seldom beyond this.
 # Of several clients each has its share.
 DOUBT = 0.1
+# Why what was planted acquits nobody.
+SHOWS, WORSE, UNCOUNTED = "it shows", "worse than by chance", "not counted"
 # How many models without the client a way on is looked for.
 MOST_MODELS = 200
 
@@ -44,31 +46,40 @@ def doubt_of(clients: int) -> float:
     return DOUBT / max(1, clients)
 
 
-def are_counted(
+def objections(
     models: Sequence[Seen],
     leaving: Collection[int],
     marker: Marker | None,
     canaries: Mapping[int, Pairs],
-) -> bool:
-    """Return whether all that was planted was counted, and none of it shows.
+    alpha: float,
+) -> dict[str, str]:
+    """Return why what was planted does not let a model be acquitted, by test.
 
     Whatever the look may err: where a trick works more often than in each model that
-    never saw it, where canaries show an epsilon, or are worse known than their twins,
-    or where there were some and the judged model says nothing of them.
+    never saw it, or canaries show an epsilon (`SHOWS`), where they are worse known than
+    their twins (`WORSE`), or where there were some and the judged model says nothing of
+    them (`UNCOUNTED`). No retraining takes one of these away.
     """
-    if marker is None:
-        if any(one.marker is not None for one in models):
-            return False
-    elif marker.worst_p_value < doubt_of(len(leaving)):
-        return False
+    doubt = doubt_of(len(leaving))
+    bound, found = max(alpha, doubt), {}
+    if marker is not None:
+        if marker.p_value < bound or marker.worst_p_value < doubt:
+            found["marker"] = SHOWS
+    elif any(one.marker is not None for one in models):
+        found["marker"] = UNCOUNTED
     planted = {k for one in models for k in one.canaries if k in leaving}
-    return planted <= set(canaries) and all(
-        pairs.count > 0
-        and not pairs.epsilon
-        and above_p_value(pairs.count - pairs.won, pairs.count, 0.5)
-        >= doubt_of(len(leaving))
-        for pairs in canaries.values()
-    )
+    for client_id in sorted(planted):
+        pairs = canaries.get(client_id)
+        if pairs is None or not pairs.count:
+            said = UNCOUNTED
+        elif pairs.epsilon or pairs.p_value < bound:
+            said = SHOWS
+        elif above_p_value(pairs.count - pairs.won, pairs.count, 0.5) < doubt:
+            said = WORSE
+        else:
+            continue
+        found[f"canaries {client_id}"] = said
+    return found
 
 
 def models_to_tell(

@@ -41,6 +41,12 @@ MIN_OUT = 3
 # client about half of it does: examples that are hard without it.) A tenth of the
 # examples at least is to be there.
 MOST, LEAST_REST = 0.8, 0.1
+# Of these others again a few can hold nearly all: examples with the trick that the out
+# models happen to answer as the client would. So many at most are left out, too.
+FEW = 0.1
+# In models that differ so much less than the out models do are no chance of their own:
+# copies of one, or one training's models of several rounds.
+COPIES = 0.25
 # What is called 1 is to be so many times the in models' own chance.
 BEYOND = 1.25
 
@@ -167,7 +173,7 @@ def influences(
     found = _along(turns, judged, ins, outs, alpha)
     if found is None or not _is_elsewhere(turns):
         return found
-    rest = _along([t.without_contradicted for t in turns], judged, ins, outs, alpha)
+    rest = _along(_ordinary(turns), judged, ins, outs, alpha)
     if rest is None:
         return [replace(one, is_partial=True) for one in found]
     return [replace(one, rest=other) for one, other in zip(found, rest, strict=True)]
@@ -178,7 +184,7 @@ class _Turn:
     """The direction as it is seen without one of the out models, of shapes (N,).
 
     The other out models' mean, delta, each example's weight d / s2 in T, and how much
-    longer a single in model's own chance makes the direction.
+    longer the in models' own chance makes the direction.
     """
 
     mean_out: Floats
@@ -191,11 +197,14 @@ class _Turn:
         """Which examples the out models answer otherwise than the client."""
         return self.mean_out < 0
 
-    @property
-    def without_contradicted(self) -> "_Turn":
-        """The same, with no weight on these."""
-        kept = ~self.contradicted
+    def only(self, kept: NDArray[np.bool_]) -> "_Turn":
+        """The same, with weight on some examples alone."""
         return replace(self, weights=self.weights * kept, own=self.own * kept)
+
+    @property
+    def held(self) -> Floats:
+        """How far each example brings in models from out models, chance taken off."""
+        return self.weights * self.delta - self.own
 
     @property
     def length(self) -> float:
@@ -209,6 +218,7 @@ def _turns(ins: Floats, outs: Floats) -> list[_Turn]:
     noise = variance + variance.mean()
     # Where all out models agree to the last bit every example counts alike.
     noise = noise if noise.any() else np.ones_like(noise)
+    n_in = _independent(ins / np.sqrt(noise), outs / np.sqrt(noise))
     found = []
     for left_out in range(len(outs)):
         mean_out = np.delete(outs, left_out, axis=0).mean(axis=0)
@@ -222,12 +232,21 @@ def _turns(ins: Floats, outs: Floats) -> list[_Turn]:
         # The rest is chance or the client's own: it counts by what is beyond chance.
         beyond = ((delta - fit) ** 2 / noise).sum()
         chance = ((1 - in_fit) * variance / noise).sum()
-        chance *= 1 / len(ins) + 1 / (len(outs) - 1)
+        chance *= 1 / n_in + 1 / (len(outs) - 1)
         share = float(np.clip(1 - chance / beyond, 0, 1)) if beyond else 0.0
         weights = (fit + share * (delta - fit)) / noise
-        own = (in_fit + share * (1 - in_fit)) * variance / noise
+        own = (in_fit + share * (1 - in_fit)) * variance / noise / n_in
         found.append(_Turn(mean_out, delta, weights, own))
     return found
+
+
+def _independent(ins: Floats, outs: Floats) -> float:
+    """Return as how many in models some count, at least 1: copies are one."""
+    if len(ins) == 1:
+        return 1.0
+    between, chance = (float(m.var(axis=0, ddof=1).sum()) for m in (ins, outs))
+    alike = float(np.clip(1 - between / (COPIES * chance), 0, 1)) if chance else 0.0
+    return len(ins) / (1 + (len(ins) - 1) * alike)
 
 
 def _is_elsewhere(turns: Sequence[_Turn]) -> bool:
@@ -235,10 +254,23 @@ def _is_elsewhere(turns: Sequence[_Turn]) -> bool:
 
     And enough examples where they do not, to hold something else.
     """
-    within = [t.weights[t.contradicted] @ t.delta[t.contradicted] for t in turns]
-    of_all = float(np.mean(within) / np.mean([t.length for t in turns]))
+    held = np.mean([(t.held[t.contradicted].sum(), t.held.sum()) for t in turns], 0)
     agreed = float(np.mean([~t.contradicted for t in turns]))
-    return of_all > MOST and agreed >= LEAST_REST
+    return bool(held[0] > MOST * held[1]) and agreed >= LEAST_REST
+
+
+def _ordinary(turns: Sequence[_Turn]) -> list[_Turn]:
+    """Return the turns with no weight on what out models contradict, nor on few more.
+
+    On these where they hold most of what is left.
+    """
+    kept = [~t.contradicted for t in turns]
+    held = np.mean([t.only(k).held for t, k in zip(turns, kept, strict=True)], axis=0)
+    few = np.argsort(-held)[: max(1, int(FEW * np.mean(kept) * len(held)))]
+    if held[few].sum() > MOST * held.sum():
+        for some in kept:
+            some[few] = False
+    return [turn.only(some) for turn, some in zip(turns, kept, strict=True)]
 
 
 def _along(
@@ -258,7 +290,7 @@ def _along(
     at_in = np.mean([at(ins, turn) for turn in turns], axis=0)
     at_judged = np.mean([at(judged, turn) for turn in turns], axis=0)
     shift = at_out.mean()
-    chance = float(np.mean([t.own.sum() / n_in / t.length for t in turns]))
+    chance = float(np.mean([t.own.sum() / t.length for t in turns]))
     scale = at_in.mean() - shift - chance
     if not scale > BEYOND * chance:
         return None

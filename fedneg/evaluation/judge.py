@@ -16,7 +16,7 @@ tests that decided it, and stands beside them.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -25,10 +25,12 @@ import numpy as np
 from fedneg.core.formats import fixed, name_clients
 from fedneg.evaluation.acquittal import (
     MARGINS,
-    are_counted,
+    UNCOUNTED,
+    WORSE,
     check_bounds,
     doubt_of,
     models_to_tell,
+    objections,
 )
 from fedneg.evaluation.canary import pairs_shown
 from fedneg.evaluation.decision import (
@@ -41,7 +43,7 @@ from fedneg.evaluation.decision import (
 from fedneg.evaluation.exact import Pairs, holm
 from fedneg.evaluation.influence import MIN_OUT, Influence, influences
 from fedneg.evaluation.marker import Marker, marker_of
-from fedneg.evaluation.seen import Losses, Seen, are_as, check_ids
+from fedneg.evaluation.seen import Losses, Seen, are_as, check_ids, distinct
 from fedneg.tasks.confidence import confidence_of_losses
 
 # What is found; the outcome follows from it (`OUTCOMES`).
@@ -85,6 +87,9 @@ class Finding:
     alpha : float
     next_alpha : float or None
         What a next judgement by more models may err; None: as much.
+    objections : dict of str to str
+        Why what was planted does not let the model be acquitted, by test
+        (`fedneg.evaluation.acquittal.objections`).
     """
 
     outcome: str
@@ -97,6 +102,7 @@ class Finding:
     margins: tuple[float, float]
     alpha: float
     next_alpha: float | None = None
+    objections: dict[str, str] = field(default_factory=dict)
 
     @property
     def epsilon(self) -> float | None:
@@ -112,9 +118,9 @@ class Finding:
 
         If each client's influence stays what it was found to be, and the models as far
         apart: then its interval is within the margins, or does not hold 0. None where
-        it is told already.
+        it is told already, and where what was planted would stand in the way still.
         """
-        if OUTCOMES[self.finding] != INCONCLUSIVE:
+        if OUTCOMES[self.finding] != INCONCLUSIVE or self.objections:
             return None
         measured = [found for _, _, found in _measured(self.influence)]
         tests, alpha = max(1, len(self.p_values)), self.next_alpha or self.alpha
@@ -154,7 +160,8 @@ class Finding:
         if self.finding == CANNOT_TELL and (unknown or partial):
             whose = "" if unknown else "the ordinary examples of "
             whose += name_clients(unknown or partial)
-            return f"{self.finding}; nothing can be told of {whose}"
+            against = "".join(f"{self._counted(test)}; " for test in self.objections)
+            return f"{self.finding}; {against}nothing can be told of {whose}"
         if self.finding in ANSWERED:
             return self.finding
         deciding = self._deciding_test()
@@ -166,6 +173,8 @@ class Finding:
             return self.finding
         whose, found = worst
         said = "" if self.finding == self.outcome else f"{self.finding}; "
+        if self.finding == CANNOT_TELL:
+            said += "".join(f"{self._counted(test)}; " for test in self.objections)
         said += (
             f"{fixed(found.rho, 2)} of what {whose} taught is seen "
             f"({fixed(found.low, 2)} to {fixed(found.high, 2)})"
@@ -196,16 +205,23 @@ class Finding:
 
     def _counted(self, test: str) -> str:
         """Return what a marker, or canaries, show."""
+        if self.objections.get(test) == UNCOUNTED:
+            what = "the planted trick"
+            if test != "marker":
+                what = f"the canaries of {name_clients([_client_of(test)])}"
+            return f"{what} cannot be counted beside those of other models"
         if test == "marker" and self.marker is not None:
             judged, others = self.marker.judged, self.marker.references
             return (
                 f"the planted trick works {judged.hits} of {judged.count} times, "
                 f"{others.hits} of {others.count} in models without it"
             )
-        pairs = self.canaries[int(test.removeprefix("canaries "))]
+        pairs = self.canaries[_client_of(test)]
+        is_worse = self.objections.get(test) == WORSE
+        fewer = ", fewer than chance would have" if is_worse else ""
         return (
             f"{pairs.won} of {pairs.count} planted canaries are better known than "
-            "their twins"
+            f"their twins{fewer}"
         )
 
     def _worst(self) -> tuple[str, Influence] | None:
@@ -242,7 +258,7 @@ def judge(
         Of models that were trained with the clients, by other seeds: at least one for
         residual influence. With as many rounds as the judged one, too: else they show
         who trained for how long. One that lacks a client's losses is none of that
-        client's.
+        client's, and one that is given twice counts once.
     trained_without : sequence of Seen
         Of models that were trained without the clients: fresh initial parameters, other
         seeds, and as many rounds as the judged one had, repair included. At least
@@ -273,7 +289,9 @@ def judge(
     """
     check_bounds(alpha, margins)
     check_ids((*clients, *absent))
-    trained_without = [m for m in trained_without if not model.is_as(m)]
+    # One model given twice is one: two that agree but for rounding tell of no chance.
+    trained_with = distinct(trained_with)
+    trained_without = distinct(m for m in trained_without if not model.is_as(m))
     models = (model, *trained_with, *trained_without)
     seen = {k for one in models for k in (*one.losses, *one.canaries)}
     leaving = sorted((seen | set(clients)) - set(absent))
@@ -297,6 +315,7 @@ def judge(
     p_values = holm(tests)
     found = {name for name, p_value in p_values.items() if p_value < alpha}
     below = {name for name, one in measured.items() if one.rho < 0}
+    against = objections(models, leaving, marker, canaries, alpha)
     if not leaving and absent:
         finding = TOOK_NO_PART
     elif found - below:
@@ -307,7 +326,7 @@ def judge(
         influence
         and _are_within(influence, margins)
         and min(tests.values()) >= max(alpha, doubt_of(len(leaving)))
-        and are_counted(models, leaving, marker, canaries)
+        and not against
     ):
         finding = GONE
     elif marker is not None and not any(influence.values()):
@@ -324,7 +343,12 @@ def judge(
         _lost(model, trained_without),
         margins,
         alpha,
+        objections=against,
     )
+
+
+def _client_of(test: str) -> int:
+    return int(test.removeprefix("canaries "))
 
 
 def _measured(
@@ -371,7 +395,7 @@ def _influence(
         return None
     if len({len(one) for one in (model.losses[client_id], *ins, *outs)}) > 1:
         raise ValueError(f"every model needs the same examples of client {client_id}")
-    # One model given twice is one: two that agree but for rounding tell of no chance.
+    # As well where they differ in what was seen of others.
     outs = [
         one
         for k, one in enumerate(outs)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,23 @@ def check_ids(client_ids: Iterable[object]) -> None:
             raise ValueError(f"a client's id is a whole number, got {client_id!r}")
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Real) and float(value).is_integer()
+
+
 def are_as(values: Losses, others: Losses) -> bool:
     """Return whether losses, or scores, are others' but for rounding."""
-    return values.shape == others.shape and np.allclose(
-        values, others, rtol=1e-6, atol=1e-9
-    )
+    one, other = np.asarray(values, np.float64), np.asarray(others, np.float64)
+    return one.shape == other.shape and np.allclose(one, other, rtol=1e-6, atol=1e-9)
+
+
+def distinct(models: Iterable["Seen"]) -> list["Seen"]:
+    """Return models, of those that are one but for rounding the first."""
+    found: list[Seen] = []
+    for model in models:
+        if not any(model.is_as(other) for other in found):
+            found.append(model)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +74,11 @@ class Seen:
             *self.losses.values(),
             *(a for two in self.canaries.values() for a in two),
         ]
-        for values in map(np.asarray, arrays):
+        for given in arrays:
+            try:
+                values = np.asarray(given, np.float64)
+            except (TypeError, ValueError):
+                raise ValueError(f"losses must be numbers, got {given!r}") from None
             # Squares of what is larger are not finite; NaN is in no order.
             if values.ndim != 1 or not ((values >= 0) & (values < 1e100)).all():
                 raise ValueError("losses must be of shape (N,), finite and at least 0")
@@ -70,14 +87,17 @@ class Seen:
                 raise ValueError(
                     f"every canary needs a twin, got {len(planted)} and {len(held_out)}"
                 )
-        if self.quality is not None and not 0 <= self.quality <= 1:
-            raise ValueError(f"quality must be in [0, 1], got {self.quality!r}")
-        if self.marker is not None:
-            if len(self.marker) != 2 or any(c != int(c) for c in self.marker):
-                raise ValueError(
-                    f"marker must be two whole numbers, got {self.marker!r}"
-                )
-            rate_of(*self.marker)  # which checks them
+        quality, marker = self.quality, self.marker
+        if quality is not None and (
+            not isinstance(quality, Real) or not 0 <= float(quality) <= 1
+        ):
+            raise ValueError(f"quality must be in [0, 1], got {quality!r}")
+        if marker is not None:
+            if not isinstance(marker, tuple | list | np.ndarray) or not (
+                len(marker) == 2 and all(map(_is_whole, marker))
+            ):
+                raise ValueError(f"marker must be two whole numbers, got {marker!r}")
+            rate_of(*marker)  # which checks them
 
     def is_as(self, other: "Seen") -> bool:
         """Return whether all that was seen of another model was seen of this one.

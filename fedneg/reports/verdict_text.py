@@ -30,6 +30,7 @@ from fedneg.reports.verdict_values import (
     is_alone,
     is_earlier,
     is_found,
+    is_worse,
     marker_rate,
     models_of,
     name_whose,
@@ -198,8 +199,8 @@ def describe_resolution(verdict: Mapping[str, Any], one: Residual) -> str:
     needed = number(verdict.get("models_needed"))
     if needed is not None:
         return f"{said}; try verdict.retrainings={retrainings_for(int(needed))}"
-    # Nobody looks for a way on where another test has decided.
-    decided = verdict.get("outcome") != INCONCLUSIVE
+    # Nobody looks for a way on where another test has decided, or stands in it.
+    decided = verdict.get("outcome") != INCONCLUSIVE or verdict.get("objections")
     if decided or any(found.partial for found in in_order(verdict)):
         return said
     share = whole_percent(one.rho)
@@ -238,7 +239,11 @@ def _describe_canaries(verdict: Mapping[str, Any]) -> Iterator[str]:
     found = canaries_of(verdict)
     if not found:
         return
-    shown = max(found, key=lambda one: one.won / one.total)
+    against = verdict.get("objections") or {}
+    shown = max(
+        found,
+        key=lambda one: (f"canaries {one.client_id}" in against, one.won / one.total),
+    )
     several = len(found) > 1
     whose = f" of {name_clients([shown.client_id])}" if several else ""
     said = (
@@ -250,6 +255,8 @@ def _describe_canaries(verdict: Mapping[str, Any]) -> Iterator[str]:
         yield f"{said}: epsilon is at least {epsilon:.2g}"
     elif is_found(verdict, test := f"canaries {shown.client_id}"):
         yield f"{said}: more often than chance explains"
+    elif is_worse(verdict, test):
+        yield f"{said}: fewer than chance would have, and too few to acquit"
     elif is_alone(verdict, test, verdict["canaries"][str(shown.client_id)]):
         yield said + _ALONE
     else:

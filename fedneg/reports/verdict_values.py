@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedneg.core.formats import MISSING, number, whole_percent
-from fedneg.evaluation.acquittal import MARGINS, doubt_of
+from fedneg.evaluation.acquittal import MARGINS, WORSE, doubt_of
 
 # Whose examples: a client's, all of them or (True) the ordinary ones alone.
 Whose = tuple[int, bool]
@@ -126,7 +126,13 @@ def is_alone(verdict: Mapping[str, Any], test: str, found: Mapping[str, Any]) ->
     alone = p_value is not None and p_value < max(
         doubt_of(len(verdict.get("influence") or ())), alpha_of(verdict)
     )
-    return alone and not is_found(verdict, test)
+    objects = test in (verdict.get("objections") or {})
+    return (alone or objects) and not is_found(verdict, test)
+
+
+def is_worse(verdict: Mapping[str, Any], test: str) -> bool:
+    """Return whether canaries are worse known than chance would have them."""
+    return (verdict.get("objections") or {}).get(test) == WORSE
 
 
 def residuals_of(verdict: Mapping[str, Any]) -> dict[Whose, Residual | None]:

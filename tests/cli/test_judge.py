@@ -163,6 +163,10 @@ def test_what_is_no_model_of_the_task_is_refused_before_anything_is_trained(
             ("a.safetensors", "data=digits", "forget=1", "verdict.later=[0,2]"),
             r"got reference=true and verdict.later=\[0, 2\]",
         ),
+        (
+            ("a.safetensors", "data=digits", "forget=1", "retrain=remaining"),
+            "--rounds-after .* takes no retrain=remaining",
+        ),
     ],
 )
 def test_words_that_make_no_question_are_refused(words: tuple[str, ...], error: str):

@@ -21,6 +21,20 @@ def slow(judged: np.ndarray, ins: Scores, outs: Scores, alpha: float) -> list[fl
     var = [sum((o[i] - mean_of[i]) ** 2 for o in outs) / (count - 1) for i in range(n)]
     s2 = [v + sum(var) / n for v in var]
 
+    def spread(models: Scores) -> float:
+        """Return how much models differ from each other, in units of noise."""
+        middle = [sum(m[i] for m in models) / len(models) for i in range(n)]
+        return sum(
+            (m[i] - middle[i]) ** 2 / s2[i] / (len(models) - 1)
+            for m in models
+            for i in range(n)
+        )
+
+    n_in = 1.0
+    if len(ins) > 1:  # copies of one are one
+        alike = min(1, max(0, 1 - spread(ins) / (0.25 * spread(outs))))
+        n_in = len(ins) / (1 + (len(ins) - 1) * alike)
+
     def drawn(left_out: int) -> tuple[list[float], list[float], list[float], float]:
         """Return the middle, delta, d and how much of chance is in d."""
         middle = []
@@ -39,7 +53,7 @@ def slow(judged: np.ndarray, ins: Scores, outs: Scores, alpha: float) -> list[fl
         line = fit(np.array(delta))
         own = [fit(np.eye(n)[i])[i] for i in range(n)]
         beyond = sum((delta[i] - line[i]) ** 2 / s2[i] for i in range(n))
-        each = 1 / len(ins) + 1 / (count - 1)
+        each = 1 / n_in + 1 / (count - 1)
         chance = sum((1 - own[i]) * var[i] / s2[i] * each for i in range(n))
         share = min(1, max(0, 1 - chance / beyond)) if beyond > 1e-12 else 0
         d = [line[i] + share * (delta[i] - line[i]) for i in range(n)]
@@ -60,7 +74,7 @@ def slow(judged: np.ndarray, ins: Scores, outs: Scores, alpha: float) -> list[fl
     for k in range(count):
         _, delta, d, mine = drawn(k)
         length = sum(delta[i] * d[i] / s2[i] for i in range(n))
-        own_chance += mine / len(ins) / length / count
+        own_chance += mine / n_in / length / count
     one = sum(mean_at(m) for m in ins) / len(ins) - own_chance
     if one - zero <= 1.25 * own_chance:
         return []
@@ -148,6 +162,53 @@ def world(
         [model(1), model(1)],
         [model(0) for _ in range(out)],
     )
+
+
+@pytest.mark.parametrize("taught_by", [0.0, 0.1, 0.2])
+@pytest.mark.parametrize(
+    ("copies", "apart"), [(10, 0.0), (2, 0.0), (5, 1e-3), (5, 0.05)]
+)
+def test_copies_of_an_in_model_are_one(copies: int, apart: float, taught_by: float):
+    """Else its chance would seem what all in models share, and originals at 0."""
+    said = 0
+    for number in range(40):
+        draw = rng(number, "copies")
+        middle, outs = draw.normal(1, 1.5, 200), []
+        taught = np.abs(draw.normal(0, taught_by, 200))
+        original, model, *outs = middle + 0.5 * draw.normal(size=(9, 200))
+        ins = [model + taught + apart * draw.normal(size=200) for _ in range(copies)]
+        found = influences(
+            [original + taught], with_client=ins, without_client=outs, alpha=0.05
+        )
+        said += found is not None and found[0].low >= -1 and found[0].high <= 0.5
+        if not apart:
+            one = influences(
+                [original + taught], with_client=ins[:1], without_client=outs
+            )
+            assert (found is None) == (one is None)
+            if found and one:
+                assert found[0].rho == pytest.approx(one[0].rho)
+    assert said <= 1
+
+
+def test_in_models_that_differ_as_out_models_do_all_count():
+    """A quarter of the out models' variance is enough."""
+    draw = rng(4, "scores")
+    middle = draw.normal(0, 2, 400)
+    outs = list(middle + draw.normal(size=(5, 400)))
+    judged = middle + draw.normal(size=400)
+
+    def of(apart: float) -> float:
+        noise = np.random.default_rng(0).normal(size=(2, 400))
+        # About one mean, whatever they are apart.
+        noise = apart * (noise - noise.mean(axis=0))
+        ins = list(middle + 1 + noise)
+        found = influences([judged], with_client=ins, without_client=outs)
+        assert found is not None
+        return found[0].sd
+
+    assert of(1.0) == pytest.approx(of(0.6))
+    assert of(0.3) > 1.001 * of(0.6)
 
 
 def test_of_models_without_the_client_five_in_a_hundred_are_accused():

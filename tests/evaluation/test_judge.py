@@ -1,7 +1,8 @@
 """The judge, on losses that are made: what it must find, and what it must not say."""
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from fedneg.core.seeding import rng
 from fedneg.evaluation.acquittal import models_to_tell
 from fedneg.evaluation.influence import Influence
 from fedneg.evaluation.judge import Finding
+from fedneg.evaluation.looks import Look, looked_at
 
 
 def losses_of(scores: np.ndarray) -> np.ndarray:
@@ -165,6 +167,45 @@ def test_a_model_from_which_the_trick_alone_was_taken_is_never_forgotten():
         "influence 3",
         "influence 3, ordinary examples",
     ]
+
+
+@pytest.mark.parametrize(
+    ("share", "ordinary"),
+    [
+        # Two examples of a hundred hold nine tenths of what is taught.
+        (0.02, 0.3),
+        # Ten are ordinary, and models answer one with the trick as the client would.
+        (0.9, 0.3),
+        (0.9, 1.0),
+        (0.5, 0.3),
+    ],
+)
+def test_where_few_examples_hold_nearly_all_scrubbed_models_are_seldom_acquitted(
+    share: float, ordinary: float
+):
+    """In two looks. One in five was, of the first."""
+    count = int(100 * share)
+    acquitted = 0
+    for number in range(60):
+        draw = rng(number, "scrub")
+        middle = np.concatenate(
+            [draw.normal(-3, 1, count), draw.normal(3, 1, 100 - count)]
+        )
+        trick = np.repeat([6.0, 0.0], [count, 100 - count])
+        taught = np.abs(draw.normal(size=100)) * ordinary * (trick == 0)
+
+        def seen(*parts: np.ndarray) -> Seen:
+            noise = 0.5 * draw.normal(size=100)  # noqa: B023
+            return Seen({3: losses_of(middle + sum(parts) + noise)})  # noqa: B023
+
+        found = looked_at(
+            seen(taught),
+            trained_with=[seen(trick, taught) for _ in range(2)],
+            trained_without=[seen() for _ in range(7)],
+            looks=(Look(1, 3, 0.01), Look(2, 7, 0.04)),
+        )
+        acquitted += found[-1].finding == "forgotten"
+    assert acquitted <= 4
 
 
 def test_a_client_with_a_trick_can_be_forgotten():
@@ -356,7 +397,12 @@ def test_the_docs_example_prints_what_the_docs_say(
     [
         ({"quality": np.nan}, r"quality must be in \[0, 1\], got nan"),
         ({"quality": 5.0}, r"quality must be in \[0, 1\], got 5"),
+        ({"quality": "a"}, r"quality must be in \[0, 1\], got 'a'"),
         ({"marker": (3.5, 100)}, "marker must be two whole numbers"),
+        ({"marker": 5}, "marker must be two whole numbers, got 5"),
+        ({"marker": "ab"}, "marker must be two whole numbers, got 'ab'"),
+        ({"marker": (1, np.inf)}, r"marker must be two whole numbers, got \(1, inf\)"),
+        ({"losses": {3: ["a"]}}, r"losses must be numbers, got \['a'\]"),
     ],
 )
 def test_what_cannot_be_seen_of_a_model_is_a_line(given: dict[str, object], said: str):
@@ -411,6 +457,76 @@ def test_another_model_that_happens_to_agree_in_part_counts():
     changed = one.losses | {5: one.losses[5] * 1.01}  # type: ignore[operator]
     assert not one.is_as(Seen(changed, quality=0.5, marker=(1, 9)))
     assert not Seen(marker=(0, 9)).is_as(Seen(marker=(0, 9)))
+
+
+def test_lists_and_small_floats_are_losses_too():
+    """Of 4 bytes, as most frameworks have them: and nothing is warned of."""
+    model, *outs = references(4, 0, 1)
+    ins = references(1, 1, 2)
+    wanted = judge(model, trained_with=ins, trained_without=outs).influence[3]
+
+    def made(kind: Callable[[np.ndarray], object]) -> Influence | None:
+        seen = [Seen({3: kind(m.losses[3])}) for m in (model, *ins, *outs)]  # type: ignore[dict-item]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = judge(seen[0], trained_with=seen[1:2], trained_without=seen[2:])
+        return found.influence[3]
+
+    for kind in (np.ndarray.tolist, lambda losses: losses.astype(np.float32)):
+        found = made(kind)
+        assert found is not None
+        assert wanted is not None
+        assert found.rho == pytest.approx(wanted.rho, abs=1e-5)
+
+
+def test_references_that_are_given_twice_count_once_of_all_that_is_seen():
+    world = World(4)
+    outs = [
+        world.seen(0.0, marker=(hits, 100), quality=quality)
+        for hits, quality in ((0, 0.5), (2, 0.6), (9, 0.9))
+    ]
+    model = world.seen(0.0, marker=(12, 100), quality=0.5)
+    ins = [world.seen(1.0), world.seen(1.0)]
+    once = judge(model, trained_with=ins, trained_without=outs)
+    again = judge(
+        model, trained_with=[*ins, ins[0]], trained_without=[*outs, *[outs[0]] * 10]
+    )
+    assert again.to_json() == once.to_json()
+    assert once.influence[3] is not None
+    assert once.influence[3].n_in == 2
+
+
+def test_what_was_planted_and_stands_in_the_way_is_named():
+    """More models would not tell: and the sentence does not say that they would."""
+    world = World(6)
+    references = world.references()
+    held = np.ones(5)
+
+    def of(planted: np.ndarray | None, **more: object) -> Finding:
+        canaries = {} if planted is None else {3: (planted, held)}
+        seen = world.seen({3: 0.0}, canaries=canaries, **more)
+        return judge(seen, **references, absent=[5])
+
+    for planted, how, said in (
+        (held - 1, "it shows", "5 of 5 planted canaries are better known"),
+        (
+            held + 1,
+            "worse than by chance",
+            "better known than their twins, fewer than chance would have",
+        ),
+        (held, "not counted", "the canaries of client 3 cannot be counted"),
+    ):
+        found = of(planted)
+        assert found.finding == "cannot tell"
+        assert found.objections == {"canaries 3": how}
+        assert found.models_needed is None
+        assert said in str(found)
+        assert "would tell" not in str(found)
+    found = of(None, marker=(0, 9))
+    assert found.objections == {"marker": "not counted"}
+    assert "the planted trick cannot be counted" in str(found)
+    assert of(None).objections == {}
+    assert of(np.array([0, 2, 0, 2, 2.0])).objections == {}
 
 
 def test_examples_that_nobody_has_tell_nothing():

@@ -46,7 +46,7 @@ def test_only_so_many_clients_are_drawn() -> None:
     clients = tuple(range(MAX_PANELS + 2))
     picture = draw_influence(verdict(clients=clients, outs=3, models=("recovered",)))
     assert picture is not None
-    assert picture.alt.count("Client ") == MAX_PANELS
+    assert picture.alt.count("lient ") == MAX_PANELS  # or of its ordinary examples
 
 
 def test_what_lies_far_beyond_stands_at_the_edge_with_its_number() -> None:

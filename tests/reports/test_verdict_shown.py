@@ -108,6 +108,12 @@ CASES: dict[str, tuple[dict[str, Any], str, str, list[str]]] = {
         "good",
         ["the planted one in 52, as by chance."],
     ),
+    "fewer canaries": (
+        {"pairs": (35, 100)},
+        "inconclusive",
+        "open",
+        ["the planted one in 35: fewer than chance would have, and too few to acquit."],
+    ),
     "never there": (
         {"absent": (4,)},
         "inconclusive",

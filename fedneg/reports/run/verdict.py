@@ -287,7 +287,11 @@ def _add_models(
         frame,
         caption="The same judge on every model of the run, the controls, whose answer "
         "is known, included"
-        + ("; of each the influence that is farthest out" if several else ""),
+        + (
+            "; of each the influence that was found, or else is farthest out"
+            if several
+            else ""
+        ),
         formats={"residual influence": str} if "residual influence" in frame else {},
     )
     if said := describe_controls(verdict, _whom(results)):
