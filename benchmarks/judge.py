@@ -36,7 +36,7 @@ from fedneg.core.seeding import rng
 from fedneg.core.settings import Config
 from fedneg.engines.simulate import simulate
 from fedneg.evaluation.exact import rate_of
-from fedneg.evaluation.judge import OUTCOMES
+from fedneg.evaluation.judge import OUTCOMES, TRACES
 from fedneg.evaluation.looks import Look, looked_at
 from fedneg.evaluation.seen import Seen
 from fedneg.federation import Federation
@@ -293,7 +293,7 @@ def power(rows: pd.DataFrame) -> str:
     for name, some in rows.groupby("setting", sort=False, observed=True):
         cells = []
         for kind in ("original", "fine_tune"):
-            found = some[some["kind"] == kind]["outcome"] == "not forgotten"
+            found = some[some["kind"] == kind]["finding"] == TRACES
             cells.append(f"{int(found.sum())} of {len(found)}")
         rho = some[some["kind"] == "subtracted, repaired"]["rho"].median()
         lines.append(f"| {name} | {' | '.join(cells)} | {rho:.2f} |")

@@ -30,6 +30,7 @@ from fedneg.core.seeding import rng, torch_generator
 from fedneg.core.settings import Config
 from fedneg.data.kinds import Scaling
 from fedneg.evaluation.exact import rate_of
+from fedneg.evaluation.judge import GONE, OVERSHOT, TRACES
 from fedneg.evaluation.looks import Look, looked_at
 from fedneg.evaluation.seen import Seen
 from fedneg.federation import Federation
@@ -260,16 +261,17 @@ def table(rows: pd.DataFrame) -> str:
     ):
 
         def share(
-            kind: str, outcome: str, some: pd.DataFrame = some
+            kind: str, *findings: str, some: pd.DataFrame = some
         ) -> tuple[int, int]:
             of = some[some["kind"].str.startswith(kind)]
-            return int((of["outcome"] == outcome).sum()), len(of)
+            return int(of["finding"].isin(findings).sum()), len(of)
 
-        found = rate_of(*share("original", "not forgotten"))
-        tuned = "{} of {}".format(*share("fine_tune", "not forgotten"))
-        missed = share("original", "forgotten")[0] + share("fine_tune", "forgotten")[0]
-        wrong, of = share("retrained", "not forgotten")
-        right = share("retrained", "forgotten")[0] / of
+        # Whose client is in it has not overshot: that would be another error.
+        found = rate_of(*share("original", TRACES))
+        tuned = "{} of {}".format(*share("fine_tune", TRACES))
+        missed = share("original", GONE)[0] + share("fine_tune", GONE)[0]
+        wrong, of = share("retrained", TRACES, OVERSHOT)
+        right = share("retrained", GONE)[0] / of
         lines.append(
             f"| {setting} | {plan} | {found.hits} of {found.count} "
             f"({found.low:.0%} to {found.high:.0%}) | {tuned} | {missed} | "

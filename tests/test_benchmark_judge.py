@@ -82,14 +82,17 @@ def test_wrong_is_the_other_outcome_of_what_is_known():
 
 
 def test_power_by_hand():
-    """Of 2 originals one found, of 2 fine-tuned both; of 4 retrained one accused."""
+    """Of 2 originals one found, of 2 fine-tuned one; of 2 retrained one accused.
+
+    Of a fine-tuned one it says that it has overshot, which it has not.
+    """
     kinds = ["original"] * 2 + ["fine_tune"] * 2 + ["retrained", "retrained, repaired"]
-    outcomes = ["not forgotten", "forgotten", *["not forgotten"] * 3, "forgotten"]
-    rows = pd.DataFrame({"kind": kinds, "outcome": outcomes})
+    found = ["traces left", "forgotten", "traces left", "overshot"]
+    rows = pd.DataFrame({"kind": kinds, "finding": [*found, "overshot", "forgotten"]})
     rows["setting"], rows["by"] = "digits", "9 retrainings"
     line = judge_power.table(rows).splitlines()[-1]
     assert line == (
-        "| digits | 9 retrainings | 1 of 2 (1% to 99%) | 2 of 2 | 1 | 1 of 2 | 50% |"
+        "| digits | 9 retrainings | 1 of 2 (1% to 99%) | 1 of 2 | 1 | 1 of 2 | 50% |"
     )
 
 
