@@ -198,6 +198,7 @@ class LedgerFedAvg(Lineage, Questions, FedAvg):
         )
         for client_id in sorted(set(asked) - set(self.roster.node_of)):
             self._fail(client_id, "not online")
+        self._make_room(len(asked))
         messages = self._to_clients(record, asked, MessageType.TRAIN)
         self.reports[-1].bytes_down = len(messages) * self.layout.nbytes
         return messages

@@ -3,6 +3,8 @@
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
+
 from fedneg.core.errors import FedNegError
 from fedneg.core.formats import name_clients
 from fedneg.core.layout import Layout
@@ -111,6 +113,17 @@ class Lineage(LedgerStrategy, ForgettingMethod):
         for what in self.task_needs():
             prototype.task.require(what, of=f"strategy={self.settings.name}")
         self.prototype, self.layout = prototype, prototype.layout
+
+    def _make_room(self, count: int) -> None:
+        """Let so many replies wait: in a round that forgets there may be more.
+
+        More than in one of training, where those who leave answer beside a sample.
+        """
+        if count > len(self._waiting):
+            on_disk = isinstance(self._waiting, np.memmap)
+            folder = cache_root() / "scratch" if on_disk else None
+            size, self._waiting = self._waiting.shape[1], make_rows(0, 0)
+            self._waiting = make_rows(count, size, folder)
 
     def reset(self, initial: NDArrays) -> None:
         """Start a new lineage: an empty ledger at this initial model.

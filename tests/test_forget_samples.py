@@ -205,11 +205,13 @@ def drawn(seed: int, stream: int) -> set[int]:
     return set(sample(replace(config, seed=seed), range(3), stream))
 
 
+@pytest.mark.parametrize("index", [9999, 10**20])
 def test_an_example_that_is_not_there_is_told_before_anything_is_trained(
-    tmp_path: Path,
+    tmp_path: Path, index: int
 ):
-    config = small_config("clients=3", "strategy=retrain", "forget_samples={1:[9999]}")
-    with pytest.raises(FedNegError, match=r"indices from 0 to .*, got 9999"):
+    words = ("clients=3", "strategy=retrain", f"forget_samples={{1:[{index}]}}")
+    config = small_config(*words)
+    with pytest.raises(FedNegError, match=rf"indices from 0 to .*, got {index}"):
         results_of(config, tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()
 

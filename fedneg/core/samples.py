@@ -207,12 +207,12 @@ def places_of(
     elif isinstance(chosen, str):
         places = np.sort(poisoned())
     else:
-        places = np.array(chosen, dtype=np.int64)
-        if places[-1] >= count:
+        if chosen[-1] >= count:  # before it is a number of 8 bytes
             raise FedNegError(
                 f"{whose} must be indices from 0 to {count - 1}, its training "
-                f"examples, got {places[-1]}"
+                f"examples, got {chosen[-1]}"
             )
+        places = np.array(chosen, dtype=np.int64)
     if not len(places):
         got = f"a share of {chosen:g}" if isinstance(chosen, float) else chosen
         raise FedNegError(

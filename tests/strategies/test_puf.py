@@ -71,6 +71,35 @@ def test_the_regular_round_by_hand(leave: tuple[int, ...]):
     assert [r.clients for r in made.strategy.reports] == [4, 4]
 
 
+@pytest.mark.parametrize("memory", ["2048", "0"])
+@pytest.mark.parametrize("form", ["regular", "special"])
+@pytest.mark.parametrize("leave", [(1,), (1, 3), (0, 1, 3)])
+def test_who_leaves_is_asked_beside_a_sample(
+    leave: tuple[int, ...], form: str, memory: str
+):
+    """One trains in a round, and up to four answer in this one: in memory, on disk."""
+    options = ("strategy.client_fraction=0.25", f"strategy.form={form}")
+    config = small_config(
+        *("clients=4", "forget=null", "strategy=puf", "strategy.learning_rate=4"),
+        *(*options, f"strategy.ledger_memory_mib={memory}"),
+    )
+    made = Bench(config, [np.zeros(2, np.float32)], {k: adds(k) for k in STEPS})
+    before = made.train(2).tolist()
+    made.grid.sent.clear()
+    after = made.unlearn(*leave)
+    assert made.failures() == []
+    asked = made.grid.asked("train")
+    assert set(leave) <= set(asked)
+    assert len(asked) == len(leave) + (form == "regular")
+    total = sum(STEPS[k][0] for k in asked)
+    found = np.array(before)
+    for k in asked:
+        share = STEPS[k][0] / total * np.array(STEPS[k][1])
+        found += -4 * share if k in leave else share
+    np.testing.assert_allclose(after, found, rtol=1e-6)
+    np.testing.assert_allclose(made.strategy.ledger.rebuilt(), after, rtol=1e-6)
+
+
 @pytest.mark.parametrize("leave", [(1,), (1, 3)])
 def test_the_special_round_by_hand(leave: tuple[int, ...]):
     made = bench("strategy.form=special", "strategy.learning_rate=0.5")
