@@ -143,7 +143,7 @@ class Federation:
         *,
         first_round: int,
         first_stream: int,
-        shown: tuple[int, int],
+        shown: tuple[int, int] | None = None,
         forget: Sequence[int] = (),
     ) -> Vector:
         """Return the model after one round, or one unlearn phase.
@@ -154,8 +154,9 @@ class Federation:
         ----------
         name, clients, first_round, first_stream
             As in `Phase`.
-        shown : tuple of int
-            The round's number and of how many, for people.
+        shown : tuple of int, optional
+            The round's number and of how many, for people; by default those of the
+            phase.
         forget : sequence of int
             Whom an unlearn round is to forget.
         """

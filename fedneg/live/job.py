@@ -172,7 +172,6 @@ class Live:
                 self.at.parameters,
                 first_round=place,
                 first_stream=place,
-                shown=(1, self.federation.unlearn_rounds),
                 forget=clients,
             )
             left = self.at.remnants.left(

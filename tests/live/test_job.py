@@ -556,3 +556,15 @@ def test_a_run_with_nothing_left_to_do_writes_no_second_receipt(trained: Path):
     grid = go_on(trained)
     assert grid.asked("evaluate") == []
     assert _read(trained / "receipts" / "forget-1.json") == receipt
+
+
+def test_the_rounds_of_an_unlearn_phase_are_counted(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    words = ("strategy=fine_tune", "strategy.rounds=3", "cache=false")
+    go_on(tmp_path / "S", *words)
+    ask(tmp_path / "S", 1)
+    capfd.readouterr()
+    go_on(tmp_path / "S", *words)
+    said = capfd.readouterr().err
+    assert [said.count(f"unlearn {number}/3") for number in (1, 2, 3)] == [1, 1, 1]
