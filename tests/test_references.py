@@ -305,7 +305,7 @@ def test_results_hold_the_whole_finding_of_every_model(tmp_path: Path):
     every = {
         *("outcome", "finding", "said", "influence", "marker", "canaries", "epsilon"),
         *("p_values", "alpha", "next_alpha", "margins", "models_needed"),
-        "quality_lost",
+        *("quality_lost", "objections"),
     }
     own = {"model", "looks", "spent", "retrainings", "absent", "controls", "outcomes"}
     assert set(verdict) == every | own | {"models", "later"}
