@@ -145,6 +145,7 @@ def test_forgetting_takes_its_part_out_of_its_own_moments(case: Case, way: str):
     del optimiser.rows[held.forgotten[0]]
     before = read(held.arrays)
     whole = go_on(held, grid, 2)
+    assert all((whole[name] != before[name]).any() for name in TRAINED)
     adds_up(before, whole, contributions(grid, optimiser=optimiser))
 
 
@@ -379,7 +380,9 @@ def test_what_flower_does_not_heed_is_not_heeded():
     held, _ = trained(inner, grid, 2, HELD["FedAvgM"].initial)
     inner.server_momentum, inner.server_learning_rate = 0.9, 0.5
     before = read(held.arrays)
-    adds_up(before, go_on(held, grid, 2), contributions(grid))
+    whole = go_on(held, grid, 2)
+    assert all((whole[name] != before[name]).any() for name in TRAINED)
+    adds_up(before, whole, contributions(grid))
 
 
 class Scheduled(FedAdam):

@@ -93,7 +93,7 @@ class Seen:
         ):
             raise ValueError(f"quality must be in [0, 1], got {quality!r}")
         if marker is not None:
-            if not isinstance(marker, tuple | list | np.ndarray) or not (
+            if not isinstance(marker, tuple | list) or not (
                 len(marker) == 2 and all(map(_is_whole, marker))
             ):
                 raise ValueError(f"marker must be two whole numbers, got {marker!r}")
@@ -106,7 +106,8 @@ class Seen:
         """
         return (
             any(len(own) for own in self.losses.values())
-            and (self.quality, self.marker) == (other.quality, other.marker)
+            and self.quality == other.quality
+            and tuple(self.marker or ()) == tuple(other.marker or ())
             and self.losses.keys() == other.losses.keys()
             and self.canaries.keys() == other.canaries.keys()
             and all(are_as(own, other.losses[k]) for k, own in self.losses.items())

@@ -400,6 +400,7 @@ def test_the_docs_example_prints_what_the_docs_say(
         ({"quality": "a"}, r"quality must be in \[0, 1\], got 'a'"),
         ({"marker": (3.5, 100)}, "marker must be two whole numbers"),
         ({"marker": 5}, "marker must be two whole numbers, got 5"),
+        ({"marker": np.array([1, 9])}, "marker must be two whole numbers"),
         ({"marker": "ab"}, "marker must be two whole numbers, got 'ab'"),
         ({"marker": (1, np.inf)}, r"marker must be two whole numbers, got \(1, inf\)"),
         ({"losses": {3: ["a"]}}, r"losses must be numbers, got \['a'\]"),
@@ -450,6 +451,7 @@ def test_another_model_that_happens_to_agree_in_part_counts():
     one = world.seen(0.0, quality=0.5, marker=(1, 9))
     canaries = {3: (np.array([1.0]), np.array([2.0]))}
     assert one.is_as(Seen(one.losses, quality=0.5, marker=(1, 9)))
+    assert one.is_as(Seen(one.losses, quality=0.5, marker=[1, 9]))  # type: ignore[arg-type]
     assert not one.is_as(Seen(one.losses, quality=0.6, marker=(1, 9)))
     assert not one.is_as(Seen(one.losses, quality=0.5, marker=(2, 9)))
     assert not one.is_as(Seen({3: one.losses[3]}, quality=0.5, marker=(1, 9)))
