@@ -6,10 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import t as student
 
 from benchmarks import judge_power
 from benchmarks.judge import table
-from benchmarks.judge_power import BANK, Federations, Setting, halves
+from benchmarks.judge_power import (
+    BANK,
+    KNOWN,
+    Federations,
+    Setting,
+    along_pairs,
+    halves,
+)
 from fedneg.core.seeding import torch_generator
 from fedneg.tasks.cohort import Examples, train_cohort
 
@@ -84,16 +92,58 @@ def test_wrong_is_the_other_outcome_of_what_is_known():
 def test_power_by_hand():
     """Of 2 originals one found, of 2 fine-tuned one; of 2 retrained one accused.
 
-    Of a fine-tuned one it says that it has overshot, which it has not.
+    Of a fine-tuned one it says that it has overshot, which it has not. A client is
+    found always, another never, and a third by one seed of two.
     """
     kinds = ["original"] * 2 + ["fine_tune"] * 2 + ["retrained", "retrained, repaired"]
     found = ["traces left", "forgotten", "traces left", "overshot"]
     rows = pd.DataFrame({"kind": kinds, "finding": [*found, "overshot", "forgotten"]})
     rows["setting"], rows["by"] = "digits", "9 retrainings"
+    rows["seed"], rows["client"] = 1, [0, 1, 0, 0, 0, 0]
     line = judge_power.table(rows).splitlines()[-1]
     assert line == (
-        "| digits | 9 retrainings | 1 of 2 (1% to 99%) | 1 of 2 | 1 | 1 of 2 | 50% |"
+        "| digits | 9 retrainings | 1 of 2 (of 2 clients 1 always, 1 never) | 1 of 2 | "
+        "1 | 1 of 2 | 50% |"
     )
+    more = rows.iloc[[0, 1]].assign(client=2)
+    line = judge_power.table(pd.concat([rows, more])).splitlines()[-1]
+    assert "| 2 of 4 (of 3 clients 1 always, 1 never) |" in line
+    known = rows.assign(by=KNOWN, away=[1.0, 3.0, *[9.0] * 4])
+    assert judge_power.table(known).splitlines()[-1].endswith(" | - | 1 of 2 | - |")
+    (said,) = judge_power.distances(known)
+    assert said.startswith("digits: 2.0 in the middle of 2 clients, of a tenth less")
+
+
+def test_along_pairs_by_hand():
+    """Twins differ by (2, 0), and vary by 1 and 4: weights of 2 / (1 + 2.5), and 0."""
+    without = np.array([[0.0, 0], [1, 2], [2, 4]])
+    outs = np.array([[0.0, 7], [1, -7], [2, 0], [1, 3]])
+    away, p_value = along_pairs(
+        np.array([5.0, 99.0]), outs, (without + np.array([2, 0]), without)
+    )
+    # Along it the out models lie at 0, 1, 2 and 1, times a weight that cancels.
+    sd = np.sqrt(2 / 3)
+    assert away == pytest.approx((5 - 1) / sd)
+    assert p_value == pytest.approx(2 * student.sf(4 / sd / np.sqrt(1.25), 3))
+
+
+def test_originals_lie_beyond_models_without_the_client_along_pairs():
+    """And of those without it one in twenty is accused, whatever the twins share."""
+    found = {0.0: 0, 1.0: 0}
+    for number in range(300):
+        draw = np.random.default_rng(number)
+        taught, common = np.abs(draw.normal(size=40)), draw.normal(size=(8, 40))
+        pairs = tuple(
+            common + share * taught + 0.3 * draw.normal(size=(8, 40))
+            for share in (1, 0)
+        )
+        outs = draw.normal(size=(6, 40))
+        for share in found:
+            model = share * taught + draw.normal(size=40)
+            away, p_value = along_pairs(model, outs, (pairs[0], pairs[1]))
+            found[share] += p_value < 0.05 and (away > 0 or not share)
+    assert found[1.0] > 270
+    assert 5 <= found[0.0] <= 26
 
 
 def test_what_was_judged_is_not_judged_again(
@@ -110,6 +160,7 @@ def test_what_was_judged_is_not_judged_again(
         return [
             {
                 "kind": k,
+                "client": 0,
                 "by": "few",
                 "outcome": "inconclusive",
                 "finding": "cannot tell",
@@ -124,6 +175,9 @@ def test_what_was_judged_is_not_judged_again(
         judge_power.main(out)
     judge_power.main(out)
     assert asked == [7, 8, 8]
-    assert "| small | few | 0 of 2 (0% to 84%)" in capsys.readouterr().out
+    assert (
+        "| small | few | 0 of 2 (of 2 clients 0 always, 2 never)"
+        in capsys.readouterr().out
+    )
     judge_power.main(out)
     assert asked == [7, 8, 8]
