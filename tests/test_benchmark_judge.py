@@ -1,6 +1,7 @@
 """The judge's own benchmark: what it trains, and how it counts."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from benchmarks.judge_power import (
     halves,
 )
 from fedneg.core.seeding import torch_generator
+from fedneg.evaluation.seen import Seen
 from fedneg.tasks.cohort import Examples, train_cohort
 
 SMALL = Setting(("data=digits", "clients=3", "rounds=2", "model.hidden=[8]"), (1,), 40)
@@ -115,16 +117,69 @@ def test_power_by_hand():
 
 
 def test_along_pairs_by_hand():
-    """Twins differ by (2, 0), and vary by 1 and 4: weights of 2 / (1 + 2.5), and 0."""
+    """Models without the client vary by 1 and 4; twins differ by (3, 3) on the mean.
+
+    So the weights are 3 / (1 + 2.5) and 3 / (4 + 2.5).
+    """
     without = np.array([[0.0, 0], [1, 2], [2, 4]])
+    pairs = (without + np.array([[2.0, 1], [4, 3], [3, 5]]), without)
     outs = np.array([[0.0, 7], [1, -7], [2, 0], [1, 3]])
-    away, p_value = along_pairs(
-        np.array([5.0, 99.0]), outs, (without + np.array([2, 0]), without)
-    )
-    # Along it the out models lie at 0, 1, 2 and 1, times a weight that cancels.
-    sd = np.sqrt(2 / 3)
-    assert away == pytest.approx((5 - 1) / sd)
-    assert p_value == pytest.approx(2 * student.sf(4 / sd / np.sqrt(1.25), 3))
+    away, p_value = along_pairs(np.array([5.0, 4.0]), outs, pairs)
+    places = [a * 3 / 3.5 + b * 3 / 6.5 for a, b in [*outs, (5, 4)]]
+    middle = sum(places[:4]) / 4
+    sd = (sum((x - middle) ** 2 for x in places[:4]) / 3) ** 0.5
+    assert away == pytest.approx((places[4] - middle) / sd)
+    assert p_value == pytest.approx(2 * student.sf(abs(away) / np.sqrt(1.25), 3))
+
+
+def test_who_is_judged_by_whom(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Twins differ by the client alone, and nobody is judged beside itself."""
+    monkeypatch.setenv("FEDNEG_CACHE", str(tmp_path))
+    for name, count in (("ORIGINALS", 2), ("RETRAINED", 2), ("IN", 1), ("OUT", 3)):
+        monkeypatch.setattr(judge_power, name, count)
+    monkeypatch.setattr(judge_power, "BANK", 4)
+    monkeypatch.setattr(judge_power, "PAIRS", 12)
+    plans = {"few": ((3, 1, 0.05),), "a bank": ((3, None, 0.05),)}
+    monkeypatch.setattr(judge_power, "PLANS", plans)
+    shown: list[tuple[np.ndarray, np.ndarray]] = []
+    judged: list[tuple[Seen, list[Seen], list[Seen]]] = []
+    look, along = judge_power.looked_at, judge_power.along_pairs
+
+    def looked_at(model: Seen, **more: Any) -> Any:
+        judged.append((model, more["trained_with"], more["trained_without"]))
+        return look(model, **more)
+
+    def along_pairs(model: Any, outs: Any, pairs: Any) -> Any:
+        shown.append(pairs)
+        return along(model, outs, pairs)
+
+    monkeypatch.setattr(judge_power, "looked_at", looked_at)
+    monkeypatch.setattr(judge_power, "along_pairs", along_pairs)
+    words = ("data=digits", "clients=5", "rounds=8", "model.hidden=[16]")
+    rows = pd.DataFrame(judge_power.rows_of(Setting(words, (1,), judged=1), 1))
+    assert rows.groupby(["kind", "by"]).size().to_dict() == {
+        (kind, by): 2
+        for kind in ("original", "fine_tune", "retrained", "retrained, repaired")
+        for by in (*plans, KNOWN)
+    }
+    for model, ins, outs in judged:
+        every = [model, *ins, *outs]
+        assert not any(
+            one.is_as(other) for k, one in enumerate(every) for other in every[:k]
+        )
+    # Of four halves of the clients two have each; of models with all one is asked.
+    assert [len(ins) for _, ins, _ in judged[:2]] == [1, 2]
+    for with_it, without in shown:
+        assert (with_it - without).mean() > 0
+        apart = [
+            (scores - scores.mean(axis=0)).ravel() for scores in (with_it, without)
+        ]
+        # Strangers would share nothing of a seed's chance.
+        assert np.corrcoef(*apart)[0, 1] > 0.5
+    known = rows[rows["by"] == KNOWN]
+    found = known["finding"] != "cannot tell"
+    assert (known["finding"][found] == "traces left").equals(known["away"][found] > 0)
+    assert (known.loc[known["kind"] == "original", "away"] > 0).all()
 
 
 def test_originals_lie_beyond_models_without_the_client_along_pairs():
