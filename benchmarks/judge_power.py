@@ -34,13 +34,14 @@ from fedneg.core.parameters import flatten, unflatten
 from fedneg.core.seeding import rng, torch_generator
 from fedneg.core.settings import Config
 from fedneg.data.kinds import Scaling
+from fedneg.evaluation.influence import scores_of_losses
 from fedneg.evaluation.judge import CANNOT_TELL, GONE, OVERSHOT, TRACES
 from fedneg.evaluation.looks import Look, looked_at
 from fedneg.evaluation.seen import Seen
 from fedneg.federation import Federation
 from fedneg.tasks import calls
 from fedneg.tasks.cohort import Cohort, Examples
-from fedneg.tasks.confidence import confidence_of_losses, cross_entropies
+from fedneg.tasks.confidence import cross_entropies
 from fedneg.tasks.dense import dense_layers
 from fedneg.tasks.device import as_input
 from fedneg.tasks.model import set_parameters
@@ -317,7 +318,7 @@ def rows_of(setting: Setting, seed: int) -> Iterator[dict[str, Any]]:
 
 def scores(models: Sequence[Seen], client_id: int) -> Floats:
     """Return a client's scores, a row a model."""
-    return np.array([confidence_of_losses(one.losses[client_id]) for one in models])
+    return np.array([scores_of_losses(one.losses[client_id]) for one in models])
 
 
 def table(rows: pd.DataFrame) -> str:

@@ -5,10 +5,11 @@ Models that were trained with the client (*in*) and models that were trained wit
 
     delta = mean of the in models' scores - mean of the out models' scores.
 
+An example's score is its scaled confidence, damped (`scores_of_losses`).
+
 A model's influence rho is how far it has gone from the out models to the in models
-along delta, an example counting by how little it says of a seed. 0: as if the client
-had never been there. 1: as in another model that was trained with it. Below 0:
-overshot, so that one can see that somebody was taken out.
+along delta. 0: as if the client had never been there. 1: as in another model that was
+trained with it. Below 0: overshot, so that one can see that somebody was taken out.
 
 The in models' own chance is in the direction too, and in no other model. It is taken
 off what is called 1; where there is more chance than client in the direction, nothing
@@ -31,6 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from fedneg.tasks.confidence import confidence_of_losses
+
 Floats = NDArray[np.float64]
 # Out models: the interval's degrees of freedom are one less. Of two, which are measured
 # by each other alone, the spread is too small to tell of a third.
@@ -47,6 +50,8 @@ FEW = 0.1
 # In models that differ so much less than the out models do are no chance of their own:
 # copies of one, or one training's models of several rounds.
 COPIES = 0.25
+# Confidence of 98 % (or 2 %), beyond which more of it counts by its logarithm.
+KNEE = 4.0
 # What is called 1 is to be so many times the in models' own chance.
 BEYOND = 1.25
 
@@ -73,6 +78,10 @@ class Influence:
         Where each out model lies, about 0, and each in model, about 1, in units of rho
         and in the order in which they were given: the chance that the in models brought
         into the direction themselves is taken off.
+    undamped : float or None
+        The p of the same test by undamped scores, the least where ordinary examples are
+        measured by themselves; None where nothing can be said by these. It decides no
+        finding: what it says against a model acquits it not.
     """
 
     rho: float
@@ -86,6 +95,7 @@ class Influence:
     in_: tuple[float, ...] = ()
     rest: "Influence | None" = None
     is_partial: bool = False
+    undamped: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, `p_value` among them."""
@@ -102,6 +112,31 @@ class Influence:
         return float(2 * student.sf(abs(self.rho) / spread, self.n_out - 1))
 
 
+def scores_of_losses(losses: Floats) -> Floats:
+    """Return what a model's influence is measured by, of losses of any kind.
+
+    Parameters
+    ----------
+    losses : float64 array, shape (N,)
+        At least 0; of a cross-entropy in nats.
+
+    Returns
+    -------
+    array, shape (N,)
+        asinh(c / KNEE) of the scaled confidence c = log(p / (1 - p)) of a loss -log(p):
+        in proportion to c where p is between 2 and 98 %, and to the logarithm of its
+        size far beyond. For another loss the same curve, which orders as -loss does.
+
+    Notes
+    -----
+    How far beyond it is, on either side, hangs on a seed: of examples that a model gets
+    quite wrong most, and of those that all models are sure of by how sharp it is as a
+    whole.
+    """
+    damped: Floats = np.arcsinh(confidence_of_losses(losses) / KNEE)
+    return damped
+
+
 def influences(
     models: Sequence[Floats],
     *,
@@ -114,9 +149,8 @@ def influences(
     Parameters
     ----------
     models : sequence of float64 arrays, shape (N,)
-        Scores of the client's N training examples in the models that are judged:
-        log(p / (1 - p)) of a loss -log(p), as
-        `fedneg.tasks.confidence.confidence_of_losses` gives them.
+        Scores of the client's N training examples in the models that are judged, as
+        `scores_of_losses` gives them.
     with_client, without_client : sequences of such arrays
         In models, at least 1, and out models, at least 3; the examples in one order.
     alpha : float
@@ -136,9 +170,9 @@ def influences(
 
     Notes
     -----
-    With an example's noise s2 = its variance over out models + the mean of these,
+    With the sums over examples,
 
-        T(m) = sum((c_m - mean_out) d / s2) / sum(delta d / s2),
+        T(m) = sum((c_m - mean_out) d) / sum(delta d),
 
     where d is delta, drawn towards what is to be expected of an example of which the
     out models are so sure (`_turns`): few in models say little of a single example, and
@@ -146,9 +180,17 @@ def influences(
 
     Each out model is measured against the mean of the other out models, and every other
     model against all these means in turn, of which its T is the mean: so an out model
-    is no nearer to the means than a model that is none. T is then shifted and scaled so
-    that out models have mean 0 and another in model would have 1: the in models have
-    more than that, by the chance that they brought into d themselves.
+    has no part in the direction that it is measured along, nor is it nearer to the
+    means than a model that is none. From the mean of the other n - 1 it lies
+    n / (n - 1) times as far as from the mean of all, which is taken off. T is then
+    shifted and scaled so that out models have mean 0 and another in model would have 1:
+    the in models have more than that, by the chance that they brought into d
+    themselves.
+
+    Every example counts alike. Weights by how much an example varies over few out
+    models would look better than they are: an out model itself takes the weight from
+    where it deviates, and the judged one does not (false alarms where many examples
+    vary by themselves: tests/evaluation/test_influence.py).
 
     References
     ----------
@@ -183,8 +225,8 @@ def influences(
 class _Turn:
     """The direction as it is seen without one of the out models, of shapes (N,).
 
-    The other out models' mean, delta, each example's weight d / s2 in T, and how much
-    longer the in models' own chance makes the direction.
+    The other out models' mean, delta, each example's weight d in T, and how much longer
+    the in models' own chance makes the direction.
     """
 
     mean_out: Floats
@@ -214,28 +256,23 @@ class _Turn:
 
 def _turns(ins: Floats, outs: Floats) -> list[_Turn]:
     """Return the directions, each with one out model left out."""
-    variance = outs.var(axis=0, ddof=1)
-    noise = variance + variance.mean()
-    # Where all out models agree to the last bit every example counts alike.
-    noise = noise if noise.any() else np.ones_like(noise)
-    n_in = _independent(ins / np.sqrt(noise), outs / np.sqrt(noise))
-    found = []
+    n_in, found = _independent(ins, outs), []
     for left_out in range(len(outs)):
-        mean_out = np.delete(outs, left_out, axis=0).mean(axis=0)
+        others = np.delete(outs, left_out, axis=0)
+        mean_out, variance = others.mean(axis=0), others.var(axis=0, ddof=1)
         delta = ins.mean(axis=0) - mean_out
         # What a client teaches is more where others say less: three numbers, a line
-        # with a knee, by least squares in units of noise.
+        # with a knee, by least squares.
         given = np.stack([np.ones_like(mean_out), mean_out, np.minimum(mean_out, 0)], 1)
-        back = np.linalg.pinv(given / np.sqrt(noise)[:, None]) / np.sqrt(noise)
+        back = np.linalg.pinv(given)
         fit = given @ (back @ delta)
         in_fit = (given * back.T).sum(axis=1)
         # The rest is chance or the client's own: it counts by what is beyond chance.
-        beyond = ((delta - fit) ** 2 / noise).sum()
-        chance = ((1 - in_fit) * variance / noise).sum()
-        chance *= 1 / n_in + 1 / (len(outs) - 1)
+        beyond = ((delta - fit) ** 2).sum()
+        chance = ((1 - in_fit) * variance).sum() * (1 / n_in + 1 / len(others))
         share = float(np.clip(1 - chance / beyond, 0, 1)) if beyond else 0.0
-        weights = (fit + share * (delta - fit)) / noise
-        own = (in_fit + share * (1 - in_fit)) * variance / noise / n_in
+        weights = fit + share * (delta - fit)
+        own = (in_fit + share * (1 - in_fit)) * variance / n_in
         found.append(_Turn(mean_out, delta, weights, own))
     return found
 
@@ -290,6 +327,7 @@ def _along(
     at_in = np.mean([at(ins, turn) for turn in turns], axis=0)
     at_judged = np.mean([at(judged, turn) for turn in turns], axis=0)
     shift = at_out.mean()
+    at_out = shift + (at_out - shift) * (n_out - 1) / n_out
     chance = float(np.mean([t.own.sum() / t.length for t in turns]))
     scale = at_in.mean() - shift - chance
     if not scale > BEYOND * chance:

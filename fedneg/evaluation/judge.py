@@ -15,7 +15,7 @@ A little longer than most: what a finding says of itself in words rests on the v
 tests that decided it, and stands beside them.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -41,7 +41,12 @@ from fedneg.evaluation.decision import (
     TOOK_NO_PART,
 )
 from fedneg.evaluation.exact import Pairs, holm
-from fedneg.evaluation.influence import MIN_OUT, Influence, influences
+from fedneg.evaluation.influence import (
+    MIN_OUT,
+    Influence,
+    influences,
+    scores_of_losses,
+)
 from fedneg.evaluation.marker import Marker, marker_of
 from fedneg.evaluation.seen import Losses, Seen, are_as, check_ids, distinct
 from fedneg.tasks.confidence import confidence_of_losses
@@ -315,6 +320,12 @@ def judge(
     p_values = holm(tests)
     found = {name for name, p_value in p_values.items() if p_value < alpha}
     below = {name for name, one in measured.items() if one.rho < 0}
+    # Where a model is sure, or quite wrong, they show more than damped ones.
+    doubts = [
+        one.undamped
+        for one in influence.values()
+        if one is not None and one.undamped is not None
+    ]
     against = objections(models, leaving, marker, canaries, alpha)
     if not leaving and absent:
         finding = TOOK_NO_PART
@@ -325,7 +336,7 @@ def judge(
     elif (
         influence
         and _are_within(influence, margins)
-        and min(tests.values()) >= max(alpha, doubt_of(len(leaving)))
+        and min((*tests.values(), *doubts)) >= max(alpha, doubt_of(len(leaving)))
         and not against
     ):
         finding = GONE
@@ -388,32 +399,43 @@ def _influence(
 ) -> Influence | None:
     """Return a client's influence; None where models are missing or all alike."""
     ins, outs = (
-        [_scores(m.losses[client_id]) for m in models if client_id in m.losses]
+        [m.losses[client_id] for m in models if client_id in m.losses]
         for models in (trained_with, trained_without)
     )
     if client_id not in model.losses or not len(model.losses[client_id]):
         return None
-    if len({len(one) for one in (model.losses[client_id], *ins, *outs)}) > 1:
+    judged = model.losses[client_id]
+    if len({len(one) for one in (judged, *ins, *outs)}) > 1:
         raise ValueError(f"every model needs the same examples of client {client_id}")
-    # As well where they differ in what was seen of others.
+
+    def by(score: Callable[[Losses], Losses], some: Sequence[Losses]) -> list[Losses]:
+        return [score(np.asarray(one, np.float64)) for one in some]
+
+    # Given twice as well where they differ in what was seen of others.
+    scores = by(confidence_of_losses, outs)
     outs = [
         one
         for k, one in enumerate(outs)
-        if not any(are_as(one, other) for other in outs[:k])
+        if not any(are_as(scores[k], other) for other in scores[:k])
     ]
     if not ins or len(outs) < MIN_OUT:
         return None
-    found = influences(
-        [_scores(model.losses[client_id])],
-        with_client=ins,
-        without_client=outs,
-        alpha=alpha,
+    damped, undamped = (
+        influences(
+            by(score, [judged]),
+            with_client=by(score, ins),
+            without_client=by(score, outs),
+            alpha=alpha,
+        )
+        for score in (scores_of_losses, confidence_of_losses)
     )
-    return None if found is None else found[0]
-
-
-def _scores(losses: Losses) -> Losses:
-    return confidence_of_losses(np.asarray(losses, np.float64))
+    if damped is None:
+        return None
+    if undamped is None:
+        return damped[0]
+    both = (undamped[0], undamped[0].rest)
+    p_value = min(one.p_value for one in both if one is not None)
+    return replace(damped[0], undamped=p_value)
 
 
 def _lost(model: Seen, references: Sequence[Seen]) -> float | None:

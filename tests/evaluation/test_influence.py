@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 from fedneg.core.seeding import rng
-from fedneg.evaluation.influence import Influence, influences
+from fedneg.evaluation.influence import Influence, influences, scores_of_losses
 
 Scores = list[np.ndarray]
 
@@ -17,53 +17,50 @@ Scores = list[np.ndarray]
 def slow(judged: np.ndarray, ins: Scores, outs: Scores, alpha: float) -> list[float]:
     """Return rho and its interval, number by number."""
     n, count = len(judged), len(outs)
-    mean_of = [sum(o[i] for o in outs) / count for i in range(n)]
-    var = [sum((o[i] - mean_of[i]) ** 2 for o in outs) / (count - 1) for i in range(n)]
-    s2 = [v + sum(var) / n for v in var]
 
-    def spread(models: Scores) -> float:
-        """Return how much models differ from each other, in units of noise."""
-        middle = [sum(m[i] for m in models) / len(models) for i in range(n)]
-        return sum(
-            (m[i] - middle[i]) ** 2 / s2[i] / (len(models) - 1)
-            for m in models
+    def mean(models: Scores) -> list[float]:
+        return [sum(m[i] for m in models) / len(models) for i in range(n)]
+
+    def spread(models: Scores) -> list[float]:
+        """Return by how much each example varies over models."""
+        middle = mean(models)
+        return [
+            sum((m[i] - middle[i]) ** 2 for m in models) / (len(models) - 1)
             for i in range(n)
-        )
+        ]
 
     n_in = 1.0
     if len(ins) > 1:  # copies of one are one
-        alike = min(1, max(0, 1 - spread(ins) / (0.25 * spread(outs))))
+        alike = min(1, max(0, 1 - sum(spread(ins)) / (0.25 * sum(spread(outs)))))
         n_in = len(ins) / (1 + (len(ins) - 1) * alike)
 
     def drawn(left_out: int) -> tuple[list[float], list[float], list[float], float]:
         """Return the middle, delta, d and how much of chance is in d."""
-        middle = []
-        for i in range(n):
-            others = [o[i] for k, o in enumerate(outs) if k != left_out]
-            middle.append(sum(others) / len(others))
-        delta = [sum(m[i] for m in ins) / len(ins) - middle[i] for i in range(n)]
+        others = [o for k, o in enumerate(outs) if k != left_out]
+        middle, var, have = mean(others), spread(others), mean(ins)
+        delta = [have[i] - middle[i] for i in range(n)]
         given = np.array([[1, m, min(m, 0)] for m in middle])
-        roots = np.sqrt(s2)
 
         def fit(y: np.ndarray) -> np.ndarray:
-            scaled = given / roots[:, None]
-            found: np.ndarray = given @ np.linalg.lstsq(scaled, y / roots)[0]
+            found: np.ndarray = given @ np.linalg.lstsq(given, y)[0]
             return found
 
         line = fit(np.array(delta))
         own = [fit(np.eye(n)[i])[i] for i in range(n)]
-        beyond = sum((delta[i] - line[i]) ** 2 / s2[i] for i in range(n))
+        beyond = sum((delta[i] - line[i]) ** 2 for i in range(n))
         each = 1 / n_in + 1 / (count - 1)
-        chance = sum((1 - own[i]) * var[i] / s2[i] * each for i in range(n))
+        chance = sum((1 - own[i]) * var[i] * each for i in range(n))
         share = min(1, max(0, 1 - chance / beyond)) if beyond > 1e-12 else 0
         d = [line[i] + share * (delta[i] - line[i]) for i in range(n)]
-        mine = [(own[i] + share * (1 - own[i])) * var[i] / s2[i] for i in range(n)]
+        mine = [(own[i] + share * (1 - own[i])) * var[i] for i in range(n)]
         return middle, delta, d, sum(mine)
 
+    found = [drawn(k) for k in range(count)]
+
     def at(scores: np.ndarray, left_out: int) -> float:
-        middle, delta, d, _ = drawn(left_out)
-        above = sum((scores[i] - middle[i]) * d[i] / s2[i] for i in range(n))
-        return above / sum(delta[i] * d[i] / s2[i] for i in range(n))
+        middle, delta, d, _ = found[left_out]
+        above = sum((scores[i] - middle[i]) * d[i] for i in range(n))
+        return above / sum(delta[i] * d[i] for i in range(n))
 
     def mean_at(scores: np.ndarray) -> float:
         return sum(at(scores, k) for k in range(count)) / count
@@ -71,15 +68,16 @@ def slow(judged: np.ndarray, ins: Scores, outs: Scores, alpha: float) -> list[fl
     own = [at(o, k) for k, o in enumerate(outs)]
     zero = sum(own) / count
     own_chance = 0.0
-    for k in range(count):
-        _, delta, d, mine = drawn(k)
-        length = sum(delta[i] * d[i] / s2[i] for i in range(n))
+    for _, delta, d, mine in found:
+        length = sum(delta[i] * d[i] for i in range(n))
         own_chance += mine / n_in / length / count
     one = sum(mean_at(m) for m in ins) / len(ins) - own_chance
     if one - zero <= 1.25 * own_chance:
         return []
     rho = (mean_at(judged) - zero) / (one - zero)
-    sd = math.sqrt(sum((x - zero) ** 2 for x in own) / (count - 1)) / (one - zero)
+    # From the others' mean each lies count / (count - 1) times as far as from all's.
+    apart = [(x - zero) * (count - 1) / count for x in own]
+    sd = math.sqrt(sum(x**2 for x in apart) / (count - 1)) / (one - zero)
     half = student.ppf(1 - alpha / 2, count - 1) * sd * math.sqrt(1 + 1 / count)
     return [rho, rho - half, rho + half]
 
@@ -87,9 +85,9 @@ def slow(judged: np.ndarray, ins: Scores, outs: Scores, alpha: float) -> list[fl
 def test_one_example_by_hand():
     """Out models 0, 1, 2: without each the means are 1.5, 1, .5; the in model is at 9.
 
-    One example: T = (c - mean) / (9 - mean). Out: -1.5/7.5, 0, 1.5/8.5. The in model
-    has 1 in every turn, and so much of it from its own chance: the variance is 1, twice
-    that its noise, so a half of the mean of 1/(7.5^2/2), 1/(8^2/2) and 1/(8.5^2/2).
+    One example: T = (c - mean) / (9 - mean). Out: -1.5/7.5, 0, 1.5/8.5, which is 3/2 as
+    far as from the mean of all. The in model has 1 in every turn, and so much of it
+    from its own chance: the others' variance is .5, 2 and .5.
     """
     own = np.array([-1.5 / 7.5, 0, 1.5 / 8.5])
     found = influences(
@@ -98,14 +96,14 @@ def test_one_example_by_hand():
         without_client=[np.array([k]) for k in (0.0, 1.0, 2.0)],
     )
     assert found is not None
-    chance = 0.5 * np.mean([2 / 7.5**2, 2 / 8**2, 2 / 8.5**2])
+    chance = np.mean([0.5 / 7.5**2, 2 / 8**2, 0.5 / 8.5**2])
     scale = 1 - own.mean() - chance
     middle = (1.5 / 7.5 + 2 / 8 + 2.5 / 8.5) / 3
     assert found[0].rho == pytest.approx((middle - own.mean()) / scale)
     assert found[1].rho == pytest.approx((1 - own.mean()) / scale)
-    assert found[0].out == pytest.approx(tuple((own - own.mean()) / scale))
+    assert found[0].out == pytest.approx(tuple((own - own.mean()) / 1.5 / scale))
     assert found[0].in_ == pytest.approx((1.0,))
-    sd = own.std(ddof=1) / scale
+    sd = own.std(ddof=1) / 1.5 / scale
     assert found[0].sd == pytest.approx(sd)
     half = student.ppf(0.975, 2) * sd * math.sqrt(4 / 3)
     assert found[0].high - found[0].low == pytest.approx(2 * half)
@@ -367,6 +365,52 @@ def test_scores_of_another_unit_give_the_same():
     assert first is not None
     assert second is not None
     assert second[0].rho == pytest.approx(first[0].rho)
+
+
+def test_scores_by_hand():
+    """Half sure is 0; 98.2 % (c of 4) is asinh 1, and c of 40 is asinh 10."""
+    c = np.array([0.0, 4.0, -4.0, 40.0, -40.0])
+    found = scores_of_losses(np.logaddexp(0, -c))
+    one, ten = math.log(1 + math.sqrt(2)), math.log(10 + math.sqrt(101))
+    assert found == pytest.approx([0, one, -one, ten, -ten], abs=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 1e99), min_size=2, max_size=20))
+def test_scores_are_finite_and_order_as_losses_do(losses: list[float]):
+    found = scores_of_losses(np.array(sorted(losses)))
+    assert np.isfinite(found).all()
+    assert (np.diff(found) <= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "out"), [(k, o) for k in ("plain", "wrong", "unequal") for o in (3, 7)]
+)
+def test_many_noisy_examples_accuse_nobody(kind: str, out: int):
+    """Four hundred, which vary each by itself; 300 worlds have a noise of 1.3 in 100.
+
+    As each other, where models contradict them, and by very unequal amounts.
+    """
+    accused = 0
+    for number in range(300):
+        draw = rng(number, "many")
+        middle = draw.normal(-6 if kind == "wrong" else 2, 4, 400)
+        taught, sd = np.abs(draw.normal(0, 0.7, 400)), np.full(400, 2.0)
+        if kind == "unequal":
+            sd = np.exp(draw.normal(size=400))
+
+        def seen(share: float) -> np.ndarray:
+            noise = sd * draw.normal(size=400)  # noqa: B023
+            c = middle + share * taught + noise  # noqa: B023
+            return scores_of_losses(np.logaddexp(0, -c))
+
+        found = influences(
+            [seen(0)],
+            with_client=[seen(1) for _ in range(1 if out == 3 else 2)],
+            without_client=[seen(0) for _ in range(out)],
+        )
+        accused += found is not None and found[0].p_value < 0.05
+    assert accused / 300 <= 0.09
 
 
 def test_where_nothing_differs_nothing_is_said():
