@@ -112,3 +112,47 @@ def test_what_the_pages_say_of_the_judge_is_what_was_measured():
         f"{100 * rho.loc['fine_tune', 0.5]:.0f} % of it can be seen after it",
     ):
         assert part in text, part
+
+
+def test_what_the_pages_say_of_ordinary_clients_is_what_was_measured():
+    """Numbers of docs/judge.md and docs/verdict.md, from benchmarks/judge_power.csv."""
+    table = pd.read_csv(REPOSITORY / "benchmarks" / "judge_power.csv")
+    images = "mnist, 20 clients of 200 images"
+    nine, sixteen = "9 retrainings", "16 retrainings"
+
+    def share(by: str, kinds: tuple[str, ...], *findings: str, where: str = "") -> str:
+        rows = table[(table["by"] == by) & table["kind"].isin(kinds)]
+        rows = rows[rows["setting"] == where] if where else rows
+        return f"{rows['finding'].isin(findings).sum()} of {len(rows)}"
+
+    def of(setting: str, by: str) -> str:
+        return share(by, ("original",), "traces left", where=setting)
+
+    digits = [f"digits, {count} clients" for count in (5, 10, 20, 100)]
+    known, retrained = "a known direction", ("retrained", "retrained, repaired")
+    missed = share(nine, ("original", "fine_tune"), "forgotten")
+    accused = share(nine, retrained, "traces left", "overshot")
+    # Nine in ten are found, where a client teaches more than a seed changes.
+    for setting in (*digits[:2], images):
+        hits, count = map(int, of(setting, nine).split(" of "))
+        assert hits >= 0.9 * count
+    away = table[(table["by"] == known) & (table["kind"] == "original")]
+    by_client = away.groupby(["setting", "seed", "client"])["away"].mean()
+    middle = by_client.groupby("setting").median()
+    for page, parts in {
+        "docs/judge.md": [
+            *(of(setting, nine) for setting in (*digits[:3], images)),
+            *(of(setting, known) for setting in digits[2:]),
+            *(f"{middle[setting]:.1f}" for setting in digits),
+            f"accused in {accused} cases by nine retrainings",
+            f"By nine retrainings {missed} originals and fine-tuned models",
+        ],
+        "docs/verdict.md": [
+            *(of(setting, nine) for setting in (*digits, images)),
+            f"{of(digits[1], sixteen).split()[0]} by sixteen",
+            f"nine references acquitted {missed}",
+        ],
+    }.items():
+        text = " ".join((REPOSITORY / page).read_text().split())
+        for part in parts:
+            assert part in text, (page, part)
