@@ -17,6 +17,7 @@ from benchmarks.judge_power import (
     Federations,
     Setting,
     along_pairs,
+    finding_of,
     halves,
 )
 from fedneg.core.seeding import torch_generator
@@ -130,6 +131,14 @@ def test_along_pairs_by_hand():
     sd = (sum((x - middle) ** 2 for x in places[:4]) / 3) ** 0.5
     assert away == pytest.approx((places[4] - middle) / sd)
     assert p_value == pytest.approx(2 * student.sf(abs(away) / np.sqrt(1.25), 3))
+
+
+@pytest.mark.parametrize(
+    ("away", "p_value", "finding"),
+    [(3.0, 0.01, "traces left"), (-3.0, 0.01, "overshot"), (-3.0, 0.05, "cannot tell")],
+)
+def test_what_a_place_comes_to(away: float, p_value: float, finding: str):
+    assert finding_of(away, p_value) == finding
 
 
 def test_who_is_judged_by_whom(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

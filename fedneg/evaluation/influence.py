@@ -127,11 +127,7 @@ def scores_of_losses(losses: Floats) -> Floats:
         in proportion to c where p is between 2 and 98 %, and to the logarithm of its
         size far beyond. For another loss the same curve, which orders as -loss does.
 
-    Notes
-    -----
-    How far beyond it is, on either side, hangs on a seed: of examples that a model gets
-    quite wrong most, and of those that all models are sure of by how sharp it is as a
-    whole.
+    How far beyond it is, on either side, hangs on a seed.
     """
     damped: Floats = np.arcsinh(confidence_of_losses(losses) / KNEE)
     return damped

@@ -242,7 +242,7 @@ def test_what_is_left_of_sure_examples_acquits_nobody():
 def test_a_client_with_a_trick_can_be_forgotten():
     """Nearly always, where all of it is gone; the ordinary part alone may overshoot."""
     gone = [TrickedWorld(number).judged(0.0, 0.0).finding for number in range(40)]
-    assert gone.count("forgotten") >= 30
+    assert gone.count("forgotten") >= 32
     over = [TrickedWorld(number).judged(0.0, -1.5).finding for number in range(20)]
     assert over.count("overshot") >= 18
 
