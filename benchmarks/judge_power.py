@@ -34,9 +34,9 @@ from fedneg.core.parameters import flatten, unflatten
 from fedneg.core.seeding import rng, torch_generator
 from fedneg.core.settings import Config
 from fedneg.data.kinds import Scaling
-from fedneg.evaluation.influence import scores_of_losses
 from fedneg.evaluation.judge import CANNOT_TELL, GONE, OVERSHOT, TRACES
 from fedneg.evaluation.looks import Look, looked_at
+from fedneg.evaluation.scores import scores_of_losses
 from fedneg.evaluation.seen import Seen
 from fedneg.federation import Federation
 from fedneg.tasks import calls
@@ -84,7 +84,7 @@ class Setting:
 
 POWER = {
     "digits, 5 clients": Setting(SETTINGS["digits, 5 clients"], (101, 102, 103, 104)),
-    "digits, 10 clients": Setting(SETTINGS["digits, 10 clients"], (101, 102)),
+    "digits, 10 clients": Setting(SETTINGS["digits, 10 clients"], (101, 102, 201)),
     "digits, 20 clients": Setting(SETTINGS["digits, 20 clients"], (101,)),
     "digits, 100 clients": Setting(SETTINGS["digits, 100 clients"], (101,), judged=10),
     "mnist, 20 clients of 200 images": Setting(

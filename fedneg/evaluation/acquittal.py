@@ -1,7 +1,8 @@
 """What it takes to acquit a model, beside that nothing was found.
 
 The interval of each influence is to lie within margins that were set before; no test
-alone is to speak against the model; and all that was planted is to have been counted.
+alone, and no other score of the examples, is to speak against the model; and all that
+was planted is to have been counted.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -21,8 +22,12 @@ MARGINS = (-1.0, 0.5)
 # may err: a model from which the trick alone was trained away is seldom beyond this.
 # Of several clients each has its share.
 DOUBT = 0.1
-# Why what was planted acquits nobody.
+# Why what was planted acquits nobody; of an influence it is the score that does, or
+# that models with the client failed.
 SHOWS, WORSE, UNCOUNTED = "it shows", "worse than by chance", "not counted"
+FAILED = "models with it failed"
+# Whose influence a test is of follows.
+INFLUENCE = "influence "
 # How many models without the client a way on is looked for.
 MOST_MODELS = 200
 
@@ -48,20 +53,40 @@ def doubt_of(clients: int) -> float:
 
 def objections(
     models: Sequence[Seen],
-    leaving: Collection[int],
+    influence: Mapping[int, Influence | None],
+    failed: Collection[int],
     marker: Marker | None,
     canaries: Mapping[int, Pairs],
     alpha: float,
 ) -> dict[str, str]:
-    """Return why what was planted does not let a model be acquitted, by test.
+    """Return what does not let a model be acquitted, by test, whatever a look may err.
 
-    Whatever the look may err: where a trick works more often than in each model that
-    never saw it, or canaries show an epsilon (`SHOWS`), where they are worse known than
-    their twins (`WORSE`), or where there were some and the judged model says nothing of
-    them (`UNCOUNTED`). No retraining takes one of these away.
+    Where a trick works more often than in each model that never saw it, or canaries
+    show an epsilon (`SHOWS`), where they are worse known than their twins (`WORSE`), or
+    where there were some and the judged model says nothing of them (`UNCOUNTED`). Where
+    another score speaks against an influence (its name, `fedneg.evaluation.scores`), or
+    models that should show the client know it worse than others (`FAILED`).
+
+    Parameters
+    ----------
+    models : sequence of Seen
+        All, the judged one first.
+    influence : mapping of int to Influence or None
+        By leaving client.
+    failed : collection of int
+        Clients whose models know them worse than models without them.
+    marker, canaries
+        What was counted.
+    alpha : float
     """
+    leaving = influence.keys()
     doubt = doubt_of(len(leaving))
-    bound, found = max(alpha, doubt), {}
+    bound, found = max(alpha, doubt), {f"{INFLUENCE}{k}": FAILED for k in failed}
+    for client_id, one in influence.items():
+        doubts = one.doubts if one is not None else {}
+        worst = min(doubts, key=lambda name: doubts[name], default=None)
+        if worst is not None and doubts[worst] < bound:
+            found[f"{INFLUENCE}{client_id}"] = worst
     if marker is not None:
         if marker.p_value < bound or marker.worst_p_value < doubt:
             found["marker"] = SHOWS

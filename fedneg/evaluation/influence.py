@@ -5,7 +5,7 @@ Models that were trained with the client (*in*) and models that were trained wit
 
     delta = mean of the in models' scores - mean of the out models' scores.
 
-An example's score is its scaled confidence, damped (`scores_of_losses`).
+An example's score is its scaled confidence, damped (scores.py).
 
 A model's influence rho is how far it has gone from the out models to the in models
 along delta. 0: as if the client had never been there. 1: as in another model that was
@@ -15,24 +15,23 @@ The in models' own chance is in the direction too, and in no other model. It is 
 off what is called 1; where there is more chance than client in the direction, nothing
 is said at all.
 
-Validity rests on the out models alone: in models only turn the direction to where the
-client shows, and buy power. So models of which only some have the same other clients
-are in models enough. Out models must share nothing with the judged one but the data:
-fresh initial parameters, and as many rounds after as it had. In models need as many
-rounds, too: else delta is also how models change as they are trained on, and one that
-was merely trained on lies nearer to the out models.
+That few are accused rests on the out models alone: in models turn the direction to
+where the client shows, and buy power. So models of which only some have the same other
+clients are in models enough. Out models must share nothing with the judged one but the
+data: fresh initial parameters, and as many rounds after as it had. An acquittal rests
+on the in models, too: along what failed ones show all others lie near 0, and where they
+had other rounds delta is also how models change as they are trained on, so that one
+that was merely trained on lies nearer to the out models.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
-
-from fedneg.tasks.confidence import confidence_of_losses
 
 Floats = NDArray[np.float64]
 # Out models: the interval's degrees of freedom are one less. Of two, which are measured
@@ -50,8 +49,6 @@ FEW = 0.1
 # In models that differ so much less than the out models do are no chance of their own:
 # copies of one, or one training's models of several rounds.
 COPIES = 0.25
-# Confidence of 98 % (or 2 %), beyond which more of it counts by its logarithm.
-KNEE = 4.0
 # What is called 1 is to be so many times the in models' own chance.
 BEYOND = 1.25
 
@@ -78,10 +75,11 @@ class Influence:
         Where each out model lies, about 0, and each in model, about 1, in units of rho
         and in the order in which they were given: the chance that the in models brought
         into the direction themselves is taken off.
-    undamped : float or None
-        The p of the same test by undamped scores, the least where ordinary examples are
-        measured by themselves; None where nothing can be said by these. It decides no
-        finding: what it says against a model acquits it not.
+    doubts : dict of str to float
+        The p of the same test by other scores (scores.py), by what these are called,
+        the least where ordinary examples are measured by themselves; without those that
+        say nothing. They decide no finding: what they say against a model acquits it
+        not.
     """
 
     rho: float
@@ -95,7 +93,7 @@ class Influence:
     in_: tuple[float, ...] = ()
     rest: "Influence | None" = None
     is_partial: bool = False
-    undamped: float | None = None
+    doubts: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, `p_value` among them."""
@@ -112,27 +110,6 @@ class Influence:
         return float(2 * student.sf(abs(self.rho) / spread, self.n_out - 1))
 
 
-def scores_of_losses(losses: Floats) -> Floats:
-    """Return what a model's influence is measured by, of losses of any kind.
-
-    Parameters
-    ----------
-    losses : float64 array, shape (N,)
-        At least 0; of a cross-entropy in nats.
-
-    Returns
-    -------
-    array, shape (N,)
-        asinh(c / KNEE) of the scaled confidence c = log(p / (1 - p)) of a loss -log(p):
-        in proportion to c where p is between 2 and 98 %, and to the logarithm of its
-        size far beyond. For another loss the same curve, which orders as -loss does.
-
-    How far beyond it is, on either side, hangs on a seed.
-    """
-    damped: Floats = np.arcsinh(confidence_of_losses(losses) / KNEE)
-    return damped
-
-
 def influences(
     models: Sequence[Floats],
     *,
@@ -146,7 +123,7 @@ def influences(
     ----------
     models : sequence of float64 arrays, shape (N,)
         Scores of the client's N training examples in the models that are judged, as
-        `scores_of_losses` gives them.
+        `fedneg.evaluation.scores` gives them.
     with_client, without_client : sequences of such arrays
         In models, at least 1, and out models, at least 3; the examples in one order.
     alpha : float

@@ -15,15 +15,15 @@ A little longer than most: what a finding says of itself in words rests on the v
 tests that decided it, and stands beside them.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from fedneg.core.formats import fixed, name_clients
 from fedneg.evaluation.acquittal import (
+    FAILED,
+    INFLUENCE,
     MARGINS,
     UNCOUNTED,
     WORSE,
@@ -33,6 +33,7 @@ from fedneg.evaluation.acquittal import (
     objections,
 )
 from fedneg.evaluation.canary import pairs_shown
+from fedneg.evaluation.client_influence import influence_of
 from fedneg.evaluation.decision import (
     FORGOTTEN,
     INCONCLUSIVE,
@@ -41,15 +42,9 @@ from fedneg.evaluation.decision import (
     TOOK_NO_PART,
 )
 from fedneg.evaluation.exact import Pairs, holm
-from fedneg.evaluation.influence import (
-    MIN_OUT,
-    Influence,
-    influences,
-    scores_of_losses,
-)
+from fedneg.evaluation.influence import Influence
 from fedneg.evaluation.marker import Marker, marker_of
-from fedneg.evaluation.seen import Losses, Seen, are_as, check_ids, distinct
-from fedneg.tasks.confidence import confidence_of_losses
+from fedneg.evaluation.seen import Seen, check_ids, distinct
 
 # What is found; the outcome follows from it (`OUTCOMES`).
 GONE, TRACES, OVERSHOT = "forgotten", "traces left", "overshot"
@@ -93,7 +88,8 @@ class Finding:
     next_alpha : float or None
         What a next judgement by more models may err; None: as much.
     objections : dict of str to str
-        Why what was planted does not let the model be acquitted, by test
+        Why what was planted, or another score, does not let the model be acquitted, by
+        test
         (`fedneg.evaluation.acquittal.objections`).
     """
 
@@ -123,7 +119,7 @@ class Finding:
 
         If each client's influence stays what it was found to be, and the models as far
         apart: then its interval is within the margins, or does not hold 0. None where
-        it is told already, and where what was planted would stand in the way still.
+        it is told already, and where something would stand in the way still.
         """
         if OUTCOMES[self.finding] != INCONCLUSIVE or self.objections:
             return None
@@ -198,9 +194,7 @@ class Finding:
         if OUTCOMES[self.finding] != NOT_FORGOTTEN:
             return None
         below = {name for name, _, i in _measured(self.influence) if i.rho < 0}
-        names = {
-            name.removeprefix("influence "): p for name, p in self.p_values.items()
-        }
+        names = {name.removeprefix(INFLUENCE): p for name, p in self.p_values.items()}
         right = {
             name: p
             for name, p in names.items()
@@ -209,7 +203,15 @@ class Finding:
         return min(right, key=lambda name: right[name], default=None)
 
     def _counted(self, test: str) -> str:
-        """Return what a marker, or canaries, show."""
+        """Return what a marker, canaries, or other scores show."""
+        if test.startswith(INFLUENCE):
+            client_id = int(test.removeprefix(INFLUENCE))
+            whose, how = name_clients([client_id]), self.objections[test]
+            if how == FAILED:
+                return f"a model with {whose} knows it worse than those without it"
+            found = self.influence[client_id]
+            p_value = found.doubts[how] if found else 0.0
+            return f"{how} tell it from models without {whose} (p {p_value:.1g})"
         if self.objections.get(test) == UNCOUNTED:
             what = "the planted trick"
             if test != "marker":
@@ -262,13 +264,15 @@ def judge(
     trained_with : sequence of Seen
         Of models that were trained with the clients, by other seeds: at least one for
         residual influence. With as many rounds as the judged one, too: else they show
-        who trained for how long. One that lacks a client's losses is none of that
-        client's, and one that is given twice counts once.
+        who trained for how long. An acquittal rests on them: where one knows a client
+        worse than models without it do, nothing is said of that client. One that lacks
+        a client's losses is none of that client's, and one that is given twice counts
+        once.
     trained_without : sequence of Seen
         Of models that were trained without the clients: fresh initial parameters, other
         seeds, and as many rounds as the judged one had, repair included. At least
-        three; validity rests on them. One that is given twice counts once, and the
-        judged model itself, given among them, not at all.
+        three: that few are accused wrongly rests on them. One that is given twice
+        counts once, and the judged model itself, given among them, not at all.
         That these numbers of rounds are right is not checked: beside models that were
         trained for longer an original may pass.
     clients : collection of int
@@ -300,19 +304,21 @@ def judge(
     models = (model, *trained_with, *trained_without)
     seen = {k for one in models for k in (*one.losses, *one.canaries)}
     leaving = sorted((seen | set(clients)) - set(absent))
-    influence = {
-        k: _influence(k, model, trained_with, trained_without, alpha) for k in leaving
+    measured_of = {
+        k: influence_of(
+            k, model, trained_with, trained_without, alpha=alpha, is_whole=k in poisoned
+        )
+        for k in leaving
     }
-    for k in set(poisoned) & set(influence):
-        if (one := influence[k]) is not None:
-            influence[k] = replace(one, rest=None, is_partial=False)
+    influence = {k: one for k, (one, _) in measured_of.items()}
+    failed = [k for k, (_, has_failed) in measured_of.items() if has_failed]
     marker = marker_of(model.marker, [m.marker for m in trained_without], alpha=alpha)
     planted = [k for k in leaving if k in model.canaries]
     canaries = {
         k: pairs_shown(*model.canaries[k], EPSILON_ALPHA / len(planted))
         for k in planted
     }
-    measured = {f"influence {name}": one for name, _, one in _measured(influence)}
+    measured = {INFLUENCE + name: one for name, _, one in _measured(influence)}
     tests = {name: one.p_value for name, one in measured.items()}
     tests |= {f"canaries {k}": pairs.p_value for k, pairs in canaries.items()}
     if marker is not None:
@@ -320,13 +326,7 @@ def judge(
     p_values = holm(tests)
     found = {name for name, p_value in p_values.items() if p_value < alpha}
     below = {name for name, one in measured.items() if one.rho < 0}
-    # Where a model is sure, or quite wrong, they show more than damped ones.
-    doubts = [
-        one.undamped
-        for one in influence.values()
-        if one is not None and one.undamped is not None
-    ]
-    against = objections(models, leaving, marker, canaries, alpha)
+    against = objections(models, influence, failed, marker, canaries, alpha)
     if not leaving and absent:
         finding = TOOK_NO_PART
     elif found - below:
@@ -336,7 +336,7 @@ def judge(
     elif (
         influence
         and _are_within(influence, margins)
-        and min((*tests.values(), *doubts)) >= max(alpha, doubt_of(len(leaving)))
+        and min(tests.values()) >= max(alpha, doubt_of(len(leaving)))
         and not against
     ):
         finding = GONE
@@ -388,54 +388,6 @@ def _are_within(
     return all(
         low <= one.low and one.high <= high for _, _, one in _measured(influence)
     )
-
-
-def _influence(
-    client_id: int,
-    model: Seen,
-    trained_with: Sequence[Seen],
-    trained_without: Sequence[Seen],
-    alpha: float,
-) -> Influence | None:
-    """Return a client's influence; None where models are missing or all alike."""
-    ins, outs = (
-        [m.losses[client_id] for m in models if client_id in m.losses]
-        for models in (trained_with, trained_without)
-    )
-    if client_id not in model.losses or not len(model.losses[client_id]):
-        return None
-    judged = model.losses[client_id]
-    if len({len(one) for one in (judged, *ins, *outs)}) > 1:
-        raise ValueError(f"every model needs the same examples of client {client_id}")
-
-    def by(score: Callable[[Losses], Losses], some: Sequence[Losses]) -> list[Losses]:
-        return [score(np.asarray(one, np.float64)) for one in some]
-
-    # Given twice as well where they differ in what was seen of others.
-    scores = by(confidence_of_losses, outs)
-    outs = [
-        one
-        for k, one in enumerate(outs)
-        if not any(are_as(scores[k], other) for other in scores[:k])
-    ]
-    if not ins or len(outs) < MIN_OUT:
-        return None
-    damped, undamped = (
-        influences(
-            by(score, [judged]),
-            with_client=by(score, ins),
-            without_client=by(score, outs),
-            alpha=alpha,
-        )
-        for score in (scores_of_losses, confidence_of_losses)
-    )
-    if damped is None:
-        return None
-    if undamped is None:
-        return damped[0]
-    both = (undamped[0], undamped[0].rest)
-    p_value = min(one.p_value for one in both if one is not None)
-    return replace(damped[0], undamped=p_value)
 
 
 def _lost(model: Seen, references: Sequence[Seen]) -> float | None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 from fedneg.core.seeding import rng
-from fedneg.evaluation.influence import Influence, influences, scores_of_losses
+from fedneg.evaluation.influence import Influence, influences
+from fedneg.evaluation.scores import scores_of_losses
 
 Scores = list[np.ndarray]
 

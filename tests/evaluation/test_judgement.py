@@ -350,7 +350,9 @@ def test_answers_are_kept_to_the_last_bit_and_named_by_all_it_depends_on(
 
 # -- the judge is shown ----------------------------------------------------------------
 
-TAUGHT = {1: rng(0, "taught", 1).normal(size=40), 2: rng(0, "taught", 2).normal(size=9)}
+TAUGHT = {
+    k: np.abs(rng(0, "taught", k).normal(size=count)) for k, count in ((1, 40), (2, 9))
+}
 
 
 def shares(draw: int, **of: float) -> dict[int, ClientAnswers]:
@@ -443,8 +445,8 @@ def test_nor_of_one_that_answers_of_other_examples_each_time():
 def test_a_model_is_compared_with_those_of_as_many_rounds():
     """Of 2 further rounds there are none here, and of the training's there are."""
     made, clients = shown(_1=0.0, _2=0.0)
-    clients.said[parameters(7).tobytes()] = shares(7, _1=0.0, _2=0.0)
-    made.add("recovered", parameters(7), evidence("recovered"), rounds_after=2)
+    clients.said[parameters(8).tobytes()] = shares(8, _1=0.0, _2=0.0)
+    made.add("recovered", parameters(8), evidence("recovered"), rounds_after=2)
     assert made.rounds_after == {0, 2}
     assert made.judge("unlearned").finding == "forgotten"
     assert made.judge("recovered").finding == "cannot tell"

@@ -75,7 +75,7 @@ def test_rounds_to_judge_later_are_had_once_each_and_in_order():
 # -- looking ---------------------------------------------------------------------------
 
 DRAWS = np.random.default_rng(5)
-TAUGHT = DRAWS.normal(size=60)
+TAUGHT = np.abs(DRAWS.normal(size=60))
 
 
 def seen(share: float, noise: float = 1.0) -> Seen:

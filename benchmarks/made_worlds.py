@@ -1,0 +1,248 @@
+"""How the judge errs where the answer is made: `python -m benchmarks.made_worlds`.
+
+In a made world a model is numbers: of each of the client's examples a middle, what the
+client teaches, and noise. So the answer is known, there are as many models as one
+likes, and worlds can be made that are hard for the judge: examples that vary by very
+unequal amounts or are all in doubt, chance that all examples share, models that have
+lost what is easily seen of a client and kept the rest. Writes
+benchmarks/made_worlds.csv, a row for each world and way to judge, and the table of
+docs/judge.md. A few minutes on one core.
+
+That every example counts alike, and that undamped scores can stand in the way of an
+acquittal, was chosen on worlds like these (docs/judge.md).
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from benchmarks.markers import fill
+from fedneg.core.seeding import rng
+from fedneg.evaluation.exact import rate_of
+from fedneg.evaluation.judge import CANNOT_TELL, GONE, OVERSHOT, TRACES
+from fedneg.evaluation.looks import Look, looked_at
+from fedneg.evaluation.seen import Seen
+
+Floats = NDArray[np.float64]
+HERE = Path(__file__).resolve().parent
+FINDINGS = (GONE, TRACES, OVERSHOT, CANNOT_TELL)
+PLANS = {
+    "3 without it, one look": (Look(1, 3, 0.05),),
+    "7 without it": (Look(2, 7, 0.05),),
+    "two looks": (Look(1, 3, 0.01), Look(2, 7, 0.04)),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """A client's examples in models, as scaled confidences, and what one has kept.
+
+    Attributes
+    ----------
+    middle : array, shape (N,)
+        In models without the client, on the mean.
+    taught : array, shape (N,)
+        How much higher in models with it.
+    kept : array, shape (N,)
+        How much of that the judged model has.
+    noise : array, shape (N,)
+        Deviation of each example by itself.
+    shared : array, shape (F, N)
+        What moves together: each row by a normal number of each model's own.
+    sharpness : float
+        Each model's confidences are so much sharper or flatter, as a deviation of
+        their logarithm.
+    """
+
+    middle: Floats
+    taught: Floats
+    kept: Floats
+    noise: Floats
+    shared: Floats
+    sharpness: float = 0.0
+
+    def seen(self, share: Floats | float, draw: np.random.Generator) -> Seen:
+        """Return what client 0 answers of a model that has such a share."""
+        confidences = self.middle + share * self.taught
+        confidences = confidences + self.noise * draw.normal(size=len(self.middle))
+        confidences = confidences + draw.normal(size=len(self.shared)) @ self.shared
+        confidences = confidences * np.exp(self.sharpness * draw.normal())
+        return Seen({0: np.logaddexp(0, -confidences)})
+
+
+def world(
+    draw: np.random.Generator,
+    examples: int = 400,
+    *,
+    middle: tuple[float, float] = (2, 2),
+    taught: float = 0.7,
+    noise: float = 1.0,
+    unequal: float = 0.0,
+    shared: tuple[float, ...] = (),
+    kept: float = 0.0,
+    sharpness: float = 0.0,
+) -> World:
+    """Return one of normal middles, half-normal teachings, log-normal noises."""
+    return World(
+        draw.normal(*middle, examples),
+        np.abs(draw.normal(0, taught, examples)),
+        np.full(examples, kept),
+        noise * np.exp(unequal * draw.normal(size=examples)),
+        np.array(shared)[:, None] * draw.normal(size=(len(shared), examples)),
+        sharpness,
+    )
+
+
+def two_kinds(
+    draw: np.random.Generator,
+    examples: int = 200,
+    *,
+    first: float,
+    middle: tuple[tuple[float, float], tuple[float, float]],
+    taught: tuple[float, float],
+    kept: tuple[float, float],
+    shared: float = 0.0,
+    sharpness: float = 0.0,
+) -> World:
+    """Return one in which a share of the examples are of the first of two kinds."""
+    which = np.where(np.arange(examples) < first * examples, 0, 1)
+    means, deviations = np.array(middle)[which].T
+    return World(
+        draw.normal(means, deviations),
+        np.array(taught)[which] * np.abs(draw.normal(1, 0.3, examples)),
+        np.array(kept, np.float64)[which],
+        np.ones(examples),
+        shared * draw.normal(0.5, 0.5, (1, examples)),
+        sharpness,
+    )
+
+
+HARD, SURE, TRICK, PLAIN = (-1.0, 1.5), (9.0, 1.0), (-4.0, 0.5), (3.0, 0.5)
+Maker = Callable[[np.random.Generator], World]
+# Nothing of the client is in the judged model.
+NOTHING: dict[str, Maker] = {
+    "even noise": world,
+    "even noise, 20 examples": lambda draw: world(draw, 20),
+    "chance that examples share": lambda draw: world(
+        draw, noise=0.5, shared=(1.0, 1.0)
+    ),
+    "models differ by a third in sharpness": lambda draw: world(
+        draw, middle=(8, 4), noise=0.7, sharpness=0.3
+    ),
+    "models without it contradict nearly all": lambda draw: world(
+        draw, middle=(-6, 4), noise=2.0
+    ),
+    "unequal noise": lambda draw: world(draw, noise=0.5, unequal=1.5),
+    "unequal noise, and shared chance": lambda draw: world(
+        draw, noise=0.5, unequal=1.5, shared=(0.5,)
+    ),
+    "all in doubt": lambda draw: world(draw, middle=(0, 0), taught=2.1, noise=6.0),
+    "nearly nothing taught": lambda draw: world(draw, taught=0.1),
+}
+# All of the client is, or a part.
+SOMETHING: dict[str, Maker] = {
+    "all of it": lambda draw: world(draw, kept=1.0, shared=(0.3,)),
+    "all of it, where little was taught": lambda draw: world(
+        draw, kept=1.0, taught=0.3, shared=(0.3,)
+    ),
+    "three quarters of it": lambda draw: world(draw, kept=0.75, shared=(0.3,)),
+    "of hard examples nothing, of sure ones all": lambda draw: two_kinds(
+        draw,
+        first=0.15,
+        middle=(HARD, SURE),
+        taught=(4, 1.5),
+        kept=(0, 1),
+        shared=0.5,
+    ),
+    "the same, 70% sure, 5% of sharpness": lambda draw: two_kinds(
+        draw,
+        first=0.3,
+        middle=(HARD, SURE),
+        taught=(4, 2),
+        kept=(0, 1),
+        shared=0.5,
+        sharpness=0.05,
+    ),
+    "of sure examples nothing, of hard ones all": lambda draw: two_kinds(
+        draw, first=0.15, middle=(HARD, SURE), taught=(2, 5), kept=(1, 0)
+    ),
+    "a trick in half of them is gone, the rest is not": lambda draw: two_kinds(
+        draw, 120, first=0.5, middle=(TRICK, PLAIN), taught=(8, 1.5), kept=(0, 1)
+    ),
+    "the same, the rest is weak": lambda draw: two_kinds(
+        draw, 120, first=0.5, middle=(TRICK, PLAIN), taught=(8, 0.5), kept=(0, 1)
+    ),
+}
+WORLDS = NOTHING | SOMETHING
+
+
+def judged(name: str, number: int, looks: Sequence[Look]) -> str:
+    """Return what is found in one world of a name."""
+    draw = rng(number, f"made world: {name}")
+    made = WORLDS[name](draw)
+    n_in, n_out = looks[-1].n_in, looks[-1].n_out
+    model = made.seen(made.kept, draw)
+    with_it = [made.seen(1.0, draw) for _ in range(n_in)]
+    without_it = [made.seen(0.0, draw) for _ in range(n_out)]
+    return looked_at(
+        model, trained_with=with_it, trained_without=without_it, looks=looks
+    )[-1].finding
+
+
+def rows_of(name: str, count: int) -> Iterator[dict[str, object]]:
+    """Yield a row for each way to judge: how often each thing was found."""
+    for plan, looks in PLANS.items():
+        found = Counter(judged(name, number, looks) for number in range(count))
+        row: dict[str, object] = {"world": name, "nothing": name in NOTHING}
+        yield row | {"by": plan, "worlds": count} | {f: found[f] for f in FINDINGS}
+
+
+def table(rows: pd.DataFrame) -> str:
+    """Return Markdown: how often each world's answer was got wrong, and right."""
+    lines = [
+        f"| of the client there is | {' | '.join(PLANS)} | two looks: right |",
+        f"| --- |{' --- |' * len(PLANS)} ---: |",
+    ]
+    for name, some in rows.groupby("world", sort=False):
+        is_nothing = bool(some["nothing"].iloc[0])
+        cells, right = [], 0.0
+        for plan in PLANS:
+            one = some[some["by"] == plan].iloc[0]
+            accused = int(one[TRACES] + one[OVERSHOT])
+            wrong = accused if is_nothing else int(one[GONE])
+            rate = rate_of(wrong, int(one["worlds"]))
+            cells.append(f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})")
+            right = (one[GONE] if is_nothing else one[TRACES]) / one["worlds"]
+        said = f"nothing: {name}" if is_nothing else name
+        lines.append(f"| {said} | {' | '.join(cells)} | {right:.0%} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Judge, write, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--worlds", nargs="*", choices=[*WORLDS], metavar="WORLD")
+    parser.add_argument("--count", type=int, default=1000, help="of each")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args(arguments)
+    found: list[dict[str, object]] = []
+    for name in given.worlds or WORLDS:
+        found += rows_of(name, given.count)
+        print(name, file=sys.stderr)
+    rows = pd.DataFrame(found)
+    rows.to_csv(given.out or HERE / "made_worlds.csv", index=False)
+    text = table(rows)
+    print(text)
+    if given.out is None:
+        fill(HERE.parent / "docs" / "judge.md", "worlds", text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The made worlds of the judge's benchmark: what is in them, and how they count."""
+
+from pathlib import Path
+from typing import Any, Never
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import made_worlds
+from benchmarks.made_worlds import NOTHING, PLANS, WORLDS, World, judged, two_kinds
+from fedneg.core.seeding import rng
+from fedneg.evaluation.seen import Seen
+
+
+def of(**changed: Any) -> World:
+    """Return a world of two examples without any chance, but for what is changed."""
+    values: dict[str, Any] = {
+        "middle": [1.0, -2.0],
+        "taught": [2.0, 4.0],
+        "kept": [1.0, 0.5],
+    }
+    values |= {"noise": [0.0, 0.0], "shared": np.zeros((0, 2)), **changed}
+    arrays = {k: np.array(v) for k, v in values.items() if k != "sharpness"}
+    return World(**arrays, sharpness=values.get("sharpness", 0.0))
+
+
+def confidences(made: World, share: Any, stream: int = 0) -> np.ndarray:
+    losses = made.seen(np.array(share), rng(stream, "made")).losses[0]
+    return -np.log(np.expm1(losses))
+
+
+def test_a_model_by_hand():
+    """1 + 2, and -2 + 4 / 2: what a model has is the middle and its share."""
+    np.testing.assert_allclose(confidences(of(), [1.0, 0.5]), [3.0, 0.0], atol=1e-12)
+    np.testing.assert_allclose(confidences(of(), 0.0), [1.0, -2.0])
+
+
+def test_each_kind_of_chance_is_what_it_says():
+    """Over 4000 models: noise by itself, what is shared together, sharpness all."""
+    shared = of(noise=[0.5, 0.0], shared=[[0.0, 3.0], [1.0, 0.0]])
+    found = np.array([confidences(shared, 0.0, k) for k in range(4000)])
+    np.testing.assert_allclose(found.std(axis=0), [1.25**0.5, 3.0], rtol=0.05)
+    together = of(shared=[[1.0, -2.0]])
+    found = np.array([confidences(together, 0.0, k) for k in range(20)])
+    np.testing.assert_allclose(found[:, 1] + 2, -2 * (found[:, 0] - 1))
+    sharp = of(sharpness=0.2)
+    found = np.array([confidences(sharp, 0.0, k) for k in range(4000)])
+    np.testing.assert_allclose(found[:, 1], -2 * found[:, 0])
+    assert np.log(found[:, 0]).std() == pytest.approx(0.2, rel=0.05)
+
+
+def test_the_first_of_two_kinds_are_so_many():
+    made = two_kinds(
+        rng(0, "kinds"),
+        10,
+        first=0.3,
+        middle=((-50, 0), (50, 0)),
+        taught=(1, 2),
+        kept=(0, 1),
+    )
+    assert made.middle.tolist() == [-50] * 3 + [50] * 7
+    assert made.kept.tolist() == [0] * 3 + [1] * 7
+    assert made.taught[:3].mean() < made.taught[3:].mean()
+
+
+@pytest.mark.parametrize("name", [*WORLDS])
+def test_of_nothing_nothing_is_kept_and_of_something_something(name: str):
+    made = WORLDS[name](rng(0, name))
+    assert (name in NOTHING) == (not made.kept.any())
+    assert judged(name, 0, PLANS["two looks"]) in made_worlds.FINDINGS
+
+
+def test_what_is_wrong_is_the_other_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Of nothing what is found, of something what is acquitted; 4 worlds each."""
+    answers = ["forgotten", "traces left", "overshot", "cannot tell"]
+    monkeypatch.setattr(made_worlds, "judged", lambda _, number, __: answers[number])
+    words = ["--worlds", "even noise", "all of it", "--count", "4"]
+    made_worlds.main([*words, "--out", str(tmp_path / "found.csv")])
+    nothing, something = capsys.readouterr().out.splitlines()[-2:]
+    assert nothing.startswith("| nothing: even noise | 50.0% (6.8% to 93.2%) |")
+    assert something.startswith("| all of it | 25.0% (0.6% to 80.6%) |")
+    assert nothing.endswith("| 25% |")
+    assert something.endswith("| 25% |")
+    found = pd.read_csv(tmp_path / "found.csv")
+    assert found["nothing"].tolist() == [True] * 3 + [False] * 3
+    assert (found[[*made_worlds.FINDINGS]] == 1).all(axis=None)
+
+
+def test_the_judged_models_differ_and_a_world_is_the_same_twice(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Each reference is a draw of its own, and the judged one has what it kept."""
+    met = []
+
+    def looked_at(model: Seen, **given: list[Seen]) -> Never:
+        models = [model, *given["trained_with"], *given["trained_without"]]
+        met.append([one.losses[0] for one in models])
+        raise LookupError
+
+    monkeypatch.setattr(made_worlds, "looked_at", looked_at)
+    for number in (0, 0, 1):
+        with pytest.raises(LookupError):
+            judged("all of it", number, PLANS["7 without it"])
+    first, again, other = (np.array(models) for models in met)
+    np.testing.assert_array_equal(first, again)
+    assert len(first) == 1 + 2 + 7
+    assert len(np.unique(np.concatenate([first, other]), axis=0)) == 20
+    in_, out = first[:3].mean(axis=1), first[3:].mean(axis=1)
+    assert in_.max() < out.min()
