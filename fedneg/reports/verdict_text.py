@@ -25,6 +25,7 @@ from fedneg.reports.verdict_values import (
     WITHIN,
     Residual,
     canaries_of,
+    have_failed,
     in_order,
     interval,
     is_alone,
@@ -158,9 +159,18 @@ def _describe_influence(results: Mapping[str, Any]) -> Iterator[str]:
 def _describe_doubt(verdict: Mapping[str, Any]) -> Iterator[str]:
     """Yield why it is open how much can be seen, and what would tell."""
     worst = next(iter(in_order(verdict)), None)
-    if worst is not None and worst.status == OPEN and not worst.partial:
+    is_open = worst is not None and worst.status == OPEN and not worst.partial
+    # Where another score stands in the way no number of models is known to help.
+    if worst is not None and is_open and worst.doubt is None:
         yield _capital(describe_resolution(verdict, worst))
-    if None in residuals_of(verdict).values():
+    unknown = [k for (k, _), one in residuals_of(verdict).items() if one is None]
+    failed = [k for k in unknown if have_failed(verdict, k)]
+    if failed:
+        yield (
+            f"A model that was trained with {name_clients(failed[:1])} knows its "
+            "examples worse than those that were not, and cannot show what it taught"
+        )
+    elif unknown:
         yield _capital(_why_unknown(verdict))
 
 
@@ -174,6 +184,11 @@ def describe_residual(one: Residual) -> str:
             f"(between {low} and {high} %), so that one can see that somebody was "
             "taken out"
         )
+    if one.doubt is not None:
+        seen = f"{share} % of it can still be seen ({interval(one)})"
+        if one.rho < 0.005:
+            seen = f"none of it can be seen any more ({share} %, {interval(one)})"
+        return f"{seen}, and {one.doubt} tell the model from retrained ones{_ALONE}"
     if one.alone and one.rho < 0:
         seems = "it seems that more than all of it was taken away"
         return f"{seems} ({share} %, {interval(one)}){_ALONE}"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedneg.core.formats import MISSING, number, whole_percent
-from fedneg.evaluation.acquittal import MARGINS, WORSE, doubt_of
+from fedneg.evaluation.acquittal import FAILED, INFLUENCE, MARGINS, WORSE, doubt_of
+from fedneg.evaluation.scores import DOUBTS
 
 # Whose examples: a client's, all of them or (True) the ordinary ones alone.
 Whose = tuple[int, bool]
@@ -25,13 +26,15 @@ class Residual:
     `status` is one of `TRACES`, `OVERSHOT`, `WITHIN` and `OPEN`. `ordinary`: measured
     on the examples that models without the client do not contradict alone; `partial`:
     these could not be measured, though the others are nearly all of it. `alone`: it
-    speaks against the model, and is no finding (`is_alone`).
+    speaks against the model, and is no finding (`is_alone`). `doubt`: by which other
+    score it does, if that is why.
     """
 
     client_id: int
     ordinary: bool
     partial: bool
     alone: bool
+    doubt: str | None
     rho: float
     low: float
     high: float
@@ -135,6 +138,12 @@ def is_worse(verdict: Mapping[str, Any], test: str) -> bool:
     return (verdict.get("objections") or {}).get(test) == WORSE
 
 
+def have_failed(verdict: Mapping[str, Any], client_id: int) -> bool:
+    """Return whether models with a client know it worse than models without it."""
+    test = f"{INFLUENCE}{client_id}"
+    return (verdict.get("objections") or {}).get(test) == FAILED
+
+
 def residuals_of(verdict: Mapping[str, Any]) -> dict[Whose, Residual | None]:
     """Return each leaving client's influence; None where nothing can be said of it.
 
@@ -170,7 +179,10 @@ def _residual(
     rho, low, high = (number(found.get(name)) for name in ("rho", "low", "high"))
     if rho is None or low is None or high is None:
         return None
-    test, margins = f"influence {client_id}", margins_of(verdict)
+    test, margins = f"{INFLUENCE}{client_id}", margins_of(verdict)
+    against = (verdict.get("objections") or {}).get(test)
+    # Of all examples or of the ordinary ones: which of these is not told.
+    doubt = against if against in DOUBTS and not ordinary else None
     if ordinary:
         test += ", ordinary examples"
     alone = is_alone(verdict, test, found)
@@ -184,6 +196,7 @@ def _residual(
         ordinary,
         partial,
         alone,
+        doubt if alone else None,
         rho,
         low,
         high,

@@ -308,6 +308,48 @@ def test_what_would_be_a_finding_alone_is_told(rho: float, words: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("rho", "words"),
+    [
+        (0.07, "7 % of it can still be seen (between 1 and 16 %), and undamped scores"),
+        (-0.02, "none of it can be seen any more ("),
+    ],
+)
+def test_what_other_scores_say_against_a_model_is_told(rho: float, words: str) -> None:
+    """Its interval is within the margins: more models would not tell, nor is it so."""
+    one = {"rho": rho, "low": 0.01, "high": 0.16, "n_in": 2, "n_out": 7}
+    one |= {"p_value": 0.6}
+    results = by_hand(
+        outcome="inconclusive",
+        finding="cannot tell",
+        influence={"4": one | {"rest": one}},
+        objections={"influence 4": "undamped scores"},
+        models_needed=None,
+    )
+    _, taught = describe_finding(results)
+    assert words in taught
+    assert "scores tell the model from retrained ones: no finding, and too" in taught
+    assert [t.decision for t in deciding_tests(results)] == [
+        *("too much to acquit", "within the margins", "nothing found"),
+    ]
+
+
+def test_models_with_the_client_that_failed_are_told() -> None:
+    results = by_hand(
+        outcome="inconclusive",
+        finding="cannot tell",
+        influence={"4": None},
+        objections={"influence 4": "models with it failed"},
+        models_needed=None,
+    )
+    _, taught, why = describe_finding(results)
+    assert "cannot be told" in taught
+    assert why == (
+        "A model that was trained with client 4 knows its examples worse than those "
+        "that were not, and cannot show what it taught."
+    )
+
+
 def test_a_trick_or_canaries_may_be_a_finding_alone() -> None:
     rates = {"judged": (20, 1000), "references": (50, 5000)}
     marker: dict[str, Any] = {k: {"hits": h, "count": n} for k, (h, n) in rates.items()}
