@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 SUFFIX = ".safetensors"
 SCHEMA = 1
+# One with the clients, and three without (`fedneg.evaluation.looks`).
+FEWEST = 4
 EXAMPLES = """\
 fedneg judge mine.safetensors data=digits forget=4 --rounds-after 2
-fedneg judge --models a.safetensors b.safetensors task=mine:task forget=3 clients=8"""
+fedneg judge --models a.safetensors b.safetensors --task mine:task forget=3 clients=8"""
 
 app = application()
 
@@ -38,6 +40,13 @@ def judge(
     models: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="A model, too."),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="module:name",
+            help="What the models are of, as task=module:name.",
+        ),
     ] = None,
     rounds_after: Annotated[
         int,
@@ -73,6 +82,12 @@ def judge(
             raise FedNegError(
                 f"fedneg judge takes models, *{SUFFIX}, and key=value, got {word!r}"
             )
+    if task is not None:
+        if any(word.startswith("task=") for word in overrides):
+            raise FedNegError(
+                f"fedneg judge takes one task, got --task {task} and task="
+            )
+        overrides.append(f"task={task}")
     if not files:
         raise click.UsageError(f"needs a model, *{SUFFIX}", click.get_current_context())
     named = {str(path): path for path in files}
@@ -116,6 +131,11 @@ def _judged(
         )
     for notice in notices:
         show_notice(notice)
+    if config.verdict.references < FEWEST:
+        show_notice(
+            f"residual influence takes at least {FEWEST} retrainings, got verdict."
+            f"retrainings={config.verdict.references}: nothing can be told of it"
+        )
     # What is only shown of a run's models is not asked for.
     verdict = replace(config.verdict, relearn_cap=0)
     config = replace(config, verdict=verdict)

@@ -36,7 +36,7 @@ def check_bounds(alpha: object, margins: object) -> None:
     """Raise ValueError if alpha or margins are none."""
     if not isinstance(alpha, Real) or not 0 < float(alpha) < 1:
         raise ValueError(f"alpha must be in (0, 1), got {alpha!r}")
-    given = list(margins) if isinstance(margins, Sequence) else []
+    given = list(margins) if isinstance(margins, Sequence | np.ndarray) else []
     two = [float(one) for one in given if isinstance(one, Real)]
     # At 1 lie the models with the client.
     if len(two) != 2 or len(given) != 2 or not two[0] < 0 < two[1] < 1:

@@ -44,7 +44,7 @@ from fedneg.evaluation.decision import (
 from fedneg.evaluation.exact import Pairs, holm
 from fedneg.evaluation.influence import Influence
 from fedneg.evaluation.marker import Marker, marker_of
-from fedneg.evaluation.seen import Seen, check_ids, distinct
+from fedneg.evaluation.seen import Seen, check_ids, check_models, distinct
 
 # What is found; the outcome follows from it (`OUTCOMES`).
 GONE, TRACES, OVERSHOT = "forgotten", "traces left", "overshot"
@@ -293,11 +293,16 @@ def judge(
     Raises
     ------
     ValueError
-        If losses are negative or not finite, their numbers differ between models, a
-        client's id is no whole number, or alpha or margins are none.
+        If a model is no `Seen`, numbers of losses differ between models, a client's id
+        is no whole number, or alpha or margins are none.
     """
     check_bounds(alpha, margins)
-    check_ids((*clients, *absent))
+    margins = (float(margins[0]), float(margins[1]))
+    for ids in (clients, absent, poisoned):
+        check_ids(ids)
+    (model,) = check_models("model", [model])
+    trained_with = check_models("trained_with", trained_with)
+    trained_without = check_models("trained_without", trained_without)
     # One model given twice is one: two that agree but for rounding tell of no chance.
     trained_with = distinct(trained_with)
     trained_without = distinct(m for m in trained_without if not model.is_as(m))

@@ -1,6 +1,6 @@
 """What the judge is shown of a model: losses and counts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 
@@ -12,8 +12,14 @@ from fedneg.evaluation.exact import rate_of
 Losses = NDArray[np.float64]
 
 
-def check_ids(client_ids: Iterable[object]) -> None:
-    """Raise ValueError if one is no whole number."""
+# Beyond it counts are no counts, and exact tests of them not exact.
+MOST_TRIES = 10**9
+
+
+def check_ids(client_ids: object) -> None:
+    """Raise ValueError if these are no clients' ids, or one is no whole number."""
+    if not isinstance(client_ids, Iterable) or isinstance(client_ids, str):
+        raise ValueError(f"several clients' ids are expected, got {client_ids!r}")
     for client_id in client_ids:
         if not isinstance(client_id, int | np.integer) or isinstance(client_id, bool):
             raise ValueError(f"a client's id is a whole number, got {client_id!r}")
@@ -27,6 +33,17 @@ def are_as(values: Losses, others: Losses) -> bool:
     """Return whether losses, or scores, are others' but for rounding."""
     one, other = np.asarray(values, np.float64), np.asarray(others, np.float64)
     return one.shape == other.shape and np.allclose(one, other, rtol=1e-6, atol=1e-9)
+
+
+def check_models(name: str, models: object) -> list["Seen"]:
+    """Return models as a list; ValueError if they are none, or one is no `Seen`."""
+    if isinstance(models, Mapping | Seen) or not isinstance(models, Iterable):
+        raise ValueError(f"{name} takes a list of Seen, got {type(models).__name__}")
+    found = list(models)
+    for one in found:
+        if not isinstance(one, Seen):
+            raise ValueError(f"{name} takes Seen, got {type(one).__name__}")
+    return found
 
 
 def distinct(models: Iterable["Seen"]) -> list["Seen"]:
@@ -58,9 +75,10 @@ class Seen:
     Raises
     ------
     ValueError
-        If a client's id is no whole number, a loss is negative, not finite or 1e100
-        and more, twins are not as many as canaries, quality is not in [0, 1], or a
-        trick worked oftener than it was tried.
+        If losses or canaries are not by client's id, an id is no whole number, a loss
+        is negative, not finite or 1e100 and more, twins are not as many as canaries,
+        quality is not in [0, 1], or a trick worked oftener than it was tried, or was
+        tried more than `MOST_TRIES` times.
     """
 
     losses: Mapping[int, Losses] = field(default_factory=dict)
@@ -69,7 +87,19 @@ class Seen:
     canaries: Mapping[int, tuple[Losses, Losses]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("losses", "canaries"):
+            if not isinstance(given := getattr(self, name), Mapping):
+                raise ValueError(
+                    f"{name} are by client's id, as {{3: ..}}, got "
+                    f"{type(given).__name__}"
+                )
         check_ids((*self.losses, *self.canaries))
+        for client_id, two in self.canaries.items():
+            if not isinstance(two, Sequence | np.ndarray) or len(two) != 2:
+                raise ValueError(
+                    f"canaries of client {client_id} are two arrays, of planted ones "
+                    f"and of their twins, got {two!r}"
+                )
         arrays = [
             *self.losses.values(),
             *(a for two in self.canaries.values() for a in two),
@@ -93,11 +123,18 @@ class Seen:
         ):
             raise ValueError(f"quality must be in [0, 1], got {quality!r}")
         if marker is not None:
-            if not isinstance(marker, tuple | list) or not (
-                len(marker) == 2 and all(map(_is_whole, marker))
+            given = marker.tolist() if isinstance(marker, np.ndarray) else marker
+            if not isinstance(given, tuple | list) or not (
+                len(given) == 2 and all(map(_is_whole, given))
             ):
                 raise ValueError(f"marker must be two whole numbers, got {marker!r}")
-            rate_of(*marker)  # which checks them
+            hits, tries = map(int, given)
+            if tries > MOST_TRIES:
+                raise ValueError(
+                    f"a trick is tried {MOST_TRIES} times at most, got {tries}"
+                )
+            rate_of(hits, tries)  # which checks them
+            object.__setattr__(self, "marker", (hits, tries))
 
     def is_as(self, other: "Seen") -> bool:
         """Return whether all that was seen of another model was seen of this one.
@@ -107,7 +144,7 @@ class Seen:
         return (
             any(len(own) for own in self.losses.values())
             and self.quality == other.quality
-            and tuple(self.marker or ()) == tuple(other.marker or ())
+            and self.marker == other.marker
             and self.losses.keys() == other.losses.keys()
             and self.canaries.keys() == other.canaries.keys()
             and all(are_as(own, other.losses[k]) for k, own in self.losses.items())

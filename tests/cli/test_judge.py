@@ -92,6 +92,18 @@ def test_references_have_the_rounds_that_the_models_had(
     assert [(p.rounds, p.clients) for p in further] == [*[without] * 3, with_client]
 
 
+def test_too_few_references_are_told(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    model = str(runs / "model_unlearned.safetensors")
+    out = tmp_path / "found.json"
+    words = [model, *WORDS[:-1], "verdict.retrainings=3", "--out", str(out)]
+    run_words(["judge", *words])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "takes at least 4 retrainings, got verdict.retrainings=3" in said
+    assert json.loads(out.read_text())["models"][model]["influence"] == {"1": None}
+
+
 def test_any_type_of_floats_and_arrays_beside_the_models_are_taken(
     runs: Path, tmp_path: Path
 ):
@@ -155,6 +167,11 @@ def test_what_is_no_model_of_the_task_is_refused_before_anything_is_trained(
             r"needs forget .* got forget=\[\]",
         ),
         (("a.safetensors", "--rounds-after", "-1"), "rounds-after"),
+        (
+            ("a.safetensors", "--task", "mine:task", "task=digits"),
+            "takes one task, got --task mine:task and task=",
+        ),
+        (("a.safetensors", "--task", "nowhere:task", "forget=1"), "nowhere"),
         (
             ("a.safetensors", "data=digits", "forget=1", "reference=false"),
             "neither reference=false nor verdict.later, got reference=false",

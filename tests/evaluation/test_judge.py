@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -495,6 +496,11 @@ def test_how_many_models_would_tell_by_hand():
         ({"alpha": 1.0}, r"alpha must be in \(0, 1\), got 1"),
         ({"clients": ["3"]}, "a client's id is a whole number, got '3'"),
         ({"absent": [None]}, "a client's id is a whole number, got None"),
+        ({"poisoned": ["a"]}, "a client's id is a whole number, got 'a'"),
+        ({"clients": 3}, "several clients' ids are expected, got 3"),
+        ({"trained_with": Seen()}, "trained_with takes a list of Seen, got Seen"),
+        ({"trained_with": {3: 1}}, "trained_with takes a list of Seen, got dict"),
+        ({"trained_without": [1]}, "trained_without takes Seen, got int"),
         ({"alpha": "x"}, r"alpha must be in \(0, 1\), got 'x'"),
         ({"margins": (0.1, 0.5)}, "margins must be two numbers, below 0, and above 0"),
         # At 1 lie the models with the client: 'forgotten' would mean nothing.
@@ -507,12 +513,9 @@ def test_how_many_models_would_tell_by_hand():
     ],
 )
 def test_what_cannot_be_judged_is_a_line(more: dict[str, object], said: str):
+    given: dict[str, Any] = {"trained_with": [Seen({3: np.zeros(1)})]} | more
     with pytest.raises(ValueError, match=said):
-        judge(
-            Seen({3: np.ones(1)}),
-            trained_with=[Seen({3: np.zeros(1)})],
-            **more,  # type: ignore[arg-type]
-        )
+        judge(Seen({3: np.ones(1)}), **given)
 
 
 @pytest.mark.parametrize(
@@ -552,7 +555,12 @@ def test_the_docs_example_prints_what_the_docs_say(
         ({"quality": "a"}, r"quality must be in \[0, 1\], got 'a'"),
         ({"marker": (3.5, 100)}, "marker must be two whole numbers"),
         ({"marker": 5}, "marker must be two whole numbers, got 5"),
-        ({"marker": np.array([1, 9])}, "marker must be two whole numbers"),
+        ({"marker": np.ones(3)}, "marker must be two whole numbers"),
+        ({"marker": (1, 10**19)}, "a trick is tried 1000000000 times at most, got 10"),
+        ({"losses": None}, "losses are by client's id, as {3: ..}, got NoneType"),
+        ({"canaries": [1]}, "canaries are by client's id, as {3: ..}, got list"),
+        ({"canaries": {3: None}}, "canaries of client 3 are two arrays, .* got None"),
+        ({"canaries": {3: ([1], [1], [1])}}, "canaries of client 3 are two arrays"),
         ({"marker": "ab"}, "marker must be two whole numbers, got 'ab'"),
         ({"marker": (1, np.inf)}, r"marker must be two whole numbers, got \(1, inf\)"),
         ({"losses": {3: ["a"]}}, r"losses must be numbers, got \['a'\]"),
@@ -561,6 +569,20 @@ def test_the_docs_example_prints_what_the_docs_say(
 def test_what_cannot_be_seen_of_a_model_is_a_line(given: dict[str, object], said: str):
     with pytest.raises(ValueError, match=said):
         Seen(**given)  # type: ignore[arg-type]
+
+
+def test_whoever_is_no_model_is_not_judged():
+    with pytest.raises(ValueError, match="model takes Seen, got dict"):
+        judge({3: np.ones(4)})  # type: ignore[arg-type]
+
+
+def test_a_marker_and_margins_may_be_arrays():
+    seen = Seen({3: np.ones(2)}, marker=np.array([1, 9]))  # type: ignore[arg-type]
+    assert seen.marker == (1, 9)
+    same = Seen({3: np.ones(2)}, marker=[1.0, 9])  # type: ignore[arg-type]
+    assert seen.is_as(same)
+    margins = np.array([-1, 0.4])
+    assert tuple(judge(seen, margins=margins).margins) == (-1, 0.4)  # type: ignore[arg-type]
 
 
 def references(count: int, share: float, seed: int) -> list[Seen]:
