@@ -4,12 +4,12 @@ In a made world a model is numbers: of each of the client's examples a middle, w
 client teaches, and noise. So the answer is known, there are as many models as one
 likes, and worlds can be made that are hard for the judge: examples that vary by very
 unequal amounts or are all in doubt, chance that all examples share, models that have
-lost what is easily seen of a client and kept the rest. Writes
-benchmarks/made_worlds.csv, a row for each world and way to judge, and the table of
-docs/judge.md. A few minutes on one core.
+lost what is easily seen of a client and kept the rest, or are less sure of everything.
+Writes benchmarks/made_worlds.csv, a row for each world and way to judge, and the table
+of docs/judge.md. Some minutes on one core.
 
-That every example counts alike, and that undamped scores can stand in the way of an
-acquittal, was chosen on worlds like these (docs/judge.md).
+That every example counts alike, and what can stand in the way of an acquittal, was
+chosen on worlds like these (docs/judge.md).
 """
 
 import argparse
@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,7 +59,16 @@ class World:
         What moves together: each row by a normal number of each model's own.
     sharpness : float
         Each model's confidences are so much sharper or flatter, as a deviation of
-        their logarithm.
+        their logarithm; `is_skewed`: of few models by far more than of the others.
+    odd : float
+        How many models come out otherwise, by three of each example's deviations
+        where what they share turns.
+    softened : float
+        By how much the judged model's confidences are divided.
+    has_failed : bool
+        Whether the first model with the client knows nothing.
+    clients : int
+        How many the examples are of, as many of each.
     """
 
     middle: Floats
@@ -67,14 +77,26 @@ class World:
     noise: Floats
     shared: Floats
     sharpness: float = 0.0
+    is_skewed: bool = False
+    odd: float = 0.0
+    softened: float = 1.0
+    has_failed: bool = False
+    clients: int = 1
 
     def seen(self, share: Floats | float, draw: np.random.Generator) -> Seen:
-        """Return what client 0 answers of a model that has such a share."""
-        confidences = self.middle + share * self.taught
-        confidences = confidences + self.noise * draw.normal(size=len(self.middle))
-        confidences = confidences + draw.normal(size=len(self.shared)) @ self.shared
-        confidences = confidences * np.exp(self.sharpness * draw.normal())
-        return Seen({0: np.logaddexp(0, -confidences)})
+        """Return what clients answer of a model that has such a share."""
+        found = self.middle + share * self.taught
+        found = found + self.noise * draw.normal(size=len(self.middle))
+        found = found + draw.normal(size=len(self.shared)) @ self.shared
+        if self.odd and draw.uniform() < self.odd:
+            found = found + 3 * self.shared[0]
+        scale = draw.exponential() - 1 if self.is_skewed else draw.normal()
+        return self.answers(found * np.exp(self.sharpness * scale))
+
+    def answers(self, confidences: Floats) -> Seen:
+        """Return each client's losses, of the confidences of all examples."""
+        losses = np.logaddexp(0, -confidences)
+        return Seen(dict(enumerate(np.split(losses, self.clients))))
 
 
 def world(
@@ -87,7 +109,7 @@ def world(
     unequal: float = 0.0,
     shared: tuple[float, ...] = (),
     kept: float = 0.0,
-    sharpness: float = 0.0,
+    **more: Any,
 ) -> World:
     """Return one of normal middles, half-normal teachings, log-normal noises."""
     return World(
@@ -96,7 +118,7 @@ def world(
         np.full(examples, kept),
         noise * np.exp(unequal * draw.normal(size=examples)),
         np.array(shared)[:, None] * draw.normal(size=(len(shared), examples)),
-        sharpness,
+        **more,
     )
 
 
@@ -145,12 +167,33 @@ NOTHING: dict[str, Maker] = {
     ),
     "all in doubt": lambda draw: world(draw, middle=(0, 0), taught=2.1, noise=6.0),
     "nearly nothing taught": lambda draw: world(draw, taught=0.1),
+    "one model in ten comes out otherwise": lambda draw: world(
+        draw, shared=(0.3,), odd=0.1
+    ),
+    "a few models are far sharper": lambda draw: world(
+        draw, middle=(3, 2), sharpness=0.3, is_skewed=True
+    ),
+    "ten clients, chance that they share": lambda draw: world(
+        draw, 1000, shared=(0.5, 0.5), clients=10
+    ),
+    "ten clients, a few models are far sharper": lambda draw: world(
+        draw, 1000, middle=(3, 2), sharpness=0.3, is_skewed=True, clients=10
+    ),
 }
 # All of the client is, or a part.
 SOMETHING: dict[str, Maker] = {
     "all of it": lambda draw: world(draw, kept=1.0, shared=(0.3,)),
     "all of it, where little was taught": lambda draw: world(
         draw, kept=1.0, taught=0.3, shared=(0.3,)
+    ),
+    "all of it, its logits divided by 1.5": lambda draw: world(
+        draw, kept=1.0, middle=(3, 2), taught=2.0, softened=1.5
+    ),
+    "all of it, its logits divided by 2": lambda draw: world(
+        draw, kept=1.0, middle=(3, 2), taught=4.0, softened=2.0
+    ),
+    "all of it, beside a model with it that knows nothing": lambda draw: world(
+        draw, kept=1.0, middle=(3, 2), taught=2.0, shared=(0.5,), has_failed=True
     ),
     "three quarters of it": lambda draw: world(draw, kept=0.75, shared=(0.3,)),
     "of hard examples nothing, of sure ones all": lambda draw: two_kinds(
@@ -189,7 +232,12 @@ def judged(name: str, number: int, looks: Sequence[Look]) -> str:
     made = WORLDS[name](draw)
     n_in, n_out = looks[-1].n_in, looks[-1].n_out
     model = made.seen(made.kept, draw)
+    if made.softened != 1:
+        losses = np.concatenate([*model.losses.values()])
+        model = made.answers(-np.log(np.expm1(losses)) / made.softened)
     with_it = [made.seen(1.0, draw) for _ in range(n_in)]
+    if made.has_failed:
+        with_it[0] = made.answers(np.full(len(made.middle), -np.log(9.0)))
     without_it = [made.seen(0.0, draw) for _ in range(n_out)]
     return looked_at(
         model, trained_with=with_it, trained_without=without_it, looks=looks

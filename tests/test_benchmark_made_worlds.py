@@ -21,8 +21,8 @@ def of(**changed: Any) -> World:
         "kept": [1.0, 0.5],
     }
     values |= {"noise": [0.0, 0.0], "shared": np.zeros((0, 2)), **changed}
-    arrays = {k: np.array(v) for k, v in values.items() if k != "sharpness"}
-    return World(**arrays, sharpness=values.get("sharpness", 0.0))
+    names = ("middle", "taught", "kept", "noise", "shared")
+    return World(**values | {k: np.array(values[k]) for k in names})
 
 
 def confidences(made: World, share: Any, stream: int = 0) -> np.ndarray:
@@ -48,6 +48,48 @@ def test_each_kind_of_chance_is_what_it_says():
     found = np.array([confidences(sharp, 0.0, k) for k in range(4000)])
     np.testing.assert_allclose(found[:, 1], -2 * found[:, 0])
     assert np.log(found[:, 0]).std() == pytest.approx(0.2, rel=0.05)
+    skewed = of(sharpness=0.2, is_skewed=True)
+    found = np.array([confidences(skewed, 0.0, k) for k in range(4000)])
+    logs = np.log(found[:, 0])
+    assert logs.mean() == pytest.approx(0, abs=0.01)
+    assert logs.std() == pytest.approx(0.2, rel=0.05)
+    assert logs.min() == pytest.approx(-0.2, abs=0.001)
+
+
+def test_some_models_come_out_otherwise():
+    """One in four, by 3 of what is shared."""
+    odd = of(shared=[[0.01, 1.0]], odd=0.25)
+    found = np.array([confidences(odd, 0.0, k) for k in range(2000)])[:, 0] - 1
+    assert found.mean() == pytest.approx(0.25 * 0.03, abs=0.001)
+    assert found.std() == pytest.approx((1 + 9 * 3 / 16) ** 0.5 * 0.01, rel=0.05)
+
+
+def test_clients_answer_of_their_own_examples():
+    found = of(clients=2).seen(np.array([1.0, 0.5]), rng(0, "clients")).losses
+    assert [*found] == [0, 1]
+    np.testing.assert_allclose(found[0], [np.log1p(np.exp(-3.0))])
+    np.testing.assert_allclose(found[1], [np.log(2.0)])
+
+
+def test_the_judged_model_is_softened_and_the_first_with_the_client_may_fail(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """3 and 0 divided by 2; of one that knows nothing p is a tenth."""
+    met: list[list[Seen]] = []
+
+    def looked_at(model: Seen, **given: list[Seen]) -> Never:
+        met.append([model, *given["trained_with"]])
+        raise LookupError
+
+    monkeypatch.setattr(made_worlds, "looked_at", looked_at)
+    made = of(softened=2.0, has_failed=True)
+    monkeypatch.setitem(WORLDS, "made", lambda _: made)
+    with pytest.raises(LookupError):
+        judged("made", 0, PLANS["7 without it"])
+    model, first, second = (one.losses[0] for one in met[0])
+    np.testing.assert_allclose(-np.log(np.expm1(model)), [1.5, 0.0], atol=1e-12)
+    np.testing.assert_allclose(np.exp(-first), 0.1)
+    np.testing.assert_allclose(-np.log(np.expm1(second)), [3.0, 2.0])
 
 
 def test_the_first_of_two_kinds_are_so_many():
