@@ -6,7 +6,7 @@ likes, and worlds can be made that are hard for the judge: examples that vary by
 unequal amounts or are all in doubt, chance that all examples share, models that have
 lost what is easily seen of a client and kept the rest, or are less sure of everything.
 Writes benchmarks/made_worlds.csv, a row for each world and way to judge, and the table
-of docs/judge.md. Some minutes on one core.
+of docs/judge.md. Ten minutes on one core; ``--worlds`` has only these anew.
 
 That every example counts alike, and what can stand in the way of an acquittal, was
 chosen on worlds like these (docs/judge.md).
@@ -16,7 +16,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,12 @@ def two_kinds(
     )
 
 
+def as_sure(made: World) -> World:
+    """Return it with the judged model as sure, on the mean, as those without it."""
+    mean = float(made.middle.mean())
+    return replace(made, softened=float((made.middle + made.taught).mean()) / mean)
+
+
 HARD, SURE, TRICK, PLAIN = (-1.0, 1.5), (9.0, 1.0), (-4.0, 0.5), (3.0, 0.5)
 Maker = Callable[[np.random.Generator], World]
 # Nothing of the client is in the judged model.
@@ -189,8 +195,8 @@ SOMETHING: dict[str, Maker] = {
     "all of it, its logits divided by 1.5": lambda draw: world(
         draw, kept=1.0, middle=(3, 2), taught=2.0, softened=1.5
     ),
-    "all of it, its logits divided by 2": lambda draw: world(
-        draw, kept=1.0, middle=(3, 2), taught=4.0, softened=2.0
+    "all of it, softened to be as sure as those without it": lambda draw: as_sure(
+        world(draw, 200, kept=1.0, middle=(3, 2), taught=2.0)
     ),
     "all of it, beside a model with it that knows nothing": lambda draw: world(
         draw, kept=1.0, middle=(3, 2), taught=2.0, shared=(0.5,), has_failed=True
@@ -258,7 +264,7 @@ def table(rows: pd.DataFrame) -> str:
         f"| of the client there is | {' | '.join(PLANS)} | two looks: right |",
         f"| --- |{' --- |' * len(PLANS)} ---: |",
     ]
-    for name, some in rows.groupby("world", sort=False):
+    for name, some in rows.groupby("world", sort=False, observed=True):
         is_nothing = bool(some["nothing"].iloc[0])
         cells, right = [], 0.0
         for plan in PLANS:
@@ -284,8 +290,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in given.worlds or WORLDS:
         found += rows_of(name, given.count)
         print(name, file=sys.stderr)
-    rows = pd.DataFrame(found)
-    rows.to_csv(given.out or HERE / "made_worlds.csv", index=False)
+    rows, out = pd.DataFrame(found), given.out or HERE / "made_worlds.csv"
+    if given.worlds and out.exists():
+        old = pd.read_csv(out)
+        stays = old["world"].isin([*WORLDS]) & ~old["world"].isin(given.worlds)
+        rows = pd.concat([old[stays], rows], ignore_index=True)
+        rows["world"] = pd.Categorical(rows["world"], [*WORLDS])
+        rows = rows.sort_values("world", kind="stable")
+    rows.to_csv(out, index=False)
     text = table(rows)
     print(text)
     if given.out is None:

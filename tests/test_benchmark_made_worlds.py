@@ -64,6 +64,11 @@ def test_some_models_come_out_otherwise():
     assert found.std() == pytest.approx((1 + 9 * 3 / 16) ** 0.5 * 0.01, rel=0.05)
 
 
+def test_a_softened_model_is_as_sure_as_those_without():
+    """Of 1 and -2 the mean is -.5, with 2 and 4 more 2.5: divided by -5."""
+    assert made_worlds.as_sure(of()).softened == pytest.approx(-5)
+
+
 def test_clients_answer_of_their_own_examples():
     found = of(clients=2).seen(np.array([1.0, 0.5]), rng(0, "clients")).losses
     assert [*found] == [0, 1]
@@ -126,6 +131,14 @@ def test_what_is_wrong_is_the_other_answer(
     assert something.startswith("| all of it | 25.0% (0.6% to 80.6%) |")
     assert nothing.endswith("| 25% |")
     assert something.endswith("| 25% |")
+    monkeypatch.setattr(made_worlds, "judged", lambda *_: "forgotten")
+    words = ["--worlds", "even noise", "all in doubt", "--count", "4"]
+    made_worlds.main([*words, "--out", str(tmp_path / "more.csv")])
+    capsys.readouterr()
+    made_worlds.main(["--worlds", "all of it", "--out", str(tmp_path / "more.csv")])
+    more = pd.read_csv(tmp_path / "more.csv")
+    assert [*more["world"].unique()] == ["even noise", "all in doubt", "all of it"]
+    assert more["worlds"].tolist() == [4] * 6 + [1000] * 3
     found = pd.read_csv(tmp_path / "found.csv")
     assert found["nothing"].tolist() == [True] * 3 + [False] * 3
     assert (found[[*made_worlds.FINDINGS]] == 1).all(axis=None)

@@ -44,6 +44,7 @@ from fedneg.evaluation.decision import (
 from fedneg.evaluation.exact import Pairs, holm
 from fedneg.evaluation.influence import Influence
 from fedneg.evaluation.marker import Marker, marker_of
+from fedneg.evaluation.scores import DOUBTS
 from fedneg.evaluation.seen import Seen, check_ids, check_models, distinct
 
 # What is found; the outcome follows from it (`OUTCOMES`).
@@ -88,9 +89,8 @@ class Finding:
     next_alpha : float or None
         What a next judgement by more models may err; None: as much.
     objections : dict of str to str
-        Why what was planted, or another score, does not let the model be acquitted, by
-        test
-        (`fedneg.evaluation.acquittal.objections`).
+        What stands, or would stand, in the way of an acquittal, by test
+        (`fedneg.evaluation.acquittal.objections`); there too where the model was found.
     """
 
     outcome: str
@@ -119,9 +119,13 @@ class Finding:
 
         If each client's influence stays what it was found to be, and the models as far
         apart: then its interval is within the margins, or does not hold 0. None where
-        it is told already, and where something would stand in the way still.
+        it is told already, and where something would stand in the way still: what was
+        planted, models that failed, or other scores, once the intervals are narrow.
         """
-        if OUTCOMES[self.finding] != INCONCLUSIVE or self.objections:
+        if OUTCOMES[self.finding] != INCONCLUSIVE:
+            return None
+        others = any(how not in DOUBTS for how in self.objections.values())
+        if others or (self.objections and _are_within(self.influence, self.margins)):
             return None
         measured = [found for _, _, found in _measured(self.influence)]
         tests, alpha = max(1, len(self.p_values)), self.next_alpha or self.alpha
@@ -164,7 +168,8 @@ class Finding:
             against = "".join(f"{self._counted(test)}; " for test in self.objections)
             return f"{self.finding}; {against}nothing can be told of {whose}"
         if self.finding in ANSWERED:
-            return self.finding
+            failed = [t for t, how in self.objections.items() if how == FAILED]
+            return "; ".join([self.finding, *map(self._counted, failed)])
         deciding = self._deciding_test()
         shown = {name: (whose, one) for name, whose, one in _measured(self.influence)}
         if deciding is not None and deciding not in shown:
@@ -183,7 +188,8 @@ class Finding:
         if self.finding != CANNOT_TELL:
             return said
         needed = self.models_needed
-        way = "" if needed is None else f", about {needed} would tell"
+        more = " more" if self.objections else ""
+        way = "" if needed is None else f", about {needed} would tell{more}"
         return f"{said} with {found.n_out} models without it{way}"
 
     def _deciding_test(self) -> str | None:
@@ -298,8 +304,7 @@ def judge(
     """
     check_bounds(alpha, margins)
     margins = (float(margins[0]), float(margins[1]))
-    for ids in (clients, absent, poisoned):
-        check_ids(ids)
+    clients, absent, poisoned = map(check_ids, (clients, absent, poisoned))
     (model,) = check_models("model", [model])
     trained_with = check_models("trained_with", trained_with)
     trained_without = check_models("trained_without", trained_without)

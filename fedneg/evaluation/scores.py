@@ -13,6 +13,8 @@ from fedneg.tasks.confidence import Floats, confidence_of_losses
 
 # Confidence of 98 % (or 2 %), beyond which more of it counts by its logarithm.
 KNEE = 4.0
+# Of a model that is sure of nothing the size of its confidences is rounding.
+LEAST = 1e-3
 # What may speak against an acquittal.
 UNDAMPED = "undamped scores"
 RELATIVE = "scores relative to the model's own sharpness"
@@ -50,13 +52,14 @@ def relative_scores(losses: Floats) -> Floats:
     Returns
     -------
     array, shape (N,)
-        c / median |c|; c where that is 0. A model whose logits were divided by a number
-        is less sure of everything and has forgotten nothing: its scores, while it is
-        sure, stay nearly what they were.
+        c / median |c|, which counts as LEAST at least. A model whose logits were
+        divided by a number is less sure of everything and has forgotten nothing: its
+        scores, while it is sure, stay nearly what they were.
     """
     confidences = confidence_of_losses(losses)
     size = float(np.median(np.abs(confidences))) if len(confidences) else 0.0
-    return confidences / size if size else confidences
+    relative: Floats = confidences / max(size, LEAST)
+    return relative
 
 
 # By what they are called.

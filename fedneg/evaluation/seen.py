@@ -16,13 +16,18 @@ Losses = NDArray[np.float64]
 MOST_TRIES = 10**9
 
 
-def check_ids(client_ids: object) -> None:
-    """Raise ValueError if these are no clients' ids, or one is no whole number."""
-    if not isinstance(client_ids, Iterable) or isinstance(client_ids, str):
+def check_ids(client_ids: object) -> tuple[int, ...]:
+    """Return clients' ids; ValueError if these are none, or one no whole number."""
+    is_one = isinstance(client_ids, str | bytes) or (
+        isinstance(client_ids, np.ndarray) and not client_ids.ndim
+    )
+    if is_one or not isinstance(client_ids, Iterable):
         raise ValueError(f"several clients' ids are expected, got {client_ids!r}")
-    for client_id in client_ids:
+    found = tuple(client_ids)
+    for client_id in found:
         if not isinstance(client_id, int | np.integer) or isinstance(client_id, bool):
             raise ValueError(f"a client's id is a whole number, got {client_id!r}")
+    return tuple(map(int, found))
 
 
 def _is_whole(value: object) -> bool:

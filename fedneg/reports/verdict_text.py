@@ -160,17 +160,22 @@ def _describe_doubt(verdict: Mapping[str, Any]) -> Iterator[str]:
     """Yield why it is open how much can be seen, and what would tell."""
     worst = next(iter(in_order(verdict)), None)
     is_open = worst is not None and worst.status == OPEN and not worst.partial
-    # Where another score stands in the way no number of models is known to help.
-    if worst is not None and is_open and worst.doubt is None:
+    # Where another score alone stands in the way no number of models is known to help.
+    if worst is not None and is_open and not (worst.doubt and worst.within):
         yield _capital(describe_resolution(verdict, worst))
     unknown = [k for (k, _), one in residuals_of(verdict).items() if one is None]
     failed = [k for k in unknown if have_failed(verdict, k)]
-    if failed:
+    if len(failed) == 1:
         yield (
-            f"A model that was trained with {name_clients(failed[:1])} knows its "
-            "examples worse than those that were not, and cannot show what it taught"
+            f"A model that was trained with {name_clients(failed)} knows its examples "
+            "worse than those that were not, and cannot show what it taught"
         )
-    elif unknown:
+    elif failed:
+        yield (
+            f"Models that were trained with {name_clients(failed)} know their examples "
+            "worse than those that were not, and cannot show what they taught"
+        )
+    if len(failed) < len(unknown):
         yield _capital(_why_unknown(verdict))
 
 
@@ -184,11 +189,6 @@ def describe_residual(one: Residual) -> str:
             f"(between {low} and {high} %), so that one can see that somebody was "
             "taken out"
         )
-    if one.doubt is not None:
-        seen = f"{share} % of it can still be seen ({interval(one)})"
-        if one.rho < 0.005:
-            seen = f"none of it can be seen any more ({share} %, {interval(one)})"
-        return f"{seen}, and {one.doubt} tell the model from retrained ones{_ALONE}"
     if one.alone and one.rho < 0:
         seems = "it seems that more than all of it was taken away"
         return f"{seems} ({share} %, {interval(one)}){_ALONE}"
@@ -200,11 +200,16 @@ def describe_residual(one: Residual) -> str:
             "examples that models without it contradict: of the ordinary ones nothing "
             "can be told"
         )
-    if one.status == OPEN:
-        return f"how much of it can still be seen is open ({share} %, {interval(one)})"
-    if one.status == WITHIN and one.rho < 0.005:
-        return f"none of it can be seen any more ({share} %, {interval(one)})"
-    return f"{share} % of it can still be seen ({interval(one)})"
+    against = ""
+    if one.status == OPEN and one.doubt is not None:
+        against = f", and {one.doubt} tell the model from retrained ones"
+        against += _ALONE * one.within
+    if one.status == OPEN and not one.within:
+        open_ = f"how much of it can still be seen is open ({share} %, {interval(one)})"
+        return open_ + against
+    if one.status in (OPEN, WITHIN) and one.rho < 0.005:
+        return f"none of it can be seen any more ({share} %, {interval(one)}){against}"
+    return f"{share} % of it can still be seen ({interval(one)}){against}"
 
 
 def describe_resolution(verdict: Mapping[str, Any], one: Residual) -> str:

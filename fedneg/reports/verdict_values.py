@@ -26,8 +26,8 @@ class Residual:
     `status` is one of `TRACES`, `OVERSHOT`, `WITHIN` and `OPEN`. `ordinary`: measured
     on the examples that models without the client do not contradict alone; `partial`:
     these could not be measured, though the others are nearly all of it. `alone`: it
-    speaks against the model, and is no finding (`is_alone`). `doubt`: by which other
-    score it does, if that is why.
+    speaks against the model by its own p, and is no finding (`is_alone`). `doubt`:
+    which other score does; `within`: whether the interval is within the margins.
     """
 
     client_id: int
@@ -35,6 +35,7 @@ class Residual:
     partial: bool
     alone: bool
     doubt: str | None
+    within: bool
     rho: float
     low: float
     high: float
@@ -185,18 +186,19 @@ def _residual(
     doubt = against if against in DOUBTS and not ordinary else None
     if ordinary:
         test += ", ordinary examples"
-    alone = is_alone(verdict, test, found)
+    alone = is_alone({**verdict, "objections": None}, test, found)
+    within = margins[0] <= low and high <= margins[1]
     if is_found(verdict, test):
         status = TRACES if rho >= 0 else OVERSHOT
     else:
-        inside = margins[0] <= low and high <= margins[1]
-        status = WITHIN if inside and not (partial or alone) else OPEN
+        status = WITHIN if within and not (partial or alone or doubt) else OPEN
     return Residual(
         client_id,
         ordinary,
         partial,
         alone,
-        doubt if alone else None,
+        doubt,
+        within,
         rho,
         low,
         high,

@@ -17,7 +17,7 @@ from fedneg.evaluation.client_influence import know_less
 from fedneg.evaluation.influence import Influence
 from fedneg.evaluation.judge import Finding
 from fedneg.evaluation.looks import Look, looked_at
-from fedneg.evaluation.scores import RELATIVE, UNDAMPED
+from fedneg.evaluation.scores import RELATIVE, UNDAMPED, relative_scores
 
 
 def losses_of(scores: np.ndarray) -> np.ndarray:
@@ -334,6 +334,136 @@ def test_who_knows_less_by_hand(below: float, failed: bool):
     assert not know_less([outs[0]], same)
 
 
+def test_who_knows_less_is_asked_by_damped_scores():
+    """A model that is quite sure of a few examples knows the others no better."""
+    sure, others = np.full(2, 60.0), np.full(18, 2.0)
+    draw = rng(0, "sure of few")
+
+    def seen(few: np.ndarray, rest: np.ndarray) -> Seen:
+        noise = 0.05 * draw.normal(size=20)
+        return Seen({3: losses_of(np.concatenate([few, rest]) + noise)})
+
+    one = judge(
+        seen(sure, others),
+        trained_with=[seen(sure + 60, others - 2)],
+        trained_without=[seen(sure, others) for _ in range(5)],
+    )
+    assert one.objections["influence 3"] == "models with it failed"
+
+
+def test_a_poisoned_client_can_be_forgotten_though_nothing_else_can_be_told():
+    """Its ordinary examples alone would say nothing, and are not asked."""
+    gone, partial = 0, 0
+    for number in range(20):
+        draw = rng(number, "poisoned, forgotten")
+        trick = np.repeat([8.0, 0.0], 60)
+
+        def seen(share: float) -> Seen:
+            c = share * trick - trick / 2 + 2 + draw.normal(size=120)  # noqa: B023
+            return Seen({3: losses_of(c)})
+
+        given = {
+            "trained_with": [seen(1), seen(1)],
+            "trained_without": [seen(0) for _ in range(7)],
+        }
+        model = seen(0)
+        one = judge(model, **given, poisoned=(3,))
+        influence = one.influence[3]
+        assert influence is not None
+        assert not influence.is_partial
+        gone += one.outcome == "forgotten"
+        other = judge(model, **given).influence[3]
+        assert other is not None
+        partial += other.is_partial
+    assert gone >= 12
+    assert partial >= 5
+
+
+def test_models_whose_losses_of_one_client_are_the_same_count_once_for_it():
+    """Though what was seen of another client differs."""
+    world = World(3)
+    outs = world.references()["trained_without"]
+    doubled = [*outs[:3], Seen({3: outs[0].losses[3], 5: outs[4].losses[5]})]
+    ins = world.references()["trained_with"]
+    one = judge(world.seen(0.0), trained_with=ins, trained_without=doubled)
+    assert {k: i and i.n_out for k, i in one.influence.items()} == {3: 3, 5: 4}
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.6])
+def test_a_look_that_may_err_more_doubts_more(alpha: float):
+    """What a doubt is held against is alpha where that is more than a tenth."""
+    stopped = 0
+    for number in range(30):
+        world = World(number)
+        losses = {3: world.seen(0.0).losses[3]}
+        references = world.references()
+        one = judge(Seen(losses), **references, absent=[5], alpha=alpha)
+        influence = one.influence[3]
+        assert influence is not None
+        stops = min(influence.doubts.values()) < max(alpha, 0.1)
+        assert ("influence 3" in one.objections) == stops
+        stopped += stops
+    assert 0 < stopped < 30
+
+
+def test_each_client_whose_models_failed_is_named():
+    world = World(7)
+    references = world.references()
+    ins = [world.seen(-2.0), world.seen(-2.0)]
+    given = {**references, "trained_with": ins}
+    one = judge(world.seen(1.0), **given)
+    failed = "models with it failed"
+    assert one.objections == {"influence 3": failed, "influence 5": failed}
+    marked = [replace(m, marker=(0, 99)) for m in references["trained_without"]]
+    given["trained_without"] = marked
+    one = judge(world.seen(1.0, marker=(0, 99)), **given)
+    assert one.finding == "marker gone, the rest unmeasured"
+    assert "a model with client 5 knows it worse" in str(one)
+
+
+def test_where_the_interval_is_too_wide_more_models_are_asked_for():
+    """Though another score speaks against the model: that may be chance."""
+    wide = Influence(0.1, -1.2, 1.4, 1, 3, 0.05, 0.15, doubts={UNDAMPED: 0.04})
+    objections = {"influence 3": UNDAMPED}
+    found = Finding(
+        *("inconclusive", "cannot tell", {3: wide}, None, {}),
+        *({"influence 3": 0.8}, None, (-1, 0.5), 0.05),
+        objections=objections,
+    )
+    assert found.models_needed is not None
+    said = f"about {found.models_needed} would tell more"
+    assert str(found).endswith(said)
+    within = replace(wide, low=-0.3, high=0.49)
+    assert replace(found, influence={3: within}).models_needed is None
+    failed = {**objections, "influence 5": "models with it failed"}
+    assert replace(found, objections=failed).models_needed is None
+
+
+def test_ids_may_come_once():
+    """A client that nobody saw counts, however it is named."""
+    world = World(10)
+    references = world.references()
+    model = world.seen(0.0)
+    for ids in ([3, 5, 9], iter([3, 5, 9]), np.array([3, 5, 9])):
+        one = judge(model, **references, clients=ids)  # type: ignore[arg-type]
+        assert one.influence[9] is None
+        assert one.outcome != "forgotten"
+    one = judge(model, **references, absent=iter([3, 5]))  # type: ignore[arg-type]
+    assert one.finding == "took part in no round"
+
+
+def test_relative_scores_by_hand():
+    """The middle of 1, 2 and 4 is 2; of nearly nothing it counts as a thousandth."""
+    found = relative_scores(losses_of(np.array([-4.0, 1.0, 2.0])))
+    np.testing.assert_allclose(found, [-2, 0.5, 1], rtol=1e-9)
+    np.testing.assert_allclose(
+        relative_scores(losses_of(np.array([0.0, 0.0, 3.0]))),
+        [0, 0, 3000],
+        atol=1e-9,
+    )
+    assert relative_scores(np.zeros(0)).size == 0
+
+
 def test_of_poisoned_examples_those_that_look_ordinary_object_to_nothing():
     """They are not measured by themselves, by no score."""
     differ = 0
@@ -498,6 +628,8 @@ def test_how_many_models_would_tell_by_hand():
         ({"absent": [None]}, "a client's id is a whole number, got None"),
         ({"poisoned": ["a"]}, "a client's id is a whole number, got 'a'"),
         ({"clients": 3}, "several clients' ids are expected, got 3"),
+        ({"clients": b"3"}, "several clients' ids are expected, got b'3'"),
+        ({"clients": np.array(3)}, "several clients' ids are expected, got array"),
         ({"trained_with": Seen()}, "trained_with takes a list of Seen, got Seen"),
         ({"trained_with": {3: 1}}, "trained_with takes a list of Seen, got dict"),
         ({"trained_without": [1]}, "trained_without takes Seen, got int"),

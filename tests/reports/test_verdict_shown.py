@@ -309,45 +309,83 @@ def test_what_would_be_a_finding_alone_is_told(rho: float, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rho", "words"),
+    ("place", "words", "decision"),
     [
-        (0.07, "7 % of it can still be seen (between 1 and 16 %), and undamped scores"),
-        (-0.02, "none of it can be seen any more ("),
+        ((0.07, -0.04, 0.16), "7 % of it can still be seen (", "too much to acquit"),
+        ((-0.02, -0.2, 0.1), "none of it can be seen any more (", "too much to acquit"),
+        # Beyond the margins it is open first of all.
+        (
+            (-0.3, -1.2, 0.6),
+            "how much of it can still be seen is open (",
+            "cannot tell",
+        ),
+        ((0.55, -0.28, 1.39), "how much of it can still be seen is", "cannot tell"),
     ],
 )
-def test_what_other_scores_say_against_a_model_is_told(rho: float, words: str) -> None:
-    """Its interval is within the margins: more models would not tell, nor is it so."""
-    one = {"rho": rho, "low": 0.01, "high": 0.16, "n_in": 2, "n_out": 7}
-    one |= {"p_value": 0.6}
+def test_what_other_scores_say_against_a_model_is_told(
+    place: tuple[float, float, float], words: str, decision: str
+) -> None:
+    """And what more models would resolve, where the interval is too wide as well."""
+    rho, low, high = place
+    one = {"rho": rho, "low": low, "high": high, "n_in": 2, "n_out": 7, "p_value": 0.6}
     results = by_hand(
         outcome="inconclusive",
         finding="cannot tell",
-        influence={"4": one | {"rest": one}},
+        influence={"4": one},
         objections={"influence 4": "undamped scores"},
-        models_needed=None,
+        models_needed=20 if decision == "cannot tell" else None,
     )
-    _, taught = describe_finding(results)
+    _, taught, *more = describe_finding(results)
     assert words in taught
-    assert "scores tell the model from retrained ones: no finding, and too" in taught
+    said = "undamped scores tell the model from retrained ones"
+    assert said in taught
+    assert (f"{said}: no finding, and too much" in taught) == (not more)
+    assert [bool(more)] == [decision == "cannot tell"]
+    assert all(sentence.endswith("try verdict.retrainings=25.") for sentence in more)
     assert [t.decision for t in deciding_tests(results)] == [
-        *("too much to acquit", "within the margins", "nothing found"),
+        *(decision, "nothing found")
     ]
 
 
-def test_models_with_the_client_that_failed_are_told() -> None:
+@pytest.mark.parametrize(
+    ("p_value", "rho", "words"),
+    [(0.03, -0.3, "it seems that more than all of it was taken away (")],
+)
+def test_what_is_too_much_by_itself_is_told_first(
+    p_value: float, rho: float, words: str
+) -> None:
+    one = {"rho": rho, "low": -0.5, "high": 0.1, "n_in": 2, "n_out": 7}
     results = by_hand(
         outcome="inconclusive",
         finding="cannot tell",
-        influence={"4": None},
-        objections={"influence 4": "models with it failed"},
+        influence={"4": one | {"p_value": p_value}},
+        objections={"influence 4": "undamped scores"},
+    )
+    assert words in describe_finding(results)[1]
+
+
+@pytest.mark.parametrize(
+    ("clients", "words"),
+    [
+        ((4,), "A model that was trained with client 4 knows its examples worse than"),
+        ((4, 7), "Models that were trained with clients 4 and 7 know their examples"),
+    ],
+)
+def test_models_with_the_client_that_failed_are_told(
+    clients: tuple[int, ...], words: str
+) -> None:
+    results = by_hand(
+        outcome="inconclusive",
+        finding="cannot tell",
+        influence={str(k): None for k in (*clients, 9)},
+        objections={f"influence {k}": "models with it failed" for k in clients},
         models_needed=None,
     )
-    _, taught, why = describe_finding(results)
+    results["forget"] = [*clients, 9]
+    _, taught, why, rest = describe_finding(results)
     assert "cannot be told" in taught
-    assert why == (
-        "A model that was trained with client 4 knows its examples worse than those "
-        "that were not, and cannot show what it taught."
-    )
+    assert why.startswith(words)
+    assert "by no more than chance" in rest
 
 
 def test_a_trick_or_canaries_may_be_a_finding_alone() -> None:
