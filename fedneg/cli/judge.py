@@ -23,7 +23,7 @@ SCHEMA = 1
 FEWEST = 4
 EXAMPLES = """\
 fedneg judge mine.safetensors data=digits forget=4 --rounds-after 2
-fedneg judge --models a.safetensors b.safetensors --task mine:task forget=3 clients=8"""
+fedneg judge a.safetensors b.safetensors --task mine:task forget=3 clients=8"""
 
 app = application()
 
