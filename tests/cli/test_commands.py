@@ -21,7 +21,7 @@ from fedneg.core.exits import CLOSED_PIPE
 STATE = {"--state", "--keys"}
 OPTIONS = {
     "compare": set(),
-    "judge": {"--models", "--rounds-after", "--out"},
+    "judge": {"--models", "--task", "--rounds-after", "--out"},
     "cache list": set(),
     "cache prune": {"--older-than"},
     "check-data": {"--data", "--task", "--client-id", "--clients", "--node-config"},
