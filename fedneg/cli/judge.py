@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 SUFFIX = ".safetensors"
 SCHEMA = 1
-# One with the clients, and three without (`fedneg.evaluation.looks`).
-FEWEST = 4
 EXAMPLES = """\
 fedneg judge mine.safetensors data=digits forget=4 --rounds-after 2
 fedneg judge a.safetensors b.safetensors --task mine:task forget=3 clients=8"""
@@ -108,6 +106,7 @@ def _judged(
     from fedneg.config import load_config
     from fedneg.core.progress import show_notice
     from fedneg.engines.simulate import simulate
+    from fedneg.evaluation.looks import FIRST_IN, FIRST_OUT
     from fedneg.server_app import judge_files
 
     config, notices = load_config(overrides, folder=Path.cwd())
@@ -131,9 +130,10 @@ def _judged(
         )
     for notice in notices:
         show_notice(notice)
-    if config.verdict.references < FEWEST:
+    fewest = FIRST_IN + FIRST_OUT
+    if config.verdict.references < fewest:
         show_notice(
-            f"residual influence takes at least {FEWEST} retrainings, got verdict."
+            f"residual influence takes at least {fewest} retrainings, got verdict."
             f"retrainings={config.verdict.references}: nothing can be told of it"
         )
     # What is only shown of a run's models is not asked for.

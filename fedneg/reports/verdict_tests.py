@@ -74,8 +74,7 @@ def _influence_test(one: Residual) -> DecidingTest:
         WITHIN: ("within the margins", "good"),
         OPEN: (OPEN, "open"),
     }[one.status]
-    is_stopped = one.status == OPEN and one.doubt is not None and one.within
-    decision = ALONE if one.alone or is_stopped else decision
+    decision = ALONE if one.alone or one.is_stopped else decision
     said = short_interval(one) + (f"; models: {models}" if models else "")
     name = f"residual influence, {name_whose(one.whose)}"
     return DecidingTest(name, said, one.p_value, decision, look)

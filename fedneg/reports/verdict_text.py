@@ -159,9 +159,12 @@ def _describe_influence(results: Mapping[str, Any]) -> Iterator[str]:
 def _describe_doubt(verdict: Mapping[str, Any]) -> Iterator[str]:
     """Yield why it is open how much can be seen, and what would tell."""
     worst = next(iter(in_order(verdict)), None)
-    is_open = worst is not None and worst.status == OPEN and not worst.partial
-    # Where another score alone stands in the way no number of models is known to help.
-    if worst is not None and is_open and not (worst.doubt and worst.within):
+    # Where another score stands in the way no number of models is known to help.
+    if (
+        worst is not None
+        and worst.status == OPEN
+        and not (worst.partial or worst.is_stopped)
+    ):
         yield _capital(describe_resolution(verdict, worst))
     unknown = [k for (k, _), one in residuals_of(verdict).items() if one is None]
     failed = [k for k in unknown if have_failed(verdict, k)]
@@ -203,7 +206,7 @@ def describe_residual(one: Residual) -> str:
     against = ""
     if one.status == OPEN and one.doubt is not None:
         against = f", and {one.doubt} tell the model from retrained ones"
-        against += _ALONE * one.within
+        against += _ALONE * one.is_stopped
     if one.status == OPEN and not one.within:
         open_ = f"how much of it can still be seen is open ({share} %, {interval(one)})"
         return open_ + against

@@ -50,6 +50,11 @@ class Residual:
         return self.client_id, self.ordinary
 
     @property
+    def is_stopped(self) -> bool:
+        """Whether another score is all that stands in the way of an acquittal."""
+        return self.status == OPEN and self.doubt is not None and self.within
+
+    @property
     def half(self) -> float:
         """Half of the interval: what so many retrained models resolve."""
         return (self.high - self.low) / 2

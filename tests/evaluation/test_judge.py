@@ -52,11 +52,6 @@ class World:
         }
 
 
-def any_left(share: float | dict[int, float]) -> bool:
-    """Return whether anything was left, or too much taken away."""
-    return bool(share)
-
-
 @pytest.mark.parametrize(
     ("share", "finding", "outcome"),
     [
@@ -70,14 +65,16 @@ def any_left(share: float | dict[int, float]) -> bool:
 def test_the_worst_of_the_clients_decides(
     share: float | dict[int, float], finding: str, outcome: str
 ):
-    """In nine of ten worlds; two of ten without them other scores do not acquit."""
+    """In nine of ten worlds. Of models without them other scores stop two of ten."""
     found = []
     for number in range(30):
         world = World(number)
         one = judge(world.seen(share), **world.references())
         found.append((one.finding, one.outcome))
-    assert found.count((finding, outcome)) >= (27 if any_left(share) else 20)
-    assert found.count(("traces left", "not forgotten")) <= 2 or any_left(share)
+    is_gone = share == 0
+    assert found.count((finding, outcome)) >= (20 if is_gone else 27)
+    if is_gone:
+        assert [outcome for _, outcome in found].count("not forgotten") <= 4
 
 
 def test_accusations_of_models_without_the_clients_are_rare():

@@ -340,27 +340,22 @@ def test_what_other_scores_say_against_a_model_is_told(
     said = "undamped scores tell the model from retrained ones"
     assert said in taught
     assert (f"{said}: no finding, and too much" in taught) == (not more)
-    assert [bool(more)] == [decision == "cannot tell"]
+    assert bool(more) == (decision == "cannot tell")
     assert all(sentence.endswith("try verdict.retrainings=25.") for sentence in more)
     assert [t.decision for t in deciding_tests(results)] == [
         *(decision, "nothing found")
     ]
 
 
-@pytest.mark.parametrize(
-    ("p_value", "rho", "words"),
-    [(0.03, -0.3, "it seems that more than all of it was taken away (")],
-)
-def test_what_is_too_much_by_itself_is_told_first(
-    p_value: float, rho: float, words: str
-) -> None:
-    one = {"rho": rho, "low": -0.5, "high": 0.1, "n_in": 2, "n_out": 7}
+def test_what_is_too_much_by_itself_is_told_first() -> None:
+    one = {"rho": -0.3, "low": -0.5, "high": 0.1, "n_in": 2, "n_out": 7}
     results = by_hand(
         outcome="inconclusive",
         finding="cannot tell",
-        influence={"4": one | {"p_value": p_value}},
+        influence={"4": one | {"p_value": 0.03}},
         objections={"influence 4": "undamped scores"},
     )
+    words = "it seems that more than all of it was taken away ("
     assert words in describe_finding(results)[1]
 
 
