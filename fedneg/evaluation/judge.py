@@ -217,7 +217,7 @@ class Finding:
                 return f"a model with {whose} knows it worse than those without it"
             found = self.influence[client_id]
             p_value = found.doubts[how] if found else 0.0
-            return f"{how} tell it from models without {whose} (p {p_value:.1g})"
+            return f"{how} of {whose} speak against it (p {p_value:.1g})"
         if self.objections.get(test) == UNCOUNTED:
             what = "the planted trick"
             if test != "marker":

@@ -205,7 +205,7 @@ def describe_residual(one: Residual) -> str:
         )
     against = ""
     if one.status == OPEN and one.doubt is not None:
-        against = f", and {one.doubt} tell the model from retrained ones"
+        against = f", and {one.doubt} speak against the model"
         against += _ALONE * one.is_stopped
     if one.status == OPEN and not one.within:
         open_ = f"how much of it can still be seen is open ({share} %, {interval(one)})"

@@ -243,9 +243,7 @@ def test_what_is_left_of_sure_examples_acquits_nobody():
         is_open = one.finding == "cannot tell"
         if is_open and one.objections == {"influence 3": UNDAMPED}:
             assert one.models_needed is None
-            assert "undamped scores tell it from models without client 3 (p " in str(
-                one
-            )
+            assert "undamped scores of client 3 speak against it (p " in str(one)
             assert "would tell" not in str(one)
             named += 1
     assert acquitted <= 3

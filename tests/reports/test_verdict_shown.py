@@ -337,7 +337,7 @@ def test_what_other_scores_say_against_a_model_is_told(
     )
     _, taught, *more = describe_finding(results)
     assert words in taught
-    said = "undamped scores tell the model from retrained ones"
+    said = "undamped scores speak against the model"
     assert said in taught
     assert (f"{said}: no finding, and too much" in taught) == (not more)
     assert bool(more) == (decision == "cannot tell")
